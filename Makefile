@@ -1,0 +1,39 @@
+# Two commands set up all they need on a machine with Python 3.11, git and make:
+#   make demo   compile the embedded checkpoint for both runtimes and let the stock engines speak
+#   make test   lint, types and the whole test suite
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint clean
+
+help: ## what each command does
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+setup: $(READY) ## install the pinned dependencies into .venv
+
+$(READY): pyproject.toml
+	@echo "Installing the compiler and its pinned toolchains into $(VENV) (several GB, minutes)"
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is needed; set PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: setup ## compile nano for LiteRT and ExecuTorch, and run both bundles in their stock engines
+	$(BIN)/g3n-compile --target host --size nano --runtime both
+	$(BIN)/g3n-run exported/nano-host-int4 --runtime litert --max-tokens 40 "What is a river?"
+	$(BIN)/g3n-run exported/nano-host-int4 --runtime executorch --max-tokens 40 "What is a river?"
+	@echo "The report: exported/nano-host-int4/report.html"
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup lint ## lint, types and tests
+	$(BIN)/python -m pytest
+
+clean: ## remove what the commands made
+	rm -rf exported build $(VENV)

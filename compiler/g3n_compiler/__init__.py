@@ -1,0 +1,7 @@
+"""Compile a Gemma 3n checkpoint into bundles that phones run.
+
+The flow is one way, a folder for each stage:
+checkpoint -> modules -> trace -> partition -> quantize -> lower -> bundle -> verify.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Assemble a bundle: staged beside its destination, described by a manifest, renamed into place when all is proven."""

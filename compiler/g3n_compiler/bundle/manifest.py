@@ -1,0 +1,134 @@
+"""Write ``manifest.json``: everything a loader needs to know before it opens a file, and how it was proven.
+
+The same input gives the same bytes: no times, no machine's paths.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from g3n_compiler.bundle.memory import kv_bytes, kv_layers, memory_ledger
+from g3n_compiler.checkpoint.ledger import Ledger
+from g3n_compiler.checkpoint.reader import file_sha256
+from g3n_compiler.checkpoint.tokenizer import PROMPT
+from g3n_compiler.lower.backend import Job, Lowered
+from g3n_compiler.partition import Placed
+from g3n_compiler.targets import Target
+from g3n_compiler.verify.parity import Parity
+from g3n_compiler.verify.reference import parameter_count
+from g3n_runtime.bundle import MANIFEST, SCHEMA_VERSION, schema
+
+VERSIONS = ("torch", "executorch", "litert-torch", "ai-edge-litert", "litert-lm", "onnx", "onnxruntime", "transformers")
+GEMMA_LICENSE = {
+    "name": "Gemma Terms of Use",
+    "notice": "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms",
+    "terms": "https://ai.google.dev/gemma/terms",
+}
+NANO_LICENSE = {
+    "name": "Apache-2.0",
+    "notice": "Weights trained by this project on texts named in their LICENSES.md; not derived from Google's weights.",
+    "terms": "https://www.apache.org/licenses/LICENSE-2.0",
+}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a bundle came from."""
+
+    size: str
+    modalities: tuple[str, ...]
+    checkpoint: Mapping[str, str]
+    adapter: Mapping[str, str] | None
+    ledger: Ledger
+    command: str
+
+
+def build_manifest(
+    name: str, job: Job, target: Target, placed: Sequence[Placed], lowered: Lowered, parity: Parity, origin: Provenance
+) -> dict[str, Any]:
+    """The manifest of the files that lie in ``job.directory``, checked against the schema."""
+    config, recipe = job.config, job.recipe
+    runtimes = dict.fromkeys(p.subgraph.runtime for p in placed)
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "name": name,
+        "model": {
+            "family": "gemma3n",
+            "size": origin.size,
+            "modalities": list(origin.modalities),
+            "parameters": parameter_count(job.checkpoint),
+            "slice": {
+                "num_layers": config.num_layers,
+                "ffn_dims": list(config.ffn_dims),
+                "num_kv_shared_layers": config.num_kv_shared_layers,
+                "layer_types": list(config.layer_types),
+            },
+        },
+        "target": {"name": target.name, "placement": {k: asdict(v) for k, v in target.placement.items()}},
+        "recipe": {
+            "name": recipe.name,
+            "roles": {role: scheme.label for role, scheme in recipe.roles.items()},
+            "patterns": {pattern: scheme.label for pattern, scheme in recipe.patterns},
+        },
+        "context": job.context,
+        "prefill_lengths": list(job.prefill_lengths),
+        "kv": {"dtype": "float32", "bytes": kv_bytes(config, job.context), "layers": kv_layers(config, job.context)},
+        "files": [_file(job.directory, f.path, f.role) for f in lowered.files],
+        "subgraphs": [_subgraph(p, recipe.name, parity) for p in placed],
+        "tokenizer": {
+            "role": "tokenizer",
+            "sentencepiece_from": job.tokenizer.sentencepiece_origin,
+            "bos_id": job.tokenizer.bos_id,
+            "stop_ids": list(job.tokenizer.stop_ids),
+        },
+        "template": {"prompt": PROMPT, "jinja": job.tokenizer.chat_template},
+        "sampler": asdict(job.tokenizer.sampler),
+        "memory": {
+            r: memory_ledger(config, job.context, max(job.prefill_lengths), r, lowered.subgraphs) for r in runtimes
+        },
+        "parity": parity.as_dict(),
+        "provenance": {
+            "checkpoint": dict(origin.checkpoint),
+            "adapter": None if origin.adapter is None else dict(origin.adapter),
+            "dead_tensors": origin.ledger.dead,
+            "left_out": origin.ledger.left_out,
+            "versions": {package: version(package) for package in ("g3n", *VERSIONS)},
+            "command": origin.command,
+        },
+        "license": NANO_LICENSE if origin.size == "nano" else GEMMA_LICENSE,
+    }
+    jsonschema.validate(manifest, schema())
+    return manifest
+
+
+def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
+    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _file(directory: Path, path: str, role: str) -> dict[str, Any]:
+    full = directory / path
+    return {"path": path, "role": role, "sha256": file_sha256(full), "bytes": full.stat().st_size}
+
+
+def _subgraph(placed: Placed, recipe: str, parity: Parity) -> dict[str, Any]:
+    s = placed.subgraph
+    return {
+        "name": s.name,
+        "runtime": s.runtime,
+        "role": s.role,
+        "sha256": s.digest,
+        "bytes": s.nbytes,
+        "device": placed.placement.device,
+        "backend": placed.placement.delegate,
+        "signatures": list(s.signatures),
+        "recipe": recipe,
+        "delegation": None if s.delegation is None else asdict(s.delegation),
+        "parity": parity.worst(s.runtime, s.name),
+    }

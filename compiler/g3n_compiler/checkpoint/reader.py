@@ -1,0 +1,109 @@
+"""A Hugging Face Gemma 3n checkpoint folder: its tensors by name, read when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from g3n_compiler.checkpoint.config import TextConfig, load_text_config, read_json
+from g3n_compiler.checkpoint.safetensors import SafetensorsFile, TensorEntry
+from g3n_compiler.errors import BadHeader, CheckpointError, MissingShard, UnknownTensor
+from g3n_compiler.modules.weights import WeightSpec
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "model.")
+"""Where the text model's tensors live: in a multimodal checkpoint, an old one, a text-only one."""
+
+Update = Callable[[str, tuple[int, int] | None, Tensor], Tensor]
+"""Changes a tensor (name, rows, float32 value) as it is read, e.g. a LoRA merge."""
+
+
+class Checkpoint:
+    """Lazily read tensors; every read returns float32."""
+
+    def __init__(self, directory: Path) -> None:
+        if not directory.is_dir():
+            raise CheckpointError(f"{directory} is not a folder: expected a Hugging Face checkpoint")
+        self.directory = directory
+        self.text: TextConfig = load_text_config(directory)
+        self.shards = self._open_shards()
+        self._owner: dict[str, SafetensorsFile] = {}
+        for shard in self.shards:
+            for name in shard.entries:
+                if name in self._owner:
+                    raise BadHeader(f"tensor {name!r} is in both {self._owner[name].path.name} and {shard.path.name}")
+                self._owner[name] = shard
+        self.text_prefix = self._find_text_prefix()
+        self.update: Update | None = None
+
+    def close(self) -> None:
+        for shard in self.shards:
+            shard.close()
+
+    @property
+    def entries(self) -> Mapping[str, TensorEntry]:
+        return {name: shard.entries[name] for name, shard in self._owner.items()}
+
+    def read_tensor(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
+        """A tensor by its full name, float32; ``rows`` selects ``[begin, end)`` of its first dimension."""
+        value = self._owner[name].read(name, rows).to(torch.float32)
+        return value if self.update is None else self.update(name, rows, value)
+
+    def read(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor:
+        """The float32 value of ``spec``, or some of its rows (counted within the spec)."""
+        begin, end = spec.rows or (0, spec.shape[0])
+        if rows is not None:
+            begin, end = begin + rows[0], begin + rows[1]
+        whole = spec.rows is None and rows is None
+        return self.read_tensor(self.text_prefix + spec.tensor, None if whole else (begin, end))
+
+    def check_shape(self, spec: WeightSpec) -> None:
+        """Raise unless the checkpoint holds ``spec`` with the shape that the config implies."""
+        name = self.text_prefix + spec.tensor
+        if name not in self._owner:
+            raise UnknownTensor(f"tensor {name!r} is not in the checkpoint, but its config.json needs it")
+        shape = self._owner[name].entries[name].shape
+        fits = shape[1:] == spec.shape[1:] and (shape == spec.shape if spec.rows is None else spec.rows[1] <= shape[0])
+        if not fits:
+            raise UnknownTensor(f"tensor {name!r} has shape {list(shape)}, config.json implies {list(spec.shape)}")
+
+    def sha256(self) -> dict[str, str]:
+        """Hash of each file that decides what is compiled, by file name."""
+        names = [shard.path.name for shard in self.shards] + ["config.json"]
+        return {name: file_sha256(self.directory / name) for name in sorted(names)}
+
+    def _open_shards(self) -> list[SafetensorsFile]:
+        index = self.directory / INDEX
+        if not index.exists():
+            if not (self.directory / SINGLE).exists():
+                raise MissingShard(f"neither {INDEX} nor {SINGLE} is in {self.directory}: only safetensors are read")
+            return [SafetensorsFile(self.directory / SINGLE)]
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+            raise CheckpointError(f"{index} has no weight_map of tensor names to shard names")
+        for name in set(weight_map.values()):
+            if Path(name).name != name:
+                raise CheckpointError(f"{index} names the shard {name!r}, which is not a plain file name")
+        shards = [SafetensorsFile(self.directory / name) for name in sorted(set(weight_map.values()))]
+        for shard in shards:
+            promised = {tensor for tensor, name in weight_map.items() if name == shard.path.name}
+            if wrong := promised.symmetric_difference(shard.entries):
+                raise BadHeader(f"{index.name} and {shard.path.name} disagree on {len(wrong)} tensors, e.g. {min(wrong)!r}")
+        return shards
+
+    def _find_text_prefix(self) -> str:
+        for prefix in TEXT_PREFIXES:
+            if prefix + "embed_tokens.weight" in self._owner:
+                return prefix
+        raise UnknownTensor("the checkpoint has no embed_tokens.weight: it holds no Gemma 3n text model")
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

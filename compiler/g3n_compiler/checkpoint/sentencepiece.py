@@ -1,0 +1,129 @@
+"""Turns a Hugging Face ``tokenizer.json`` of Gemma's kind into a SentencePiece BPE model that encodes alike.
+
+Android runtimes read ``tokenizer.model``; many checkpoints ship only ``tokenizer.json``. SentencePiece merges the
+adjacent pair whose union has the best score; so a piece's score is minus the rank of its first merge. Control symbols
+(``<pad>``, ``<eos>``, ``<bos>``) are never matched in text by SentencePiece: the caller adds them by id.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2 as pb
+from tokenizers import Tokenizer
+
+CONTROL_SYMBOLS = ("<pad>", "<eos>", "<bos>")
+UNKNOWN_SYMBOL = "<unk>"
+_UNMERGED_SCORE = -1e7
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+
+
+class UnsupportedTokenizerError(ValueError):
+    """The tokenizer is not a BPE with byte fallback over unsplit text, so SentencePiece cannot express it."""
+
+
+def _require(path: Path, holds: bool, what: str) -> None:
+    if not holds:
+        raise UnsupportedTokenizerError(f"{path}: cannot become a SentencePiece model: {what}")
+
+
+def _is_space_replacement(normalizer: Mapping[str, Any] | None) -> bool:
+    if normalizer is None or normalizer.get("type") != "Replace":
+        return False
+    return normalizer.get("pattern") == {"String": " "} and normalizer.get("content") == _SPACE
+
+
+def _is_idle_split(pre_tokenizer: Mapping[str, Any] | None) -> bool:
+    """Gemma's own pre-tokenizer splits at spaces, of which the normalizer has left none."""
+    if pre_tokenizer is None:
+        return True
+    return pre_tokenizer.get("type") == "Split" and pre_tokenizer.get("pattern") == {"String": " "}
+
+
+def _byte_name(value: int) -> str:
+    return f"<0x{value:02X}>"
+
+
+def _check(path: Path, spec: Mapping[str, Any]) -> None:
+    model = spec.get("model") or {}
+    _require(path, model.get("type") == "BPE", f"its model is {model.get('type')!r}, not 'BPE'")
+    _require(path, bool(model.get("byte_fallback")), "it has no byte fallback")
+    vocab = model["vocab"]
+    absent = [_byte_name(b) for b in range(256) if _byte_name(b) not in vocab]
+    _require(path, not absent, f"{len(absent)} of the 256 byte tokens are missing, first {absent[:1]}")
+    _require(path, UNKNOWN_SYMBOL in vocab, f"it has no {UNKNOWN_SYMBOL}")
+    _require(path, _is_space_replacement(spec.get("normalizer")), "its normalizer is not the replacement of ' ' by '▁'")
+    _require(path, _is_idle_split(spec.get("pre_tokenizer")), "its pre-tokenizer splits the text before merging")
+
+
+def _merge_ranks(model: Mapping[str, Any]) -> dict[str, int]:
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(model["merges"]):
+        left, right = merge if isinstance(merge, list) else merge.split(" ")
+        ranks.setdefault(left + right, rank)
+    return ranks
+
+
+def to_sentencepiece(tokenizer_json: Path) -> bytes:
+    """The serialized SentencePiece model with the ids of ``tokenizer_json``.
+
+    Raises :class:`UnsupportedTokenizerError` if the tokenizer is not a BPE with byte fallback whose only normalizer
+    replaces spaces. Ids without a token get the name ``<unused_gap{id}>``.
+    """
+    spec = json.loads(tokenizer_json.read_text("utf-8"))
+    _check(tokenizer_json, spec)
+    vocab: dict[str, int] = spec["model"]["vocab"]
+    added: dict[int, str] = {token["id"]: token["content"] for token in spec.get("added_tokens", [])}
+    names = {index: token for token, index in vocab.items()}
+    ranks = _merge_ranks(spec["model"])
+
+    proto = pb.ModelProto()
+    kinds = pb.ModelProto.SentencePiece
+    for index in range(max(*names, *added) + 1 if added else max(names) + 1):
+        name = added.get(index, names.get(index, f"<unused_gap{index}>"))
+        piece = proto.pieces.add(piece=name, score=0.0)
+        if name == UNKNOWN_SYMBOL:
+            piece.type = kinds.UNKNOWN
+        elif name in CONTROL_SYMBOLS:
+            piece.type = kinds.CONTROL
+        elif index in added or index not in names:
+            piece.type = kinds.USER_DEFINED
+        elif len(name) == 6 and name.startswith("<0x"):
+            piece.type = kinds.BYTE
+        else:
+            piece.type = kinds.NORMAL
+            piece.score = -float(ranks[name]) if name in ranks else _UNMERGED_SCORE - index
+
+    trainer = proto.trainer_spec
+    trainer.model_type = pb.TrainerSpec.BPE
+    trainer.vocab_size = len(proto.pieces)
+    trainer.byte_fallback = True
+    trainer.unk_piece, trainer.unk_id = UNKNOWN_SYMBOL, vocab[UNKNOWN_SYMBOL]
+    trainer.pad_piece, trainer.pad_id = "<pad>", vocab.get("<pad>", -1)
+    trainer.eos_piece, trainer.eos_id = "<eos>", vocab.get("<eos>", -1)
+    trainer.bos_piece, trainer.bos_id = "<bos>", vocab.get("<bos>", -1)
+    normalizer = proto.normalizer_spec
+    normalizer.name = "identity"
+    normalizer.add_dummy_prefix = False
+    normalizer.remove_extra_whitespaces = False
+    normalizer.escape_whitespaces = True
+    return bytes(proto.SerializeToString())
+
+
+def check_equal(tokenizer_json: Path, model: bytes, texts: Iterable[str]) -> int:
+    """Compare the ids of both tokenizers (no ``<bos>``) on ``texts``; how many were compared.
+
+    Raises ``ValueError`` at the first difference. ``texts`` must not spell control symbols.
+    """
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    count = 0
+    for count, text in enumerate(texts, start=1):
+        ours = processor.encode(text)
+        theirs = tokenizer.encode(text, add_special_tokens=False).ids
+        if ours != theirs:
+            at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), -1)
+            raise ValueError(f"token {at} of {text[:60]!r} differs: SentencePiece {ours[at:]}, tokenizer {theirs[at:]}")
+    return count

@@ -1,0 +1,108 @@
+"""What the verbs share: errors as one line and an exit code, progress on stderr, argv without a machine's paths."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from g3n_compiler.bundle.staging import translated_disk_errors
+from g3n_runtime.errors import G3nError
+
+F = TypeVar("F", bound=Callable[..., Any])
+INTERRUPTED = 130
+
+
+def reports_errors(command: F) -> F:
+    """Show a :class:`G3nError` as one message and exit with its code; Ctrl-C exits with 130. No tracebacks."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        console = Console(stderr=True, soft_wrap=True)
+        try:
+            with translated_disk_errors(Path.cwd()):
+                return command(*args, **kwargs)
+        except G3nError as error:
+            console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            console.print("interrupted", highlight=False)
+            sys.exit(INTERRUPTED)
+
+    return wrapper  # type: ignore[return-value]
+
+
+@contextmanager
+def progress_steps() -> Iterator[Callable[[str], None]]:
+    """Yields a function that announces the next step; steps and their times appear on stderr."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(finished_text="[green]done[/]"), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        current: list[Any] = []
+
+        def step(line: str) -> None:
+            if current:
+                bars.update(current[-1], total=1, completed=1)
+            current.append(bars.add_task(line, total=None))
+
+        yield step
+        if current:
+            bars.update(current[-1], total=1, completed=1)
+
+
+@contextmanager
+def quiet_toolchains() -> Iterator[None]:
+    """Silence the exporters' own chatter on this process's logging and warnings; our messages go through rich."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(previous)
+
+
+def portable_command(argv: list[str]) -> str:
+    """The command line with every path cut to its last part: it goes into the manifest, which names no machine."""
+    parts = [Path(argv[0]).name]
+    for word in argv[1:]:
+        flag, equals, value = word.partition("=")
+        parts.append(f"{flag}={Path(value).name}" if equals and "/" in value else Path(word).name if "/" in word else word)
+    return " ".join(parts)
+
+
+class IntegerList(click.ParamType[tuple[int, ...]]):
+    """``128,256`` as a tuple of integers."""
+
+    name = "n,n,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of integers such as 128,256", param, ctx)
+
+
+class NameList(click.ParamType[tuple[str, ...]]):
+    """``text,vision`` as a tuple of names."""
+
+    name = "name,name,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(","))

@@ -1,0 +1,71 @@
+"""``g3n-compile``: from a checkpoint to a proven bundle."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from g3n_compiler.checkpoint.hub import SIZES
+from g3n_compiler.cli.common import (
+    IntegerList,
+    NameList,
+    portable_command,
+    progress_steps,
+    quiet_toolchains,
+    reports_errors,
+)
+from g3n_compiler.compile import CompileOptions, compile_bundle
+from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.targets import RUNTIMES, TARGETS
+from g3n_runtime.bundle import open_bundle
+
+
+@click.command(context_settings={"max_content_width": 120})
+@click.option("--target", default="host", show_default=True, help=f"Device: {', '.join(TARGETS)}.")
+@click.option("--size", default="nano", show_default=True, help=f"Model: {', '.join(SIZES)}.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder [default: the hub's, for the size].")
+@click.option("--runtime", type=click.Choice([*RUNTIMES, "both"]), help="Runtime [default: the target's own].")
+@click.option("--quant", default="int4", show_default=True, help=f"Recipe: {', '.join(RECIPES)}.")
+@click.option("--context", type=int, help="Tokens of context [default: 4096 or the model's, if that is less].")
+@click.option("--prefill-lengths", type=IntegerList(), help="Prompt chunks to compile for [default: 128,256].")
+@click.option("--modalities", type=NameList(), help="Leave the rest out [default: all that the checkpoint has].")
+@click.option("--lora", type=click.Path(path_type=Path), help="PEFT adapter folder to merge into the weights.")
+@click.option("--soc", help="Chip to compile for ahead of time, e.g. Tensor_G5.")
+@click.option("--out", type=click.Path(path_type=Path), help="Bundle folder [default: exported/SIZE-TARGET-QUANT].")
+@click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@reports_errors
+def main(
+    target: str,
+    size: str,
+    checkpoint: Path | None,
+    runtime: str | None,
+    quant: str,
+    context: int | None,
+    prefill_lengths: tuple[int, ...] | None,
+    modalities: tuple[str, ...] | None,
+    lora: Path | None,
+    soc: str | None,
+    out: Path | None,
+    output: str,
+) -> None:
+    """Compile a Gemma 3n checkpoint into a bundle and compare it with the reference before it counts as made."""
+    options = CompileOptions(
+        target, size, checkpoint, runtime, quant, context, prefill_lengths, modalities, lora, soc, out,
+        portable_command(sys.argv),
+    )  # fmt: skip
+    with quiet_toolchains(), progress_steps() as step:
+        directory = compile_bundle(options, step)
+    manifest = open_bundle(directory, check_hashes=False).manifest
+    if output == "json":
+        click.echo(json.dumps({"bundle": str(directory), "manifest": manifest}))
+        return
+    console = Console()
+    for text in manifest["parity"]["texts"]:
+        console.print(f"[bold]{text['runtime']}[/] {text['prompt']!r} -> {text['text']!r}", highlight=False)
+    checks = manifest["parity"]["checks"]
+    console.print(f"{len(checks)} comparisons with the reference passed", highlight=False)
+    console.print(f"bundle: {directory}\nreport: {directory / 'report.html'}", highlight=False)

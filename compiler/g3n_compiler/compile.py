@@ -1,0 +1,122 @@
+"""The whole flow, from a checkpoint to a proven bundle: every stage in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from g3n_compiler.bundle.manifest import Provenance, build_manifest, write_manifest
+from g3n_compiler.bundle.staging import staged
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.hub import resolve_checkpoint
+from g3n_compiler.checkpoint.ledger import MODALITIES, account
+from g3n_compiler.checkpoint.lora import LoraAdapter
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+from g3n_compiler.errors import ContextError, TargetError
+from g3n_compiler.lower.backend import Job, Lowered, Progress
+from g3n_compiler.lower.registry import get_backend
+from g3n_compiler.partition import place
+from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.report import write_report
+from g3n_compiler.targets import choose_runtimes, get_target
+from g3n_compiler.verify.run import verify
+
+DEFAULT_CONTEXT = 4096
+DEFAULT_PREFILL = (128, 256)
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What the user asked for; ``None`` means the default of the target or of the model."""
+
+    target: str = "host"
+    size: str = "nano"
+    checkpoint: Path | None = None
+    runtime: str | None = None
+    recipe: str = "int4"
+    context: int | None = None
+    prefill_lengths: tuple[int, ...] | None = None
+    modalities: tuple[str, ...] | None = None
+    lora: Path | None = None
+    soc: str | None = None
+    out: Path | None = None
+    command: str = ""
+
+
+def compile_bundle(options: CompileOptions, progress: Progress) -> Path:
+    """Compile, prove and write a bundle; returns its folder.
+
+    Raises:
+        G3nError: with what was found, what was expected and what to do; nothing is left that looks like a bundle.
+    """
+    target = get_target(options.target)
+    target.check(options.soc)
+    runtimes = choose_runtimes(target, options.runtime)
+    recipe = get_recipe(options.recipe)
+    modalities = _modalities(options.modalities)
+
+    progress("reading the checkpoint")
+    checkpoint = Checkpoint(resolve_checkpoint(options.size, options.checkpoint))
+    adapter = None if options.lora is None else LoraAdapter(options.lora, checkpoint)
+    ledger = account(checkpoint, modalities)
+    checkpoint.update = adapter
+    config = checkpoint.text
+    context = _context(options.context, config)
+    prefill_lengths = _prefill_lengths(options.prefill_lengths, context)
+    tokenizer = load_tokenizer(checkpoint.directory, config)
+    hashes = checkpoint.sha256()
+
+    name = f"{options.size}-{target.name}-{recipe.name}"
+    destination = options.out or Path("exported") / name
+    with staged(destination) as directory:
+        job = Job(checkpoint, tokenizer, recipe, context, prefill_lengths, directory, progress)
+        backends = {runtime: get_backend(runtime) for runtime in runtimes}
+        parts = [backend.lower(job) for backend in backends.values()]
+        lowered = _join(parts)
+        placed = place(lowered.subgraphs, target)
+        parity = verify(job, backends)
+        parity.require()
+        progress("writing the manifest and the report")
+        origin = Provenance(
+            options.size,
+            ("text",),
+            hashes,
+            None if adapter is None else adapter.sha256,
+            ledger,
+            options.command,
+        )
+        manifest = build_manifest(destination.name, job, target, placed, lowered, parity, origin)
+        write_report(directory, manifest)
+        write_manifest(directory, manifest)
+    checkpoint.close()
+    return destination
+
+
+def _modalities(asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    chosen = MODALITIES if asked is None else asked
+    if unknown := [m for m in chosen if m not in MODALITIES]:
+        raise TargetError(f"unknown modality {unknown[0]!r}, expected some of {', '.join(MODALITIES)}")
+    if "text" not in chosen:
+        raise TargetError("--modalities must include text: the towers speak through the text model")
+    return chosen
+
+
+def _context(asked: int | None, config: TextConfig) -> int:
+    context = min(DEFAULT_CONTEXT, config.max_context) if asked is None else asked
+    if not 1 < context <= config.max_context:
+        raise ContextError(f"--context {context} is outside what the model was made for, 2 to {config.max_context}")
+    return context
+
+
+def _prefill_lengths(asked: tuple[int, ...] | None, context: int) -> tuple[int, ...]:
+    lengths = tuple(n for n in DEFAULT_PREFILL if n < context) or (context - 1,) if asked is None else asked
+    if bad := [n for n in lengths if not 1 < n < context]:
+        raise ContextError(f"--prefill-lengths {bad[0]} is outside 2 to {context - 1}, the context less one")
+    return tuple(sorted(set(lengths)))
+
+
+def _join(parts: Sequence[Lowered]) -> Lowered:
+    files = {f.path: f for part in parts for f in part.files}
+    return Lowered(tuple(files.values()), tuple(s for part in parts for s in part.subgraphs))

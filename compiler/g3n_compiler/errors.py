@@ -1,0 +1,88 @@
+"""Errors of the compiler; those of bundles and engines come from ``g3n_runtime``. Each has its own exit code.
+
+A message says what was found, what was expected and what to do about it.
+"""
+
+from __future__ import annotations
+
+from g3n_runtime.errors import BundleError, EngineError, G3nError, HashMismatch, UnsafePath
+
+__all__ = ["BundleError", "EngineError", "G3nError", "HashMismatch", "UnsafePath"]
+
+
+class CheckpointError(G3nError):
+    """The checkpoint is missing, broken, or not a Gemma 3n."""
+
+    exit_code = 10
+
+
+class MissingShard(CheckpointError):
+    """The index names a shard that is not there."""
+
+    exit_code = 11
+
+
+class TruncatedShard(CheckpointError):
+    """A shard ends before the bytes its header promises."""
+
+    exit_code = 12
+
+
+class BadHeader(CheckpointError):
+    """A safetensors header is malformed or contradicts itself."""
+
+    exit_code = 13
+
+
+class UnknownTensor(CheckpointError):
+    """A tensor that the compiler neither uses nor knows to be dead, or one it needs and cannot find."""
+
+    exit_code = 14
+
+
+class WrongModel(CheckpointError):
+    """The config does not describe a Gemma 3n this compiler can build."""
+
+    exit_code = 15
+
+
+class NotFinite(CheckpointError):
+    """A weight holds a NaN or an infinity."""
+
+    exit_code = 16
+
+
+class TokenizerError(CheckpointError):
+    """The tokenizer is missing or of a kind no engine can load."""
+
+    exit_code = 17
+
+
+class HubError(CheckpointError):
+    """The hub cannot be reached, or the model on it is gated."""
+
+    exit_code = 18
+
+
+class TargetError(G3nError):
+    """The target is unknown or cannot do what was asked."""
+
+    exit_code = 20
+
+
+class ContextError(G3nError):
+    """The context or the prefill lengths do not fit the model."""
+
+    exit_code = 21
+
+
+class DiskError(G3nError):
+    """The disk is full or not writable."""
+
+    exit_code = 30
+
+
+class ParityError(G3nError):
+    """An artifact does not compute what the reference computes."""
+
+    exit_code = 40

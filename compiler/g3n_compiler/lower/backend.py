@@ -1,0 +1,105 @@
+"""What a backend is given, what it returns, and the registry of backends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.checkpoint.tokenizer import TextTokenizer
+from g3n_compiler.quantize.recipe import Recipe
+from g3n_compiler.targets import Runtime, Subgraph
+
+Progress = Callable[[str], None]
+"""Called with a short line as each step begins."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One lowering: everything a backend needs, and the folder it writes into."""
+
+    checkpoint: Checkpoint
+    tokenizer: TextTokenizer
+    recipe: Recipe
+    context: int
+    prefill_lengths: tuple[int, ...]
+    directory: Path
+    progress: Progress
+
+    @property
+    def config(self) -> TextConfig:
+        return self.checkpoint.text
+
+
+@dataclass(frozen=True)
+class Delegation:
+    """What the delegate really took, measured on the lowered artifact; the rest fell back to plain kernels."""
+
+    measured_with: str
+    delegated_ops: int
+    total_ops: int
+    op_share: float
+    flop_share: float
+    fallbacks: dict[str, int]
+
+
+@dataclass(frozen=True)
+class LoweredFile:
+    """A file of the bundle, relative to its folder."""
+
+    path: str
+    role: str
+
+
+@dataclass(frozen=True)
+class LoweredSubgraph:
+    """A subgraph as it lies in the bundle: ``role`` is that of its file, ``digest`` the SHA-256 of its own bytes."""
+
+    name: Subgraph
+    runtime: Runtime
+    role: str
+    digest: str
+    nbytes: int
+    signatures: tuple[str, ...]
+    delegation: Delegation | None
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What a backend made."""
+
+    files: tuple[LoweredFile, ...]
+    subgraphs: tuple[LoweredSubgraph, ...]
+
+
+class TextModel(Protocol):
+    """An emitted bundle under its stock runtime, as verification sees it."""
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """Teacher-forced logits ``[T, vocab]`` float32, every position through decode."""
+
+    def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
+        """As :meth:`logits` for the positions from ``prompt - 1`` on, the prompt going through prefill ``[T - prompt + 1, vocab]``."""
+
+    def greedy(self, ids: Sequence[int], count: int) -> list[int]:
+        """``count`` greedy tokens after the prompt ``ids``."""
+
+
+class Backend(Protocol):
+    """One runtime."""
+
+    runtime: Runtime
+
+    def lower(self, job: Job) -> Lowered:
+        """Write the bundle's files of this runtime into ``job.directory``."""
+
+    def open_model(self, directory: Path, config: TextConfig) -> TextModel:
+        """Open what :meth:`lower` wrote, for parity."""
+
+    def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
+        """Greedy text of one chat turn from the stock engine, unmodified."""

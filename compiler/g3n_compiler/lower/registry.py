@@ -1,0 +1,28 @@
+"""The registry of backends: the next runtime is one more entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from g3n_compiler.lower.backend import Backend
+from g3n_compiler.targets import Runtime
+
+
+def _litert() -> Backend:
+    from g3n_compiler.lower.litert import LiteRtBackend
+
+    return LiteRtBackend()
+
+
+def _executorch() -> Backend:
+    from g3n_compiler.lower.executorch import ExecuTorchBackend
+
+    return ExecuTorchBackend()
+
+
+# Imported when asked for: each pulls in a whole toolchain.
+BACKENDS: dict[Runtime, Callable[[], Backend]] = {"litert": _litert, "executorch": _executorch}
+
+
+def get_backend(runtime: Runtime) -> Backend:
+    return BACKENDS[runtime]()

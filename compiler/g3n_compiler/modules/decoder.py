@@ -1,0 +1,208 @@
+"""The Gemma 3n text decoder, functional, written so that exporters and delegates take it whole.
+
+Reference: ``transformers`` ``Gemma3nTextModel`` (eager, fp32). Differences in form, not in result:
+
+* AltUp's streams are four separate ``[1, T, hidden]`` tensors, mixed by multiply-adds.
+* Prompt tokens run the KV-owning layers only (:meth:`TextDecoder.prefill`); the layers above them read those
+  caches, so the last position alone needs to go through them.
+* Where the keys and values live, and which positions may be seen, is the cache's business (:class:`KVCache`).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from g3n_compiler.checkpoint.config import LayerType, TextConfig
+from g3n_compiler.modules.dialect import Dialect
+from g3n_compiler.modules.weights import Weights
+
+Rope = dict[LayerType, tuple[Tensor, Tensor]]
+
+
+class KVCache(Protocol):
+    """Keys and values of the KV-owning layers."""
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Add this chunk's ``key`` and ``value`` ``[1, T, kv_heads, head_dim]`` to owning ``layer``."""
+
+    def attend(self, layer: int, query: Tensor) -> Tensor:
+        """Attention of ``query [1, T, heads, head_dim]`` over owning ``layer``'s cache -> ``[1, T, heads * head_dim]``."""
+
+
+class State(NamedTuple):
+    """What flows between layers: AltUp's streams and, beside them, what stays as the chunk came in."""
+
+    streams: tuple[Tensor, ...]
+    """``altup_num_inputs`` tensors ``[1, T, hidden]``."""
+    embeddings: Tensor
+    """``[1, T, hidden]``."""
+    ple: Tensor
+    """``[1, T, layers, ple_dim]``."""
+    rope: Rope
+
+
+class TextDecoder:
+    """The decoder's arithmetic over any :class:`Weights`, :class:`KVCache` and :class:`Dialect`."""
+
+    def __init__(self, config: TextConfig, weights: Weights, dialect: Dialect | None = None) -> None:
+        self.config = config
+        self.weights = weights
+        self.dialect = dialect or Dialect()
+
+    # -- entry points ------------------------------------------------------------------------------------------------
+
+    def prefill(self, embeddings: Tensor, ple: Tensor, positions: Tensor, cache: KVCache) -> None:
+        """Fill the caches from a chunk of prompt: KV-owning layers only, and of the last one just its keys and values.
+
+        Args:
+            embeddings: ``[1, T, hidden]`` float, scaled token embeddings or soft tokens.
+            ple: ``[1, T, layers, ple_dim]`` float, scaled per-layer embedding rows.
+            positions: ``[T]`` int, position of each token.
+        """
+        state = self.begin(embeddings, ple, positions)
+        last = self.config.num_kv_layers - 1
+        for i in range(last):
+            state = self.layer(i, state, cache)
+        predicted = self.predict(last, state.streams)
+        self.keys_values(last, self.norm(f"layers.{last}.input_layernorm", predicted[self.config.altup_active_idx]),
+                         state.rope, cache)
+
+    def decode(self, embeddings: Tensor, ple: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+        """All layers over a chunk (usually of one token) -> logits ``[1, T, vocab]`` after the softcap."""
+        state = self.begin(embeddings, ple, positions)
+        for i in range(self.config.num_layers):
+            state = self.layer(i, state, cache)
+        return self.logits(state.streams)
+
+    # -- the parts, in order -------------------------------------------------------------------------------------------
+
+    def begin(self, embeddings: Tensor, ple: Tensor, positions: Tensor) -> State:
+        """Fan the embeddings out into AltUp's streams of equal magnitude, and rotate-embed the positions."""
+        magnitude = self._magnitude(embeddings)
+        fanned = (
+            self._to_magnitude(self.weights.linear(f"altup_projections.{i}", embeddings), magnitude)
+            for i in range(self.config.altup_num_inputs - 1)
+        )
+        return State((embeddings, *fanned), embeddings, ple, self.rope(positions))
+
+    def layer(self, i: int, state: State, cache: KVCache) -> State:
+        """One decoder layer: AltUp predict, attention with LAUREL, FFN, AltUp correct, per-layer embedding."""
+        c, p = self.config, f"layers.{i}."
+        predicted = self.predict(i, state.streams)
+        active = predicted[c.altup_active_idx]
+        x = self.norm(p + "input_layernorm", active)
+        if i < c.num_kv_layers:
+            self.keys_values(i, x, state.rope, cache)
+        attention = self.norm(p + "post_attention_layernorm", self.attention(i, x, state.rope, cache))
+        laurel = self.weights.linear(p + "laurel.linear_right", self.weights.linear(p + "laurel.linear_left", x))
+        laurel = x + self.norm(p + "laurel.post_laurel_norm", laurel)
+        x = (active + attention + laurel) * (1 / math.sqrt(2))
+        ffn = self.ffn(i, self.norm(p + "pre_feedforward_layernorm", x))
+        x = x + self.norm(p + "post_feedforward_layernorm", ffn)
+        corrected = self.correct(i, predicted, x)
+        injected = self.inject_ple(i, corrected[c.altup_active_idx], state)
+        return state._replace(streams=(corrected[0], *(s + injected for s in corrected[1:])))
+
+    def rope(self, positions: Tensor) -> Rope:
+        """cos and sin ``[1, T, 1, head_dim]`` for each attention type; full and sliding layers have their own base."""
+        out: Rope = {}
+        exponent = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32) / self.config.head_dim
+        for kind in dict.fromkeys(self.config.layer_types):
+            inverse = self.config.rope_theta(kind) ** -exponent
+            angle = positions.to(torch.float32).view(-1, 1) * inverse.view(1, -1)
+            angle = torch.cat((angle, angle), -1).view(1, -1, 1, self.config.head_dim)
+            out[kind] = (angle.cos(), angle.sin())
+        return out
+
+    def predict(self, i: int, streams: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """AltUp predict: ``stream_a + sum_b coef[a, b] * stream_b``, the coefficients routed from the active stream."""
+        n = self.config.altup_num_inputs
+        routed = self._route(i, streams[self.config.altup_active_idx])
+        coefs = self.dialect.columns(routed, self.weights.tensor(f"layers.{i}.altup.prediction_coefs"))
+        return self.dialect.mix(streams, [coefs[a * n : (a + 1) * n] for a in range(n)])
+
+    def correct(self, i: int, predicted: tuple[Tensor, ...], activated: Tensor) -> tuple[Tensor, ...]:
+        """AltUp correct: every stream moves by what the active one learned. The clip of 120 is a training-time clamp."""
+        coefs = self.dialect.columns(
+            self._route(i, activated), self.weights.tensor(f"layers.{i}.altup.correction_coefs")
+        )
+        innovation = activated - predicted[self.config.altup_active_idx]
+        return tuple(s + innovation * (coef + 1.0) for s, coef in zip(predicted, coefs, strict=True))
+
+    def keys_values(self, i: int, x: Tensor, rope: Rope, cache: KVCache) -> None:
+        """Project, normalise and rotate this chunk's keys and values and hand them to the cache."""
+        c, p = self.config, f"layers.{i}.self_attn."
+        shape = (1, -1, c.num_kv_heads, c.head_dim)
+        key = self.norm(p + "k_norm", self.weights.linear(p + "k_proj", x).view(shape))
+        value = self.norm(None, self.weights.linear(p + "v_proj", x).view(shape))
+        cache.append(i, self._rotate(key, rope[c.layer_types[i]]), value)
+
+    def attention(self, i: int, x: Tensor, rope: Rope, cache: KVCache) -> Tensor:
+        """Grouped-query attention with scale 1.0 (queries and keys are normalised) ``[1, T, hidden]``."""
+        c, p = self.config, f"layers.{i}.self_attn."
+        query = self.weights.linear(p + "q_proj", x).view(1, -1, c.num_heads, c.head_dim)
+        query = self._rotate(self.norm(p + "q_norm", query), rope[c.layer_types[i]])
+        return self.weights.linear(p + "o_proj", cache.attend(c.kv_owner(i), query))
+
+    def ffn(self, i: int, x: Tensor) -> Tensor:
+        """Gated FFN; sparse layers keep the gates above ``mean + z * std`` (Gaussian top-k, population std)."""
+        p = f"layers.{i}.mlp."
+        gate = self.weights.linear(p + "gate_proj", x)
+        if self.config.sparsity[i] > 0:
+            centred = gate - self.dialect.mean(gate)
+            std = torch.sqrt(self.dialect.mean(centred * centred))
+            gate = F.relu(centred - std * statistics.NormalDist().inv_cdf(self.config.sparsity[i]))
+        up = self.weights.linear(p + "up_proj", x)
+        return self.weights.linear(p + "down_proj", F.gelu(gate, approximate="tanh") * up)
+
+    def inject_ple(self, i: int, active: Tensor, state: State) -> Tensor:
+        """What the layer's own embedding adds to the passive streams ``[1, T, hidden]``."""
+        p = f"layers.{i}."
+        if self.config.altup_correct_scale:
+            active = active * self.weights.tensor(p + "altup.correct_output_scale")
+        gate = F.gelu(self.weights.linear(p + "per_layer_input_gate", active), approximate="tanh")
+        projected = self.weights.linear(p + "per_layer_projection", gate * self.ple_input(i, state))
+        return self.norm(p + "post_per_layer_input_norm", projected)
+
+    def ple_input(self, i: int, state: State) -> Tensor:
+        """Layer ``i``'s input ``[1, T, ple_dim]``: its row of the table joined with a projection of the embedding."""
+        projected = self.weights.linear(f"layers.{i}.per_layer_model_projection", state.embeddings)
+        projected = self.norm("per_layer_projection_norm", projected * self.config.hidden_size**-0.5)
+        return (projected + self.dialect.layer_rows(state.ple, i)) * (1 / math.sqrt(2))
+
+    def logits(self, streams: tuple[Tensor, ...]) -> Tensor:
+        """Join AltUp's streams, normalise, project and softcap -> ``[1, T, vocab]``."""
+        magnitude = self._magnitude(streams[0])
+        x = streams[0]
+        for i, stream in enumerate(streams[1:]):
+            x = x + self._to_magnitude(self.weights.linear(f"altup_unembed_projections.{i}", stream), magnitude)
+        x = self.norm("norm", x * (1 / self.config.altup_num_inputs))
+        cap = self.config.final_logit_softcap
+        return torch.tanh(self.weights.linear("lm_head", x) * (1 / cap)) * cap
+
+    # -- small pieces ----------------------------------------------------------------------------------------------
+
+    def norm(self, name: str | None, x: Tensor) -> Tensor:
+        """RMS norm over the last dimension; ``None`` for the weightless one on values."""
+        y = x * torch.rsqrt(self.dialect.mean(x * x) + self.config.rms_norm_eps)
+        return y if name is None else y * self.weights.tensor(name)
+
+    def _route(self, i: int, x: Tensor) -> Tensor:
+        """Router modalities ``[1, T, altup_num_inputs]``."""
+        x = self.norm(f"layers.{i}.altup.router_norm", x) * (1 / self.config.hidden_size)
+        return torch.tanh(F.linear(x, self.weights.tensor(f"layers.{i}.altup.modality_router")))
+
+    def _rotate(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        return x * rope[0] + self.dialect.rotate_half(x) * rope[1]
+
+    def _magnitude(self, x: Tensor) -> Tensor:
+        return torch.sqrt(self.dialect.mean(x * x))
+
+    def _to_magnitude(self, x: Tensor, magnitude: Tensor) -> Tensor:
+        return x * (magnitude * torch.rsqrt(torch.clamp(self.dialect.mean(x * x), min=1e-5)))

@@ -1,0 +1,156 @@
+"""The decoder's weights: which there are, their shapes, where each lies in the checkpoint and how it is used.
+
+A :class:`WeightSpec` may be a row range of a checkpoint tensor, so that a weight can be streamed, quantised and
+sliced without a copy of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from g3n_compiler.checkpoint.config import TextConfig
+
+Role = Literal["attention", "ffn", "linear", "head", "embedding", "ple", "float"]
+"""What a weight is for; a quantization recipe gives each role a scheme. ``float`` is never quantised."""
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """One weight of a graph: ``shape`` is what the graph sees; ``rows`` selects it from the checkpoint's tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    tensor: str
+    rows: tuple[int, int] | None = None
+
+    @property
+    def input_name(self) -> str:
+        """Name of the graph input that stands for this weight until its bytes are bound."""
+        return "w_" + self.name.replace(".", "_")
+
+
+class Weights(Protocol):
+    """How a decoder reaches its weights. Each backend has its own: graph inputs, quantised buffers, fake-quant."""
+
+    def tensor(self, name: str) -> Tensor:
+        """A float weight (norm gain, scale, AltUp coefficients)."""
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        """``x [..., K] @ weight [N, K].T -> [..., N]``."""
+
+
+class TensorWeights:
+    """Weights held as plain float tensors, by name."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def tensor(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return F.linear(x, self._tensors[name])
+
+
+class LazyWeights:
+    """Weights read when they are needed and not kept: a model of any size in the memory of one tensor."""
+
+    def __init__(self, read: Callable[[WeightSpec], Tensor], specs: Mapping[str, WeightSpec]) -> None:
+        self._read = read
+        self._specs = specs
+
+    def tensor(self, name: str) -> Tensor:
+        return self._read(self._specs[name])
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return F.linear(x, self._read(self._specs[name]))
+
+
+def text_weights(config: TextConfig) -> dict[str, WeightSpec]:
+    """Every weight of the decoder, embeddings apart, in the order of use.
+
+    ``per_layer_model_projection`` is cut by rows into one ``[ple_dim, hidden]`` weight for each layer, so that
+    prefill pays for the layers it runs only.
+    """
+    c = config
+    specs: dict[str, WeightSpec] = {}
+
+    def add(name: str, shape: tuple[int, ...], role: Role, tensor: str = "", rows: tuple[int, int] | None = None) -> None:
+        suffix = "" if name.endswith("correct_output_scale") else ".weight"
+        specs[name] = WeightSpec(name, shape, role, tensor or name + suffix, rows)
+
+    for i in range(c.altup_num_inputs - 1):
+        add(f"altup_projections.{i}", (c.hidden_size, c.hidden_size), "linear")
+    add("per_layer_projection_norm", (c.ple_dim,), "float")
+    for i in range(c.num_layers):
+        p = f"layers.{i}."
+        rows = (i * c.ple_dim, (i + 1) * c.ple_dim)
+        add(p + "per_layer_model_projection", (c.ple_dim, c.hidden_size), "linear", "per_layer_model_projection.weight", rows)
+        add(p + "altup.router_norm", (c.hidden_size,), "float")
+        add(p + "altup.modality_router", (c.altup_num_inputs, c.hidden_size), "float")
+        add(p + "altup.prediction_coefs", (c.altup_num_inputs**2, c.altup_num_inputs), "float")
+        add(p + "input_layernorm", (c.hidden_size,), "float")
+        if i < c.num_kv_layers:
+            add(p + "self_attn.k_proj", (c.num_kv_heads * c.head_dim, c.hidden_size), "attention")
+            add(p + "self_attn.k_norm", (c.head_dim,), "float")
+            add(p + "self_attn.v_proj", (c.num_kv_heads * c.head_dim, c.hidden_size), "attention")
+        add(p + "self_attn.q_proj", (c.num_heads * c.head_dim, c.hidden_size), "attention")
+        add(p + "self_attn.q_norm", (c.head_dim,), "float")
+        add(p + "self_attn.o_proj", (c.hidden_size, c.num_heads * c.head_dim), "attention")
+        add(p + "post_attention_layernorm", (c.hidden_size,), "float")
+        add(p + "laurel.linear_left", (c.laurel_rank, c.hidden_size), "linear")
+        add(p + "laurel.linear_right", (c.hidden_size, c.laurel_rank), "linear")
+        add(p + "laurel.post_laurel_norm", (c.hidden_size,), "float")
+        add(p + "pre_feedforward_layernorm", (c.hidden_size,), "float")
+        add(p + "mlp.gate_proj", (c.ffn_dims[i], c.hidden_size), "ffn")
+        add(p + "mlp.up_proj", (c.ffn_dims[i], c.hidden_size), "ffn")
+        add(p + "mlp.down_proj", (c.hidden_size, c.ffn_dims[i]), "ffn")
+        add(p + "post_feedforward_layernorm", (c.hidden_size,), "float")
+        add(p + "altup.correction_coefs", (c.altup_num_inputs, c.altup_num_inputs), "float")
+        if c.altup_correct_scale:
+            add(p + "altup.correct_output_scale", (c.hidden_size,), "float")
+        add(p + "per_layer_input_gate", (c.ple_dim, c.hidden_size), "linear")
+        add(p + "per_layer_projection", (c.hidden_size, c.ple_dim), "linear")
+        add(p + "post_per_layer_input_norm", (c.hidden_size,), "float")
+    for i in range(c.altup_num_inputs - 1):
+        add(f"altup_unembed_projections.{i}", (c.hidden_size, c.hidden_size), "linear")
+    add("norm", (c.hidden_size,), "float")
+    add("lm_head", (c.vocab_size, c.hidden_size), "head", "embed_tokens.weight")
+    return specs
+
+
+def embedding_weights(config: TextConfig) -> dict[str, WeightSpec]:
+    """The two tables: token embedding ``[vocab, hidden]`` and per-layer embedding ``[ple_vocab, layers * ple_dim]``."""
+    c = config
+    ple_shape = (c.ple_vocab_size, c.num_layers * c.ple_dim)
+    return {
+        "embed_tokens": WeightSpec("embed_tokens", (c.vocab_size, c.hidden_size), "embedding", "embed_tokens.weight"),
+        "embed_tokens_per_layer": WeightSpec(
+            "embed_tokens_per_layer", ple_shape, "ple", "embed_tokens_per_layer.weight"
+        ),
+    }
+
+
+def dead_weights(config: TextConfig) -> dict[str, str]:
+    """Checkpoint tensors (relative names) that inference never reads, each with the reason."""
+    reason = "the layer reads the KV cache of an earlier layer"
+    dead = {
+        f"layers.{i}.self_attn.{part}.weight": reason
+        for i in range(config.num_kv_layers, config.num_layers)
+        for part in ("k_proj", "v_proj", "k_norm")
+    }
+    if not config.altup_correct_scale:
+        dead |= {f"layers.{i}.altup.correct_output_scale": "altup_correct_scale is off" for i in range(config.num_layers)}
+    return dead
+
+
+def trace_inputs(specs: Mapping[str, WeightSpec]) -> dict[str, Tensor]:
+    """Placeholder tensors for tracing, by input name; never touched, so they take no memory."""
+    return {s.input_name: torch.empty(s.shape) for s in specs.values()}

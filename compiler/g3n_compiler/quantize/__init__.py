@@ -1,0 +1,1 @@
+"""Quantization: named recipes as data, the integer arithmetic, and the fake-quant reference for both backends."""

@@ -1,0 +1,44 @@
+"""The fake-quant reference: the decoder in float, over weights and activations rounded as the recipe says.
+
+It separates a backend's bug (artifact differs from this) from quantization noise (this differs from fp32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from g3n_compiler.modules.weights import WeightSpec
+from g3n_compiler.quantize.recipe import Recipe
+from g3n_compiler.quantize.rows import fake_quantize, fake_quantize_activations
+
+
+class FakeQuantWeights:
+    """:class:`~g3n_compiler.modules.weights.Weights` as ``recipe`` would quantise them.
+
+    Args:
+        read: returns a spec's float32 tensor.
+        keep: cache the rounded weights (small models) instead of rounding them at every use (any size).
+    """
+
+    def __init__(
+        self, read: Callable[[WeightSpec], Tensor], specs: Mapping[str, WeightSpec], recipe: Recipe, keep: bool = True
+    ) -> None:
+        self._read, self._specs, self._recipe, self._keep = read, specs, recipe, keep
+        self._cache: dict[str, Tensor] = {}
+
+    def tensor(self, name: str) -> Tensor:
+        if name in self._cache:
+            return self._cache[name]
+        spec = self._specs[name]
+        weight = fake_quantize(self._read(spec), self._recipe.scheme(spec))
+        if self._keep:
+            self._cache[name] = weight
+        return weight
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        if self._recipe.scheme(self._specs[name]).bits < 32:
+            x = fake_quantize_activations(x)
+        return F.linear(x, self.tensor(name))

@@ -1,0 +1,99 @@
+"""Named quantization recipes: which scheme each role of weight gets. A new recipe is one entry in :data:`RECIPES`.
+
+Only schemes proven right on both backends are here: symmetric integer weights with one scale a row, and linear
+layers whose activations XNNPACK quantises to int8 as they come (``qd8``). Weight-only int8 linears lose their scale
+in ExecuTorch, blockwise int8 stays fp32 in LiteRT: neither can be expressed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from g3n_compiler.errors import TargetError
+from g3n_compiler.modules.weights import Role, WeightSpec
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Symmetric weight quantization with one float32 scale a row; 32 bits means left in float32."""
+
+    bits: Literal[4, 8, 32]
+    clip_search: bool = False
+    """Choose each row's scale for the least squared error instead of from its largest magnitude."""
+
+    @property
+    def qmax(self) -> int:
+        """Largest magnitude of the integers; the range is symmetric, so that negation is exact."""
+        return int(2 ** (self.bits - 1) - 1)
+
+    def nbytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a weight's values, scales apart."""
+        count = 1
+        for n in shape:
+            count *= n
+        return count * self.bits // 8
+
+    @property
+    def label(self) -> str:
+        return "fp32" if self.bits == 32 else f"int{self.bits}"
+
+
+FP32 = Scheme(32)
+INT8 = Scheme(8)
+INT4 = Scheme(4, clip_search=True)
+INT4_RTN = Scheme(4)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A scheme for each role, and for weights whose name matches a pattern (the first that matches wins)."""
+
+    name: str
+    summary: str
+    roles: Mapping[Role, Scheme]
+    patterns: tuple[tuple[str, Scheme], ...] = field(default=())
+    logit_tolerance: float = 1e-4
+    """Largest allowed difference of logits against the recipe's own fake-quant reference, relative to their range."""
+
+    def scheme(self, spec: WeightSpec) -> Scheme:
+        if spec.role == "float":
+            return FP32
+        for pattern, scheme in self.patterns:
+            if re.search(pattern, spec.name):
+                return scheme
+        return self.roles[spec.role]
+
+
+def _uniform(scheme: Scheme) -> dict[Role, Scheme]:
+    return dict.fromkeys(("attention", "ffn", "linear", "head", "embedding", "ple"), scheme)
+
+
+RECIPES: dict[str, Recipe] = {
+    r.name: r
+    for r in (
+        Recipe("fp32", "no quantization: the exact reference", _uniform(FP32)),
+        Recipe("int8", "int8 everywhere, one scale a row", _uniform(INT8), logit_tolerance=0.05),
+        Recipe(
+            "int4",
+            "FFN, attention and per-layer embeddings int4; head, embeddings and the small projections int8",
+            {"attention": INT4, "ffn": INT4, "linear": INT8, "head": INT8, "embedding": INT8, "ple": INT4},
+            logit_tolerance=0.05,
+        ),
+        Recipe(
+            "int4-rtn",
+            "int4 round-to-nearest everywhere: the naive baseline, for comparison only",
+            _uniform(INT4_RTN),
+            logit_tolerance=0.05,
+        ),
+    )
+}
+
+
+def get_recipe(name: str) -> Recipe:
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise TargetError(f"unknown quantization {name!r}, expected one of {', '.join(RECIPES)}") from None

@@ -1,0 +1,35 @@
+"""Golden inputs: what every artifact is run on. Fixed, so that a later run compares with the same numbers."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.tokenizer import TextTokenizer
+
+PROMPTS = ("What is a dog?", 'Use "river" in a sentence.')
+GENERATED = 24
+"""Greedy tokens compared after each prompt."""
+LONGEST = 900
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Token ids to run teacher-forced; the first ``prompt`` of them also go through prefill."""
+
+    name: str
+    ids: tuple[int, ...]
+    prompt: int
+
+
+def golden_inputs(tokenizer: TextTokenizer, config: TextConfig, context: int) -> list[Golden]:
+    """A chat prompt, and ids drawn from the whole vocabulary that outrun the sliding window."""
+    chat = tokenizer.chat(PROMPTS[0])
+    length = min(config.sliding_window + config.sliding_window // 2 + 7, context - 1, LONGEST)
+    generator = random.Random(0)
+    drawn = (config.bos_id, *(generator.randrange(config.vocab_size) for _ in range(length - 1)))
+    return [
+        Golden("chat", tuple(chat), len(chat) - 2),
+        Golden("beyond the window", drawn, max(2, length - 5)),
+    ]

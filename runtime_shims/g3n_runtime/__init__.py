@@ -1,0 +1,1 @@
+"""Thin host-side adapters over the stock engines: open a bundle, check it, run it."""

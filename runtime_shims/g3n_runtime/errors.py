@@ -1,0 +1,36 @@
+"""Errors a user can cause or meet. Each has its own exit code; the command line shows the message, never a traceback.
+
+A message says what was found, what was expected and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class G3nError(Exception):
+    """Base of every error the command line turns into one clear line."""
+
+    exit_code = 1
+
+
+class EngineError(G3nError):
+    """A stock engine refused a bundle or a prompt."""
+
+    exit_code = 60
+
+
+class BundleError(G3nError):
+    """A bundle is incomplete, malformed or made by a newer version."""
+
+    exit_code = 50
+
+
+class HashMismatch(BundleError):
+    """A file of a bundle differs from the hash in its manifest."""
+
+    exit_code = 51
+
+
+class UnsafePath(BundleError):
+    """A manifest names a path that leaves the bundle's folder."""
+
+    exit_code = 52

@@ -1,0 +1,101 @@
+"""Shared fixtures: tiny random checkpoints in the hub's format, of many shapes, with their ``transformers`` model."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from g3n_compiler.checkpoint.reader import Checkpoint
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+TINY: dict[str, Any] = {
+    "vocab_size": 4352,
+    "vocab_size_per_layer_input": 4096,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "hidden_size_per_layer_input": 16,
+    "laurel_rank": 8,
+    "sliding_window": 16,
+    "num_kv_shared_layers": 5,
+    "max_position_embeddings": 512,
+    "activation_sparsity_pattern": [0.95] * 3 + [0.0] * 7,
+    "eos_token_id": [1, 106],
+}
+
+
+class TinyModel(NamedTuple):
+    """A random model as ``transformers`` has it, and the checkpoint folder it was saved to."""
+
+    hf: Any
+    directory: Path
+
+    def open(self) -> Checkpoint:
+        return Checkpoint(self.directory)
+
+
+def make_tiny(directory: Path, seed: int = 0, shards: str = "1GB", **overrides: Any) -> TinyModel:
+    """Save a random text checkpoint whose norms, scales and AltUp coefficients are far from their trivial init."""
+    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+
+    torch.manual_seed(seed)
+    config = Gemma3nTextConfig(**{**TINY, **overrides})
+    config._attn_implementation = "eager"
+    model = Gemma3nForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1 + (1.0 if "correct_output_scale" in name else 0.0))
+            elif "coefs" in name:
+                parameter.copy_(torch.randn_like(parameter) * 0.2)
+            elif "embed" not in name:
+                parameter.mul_(2.5)
+        model.model.norm.weight.mul_(10)  # logits large enough for the softcap to matter
+    model.save_pretrained(directory, max_shard_size=shards)
+    copy_tokenizer(directory)
+    return TinyModel(model, directory)
+
+
+def copy_tokenizer(directory: Path) -> None:
+    """Give ``directory`` nano's tokenizer, whose vocabulary tiny models share."""
+    from g3n_compiler.nano import checkpoint_dir
+
+    for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja"):
+        (directory / name).write_bytes((checkpoint_dir() / name).read_bytes())
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def tiny_copy(tiny: TinyModel, tmp_path: Path) -> Path:
+    """A private copy of the tiny checkpoint, to be broken."""
+    target = tmp_path / "checkpoint"
+    target.mkdir()
+    for path in tiny.directory.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+@pytest.fixture
+def edit_json() -> Callable[[Path, Callable[[dict[str, Any]], None]], None]:
+    """Change a JSON file in place."""
+
+    def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        change(value)
+        path.write_text(json.dumps(value), encoding="utf-8")
+
+    return edit
