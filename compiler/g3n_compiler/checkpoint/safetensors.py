@@ -62,7 +62,8 @@ class SafetensorsFile:
             stride = entry.nbytes // shape[0] if shape[0] else 0
             shape, offset = (end - begin, *shape[1:]), offset + begin * stride
         out = torch.empty(shape, dtype=entry.dtype)
-        self._fill(memoryview(out.view(torch.uint8).numpy()).cast("B"), offset) if out.numel() else None
+        if out.numel():
+            self._fill(memoryview(out.view(-1).view(torch.uint8).numpy()), offset)
         return out
 
     def _fill(self, view: memoryview, offset: int) -> None:

@@ -1,0 +1,65 @@
+"""A PEFT adapter merged while reading, against PEFT's own merge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from g3n_compiler.checkpoint.lora import CONFIG, LoraAdapter
+from g3n_compiler.errors import CheckpointError
+from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.verify.parity import EXACT, relative_error
+from g3n_compiler.verify.reference import Reference, hf_logits
+from tests.conftest import make_tiny
+from tests.modules.test_decoder import ids_of
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_merged_reading_equals_peft(rslora: bool, tmp_path: Path) -> None:
+    model = make_tiny(tmp_path / "base")
+    config = LoraConfig(r=4, lora_alpha=10, target_modules=["q_proj", "v_proj", "up_proj", "down_proj"], use_rslora=rslora)
+    adapted = get_peft_model(model.hf, config)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    checkpoint = model.open()
+    spec = text_weights(checkpoint.text)["layers.0.mlp.up_proj"]
+    plain = checkpoint.read(spec, (3, 5))
+    checkpoint.update = LoraAdapter(tmp_path / "adapter", checkpoint)
+    assert not torch.allclose(checkpoint.read(spec, (3, 5)), plain)
+    merged = adapted.merge_and_unload()
+    torch.testing.assert_close(checkpoint.read(spec, (3, 5)), merged.model.layers[0].mlp.up_proj.weight[3:5])
+    ids = ids_of(30, 4352)
+    assert relative_error(Reference(checkpoint).logits(ids).numpy(), hf_logits(merged, ids).numpy()) < EXACT
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"bias": "all"}, "biases"),
+        ({"r": 0}, "rank 0"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+    ],
+)
+def test_adapters_that_cannot_be_merged_right_are_refused(change: dict[str, object], match: str, tmp_path: Path) -> None:
+    model = make_tiny(tmp_path / "base")
+    get_peft_model(model.hf, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    path = tmp_path / "adapter" / CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=match):
+        LoraAdapter(tmp_path / "adapter", model.open())
+
+
+def test_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
+    other = make_tiny(tmp_path / "other", hidden_size=128)
+    get_peft_model(other.hf, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match="do not fit"):
+        LoraAdapter(tmp_path / "adapter", make_tiny(tmp_path / "base").open())
