@@ -46,7 +46,7 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
         job.progress("comparing with transformers")
         parity.checks += _hf_checks(job, expected)
     job.progress("comparing with onnxruntime")
-    parity.checks += onnx_checks(job, golden[1].ids, exact_logits[1])
+    parity.checks += onnx_checks(job.checkpoint, golden[1].ids, exact_logits[1])
     for runtime, backend in backends.items():
         job.progress(f"comparing the {runtime} artifact")
         model = backend.open_model(job.directory, job.config)
