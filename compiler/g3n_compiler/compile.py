@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from g3n_compiler.checkpoint.lora import LoraAdapter
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import ContextError, TargetError
-from g3n_compiler.lower.backend import Job, Lowered, Progress
+from g3n_compiler.lower.backend import Backend, Job, Lowered, Progress
 from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.partition import place
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.report import write_report
-from g3n_compiler.targets import choose_runtimes, get_target
+from g3n_compiler.targets import Runtime, choose_runtimes, get_target
 from g3n_compiler.verify.run import verify
 
 DEFAULT_CONTEXT = 4096
@@ -45,7 +45,9 @@ class CompileOptions:
     command: str = ""
 
 
-def compile_bundle(options: CompileOptions, progress: Progress) -> Path:
+def compile_bundle(
+    options: CompileOptions, progress: Progress, backend_for: Callable[[Runtime], Backend] = get_backend
+) -> Path:
     """Compile, prove and write a bundle; returns its folder.
 
     Raises:
@@ -72,7 +74,7 @@ def compile_bundle(options: CompileOptions, progress: Progress) -> Path:
     destination = options.out or Path("exported") / name
     with staged(destination) as directory:
         job = Job(checkpoint, tokenizer, recipe, context, prefill_lengths, directory, progress)
-        backends = {runtime: get_backend(runtime) for runtime in runtimes}
+        backends = {runtime: backend_for(runtime) for runtime in runtimes}
         parts = [backend.lower(job) for backend in backends.values()]
         lowered = _join(parts)
         placed = place(lowered.subgraphs, target)

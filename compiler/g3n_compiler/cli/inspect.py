@@ -1,0 +1,67 @@
+"""``g3n-inspect``: what is in a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from g3n_compiler.cli.common import reports_errors
+from g3n_compiler.report import human_bytes
+from g3n_runtime.bundle import open_bundle
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@reports_errors
+def main(bundle: Path, output: str) -> None:
+    """Show a bundle's subgraphs, placement, bytes, signatures and memory ledger, after checking its hashes."""
+    manifest = open_bundle(bundle).manifest
+    if output == "json":
+        click.echo(json.dumps(manifest))
+        return
+    console = Console()
+    model, recipe = manifest["model"], manifest["recipe"]
+    console.print(
+        f"[bold]{manifest['name']}[/]: Gemma 3n {model['size']}, {', '.join(model['modalities'])}, "
+        f"{model['parameters']:,} parameters, {model['slice']['num_layers']} layers, context {manifest['context']}, "
+        f"recipe {recipe['name']}, target {manifest['target']['name']}",
+        highlight=False,
+    )
+    console.print(_subgraphs(manifest))
+    console.print(_memory(manifest))
+    checks = manifest["parity"]["checks"]
+    console.print(f"{sum(c['passed'] for c in checks)} of {len(checks)} comparisons passed when it was compiled")
+
+
+def _subgraphs(manifest: dict[str, Any]) -> Table:
+    table = Table(title="Subgraphs", title_justify="left")
+    for heading in ("subgraph", "runtime", "device", "delegate", "signatures"):
+        table.add_column(heading)
+    for heading in ("bytes", "FLOPs delegated", "relative error"):
+        table.add_column(heading, justify="right")
+    for s in manifest["subgraphs"]:
+        share = "-" if s["delegation"] is None else f"{100 * s['delegation']['flop_share']:.2f}%"
+        error = "-" if s["parity"] is None else f"{s['parity']:.2g}"
+        names = ", ".join(s["signatures"])
+        table.add_row(s["name"], s["runtime"], s["device"], s["backend"], names, human_bytes(s["bytes"]), share, error)
+    return table
+
+
+def _memory(manifest: dict[str, Any]) -> Table:
+    table = Table(title="Memory ledger", title_justify="left")
+    for heading in ("runtime", "part", "kind"):
+        table.add_column(heading)
+    table.add_column("bytes", justify="right")
+    for runtime, ledger in manifest["memory"].items():
+        for part in ledger["parts"]:
+            table.add_row(runtime, part["name"], part["kind"], human_bytes(part["bytes"]))
+        for phase, peak in ledger["peak"].items():
+            table.add_row(runtime, f"peak of {phase}", "", human_bytes(peak))
+        table.add_row(runtime, "least device memory", "", human_bytes(ledger["least_device_ram"]), end_section=True)
+    return table

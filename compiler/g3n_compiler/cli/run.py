@@ -1,0 +1,87 @@
+"""``g3n-run``: generate or chat from a bundle on the host, streaming, through the stock engines."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from g3n_compiler.cli.common import quiet_toolchains, reports_errors
+from g3n_compiler.targets import RUNTIMES
+from g3n_runtime.bundle import Bundle, open_bundle
+from g3n_runtime.engine import ChatEngine, Sampler, open_engine
+
+HELP = "/reset forgets the conversation, /exit leaves"
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("prompt", required=False)
+@click.option("--runtime", type=click.Choice(RUNTIMES), help="Engine [default: the bundle's first].")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--temperature", type=click.FloatRange(min=0), help="0 is greedy [default: the bundle's].")
+@click.option("--top-k", type=click.IntRange(min=1), help="[default: the bundle's]")
+@click.option("--top-p", type=click.FloatRange(min=0, max=1), help="[default: the bundle's]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--skip-hashes", is_flag=True, help="Trust the files: do not hash them before loading.")
+@reports_errors
+def main(
+    bundle: Path,
+    prompt: str | None,
+    runtime: str | None,
+    max_tokens: int,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    threads: int,
+    skip_hashes: bool,
+) -> None:
+    """Answer PROMPT from BUNDLE, or chat when no PROMPT is given."""
+    opened = open_bundle(bundle, check_hashes=not skip_hashes)
+    sampler = _sampler(opened, temperature, top_k, top_p, seed)
+    with quiet_toolchains():
+        engine = open_engine(opened, runtime, threads)
+        try:
+            if prompt is not None:
+                _answer(engine, prompt, sampler, max_tokens)
+            else:
+                _chat(engine, sampler, max_tokens)
+        finally:
+            engine.close()
+
+
+def _sampler(bundle: Bundle, temperature: float | None, top_k: int | None, top_p: float | None, seed: int) -> Sampler:
+    default = bundle.manifest["sampler"]
+    return Sampler(
+        default["temperature"] if temperature is None else temperature,
+        default["top_k"] if top_k is None else top_k,
+        default["top_p"] if top_p is None else top_p,
+        seed,
+    )
+
+
+def _answer(engine: ChatEngine, prompt: str, sampler: Sampler, max_tokens: int) -> None:
+    for piece in engine.send(prompt, sampler, max_tokens):
+        click.echo(piece, nl=False)
+        sys.stdout.flush()
+    click.echo()
+
+
+def _chat(engine: ChatEngine, sampler: Sampler, max_tokens: int) -> None:
+    click.echo(HELP, err=True)
+    while True:
+        try:
+            line = click.prompt("you", prompt_suffix="> ", err=True)
+        except click.Abort:
+            return
+        if line == "/exit":
+            return
+        if line == "/reset":
+            engine.reset()
+        elif line.startswith("/"):
+            click.echo(HELP, err=True)
+        else:
+            _answer(engine, line, sampler, max_tokens)

@@ -1,0 +1,78 @@
+"""``g3n-verify``: parity of a finished bundle against its checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from g3n_compiler.checkpoint.hub import resolve_checkpoint
+from g3n_compiler.checkpoint.lora import LoraAdapter
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+from g3n_compiler.cli.common import progress_steps, quiet_toolchains, reports_errors
+from g3n_compiler.errors import CheckpointError
+from g3n_compiler.lower.backend import Job
+from g3n_compiler.lower.registry import get_backend
+from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.targets import RUNTIMES
+from g3n_compiler.verify.parity import Parity
+from g3n_compiler.verify.run import verify
+from g3n_runtime.bundle import Bundle, open_bundle
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder [default: the one of its size].")
+@click.option("--lora", type=click.Path(path_type=Path), help="The adapter it was compiled with.")
+@click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@reports_errors
+def main(bundle: Path, checkpoint: Path | None, lora: Path | None, output: str) -> None:
+    """Compare a bundle with its checkpoint again; exits non-zero when anything differs."""
+    opened = open_bundle(bundle)
+    with quiet_toolchains(), progress_steps() as step:
+        source = Checkpoint(resolve_checkpoint(opened.manifest["model"]["size"], checkpoint))
+        adapter = None if lora is None else LoraAdapter(lora, source)
+        source.update = adapter
+        step("hashing the checkpoint")
+        _check_origin(opened, source, None if adapter is None else adapter.sha256)
+        job = Job(
+            source,
+            load_tokenizer(source.directory, source.text),
+            get_recipe(opened.manifest["recipe"]["name"]),
+            opened.manifest["context"],
+            tuple(opened.manifest["prefill_lengths"]),
+            bundle,
+            step,
+        )
+        parity = verify(job, {r: get_backend(r) for r in RUNTIMES if r in opened.runtimes})
+    if output == "json":
+        click.echo(json.dumps(parity.as_dict()))
+    else:
+        _show(parity)
+    parity.require()
+
+
+def _check_origin(bundle: Bundle, checkpoint: Checkpoint, adapter: dict[str, str] | None) -> None:
+    recorded = bundle.manifest["provenance"]
+    if changed := sorted(set(recorded["checkpoint"].items()) ^ set(checkpoint.sha256().items())):
+        raise CheckpointError(
+            f"{changed[0][0]} of {checkpoint.directory} is not what the bundle was compiled from: pass its own --checkpoint"
+        )
+    if recorded["adapter"] != adapter:
+        raise CheckpointError("the bundle was compiled with another adapter: pass its own --lora, or none")
+
+
+def _show(parity: Parity) -> None:
+    table = Table(title="Comparisons", title_justify="left")
+    for heading in ("runtime", "subgraph", "what", "against", "metric", "value", "limit", ""):
+        table.add_column(heading)
+    for c in parity.checks:
+        verdict = "[green]passed[/]" if c.passed else "[bold red]failed[/]"
+        table.add_row(
+            c.runtime, c.subgraph, c.name, c.reference, c.metric, f"{c.value:.2g}", f"{c.limit:.2g}", verdict
+        )  # fmt: skip
+    Console().print(table)

@@ -1,0 +1,82 @@
+"""Chat with a bundle through a stock engine: one interface, a registry of runtimes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from g3n_runtime.bundle import Bundle
+from g3n_runtime.errors import BundleError
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How tokens are drawn; ``temperature`` 0 is greedy."""
+
+    temperature: float = 1.0
+    top_k: int = 64
+    top_p: float = 0.95
+    seed: int = 0
+
+
+GREEDY = Sampler(temperature=0.0, top_k=1, top_p=1.0)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One measured run; seconds and tokens per second."""
+
+    prefill_tokens: int
+    decode_tokens: int
+    load_seconds: float
+    first_token_seconds: float
+    prefill_per_second: float
+    decode_per_second: float
+
+
+class ChatEngine(Protocol):
+    """A loaded bundle with a conversation."""
+
+    def send(self, text: str, sampler: Sampler, max_new_tokens: int) -> Iterator[str]:
+        """One user turn; yields the model's text as it comes. Earlier turns stay in context."""
+
+    def reset(self) -> None:
+        """Forget the conversation."""
+
+    def close(self) -> None:
+        """Release the engine."""
+
+
+def _litert(bundle: Bundle, threads: int) -> ChatEngine:
+    from g3n_runtime.litert import open_chat
+
+    return open_chat(bundle, threads)
+
+
+def _executorch(bundle: Bundle, threads: int) -> ChatEngine:
+    from g3n_runtime.executorch import open_chat
+
+    return open_chat(bundle, threads)
+
+
+# Imported when asked for: a phone or a host may have only one of them.
+ENGINES: dict[str, Callable[[Bundle, int], ChatEngine]] = {"litert": _litert, "executorch": _executorch}
+
+
+def open_engine(bundle: Bundle, runtime: str | None = None, threads: int = 2) -> ChatEngine:
+    """Load ``bundle`` in the stock engine of ``runtime`` (default: the first that the bundle has).
+
+    Raises:
+        BundleError: the bundle was not compiled for ``runtime``.
+    """
+    chosen = bundle.runtimes[0] if runtime is None else runtime
+    if chosen not in bundle.runtimes:
+        have = ", ".join(bundle.runtimes)
+        raise BundleError(f"{bundle.directory.name} was compiled for {have}, not for {chosen}: compile it with --runtime {chosen}")
+    return ENGINES[chosen](bundle, threads)
+
+
+def user_turn(text: str, template: str) -> str:
+    """``text`` in the manifest's prompt template; an engine adds bos itself."""
+    return template.replace("{prompt}", text)

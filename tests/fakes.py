@@ -1,0 +1,74 @@
+"""A backend that lowers to a plain file and computes with the eager reference: the flow without a toolchain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.reader import file_sha256
+from g3n_compiler.lower.backend import Delegation, Job, Lowered, LoweredFile, LoweredSubgraph
+from g3n_compiler.targets import Runtime
+from g3n_compiler.verify.reference import Reference
+
+
+class FakeModel:
+    """Answers with the reference's logits, off by ``error``."""
+
+    def __init__(self, reference: Reference, error: float) -> None:
+        self._reference, self._error = reference, error
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        return self._reference.logits(ids).numpy() * (1 + self._error)
+
+    def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
+        return self.logits(ids)[prompt - 1 :]
+
+    def greedy(self, ids: Sequence[int], count: int) -> list[int]:
+        return self._reference.greedy(ids, count)[0]
+
+
+class FakeBackend:
+    """Args:
+    error: relative error of the artifact's logits.
+    text: what the engine says; ``None`` for the reference's own text.
+    writes_to: where the artifact's bytes go, instead of into the bundle.
+    """
+
+    def __init__(
+        self, runtime: Runtime, error: float = 0.0, text: str | None = None, writes_to: Path | None = None
+    ) -> None:
+        self.runtime: Runtime = runtime
+        self._error, self._text, self._writes_to = error, text, writes_to
+        self._job: Job | None = None
+
+    def lower(self, job: Job) -> Lowered:
+        self._job = job
+        name = f"{self.runtime}.bin"
+        path = job.directory / name
+        (self._writes_to or path).write_bytes(b"weights" * 1000)
+        (job.directory / "tokenizer.json").write_bytes(job.tokenizer.json_path.read_bytes())
+        digest = file_sha256(path)
+        delegation = Delegation("fake", 9, 10, 0.9, 0.99, {"GATHER": 1})
+        return Lowered(
+            (LoweredFile(name, f"{self.runtime}_model"), LoweredFile("tokenizer.json", "tokenizer")),
+            (
+                LoweredSubgraph("core", self.runtime, f"{self.runtime}_model", digest, 7000, ("decode",), delegation),
+                LoweredSubgraph("token_embedding", self.runtime, f"{self.runtime}_model", digest, 10, ("lookup",), None),
+                LoweredSubgraph(
+                    "per_layer_embedding", self.runtime, f"{self.runtime}_model", digest, 10, ("lookup",), None
+                ),
+            ),
+        )
+
+    def open_model(self, directory: Path, config: TextConfig) -> FakeModel:
+        assert self._job is not None
+        return FakeModel(Reference(self._job.checkpoint, self._job.recipe), self._error)
+
+    def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
+        assert self._job is not None
+        tokenizer = self._job.tokenizer
+        tokens, _ = Reference(self._job.checkpoint).greedy(tokenizer.chat(prompt), max_new_tokens)
+        yield tokenizer.decode(tokens) if self._text is None else self._text

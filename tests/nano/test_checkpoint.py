@@ -1,0 +1,125 @@
+"""The embedded checkpoint: small, complete, trained, and sliceable."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from g3n_compiler.nano import checkpoint_dir, corpus, evaluate, heldout_path
+from g3n_compiler.nano.config import FFN_WIDTH, SKIPPABLE, slice_config
+from g3n_compiler.nano.elastic import initialize
+from g3n_compiler.nano.tokens import encode_documents
+
+MAX_BYTES = 16 * 2**20
+MAX_PERPLEXITY = 14.0
+MAX_SMALLEST_PERPLEXITY = 15.0
+SUBSET = 80
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return evaluate.load(checkpoint_dir())
+
+
+@pytest.fixture(scope="module")
+def documents() -> list[Tensor]:
+    return encode_documents(corpus.read_documents(heldout_path())[:SUBSET], checkpoint_dir() / "tokenizer.json")
+
+
+def test_size_and_files() -> None:
+    files = {path.name: path.stat().st_size for path in checkpoint_dir().iterdir()}
+    assert set(files) == {
+        "README.md",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+    }
+    assert sum(files.values()) <= MAX_BYTES
+
+
+def test_structure_is_the_real_one() -> None:
+    config = json.loads((checkpoint_dir() / "config.json").read_text("utf-8"))
+    assert config["architectures"] == ["Gemma3nForCausalLM"]
+    assert config["layer_types"] == (["sliding_attention"] * 4 + ["full_attention"]) * 2
+    assert config["num_kv_shared_layers"] == 5
+    assert config["activation_sparsity_pattern"] == [0.95] * 3 + [0.0] * 7
+    assert config["eos_token_id"] == [1, 106]
+    assert (config["vocab_size"], config["vocab_size_per_layer_input"]) == (4352, 4096)
+
+
+def test_tensors_are_bf16_and_finite(model: Any) -> None:
+    with safe_open(checkpoint_dir() / "model.safetensors", framework="pt") as tensors:
+        names = set(tensors.keys())
+        for name in names:
+            tensor = tensors.get_tensor(name)
+            assert tensor.dtype == torch.bfloat16
+            assert tensor.isfinite().all(), name
+    used = {name for name, _ in model.named_parameters()}
+    dead = {
+        f"model.layers.{layer}.self_attn.{part}.weight"
+        for layer in range(5, 10)
+        for part in ("k_proj", "v_proj", "k_norm")
+    }
+    assert names == used | dead
+
+
+def test_heldout_perplexity(model: Any, documents: list[Tensor]) -> None:
+    assert evaluate.perplexity(model, documents) < MAX_PERPLEXITY
+
+
+def test_smallest_slice_works(model: Any, documents: list[Tensor]) -> None:
+    smallest = evaluate.sliced(model, FFN_WIDTH // 2, SKIPPABLE)
+    assert len(smallest.model.layers) == 8
+    assert evaluate.perplexity(smallest, documents) < MAX_SMALLEST_PERPLEXITY
+
+
+def test_whole_slice_is_the_model(model: Any, documents: list[Tensor]) -> None:
+    whole = evaluate.sliced(model, FFN_WIDTH)
+    assert evaluate.losses(whole, documents[:4]) == evaluate.losses(model, documents[:4])
+
+
+def test_kv_owners_cannot_be_skipped(model: Any) -> None:
+    with pytest.raises(ValueError, match="own no KV"):
+        slice_config(model.config, [FFN_WIDTH] * 9, (4,))
+
+
+def test_int4_hurts_and_int8_does_not(model: Any, documents: list[Tensor]) -> None:
+    full = evaluate.perplexity(model, documents)
+    assert evaluate.perplexity(evaluate.rounded(model, 8), documents) < full * 1.005
+    assert evaluate.perplexity(evaluate.rounded(model, 4), documents) > full * 1.02
+
+
+def test_answers_end_by_themselves(model: Any) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint_dir())
+    messages = [{"role": "user", "content": "What is a river?"}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    output = model.generate(prompt, max_new_tokens=64, do_sample=False)[0, prompt.shape[1] :].tolist()
+    assert output[-1] == 106
+    assert len(output) > 3
+
+
+def test_untrained_model_is_far_worse(model: Any, documents: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    fresh = type(model)(model.config).eval()
+    initialize(fresh)
+    assert evaluate.perplexity(fresh, documents[:8]) > 1000
+
+
+def test_heldout_documents_are_prompts() -> None:
+    documents = corpus.read_documents(heldout_path())
+    assert {d.kind for d in documents} == {"chat-wordnet", "chat-kjv", "plain-kjv"}
+    for document in documents:
+        ends = "<eos>" if document.kind == "plain-kjv" else "<end_of_turn>\n"
+        assert document.text.endswith(ends)
+    assert heldout_path().stat().st_size < 500_000

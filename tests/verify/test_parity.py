@@ -1,0 +1,54 @@
+"""The judgements themselves: what counts as equal, as degenerate, as failed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from g3n_compiler.errors import ParityError
+from g3n_compiler.verify.parity import Check, Parity, greedy_margin, is_degenerate, relative_error, rounded
+
+
+def test_relative_error_is_the_worst_position() -> None:
+    expected = np.array([[1.0, -2.0], [10.0, 5.0]], np.float32)
+    actual = expected + np.array([[0.0, 0.02], [0.01, 0.0]], np.float32)
+    assert relative_error(actual, expected) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_never_passes(bad: float) -> None:
+    expected = np.ones((2, 3), np.float32)
+    actual = expected.copy()
+    actual[1, 1] = bad
+    assert relative_error(actual, expected) == math.inf
+    assert not Check("", "", "", "", "", math.nan, 1.0).passed
+
+
+def test_shapes_must_agree() -> None:
+    assert relative_error(np.ones((2, 3)), np.ones((3, 3))) == math.inf
+
+
+def test_greedy_margin() -> None:
+    assert greedy_margin([1, 2, 3], [1, 2, 3], [9.0, 9.0, 9.0]) == 0
+    assert greedy_margin([1, 5, 6], [1, 2, 3], [9.0, 0.5, 0.1]) == 0.5
+    assert greedy_margin([1, 2], [1, 2, 3], [9.0, 9.0, 9.0]) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("ids", "degenerate"),
+    [([], True), ([0, 0, 0], True), ([7] * 16, True), ([7] * 19 + [8], True), ([7, 8] * 10, False), ([7] * 5, False)],
+)
+def test_degenerate(ids: list[int], degenerate: bool) -> None:
+    assert is_degenerate(ids, pad_id=0) is degenerate
+
+
+def test_nothing_compared_is_not_passed() -> None:
+    assert not Parity().passed
+    with pytest.raises(ParityError):
+        Parity().require()
+
+
+def test_rounded_keeps_two_digits() -> None:
+    assert rounded(0.0012345) == 0.0012 and rounded(math.inf) == 1e30
