@@ -56,7 +56,9 @@ class FakeBackend:
             (LoweredFile(name, f"{self.runtime}_model"), LoweredFile("tokenizer.json", "tokenizer")),
             (
                 LoweredSubgraph("core", self.runtime, f"{self.runtime}_model", digest, 7000, ("decode",), delegation),
-                LoweredSubgraph("token_embedding", self.runtime, f"{self.runtime}_model", digest, 10, ("lookup",), None),
+                LoweredSubgraph(
+                    "token_embedding", self.runtime, f"{self.runtime}_model", digest, 10, ("lookup",), None
+                ),
                 LoweredSubgraph(
                     "per_layer_embedding", self.runtime, f"{self.runtime}_model", digest, 10, ("lookup",), None
                 ),

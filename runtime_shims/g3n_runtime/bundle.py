@@ -58,10 +58,12 @@ def open_bundle(directory: Path, *, check_hashes: bool = True) -> Bundle:
             raise BundleError(f"{entry['path']} is missing from {directory}: copy the bundle again")
         if path.stat().st_size != entry["bytes"]:
             raise BundleError(
-                f"{entry['path']} has {path.stat().st_size} bytes, the manifest says {entry['bytes']}: copy the bundle again"
+                f"{entry['path']} has {path.stat().st_size} bytes, the manifest says {entry['bytes']}: copy it again"
             )
         if check_hashes and _sha256(path) != entry["sha256"]:
-            raise HashMismatch(f"{entry['path']} differs from the hash in the manifest: copy or compile the bundle again")
+            raise HashMismatch(
+                f"{entry['path']} differs from the hash in the manifest: copy or compile the bundle again"
+            )
     return Bundle(directory, manifest)
 
 

@@ -73,7 +73,9 @@ def open_engine(bundle: Bundle, runtime: str | None = None, threads: int = 2) ->
     chosen = bundle.runtimes[0] if runtime is None else runtime
     if chosen not in bundle.runtimes:
         have = ", ".join(bundle.runtimes)
-        raise BundleError(f"{bundle.directory.name} was compiled for {have}, not for {chosen}: compile it with --runtime {chosen}")
+        raise BundleError(
+            f"{bundle.directory.name} was compiled for {have}, not for {chosen}: compile it with --runtime {chosen}"
+        )
     return ENGINES[chosen](bundle, threads)
 
 

@@ -28,7 +28,13 @@ def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def compile_tiny(tiny: TinyModel, out: Path, quant: str = "int8", **fake: Any) -> Path:
     options = CompileOptions(
-        size="tiny", checkpoint=tiny.directory, runtime="litert", recipe=quant, context=64, out=out, command="g3n-compile"
+        size="tiny",
+        checkpoint=tiny.directory,
+        runtime="litert",
+        recipe=quant,
+        context=64,
+        out=out,
+        command="g3n-compile",
     )
     return compile_bundle(options, lambda line: None, lambda runtime: FakeBackend(runtime, **fake))
 
@@ -74,7 +80,9 @@ def test_same_input_same_bytes(bundle: Path, tiny: TinyModel, tmp_path: Path) ->
         pytest.param({"error": 0.2}, "relative error", id="wrong logits"),
         pytest.param({"error": float("nan")}, "relative error", id="NaN logits"),
         pytest.param({"text": "<pad>" * 20}, "degenerate", id="only padding"),
-        pytest.param({"text": "the the the the the the the the the the the the the the the the the"}, "degenerate", id="stuck"),
+        pytest.param(
+            {"text": "the the the the the the the the the the the the the the the the the"}, "degenerate", id="stuck"
+        ),
         pytest.param({"text": ""}, "degenerate", id="silent"),
     ],
 )

@@ -21,7 +21,9 @@ from tests.modules.test_decoder import ids_of
 @pytest.mark.parametrize("rslora", [False, True])
 def test_merged_reading_equals_peft(rslora: bool, tmp_path: Path) -> None:
     model = make_tiny(tmp_path / "base")
-    config = LoraConfig(r=4, lora_alpha=10, target_modules=["q_proj", "v_proj", "up_proj", "down_proj"], use_rslora=rslora)
+    config = LoraConfig(
+        r=4, lora_alpha=10, target_modules=["q_proj", "v_proj", "up_proj", "down_proj"], use_rslora=rslora
+    )
     adapted = get_peft_model(model.hf, config)
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
@@ -49,7 +51,9 @@ def test_merged_reading_equals_peft(rslora: bool, tmp_path: Path) -> None:
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
     ],
 )
-def test_adapters_that_cannot_be_merged_right_are_refused(change: dict[str, object], match: str, tmp_path: Path) -> None:
+def test_adapters_that_cannot_be_merged_right_are_refused(
+    change: dict[str, object], match: str, tmp_path: Path
+) -> None:
     model = make_tiny(tmp_path / "base")
     get_peft_model(model.hf, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
     path = tmp_path / "adapter" / CONFIG

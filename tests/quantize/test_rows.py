@@ -17,7 +17,9 @@ from g3n_compiler.quantize.rows import (
 
 
 def weight(rows: int = 32, columns: int = 64) -> torch.Tensor:
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.01, 3, rows)[:, None]
+    return (
+        torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.01, 3, rows)[:, None]
+    )
 
 
 @pytest.mark.parametrize("scheme", [INT8, INT4_RTN])

@@ -75,7 +75,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path.name} is missing from {path.parent}: expected a Hugging Face checkpoint") from None
+        raise CheckpointError(
+            f"{path.name} is missing from {path.parent}: expected a Hugging Face checkpoint"
+        ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}): download the file again") from None
     if not isinstance(value, dict):

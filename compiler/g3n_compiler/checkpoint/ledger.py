@@ -58,14 +58,16 @@ def account(checkpoint: Checkpoint, modalities: Collection[str]) -> Ledger:
             f"{len(unknown)} tensors of the checkpoint are not part of a Gemma 3n, e.g. {min(unknown)!r}: "
             "merge adapters or remove extra heads before compiling"
         )
-    wanted = {m for name in left_out if (m := _tower_of(name)) in modalities}
+    wanted = {m for name in left_out if (m := _tower_of(name)) and m in modalities}
     if wanted:
         raise TargetError(
             f"the checkpoint has a {' and a '.join(sorted(wanted))} tower, which this version cannot compile yet: "
             "pass --modalities text to compile the text model alone"
         )
     present = set(checkpoint.entries)
-    return Ledger(tuple(sorted(used)), {n: w for n, w in sorted(dead.items()) if n in present}, dict(sorted(left_out.items())))
+    return Ledger(
+        tuple(sorted(used)), {n: w for n, w in sorted(dead.items()) if n in present}, dict(sorted(left_out.items()))
+    )
 
 
 def _tower_of(name: str) -> str | None:
@@ -81,4 +83,6 @@ def _check_tied(checkpoint: Checkpoint, name: str) -> None:
         for block in ((r, min(r + BLOCK_ROWS, rows)) for r in range(0, rows, BLOCK_ROWS))
     )
     if not same:
-        raise UnknownTensor(f"{name} differs from embed_tokens.weight: Gemma 3n ties them, an own head is not supported")
+        raise UnknownTensor(
+            f"{name} differs from embed_tokens.weight: Gemma 3n ties them, an own head is not supported"
+        )

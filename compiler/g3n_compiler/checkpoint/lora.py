@@ -19,7 +19,14 @@ from g3n_compiler.errors import CheckpointError
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
-UNSUPPORTED = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "trainable_token_indices", "fan_in_fan_out")
+UNSUPPORTED = (
+    "use_dora",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "trainable_token_indices",
+    "fan_in_fan_out",
+)
 
 
 class Pair(NamedTuple):
@@ -76,13 +83,20 @@ def _load_pairs(path: Path, checkpoint: Checkpoint) -> dict[str, Pair]:
             raise CheckpointError(f"{path}: {key!r} has no partner or adapts no tensor of the checkpoint ({target!r})")
         pair = Pair(file.read(key).float(), file.read(other).float())
         shape = entries[target].shape
-        if pair.a.dim() != 2 or pair.b.dim() != 2 or (pair.b.shape[0], pair.a.shape[1]) != shape or pair.b.shape[1] != pair.a.shape[0]:
+        if (
+            pair.a.dim() != 2
+            or pair.b.dim() != 2
+            or (pair.b.shape[0], pair.a.shape[1]) != shape
+            or pair.b.shape[1] != pair.a.shape[0]
+        ):
             raise CheckpointError(
-                f"{path}: {key!r} {list(pair.a.shape)} and its B {list(pair.b.shape)} do not fit {target!r} {list(shape)}"
+                f"{path}: {key!r} {list(pair.a.shape)} and B {list(pair.b.shape)} do not fit {target!r} {list(shape)}"
             )
         pairs[target] = pair
         left -= {key, other}
     file.close()
     if left or not pairs:
-        raise CheckpointError(f"{path} holds {'tensors that are not LoRA, e.g. ' + min(left) if left else 'no LoRA tensors'}")
+        raise CheckpointError(
+            f"{path} holds {'tensors that are not LoRA, e.g. ' + min(left) if left else 'no LoRA tensors'}"
+        )
     return pairs

@@ -93,7 +93,9 @@ class Checkpoint:
         for shard in shards:
             promised = {tensor for tensor, name in weight_map.items() if name == shard.path.name}
             if wrong := promised.symmetric_difference(shard.entries):
-                raise BadHeader(f"{index.name} and {shard.path.name} disagree on {len(wrong)} tensors, e.g. {min(wrong)!r}")
+                raise BadHeader(
+                    f"{index.name} and {shard.path.name} disagree on {len(wrong)} tensors, e.g. {min(wrong)!r}"
+                )
         return shards
 
     def _find_text_prefix(self) -> str:

@@ -63,7 +63,7 @@ class SafetensorsFile:
             shape, offset = (end - begin, *shape[1:]), offset + begin * stride
         out = torch.empty(shape, dtype=entry.dtype)
         if out.numel():
-            self._fill(memoryview(out.view(-1).view(torch.uint8).numpy()), offset)
+            self._fill(out.view(-1).view(torch.uint8).numpy().data, offset)
         return out
 
     def _fill(self, view: memoryview, offset: int) -> None:
@@ -82,7 +82,9 @@ class SafetensorsFile:
         if length > MAX_HEADER_BYTES:
             raise BadHeader(f"{self.path} claims a header of {length} bytes, at most {MAX_HEADER_BYTES} are allowed")
         if 8 + length > size:
-            raise TruncatedShard(f"{self.path} has {size} bytes but its header alone claims {length}: download it again")
+            raise TruncatedShard(
+                f"{self.path} has {size} bytes but its header alone claims {length}: download it again"
+            )
         try:
             header = json.loads(os.pread(self._fd, length, 8))
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -106,7 +108,7 @@ class SafetensorsFile:
         expected = math.prod(shape) * DTYPES[dtype].itemsize
         if end - begin != expected:
             raise BadHeader(
-                f"{self.path}: tensor {name!r} {list(shape)} {dtype} needs {expected} bytes, its header gives {end - begin}"
+                f"{self.path}: tensor {name!r} {list(shape)} {dtype} needs {expected} bytes, not {end - begin}"
             )
         return TensorEntry(name, DTYPES[dtype], shape, base + begin, end - begin)
 

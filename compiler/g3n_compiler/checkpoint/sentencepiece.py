@@ -14,19 +14,25 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as pb
 from tokenizers import Tokenizer
 
+from g3n_compiler.errors import TokenizerError
+
 CONTROL_SYMBOLS = ("<pad>", "<eos>", "<bos>")
 UNKNOWN_SYMBOL = "<unk>"
 _UNMERGED_SCORE = -1e7
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
-class UnsupportedTokenizerError(ValueError):
+class UnsupportedTokenizer(TokenizerError):
     """The tokenizer is not a BPE with byte fallback over unsplit text, so SentencePiece cannot express it."""
 
 
 def _require(path: Path, holds: bool, what: str) -> None:
     if not holds:
-        raise UnsupportedTokenizerError(f"{path}: cannot become a SentencePiece model: {what}")
+        raise UnsupportedTokenizer(
+            f"{path}: cannot become a SentencePiece model: {what}. "
+            "Expected is Gemma's kind: BPE with byte fallback over unsplit text; put the model's own tokenizer.model "
+            "beside it, and that one is used."
+        )
 
 
 def _is_space_replacement(normalizer: Mapping[str, Any] | None) -> bool:
@@ -69,7 +75,7 @@ def _merge_ranks(model: Mapping[str, Any]) -> dict[str, int]:
 def to_sentencepiece(tokenizer_json: Path) -> bytes:
     """The serialized SentencePiece model with the ids of ``tokenizer_json``.
 
-    Raises :class:`UnsupportedTokenizerError` if the tokenizer is not a BPE with byte fallback whose only normalizer
+    Raises :class:`UnsupportedTokenizer` if the tokenizer is not a BPE with byte fallback whose only normalizer
     replaces spaces. Ids without a token get the name ``<unused_gap{id}>``.
     """
     spec = json.loads(tokenizer_json.read_text("utf-8"))
@@ -119,11 +125,12 @@ def check_equal(tokenizer_json: Path, model: bytes, texts: Iterable[str]) -> int
     """
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     tokenizer = Tokenizer.from_file(str(tokenizer_json))
-    count = 0
-    for count, text in enumerate(texts, start=1):
+    compared = 0
+    for text in texts:
         ours = processor.encode(text)
         theirs = tokenizer.encode(text, add_special_tokens=False).ids
         if ours != theirs:
             at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), -1)
             raise ValueError(f"token {at} of {text[:60]!r} differs: SentencePiece {ours[at:]}, tokenizer {theirs[at:]}")
-    return count
+        compared += 1
+    return compared

@@ -12,6 +12,7 @@ from g3n_compiler.checkpoint.config import TextConfig, read_json
 from g3n_compiler.checkpoint.sentencepiece import to_sentencepiece
 from g3n_compiler.errors import TokenizerError
 
+TURN_END = "<end_of_turn>"
 PROMPT = "<start_of_turn>user\n{prompt}<end_of_turn>\n<start_of_turn>model\n"
 
 
@@ -56,19 +57,23 @@ def load_tokenizer(directory: Path, config: TextConfig) -> TextTokenizer:
     """
     path = directory / "tokenizer.json"
     if not path.exists():
-        raise TokenizerError(f"tokenizer.json is missing from {directory}: copy it from the model the checkpoint came from")
+        raise TokenizerError(
+            f"tokenizer.json is missing from {directory}: copy it from the model the checkpoint came from"
+        )
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the Rust binding raises plain Exception
         raise TokenizerError(f"{path} cannot be loaded ({error})") from None
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size > config.vocab_size:
-        raise TokenizerError(f"{path} has {size} tokens, the model's vocabulary is {config.vocab_size}: not its tokenizer")
-    for token in ("<start_of_turn>", "<end_of_turn>"):
-        if tokenizer.token_to_id(token) is None:
-            raise TokenizerError(f"{path} has no {token} token: it is not a Gemma tokenizer")
+        raise TokenizerError(
+            f"{path} has {size} tokens, the model's vocabulary is {config.vocab_size}: not its tokenizer"
+        )
+    turn = {token: tokenizer.token_to_id(token) for token in ("<start_of_turn>", TURN_END)}
+    if missing := [token for token, i in turn.items() if i is None]:
+        raise TokenizerError(f"{path} has no {missing[0]} token: it is not a Gemma tokenizer")
     own = directory / "tokenizer.model"
-    stop = tuple(dict.fromkeys((*config.eos_ids, tokenizer.token_to_id("<end_of_turn>"))))
+    stop = tuple(dict.fromkeys((*config.eos_ids, int(turn[TURN_END] or 0))))
     return TextTokenizer(
         path,
         own.read_bytes() if own.exists() else to_sentencepiece(path),

@@ -81,7 +81,9 @@ def portable_command(argv: list[str]) -> str:
     parts = [Path(argv[0]).name]
     for word in argv[1:]:
         flag, equals, value = word.partition("=")
-        parts.append(f"{flag}={Path(value).name}" if equals and "/" in value else Path(word).name if "/" in word else word)
+        parts.append(
+            f"{flag}={Path(value).name}" if equals and "/" in value else Path(word).name if "/" in word else word
+        )
     return " ".join(parts)
 
 

@@ -27,7 +27,9 @@ from g3n_runtime.bundle import open_bundle
 @click.command(context_settings={"max_content_width": 120})
 @click.option("--target", default="host", show_default=True, help=f"Device: {', '.join(TARGETS)}.")
 @click.option("--size", default="nano", show_default=True, help=f"Model: {', '.join(SIZES)}.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder [default: the hub's, for the size].")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder [default: the hub's, for the size]."
+)
 @click.option("--runtime", type=click.Choice([*RUNTIMES, "both"]), help="Runtime [default: the target's own].")
 @click.option("--quant", default="int4", show_default=True, help=f"Recipe: {', '.join(RECIPES)}.")
 @click.option("--context", type=int, help="Tokens of context [default: 4096 or the model's, if that is less].")
@@ -69,3 +71,7 @@ def main(
     checks = manifest["parity"]["checks"]
     console.print(f"{len(checks)} comparisons with the reference passed", highlight=False)
     console.print(f"bundle: {directory}\nreport: {directory / 'report.html'}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -60,7 +60,7 @@ def _check_origin(bundle: Bundle, checkpoint: Checkpoint, adapter: dict[str, str
     recorded = bundle.manifest["provenance"]
     if changed := sorted(set(recorded["checkpoint"].items()) ^ set(checkpoint.sha256().items())):
         raise CheckpointError(
-            f"{changed[0][0]} of {checkpoint.directory} is not what the bundle was compiled from: pass its own --checkpoint"
+            f"{changed[0][0]} of {checkpoint.directory} is not what the bundle came from: pass its own --checkpoint"
         )
     if recorded["adapter"] != adapter:
         raise CheckpointError("the bundle was compiled with another adapter: pass its own --lora, or none")

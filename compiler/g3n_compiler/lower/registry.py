@@ -9,13 +9,13 @@ from g3n_compiler.targets import Runtime
 
 
 def _litert() -> Backend:
-    from g3n_compiler.lower.litert import LiteRtBackend
+    from g3n_compiler.lower.litert.backend import LiteRtBackend
 
     return LiteRtBackend()
 
 
 def _executorch() -> Backend:
-    from g3n_compiler.lower.executorch import ExecuTorchBackend
+    from g3n_compiler.lower.executorch.backend import ExecuTorchBackend
 
     return ExecuTorchBackend()
 

@@ -32,7 +32,7 @@ class KVCache(Protocol):
         """Add this chunk's ``key`` and ``value`` ``[1, T, kv_heads, head_dim]`` to owning ``layer``."""
 
     def attend(self, layer: int, query: Tensor) -> Tensor:
-        """Attention of ``query [1, T, heads, head_dim]`` over owning ``layer``'s cache -> ``[1, T, heads * head_dim]``."""
+        """Attention of ``query [1, T, heads, head_dim]`` over ``layer``'s cache -> ``[1, T, heads * head_dim]``."""
 
 
 class State(NamedTuple):
@@ -70,8 +70,12 @@ class TextDecoder:
         for i in range(last):
             state = self.layer(i, state, cache)
         predicted = self.predict(last, state.streams)
-        self.keys_values(last, self.norm(f"layers.{last}.input_layernorm", predicted[self.config.altup_active_idx]),
-                         state.rope, cache)
+        self.keys_values(
+            last,
+            self.norm(f"layers.{last}.input_layernorm", predicted[self.config.altup_active_idx]),
+            state.rope,
+            cache,
+        )
 
     def decode(self, embeddings: Tensor, ple: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
         """All layers over a chunk (usually of one token) -> logits ``[1, T, vocab]`` after the softcap."""
@@ -93,12 +97,19 @@ class TextDecoder:
 
     def layer(self, i: int, state: State, cache: KVCache) -> State:
         """One decoder layer: AltUp predict, attention with LAUREL, FFN, AltUp correct, per-layer embedding."""
-        c, p = self.config, f"layers.{i}."
         predicted = self.predict(i, state.streams)
-        active = predicted[c.altup_active_idx]
-        x = self.norm(p + "input_layernorm", active)
-        if i < c.num_kv_layers:
+        x = self.norm(f"layers.{i}.input_layernorm", predicted[self.config.altup_active_idx])
+        if i < self.config.num_kv_layers:
             self.keys_values(i, x, state.rope, cache)
+        return self.block(i, predicted, x, state, cache)
+
+    def block(self, i: int, predicted: tuple[Tensor, ...], x: Tensor, state: State, cache: KVCache) -> State:
+        """The layer after its keys and values are in the cache; ``x`` is the normalised active stream.
+
+        Apart from the cache nothing here reads another position, so a chunk may be narrowed before it.
+        """
+        c, p = self.config, f"layers.{i}."
+        active = predicted[c.altup_active_idx]
         attention = self.norm(p + "post_attention_layernorm", self.attention(i, x, state.rope, cache))
         laurel = self.weights.linear(p + "laurel.linear_right", self.weights.linear(p + "laurel.linear_left", x))
         laurel = x + self.norm(p + "laurel.post_laurel_norm", laurel)
@@ -128,7 +139,7 @@ class TextDecoder:
         return self.dialect.mix(streams, [coefs[a * n : (a + 1) * n] for a in range(n)])
 
     def correct(self, i: int, predicted: tuple[Tensor, ...], activated: Tensor) -> tuple[Tensor, ...]:
-        """AltUp correct: every stream moves by what the active one learned. The clip of 120 is a training-time clamp."""
+        """AltUp correct: every stream moves by what the active one learned. The clip of 120 is for training."""
         coefs = self.dialect.columns(
             self._route(i, activated), self.weights.tensor(f"layers.{i}.altup.correction_coefs")
         )
@@ -159,14 +170,14 @@ class TextDecoder:
             std = torch.sqrt(self.dialect.mean(centred * centred))
             gate = F.relu(centred - std * statistics.NormalDist().inv_cdf(self.config.sparsity[i]))
         up = self.weights.linear(p + "up_proj", x)
-        return self.weights.linear(p + "down_proj", F.gelu(gate, approximate="tanh") * up)
+        return self.weights.linear(p + "down_proj", self.dialect.gelu(gate) * up)
 
     def inject_ple(self, i: int, active: Tensor, state: State) -> Tensor:
         """What the layer's own embedding adds to the passive streams ``[1, T, hidden]``."""
         p = f"layers.{i}."
         if self.config.altup_correct_scale:
             active = active * self.weights.tensor(p + "altup.correct_output_scale")
-        gate = F.gelu(self.weights.linear(p + "per_layer_input_gate", active), approximate="tanh")
+        gate = self.dialect.gelu(self.weights.linear(p + "per_layer_input_gate", active))
         projected = self.weights.linear(p + "per_layer_projection", gate * self.ple_input(i, state))
         return self.norm(p + "post_per_layer_input_norm", projected)
 

@@ -21,6 +21,10 @@ class Dialect:
         half = x.shape[-1] // 2
         return torch.cat((-x[..., half:], x[..., :half]), -1)
 
+    def gelu(self, x: Tensor) -> Tensor:
+        """GELU in its tanh form."""
+        return F.gelu(x, approximate="tanh")
+
     def columns(self, x: Tensor, weight: Tensor) -> list[Tensor]:
         """``x [1, T, K] @ weight [N, K].T`` as N columns ``[1, T, 1]``."""
         y = F.linear(x, weight)

@@ -24,7 +24,7 @@ def ple_row(token: int, config: TextConfig) -> int:
 
 
 class EmbeddingTables:
-    """Looks up scaled rows of both tables, reading only the rows asked for; ``recipe`` rounds them as a bundle would."""
+    """Looks up scaled rows of both tables, reading only those asked for; ``recipe`` rounds them as a bundle would."""
 
     def __init__(
         self, config: TextConfig, read: Callable[[WeightSpec, tuple[int, int]], Tensor], recipe: Recipe | None = None

@@ -82,7 +82,9 @@ def text_weights(config: TextConfig) -> dict[str, WeightSpec]:
     c = config
     specs: dict[str, WeightSpec] = {}
 
-    def add(name: str, shape: tuple[int, ...], role: Role, tensor: str = "", rows: tuple[int, int] | None = None) -> None:
+    def add(
+        name: str, shape: tuple[int, ...], role: Role, tensor: str = "", rows: tuple[int, int] | None = None
+    ) -> None:
         suffix = "" if name.endswith("correct_output_scale") else ".weight"
         specs[name] = WeightSpec(name, shape, role, tensor or name + suffix, rows)
 
@@ -92,7 +94,13 @@ def text_weights(config: TextConfig) -> dict[str, WeightSpec]:
     for i in range(c.num_layers):
         p = f"layers.{i}."
         rows = (i * c.ple_dim, (i + 1) * c.ple_dim)
-        add(p + "per_layer_model_projection", (c.ple_dim, c.hidden_size), "linear", "per_layer_model_projection.weight", rows)
+        add(
+            p + "per_layer_model_projection",
+            (c.ple_dim, c.hidden_size),
+            "linear",
+            "per_layer_model_projection.weight",
+            rows,
+        )
         add(p + "altup.router_norm", (c.hidden_size,), "float")
         add(p + "altup.modality_router", (c.altup_num_inputs, c.hidden_size), "float")
         add(p + "altup.prediction_coefs", (c.altup_num_inputs**2, c.altup_num_inputs), "float")
@@ -147,7 +155,9 @@ def dead_weights(config: TextConfig) -> dict[str, str]:
         for part in ("k_proj", "v_proj", "k_norm")
     }
     if not config.altup_correct_scale:
-        dead |= {f"layers.{i}.altup.correct_output_scale": "altup_correct_scale is off" for i in range(config.num_layers)}
+        dead |= {
+            f"layers.{i}.altup.correct_output_scale": "altup_correct_scale is off" for i in range(config.num_layers)
+        }
     return dead
 
 

@@ -50,7 +50,7 @@ def fake_quantize(weight: Tensor, scheme: Scheme) -> Tensor:
 
 
 def pack_rows(rows: QuantizedRows, scheme: Scheme) -> Tensor:
-    """Bytes ``[R, K * bits / 8]`` uint8 as TFLite lays them out: int4 has two values a byte, the first in the low nibble."""
+    """Bytes ``[R, K * bits / 8]`` uint8 as TFLite has them: two int4 a byte, the first in the low nibble."""
     if scheme.bits == 8:
         return rows.values.view(torch.uint8)
     low, high = rows.values[:, 0::2] & 0xF, rows.values[:, 1::2] & 0xF
@@ -58,7 +58,7 @@ def pack_rows(rows: QuantizedRows, scheme: Scheme) -> Tensor:
 
 
 def fake_quantize_activations(x: Tensor) -> Tensor:
-    """Round ``x [..., K]`` to the int8 grid that XNNPACK's ``qd8`` linears choose for each row (asymmetric, min-max)."""
+    """Round ``x [..., K]`` to the int8 grid that XNNPACK's ``qd8`` linears choose for each row (min-max)."""
     low = x.amin(-1, keepdim=True).clamp(max=0.0)
     high = x.amax(-1, keepdim=True).clamp(min=0.0)
     scale = (high - low) / 255

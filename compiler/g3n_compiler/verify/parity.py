@@ -12,7 +12,6 @@ import numpy as np
 
 from g3n_compiler.errors import ParityError
 
-
 EXACT = 1e-4
 """Relative error allowed between float32 implementations of the same arithmetic."""
 MARGIN = 1e-3
@@ -73,7 +72,7 @@ class Parity:
         if not failed and self.checks:
             return
         lines = [
-            f"{c.runtime} {c.subgraph}: {c.name} has {c.metric} {c.value:.3g} against {c.reference}, at most {c.limit:.3g}"
+            f"{c.runtime} {c.subgraph}: {c.name}: {c.metric} {c.value:.3g}, at most {c.limit:.3g}, against {c.reference}"
             f"{' (' + c.note + ')' if c.note else ''}"
             for c in failed
         ]
@@ -83,7 +82,8 @@ class Parity:
         return {
             "passed": self.passed,
             "checks": [
-                asdict(c) | {"value": rounded(c.value), "limit": rounded(c.limit), "passed": c.passed} for c in self.checks
+                asdict(c) | {"value": rounded(c.value), "limit": rounded(c.limit), "passed": c.passed}
+                for c in self.checks
             ],
             "texts": [asdict(t) for t in self.texts],
         }
@@ -95,7 +95,10 @@ def rounded(value: float) -> float:
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Largest over positions of ``max|actual - expected| / max|expected|``; arrays ``[T, N]``. NaN or a shape mismatch is inf."""
+    """Largest over positions of ``max|actual - expected| / max|expected|``; arrays ``[T, N]``.
+
+    NaN, infinity or another shape count as infinitely wrong.
+    """
     if actual.shape != expected.shape or not np.isfinite(actual).all():
         return math.inf
     difference = np.abs(actual.astype(np.float64) - expected).max(-1)

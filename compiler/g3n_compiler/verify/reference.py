@@ -137,5 +137,3 @@ class _Jittered:
     def linear(self, name: str, x: Tensor) -> Tensor:
         noise = torch.randn(x.shape, generator=self._generator) * (self._amount * x.abs().amax(-1, keepdim=True))
         return self._weights.linear(name, x + noise)
-
-

@@ -23,6 +23,7 @@ from g3n_compiler.verify.parity import (
 )
 from g3n_compiler.verify.reference import Reference, hf_logits, is_small, load_hf
 
+
 @dataclass(frozen=True)
 class Expected:
     """The references' answers to the golden inputs."""
@@ -61,9 +62,14 @@ def _hf_checks(job: Job, expected: Expected) -> list[Check]:
     model = load_hf(job.checkpoint)
     return [
         Check(
-            f"{g.name}, {len(g.ids)} tokens", "core", "eager", "transformers fp32", "relative error",
-            relative_error(ours, hf_logits(model, g.ids).numpy()), EXACT,
-        )  # fmt: skip
+            f"{g.name}, {len(g.ids)} tokens",
+            "core",
+            "eager",
+            "transformers fp32",
+            "relative error",
+            relative_error(ours, hf_logits(model, g.ids).numpy()),
+            EXACT,
+        )
         for g, ours in zip(expected.golden, expected.exact, strict=True)
     ]
 
@@ -90,9 +96,14 @@ def _artifact_checks(
     spread = float(np.abs(expected.recipe[0]).max())
     checks.append(
         Check(
-            f"{GENERATED} greedy tokens", "core", runtime, reference, "margin at first difference",
-            margin, MARGIN if exact else 2 * limit * spread,
-        )  # fmt: skip
+            f"{GENERATED} greedy tokens",
+            "core",
+            runtime,
+            reference,
+            "margin at first difference",
+            margin,
+            MARGIN if exact else 2 * limit * spread,
+        )
     )
     return checks
 

@@ -1,0 +1,171 @@
+"""Every way to be wrong has its own message and exit code, and no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+
+from g3n_compiler import errors
+from g3n_compiler.checkpoint.reader import SINGLE
+from g3n_compiler.cli import compile as compile_cli
+from g3n_compiler.cli import inspect as inspect_cli
+from g3n_compiler.cli import run as run_cli
+from g3n_compiler.cli.common import portable_command
+from g3n_runtime.bundle import MANIFEST, open_bundle
+from tests.conftest import make_tiny
+
+Edit = Callable[[Path, Callable[[dict[str, Any]], None]], None]
+
+
+def run_compile(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(compile_cli.main, [str(a) for a in arguments])
+
+
+def expect(result: Result, error: type[errors.G3nError], *words: str) -> None:
+    assert result.exit_code == error.exit_code, result.output + repr(result.exception)
+    assert "error:" in result.output and "Traceback" not in result.output
+    for word in words:
+        assert word in result.output
+
+
+def test_exit_codes_are_distinct() -> None:
+    kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.G3nError)]
+    assert len({k.exit_code for k in kinds}) == len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        pytest.param(["--target", "toaster"], errors.TargetError, ["toaster", "pixel"], id="unknown target"),
+        pytest.param(["--size", "e9b"], errors.CheckpointError, ["e9b", "e4b"], id="unknown size"),
+        pytest.param(["--quant", "int3"], errors.TargetError, ["int3", "int4"], id="unknown recipe"),
+        pytest.param(["--context", "5000"], errors.ContextError, ["5000", "4096"], id="context beyond the model's"),
+        pytest.param(
+            ["--context", "100", "--prefill-lengths", "100"], errors.ContextError, ["99"], id="prefill of all"
+        ),
+        pytest.param(
+            ["--target", "pixel", "--runtime", "executorch"], errors.TargetError, ["android"], id="wrong runtime"
+        ),
+        pytest.param(["--target", "pixel", "--soc", "Tensor_G9"], errors.TargetError, ["Tensor_G5"], id="unknown chip"),
+        pytest.param(["--target", "pixel", "--soc", "Tensor_G5"], errors.TargetError, ["SDK"], id="no Tensor SDK"),
+        pytest.param(["--target", "snapdragon"], errors.TargetError, ["QNN_SDK_ROOT"], id="no QNN SDK"),
+        pytest.param(["--target", "android", "--soc", "Tensor_G5"], errors.TargetError, ["pixel"], id="chip elsewhere"),
+        pytest.param(["--modalities", "smell"], errors.TargetError, ["smell"], id="unknown modality"),
+        pytest.param(["--modalities", "vision"], errors.TargetError, ["text"], id="no text"),
+        pytest.param(["--checkpoint", "absent"], errors.CheckpointError, ["absent"], id="no folder"),
+        pytest.param(["--size", "e2b", "--target", "pixel"], errors.HubError, ["--checkpoint DIR"], id="no hub"),
+    ],
+)
+def test_refused_at_once(
+    arguments: Sequence[str],
+    error: type[errors.G3nError],
+    words: Sequence[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("QNN_SDK_ROOT", raising=False)
+    monkeypatch.delenv("GOOGLE_TENSOR_COMPILER_LIB", raising=False)
+    expect(run_compile(*arguments), error, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_broken_checkpoints(tiny_copy: Path, tmp_path: Path, edit_json: Edit) -> None:
+    weights = tiny_copy / SINGLE
+    good = weights.read_bytes()
+
+    def attempt() -> Result:
+        return run_compile("--checkpoint", tiny_copy, "--out", tmp_path / "out")
+
+    weights.unlink()
+    expect(attempt(), errors.MissingShard, "model.safetensors")
+    weights.write_bytes(good[:-100])
+    expect(attempt(), errors.TruncatedShard, "promises")
+    weights.write_bytes((1 << 50).to_bytes(8, "little") + good[8:])
+    expect(attempt(), errors.BadHeader, "claims")
+    weights.write_bytes(good)
+    (tiny_copy / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    expect(attempt(), errors.TokenizerError, "tokenizer.json")
+    (tmp_path / "tokenizer.json").rename(tiny_copy / "tokenizer.json")
+    tensors = load_file(weights)
+    save_file(tensors | {"model.extra": torch.zeros(1)}, weights)
+    expect(attempt(), errors.UnknownTensor, "model.extra")
+    edit_json(tiny_copy / "config.json", lambda config: config.update(model_type="llama"))
+    expect(attempt(), errors.WrongModel, "llama")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("runtime", ["litert", "executorch"])
+@pytest.mark.parametrize("name", ["model.layers.2.mlp.up_proj.weight", "model.embed_tokens_per_layer.weight"])
+def test_nan_weight(runtime: str, name: str, tmp_path: Path) -> None:
+    model = make_tiny(
+        tmp_path / "checkpoint",
+        num_hidden_layers=3,
+        num_kv_shared_layers=1,
+        activation_sparsity_pattern=[0.0] * 3,
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
+    )
+    tensors = load_file(model.directory / SINGLE)
+    tensors[name][1, 2] = float("nan")
+    save_file(tensors, model.directory / SINGLE)
+    result = run_compile(
+        "--checkpoint", model.directory, "--runtime", runtime, "--context", "64", "--prefill-lengths", "16",
+        "--out", tmp_path / "out" / "bundle",
+    )  # fmt: skip
+    expect(result, errors.NotFinite, name.removeprefix("model."))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_killed_in_the_middle_leaves_nothing_like_a_bundle(tmp_path: Path) -> None:
+    out = tmp_path / "out" / "nano"
+    command = [sys.executable, "-m", "g3n_compiler.cli.compile", "--runtime", "litert", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    partial = out.with_name(".nano.partial")
+    deadline = time.monotonic() + 120
+    while not partial.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(2)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert partial.exists() and not out.exists()
+    with pytest.raises(errors.BundleError):
+        open_bundle(partial)
+
+
+def test_interrupted_compile_cleans_up(tmp_path: Path) -> None:
+    out = tmp_path / "out" / "nano"
+    command = [sys.executable, "-m", "g3n_compiler.cli.compile", "--runtime", "litert", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    partial = out.with_name(".nano.partial")
+    deadline = time.monotonic() + 120
+    while not partial.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
+    assert list(out.parent.iterdir()) == []
+
+
+def test_not_a_bundle(tmp_path: Path) -> None:
+    for command in (inspect_cli.main, run_cli.main):
+        expect(CliRunner().invoke(command, [str(tmp_path)]), errors.BundleError, "not a g3n bundle")
+    (tmp_path / MANIFEST).write_text(json.dumps({"schema_version": 99}), encoding="utf-8")
+    expect(CliRunner().invoke(inspect_cli.main, [str(tmp_path)]), errors.BundleError, "update g3n")
+
+
+def test_command_in_the_manifest_names_no_machine() -> None:
+    command = portable_command(["/home/me/.venv/bin/g3n-compile", "--checkpoint", "/data/secret/gemma", "--out=/x/y"])
+    assert command == "g3n-compile --checkpoint gemma --out=y"
+    assert os.sep not in command
