@@ -25,11 +25,10 @@ GREEDY = Sampler(temperature=0.0, top_k=1, top_p=1.0)
 
 @dataclass(frozen=True)
 class Speed:
-    """One measured run; seconds and tokens per second."""
+    """One measured run: seconds from the prompt to the first token, and tokens per second."""
 
-    prefill_tokens: int
+    prompt_tokens: int
     decode_tokens: int
-    load_seconds: float
     first_token_seconds: float
     prefill_per_second: float
     decode_per_second: float
@@ -40,6 +39,9 @@ class ChatEngine(Protocol):
 
     def send(self, text: str, sampler: Sampler, max_new_tokens: int) -> Iterator[str]:
         """One user turn; yields the model's text as it comes. Earlier turns stay in context."""
+
+    def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
+        """Run a prompt of ``prompt_tokens`` and generate ``decode_tokens``, stop tokens ignored; forgets the conversation."""
 
     def reset(self) -> None:
         """Forget the conversation."""

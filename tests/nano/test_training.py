@@ -128,3 +128,26 @@ def test_wordnet_files_are_read(tmp_path: Path) -> None:
     turns = [turn for i in range(40) for talk in wordnet.conversations(dog, synsets, Random(i)) for turn in talk]
     answers = {answer for _, answer in turns}
     assert {"A barking animal.", "The dog barked all night.", "A dog is an animal."} <= answers
+
+
+def test_training_goes_on_where_a_snapshot_left_it(tmp_path: Path) -> None:
+    stream = torch.randint(5, 300, (60_000,), generator=torch.Generator().manual_seed(0))
+    (tmp_path / "tokenizer").mkdir()
+
+    def run(model: ElasticModel, optimizer: torch.optim.AdamW, progress: train.Progress, steps: int) -> list[float]:
+        return [train.train_step(model, optimizer, stream, progress, 1e-3, seed=0) for _ in range(steps)]
+
+    first = ElasticModel(full_config(), seed=0)
+    optimizer, progress = train.make_optimizer(first.weights, decay=0.0), train.Progress()
+    losses = run(first, optimizer, progress, 2)
+    folder = train.save_snapshot(tmp_path, first, progress, optimizer)
+    assert (tmp_path / "latest").resolve() == folder
+    assert (folder / "model.safetensors").is_file()
+    losses += run(first, optimizer, progress, 2)
+    assert losses[-1] < losses[0]
+
+    second = ElasticModel(full_config(), seed=1)
+    other = train.make_optimizer(second.weights, decay=0.0)
+    resumed = train.restore(tmp_path, second, other)
+    assert resumed.step == 2
+    assert run(second, other, resumed, 2) == pytest.approx(losses[2:], abs=1e-5)

@@ -1,0 +1,128 @@
+"""What it saves that prompt tokens skip the KV-shared layers: operators of the graph, and time under LiteRT's XNNPACK.
+
+    python benchmarks/prefill_skip.py [--tokens 1024]
+
+Lowers a random checkpoint (half of its layers KV-shared, as in E4B nearly) twice: as a bundle has it, and with every
+layer over every prompt token. Both run in turn in one process; the ratio of their best times is what counts.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from ai_edge_litert.interpreter import Interpreter
+from rich.console import Console
+from torch import Tensor
+
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.lower.litert import graph
+from g3n_compiler.lower.litert.bind import bind
+from g3n_compiler.lower.litert.cache import PrefillCache
+from g3n_compiler.modules.decoder import TextDecoder
+from g3n_compiler.quantize.recipe import get_recipe
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 4352,
+    "vocab_size_per_layer_input": 4096,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "hidden_size_per_layer_input": 128,
+    "laurel_rank": 64,
+    "sliding_window": 512,
+    "num_kv_shared_layers": 5,
+    "activation_sparsity_pattern": [0.0] * 10,
+}
+
+
+class AllLayers(graph.Prefill):
+    """Prefill without the skip: every layer over every token."""
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        per_layer_embeddings: Tensor,
+        input_pos: Tensor,
+        mask: Tensor,
+        kv_cache: Mapping[str, Tensor],
+        **weights: Tensor,
+    ) -> dict[str, Tensor]:
+        cache = PrefillCache(self.config, kv_cache, input_pos, mask, self.ops)
+        decoder = TextDecoder(self.config, graph.GraphWeights(weights, self.specs))
+        state = decoder.begin(embeddings, per_layer_embeddings, input_pos)
+        for i in range(self.config.num_layers):
+            state = decoder.layer(i, state, cache)
+        return {**cache.outputs(), "hidden": state.streams[0]}
+
+
+def save_random(directory: Path) -> Checkpoint:
+    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+
+    torch.manual_seed(0)
+    Gemma3nForCausalLM(Gemma3nTextConfig(**SHAPE)).bfloat16().save_pretrained(directory)
+    return Checkpoint(directory)
+
+
+def lower(checkpoint: Checkpoint, module: graph.Prefill, tokens: int, weights: Mapping[str, Any], path: Path) -> int:
+    """Convert and bind one signature; returns its count of linear layers."""
+    import litert_torch
+
+    inputs = graph.sample_inputs(checkpoint.text, tokens + 1, tokens)
+    inputs |= {s.input_name: torch.empty(s.shape) for s in weights.values()}
+    program = torch.export.export(module, (), inputs, strict=False)
+    linears = Counter(str(n.target) for n in program.graph.nodes if n.op == "call_function")["aten.linear.default"]
+    model = litert_torch.signature("prefill", module, sample_kwargs=inputs).convert()
+    bind(bytes(model.model_content()), weights, get_recipe("int8"), checkpoint.read, path)
+    return linears
+
+
+def best_time(path: Path, runs: int) -> float:
+    interpreter = Interpreter(model_path=str(path), num_threads=2)
+    run = interpreter.get_signature_runner("prefill")
+    inputs = {n: np.zeros(d["shape"], d["dtype"]) for n, d in run.get_input_details().items()}
+    length = inputs["input_pos"].shape[0]
+    inputs["input_pos"][:] = np.arange(length)
+    run(**inputs)
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        run(**inputs)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+@click.command()
+@click.option("--tokens", default=1024, show_default=True)
+@click.option("--runs", default=3, show_default=True)
+def main(tokens: int, runs: int) -> None:
+    """Print operator counts, times and their ratio."""
+    console = Console()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = save_random(Path(folder))
+        skipping = graph.Prefill(checkpoint.text, graph.LiteRtOps()).eval()
+        complete = AllLayers(checkpoint.text, graph.LiteRtOps()).eval()
+        owned = graph.used_weights(skipping, tokens + 1, tokens)
+        head = ("altup_unembed", "norm", "lm_head")
+        every = {n: s for n, s in complete.specs.items() if n != "norm" and not n.startswith(head[0::2])}
+        paths = Path(folder) / "skip.tflite", Path(folder) / "all.tflite"
+        counts = lower(checkpoint, skipping, tokens, owned, paths[0]), lower(checkpoint, complete, tokens, every, paths[1])
+        times = [best_time(path, runs) for path in paths]
+    config = checkpoint.text
+    console.print(f"{config.num_layers} layers, {config.num_kv_layers} own KV; {tokens} tokens, int8, 2 threads")
+    console.print(f"linear layers in the graph: {counts[0]} skipping, {counts[1]} with all layers")
+    console.print(f"best of {runs}: {times[0]:.3f} s skipping, {times[1]:.3f} s with all, ratio {times[1] / times[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""``g3n-bench``: speed and peak memory of a bundle in its stock engines on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from g3n_compiler.cli.common import progress_steps, reports_errors
+from g3n_compiler.errors import ContextError
+from g3n_compiler.report import human_bytes
+from g3n_compiler.targets import RUNTIMES
+from g3n_runtime.bundle import open_bundle
+from g3n_runtime.measure import Measurement, measure_bundle
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--runtime", type=click.Choice(RUNTIMES), help="Engine [default: all that the bundle has].")
+@click.option("--prompt-tokens", type=click.IntRange(min=2), default=128, show_default=True)
+@click.option("--decode-tokens", type=click.IntRange(min=2), default=64, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@reports_errors
+def main(
+    bundle: Path, runtime: str | None, prompt_tokens: int, decode_tokens: int, threads: int, output: str
+) -> None:
+    """Measure prefill, decode, time to first token, load and peak memory, each runtime twice in a fresh process.
+
+    The first run may write an engine's weight cache, so it is shown apart from the second.
+    """
+    opened = open_bundle(bundle)
+    if prompt_tokens + decode_tokens > opened.manifest["context"]:
+        raise ContextError(
+            f"{prompt_tokens} + {decode_tokens} tokens do not fit the bundle's context of {opened.manifest['context']}"
+        )
+    runs: list[tuple[str, Measurement]] = []
+    with progress_steps() as step:
+        for name in opened.runtimes if runtime is None else (runtime,):
+            for run in ("first", "later"):
+                step(f"{name}: {run} run")
+                runs.append((run, measure_bundle(bundle, name, prompt_tokens, decode_tokens, threads)))
+    if output == "json":
+        click.echo(json.dumps([{"run": run, **asdict(m)} for run, m in runs]))
+        return
+    table = Table(title=f"{prompt_tokens} prompt tokens, {decode_tokens} generated, {threads} threads")
+    for heading in ("runtime", "run"):
+        table.add_column(heading)
+    for heading in ("load", "first token", "prefill tok/s", "decode tok/s", "peak", "anonymous", "file-backed"):
+        table.add_column(heading, justify="right")
+    for run, m in runs:
+        table.add_row(
+            m.runtime,
+            run,
+            f"{m.load_seconds:.2f} s",
+            f"{m.speed.first_token_seconds:.3f} s",
+            f"{m.speed.prefill_per_second:.0f}",
+            f"{m.speed.decode_per_second:.1f}",
+            human_bytes(m.memory.total),
+            human_bytes(m.memory.anonymous),
+            human_bytes(m.memory.file_backed),
+        )
+    Console().print(table)

@@ -1,0 +1,92 @@
+"""Measure a bundle's speed and memory: the engine runs in a child process, whose memory the parent watches.
+
+Memory is read from ``/proc/PID/status`` (Linux), anonymous and file-backed apart, since only the former is lost to
+other processes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from g3n_runtime.bundle import open_bundle
+from g3n_runtime.engine import Speed, open_engine
+from g3n_runtime.errors import EngineError
+
+POLL_SECONDS = 0.02
+KIB = 1024
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Largest resident bytes seen, each by itself, over the child's life."""
+
+    total: int
+    anonymous: int
+    file_backed: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run in a fresh process."""
+
+    runtime: str
+    load_seconds: float
+    speed: Speed
+    memory: PeakMemory
+
+
+def measure_bundle(
+    directory: Path, runtime: str, prompt_tokens: int, decode_tokens: int, threads: int = 2
+) -> Measurement:
+    """Load ``directory`` in a fresh process, run it once and watch its memory.
+
+    Raises:
+        EngineError: the engine failed; its last words are in the message.
+    """
+    numbers = [str(n) for n in (prompt_tokens, decode_tokens, threads)]
+    command = [sys.executable, "-m", "g3n_runtime.measure", str(directory), runtime, *numbers]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    peak = _watch(child)
+    said, complaints = child.communicate()
+    if child.returncode != 0:
+        last = complaints.strip().splitlines()[-1] if complaints.strip() else f"exit code {child.returncode}"
+        raise EngineError(f"the {runtime} engine failed on {directory.name}: {last}")
+    result = json.loads(said.strip().splitlines()[-1])
+    return Measurement(runtime, result["load_seconds"], Speed(**result["speed"]), peak)
+
+
+def _watch(child: subprocess.Popen[str]) -> PeakMemory:
+    peaks = {"VmHWM": 0, "RssAnon": 0, "RssFile": 0}
+    while child.poll() is None:
+        try:
+            status = Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8")
+        except OSError:
+            break
+        for name, kib in re.findall(r"^(VmHWM|RssAnon|RssFile):\s+(\d+) kB", status, re.MULTILINE):
+            peaks[name] = max(peaks[name], int(kib) * KIB)
+        time.sleep(POLL_SECONDS)
+    return PeakMemory(peaks["VmHWM"], peaks["RssAnon"], peaks["RssFile"])
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The child: load, measure, write one line of JSON."""
+    directory, runtime, *numbers = arguments
+    prompt_tokens, decode_tokens, threads = map(int, numbers)
+    bundle = open_bundle(Path(directory), check_hashes=False)
+    start = time.perf_counter()
+    engine = open_engine(bundle, runtime, threads)
+    loaded = time.perf_counter() - start
+    speed = engine.measure(prompt_tokens, decode_tokens)
+    engine.close()
+    sys.stdout.write(json.dumps({"load_seconds": loaded, "speed": asdict(speed)}) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

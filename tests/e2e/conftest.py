@@ -1,0 +1,46 @@
+"""Bundles of nano, compiled once for the whole session by the very command that the README names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+
+
+def run(command: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """A console script as a user runs it, from the virtual environment of these tests."""
+    program, *arguments = command.split(" ") if '"' not in command else _split(command)
+    return subprocess.run(
+        [str(BIN / program), *arguments], cwd=cwd, input=stdin, capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+def _split(command: str) -> list[str]:
+    import shlex
+
+    return shlex.split(command)
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workspace")
+
+
+def compiled(workspace: Path, command: str, bundle: str) -> Path:
+    result = run(command, workspace)
+    assert result.returncode == 0, result.stderr
+    return workspace / bundle
+
+
+@pytest.fixture(scope="session")
+def nano_int4(workspace: Path) -> Path:
+    return compiled(workspace, "g3n-compile --target host --size nano --runtime both", "exported/nano-host-int4")
+
+
+@pytest.fixture(scope="session")
+def nano_fp32(workspace: Path) -> Path:
+    return compiled(workspace, "g3n-compile --quant fp32 --context 512", "exported/nano-host-fp32")

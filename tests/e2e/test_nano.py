@@ -1,0 +1,118 @@
+"""Nano end to end: what the emitted bundles say, token by token, against ``transformers``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
+from g3n_compiler.lower.registry import get_backend
+from g3n_compiler.nano import checkpoint_dir, heldout_path
+from g3n_compiler.targets import RUNTIMES, Runtime
+from g3n_compiler.verify.parity import MARGIN
+from g3n_compiler.verify.reference import hf_greedy, load_hf
+from g3n_runtime.bundle import open_bundle
+from g3n_runtime.engine import GREEDY, open_engine
+from tests.e2e.conftest import run
+
+PROMPTS, TOKENS = 20, 64
+Expected = list[tuple[list[int], list[int], list[float]]]
+
+
+def heldout_prompts(tokenizer: TextTokenizer) -> list[list[int]]:
+    """The user turns of the first held-out chats."""
+    prompts = []
+    for line in heldout_path().read_text(encoding="utf-8").splitlines():
+        head, answer, _ = json.loads(line)["text"].partition("<start_of_turn>model\n")
+        if answer and len(prompts) < PROMPTS:
+            prompts.append([tokenizer.bos_id, *tokenizer.encode(head + answer)])
+    return prompts
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return Checkpoint(checkpoint_dir())
+
+
+@pytest.fixture(scope="module")
+def tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
+    return load_tokenizer(checkpoint.directory, checkpoint.text)
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint: Checkpoint, tokenizer: TextTokenizer) -> Expected:
+    """Prompt ids, greedy tokens and margins by ``transformers`` in float32."""
+    model = load_hf(checkpoint)
+    return [(ids, *hf_greedy(model, ids, TOKENS)) for ids in heldout_prompts(tokenizer)]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_fp32_greedy_tokens_equal_transformers(
+    runtime: Runtime, nano_fp32: Path, checkpoint: Checkpoint, expected: Expected
+) -> None:
+    assert len(expected) == PROMPTS
+    model = get_backend(runtime).open_model(nano_fp32, checkpoint.text)
+    close_calls = []
+    for number, (ids, tokens, margins) in enumerate(expected):
+        got = model.greedy(ids, TOKENS)
+        assert len(got) == TOKENS
+        first = next((i for i in range(TOKENS) if got[i] != tokens[i]), None)
+        if first is not None:
+            assert margins[first] < MARGIN, f"prompt {number}, token {first}"
+            close_calls.append((number, first, margins[first]))
+    assert len(close_calls) <= 2, close_calls
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_stock_engine_says_what_transformers_would(
+    runtime: Runtime, nano_fp32: Path, tokenizer: TextTokenizer, expected: Expected, checkpoint: Checkpoint
+) -> None:
+    model = load_hf(checkpoint)
+    engine = open_engine(open_bundle(nano_fp32), runtime)
+    try:
+        for prompt in ("What is a river?", 'Use "house" in a sentence.', "What does 'quickly' mean?"):
+            tokens, _ = hf_greedy(model, tokenizer.chat(prompt), 40)
+            stop = next((i for i, t in enumerate(tokens) if t in tokenizer.stop_ids), len(tokens))
+            said = "".join(engine.send(prompt, GREEDY, 40))
+            engine.reset()
+            assert said.strip() == tokenizer.decode(tokens[:stop]).strip()
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_chat_keeps_earlier_turns(runtime: Runtime, nano_fp32: Path, checkpoint: Checkpoint, tokenizer: TextTokenizer) -> None:
+    """The second answer is the reference's after both turns, not after the second alone."""
+    engine = open_engine(open_bundle(nano_fp32), runtime)
+    first, second = "What does 'credit' mean?", "Use 'credit' in a sentence."
+    try:
+        one = "".join(engine.send(first, GREEDY, 60)).strip()
+        two = "".join(engine.send(second, GREEDY, 60)).strip()
+        engine.reset()
+        alone = "".join(engine.send(first, GREEDY, 60)).strip()
+    finally:
+        engine.close()
+    assert one == alone
+    history = f"<start_of_turn>user\n{first}<end_of_turn>\n<start_of_turn>model\n{one}<end_of_turn>\n"
+    ids = [tokenizer.bos_id, *tokenizer.encode(f"{history}<start_of_turn>user\n{second}<end_of_turn>\n<start_of_turn>model\n")]
+    tokens, _ = hf_greedy(load_hf(checkpoint), ids, 60)
+    stop = next((i for i, t in enumerate(tokens) if t in tokenizer.stop_ids), len(tokens))
+    assert two == tokenizer.decode(tokens[:stop]).strip()
+
+
+def test_interactive_chat(nano_int4: Path, workspace: Path) -> None:
+    result = run("g3n-run exported/nano-host-int4 --temperature 0 --max-tokens 20", workspace, "What is a dog?\n/reset\n/exit\n")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+
+
+def test_manifest_of_the_demo(nano_int4: Path) -> None:
+    manifest = open_bundle(nano_int4).manifest
+    assert manifest["parity"]["passed"] and manifest["context"] == 4096
+    assert {s["runtime"] for s in manifest["subgraphs"]} == set(RUNTIMES)
+    core = [s for s in manifest["subgraphs"] if s["name"] == "core"]
+    assert all(s["delegation"]["flop_share"] > 0.95 for s in core), [s["delegation"] for s in core]
+    assert {c["runtime"] for c in manifest["parity"]["checks"]} >= {"eager", "onnxruntime", *RUNTIMES}

@@ -1,0 +1,47 @@
+"""Every command of the README runs; those that need what is not here are refused as the README says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import run
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^\$ (g3n-.+)$", README, re.MULTILINE)
+ELSEWHERE = re.findall(r"^(g3n-[^#\n]+)", README, re.MULTILINE)
+"""Need Google's weights or an adapter; checked for their options only."""
+MAKE = re.findall(r"^make (\w+)", README, re.MULTILINE)
+
+
+def test_the_readme_names_every_verb() -> None:
+    verbs = {command.split()[0] for command in COMMANDS}
+    assert verbs == {"g3n-compile", "g3n-run", "g3n-verify", "g3n-inspect", "g3n-bench"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_runs(command: str, nano_int4: Path, workspace: Path) -> None:
+    if command.startswith("g3n-compile"):
+        return  # the fixture ran it
+    result = run(command, workspace)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ELSEWHERE)
+def test_command_for_other_checkpoints_parses(command: str, workspace: Path) -> None:
+    """It gets as far as looking for a checkpoint that is not here."""
+    result = run(command.strip(), workspace)
+    assert result.returncode in (10, 18), result.stderr
+    assert "Usage" not in result.stderr and "Traceback" not in result.stderr
+
+
+def test_make_targets_exist() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
+    assert MAKE and all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in MAKE)
+
+
+def test_fixture_command_is_the_readmes() -> None:
+    assert "g3n-compile --target host --size nano --runtime both" in COMMANDS

