@@ -43,7 +43,9 @@ def translated_disk_errors(where: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskError(f"no space left while writing {where}: free some or choose another --out") from None
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise DiskError(f"{error.filename or where} is not writable ({error.strerror}): choose another --out") from None
+            raise DiskError(
+                f"{error.filename or where} is not writable ({error.strerror}): choose another --out"
+            ) from None
         raise
 
 

@@ -9,7 +9,13 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-STYLE = {"svg.hashsalt": "g3n", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+STYLE = {
+    "svg.hashsalt": "g3n",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 MIB = 1 << 20
 
 
@@ -25,7 +31,7 @@ def parity_by_subgraph(manifest: dict[str, Any]) -> Markup:
         axes.set_xscale("log")
         axes.invert_yaxis()
         axes.set_xlabel("relative error")
-        axes.legend(loc="lower right", frameon=False)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
         return _svg(figure)
 
 
@@ -35,7 +41,9 @@ def bytes_by_part(manifest: dict[str, Any]) -> Markup:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 0.8 + 0.3 * len(parts)), layout="constrained")
         axes = figure.subplots()
-        bars = axes.barh([f"{p['runtime']} · {p['name']}" for p in parts], [p["bytes"] / MIB for p in parts], color="#3b76af")
+        bars = axes.barh(
+            [f"{p['runtime']} · {p['name']}" for p in parts], [p["bytes"] / MIB for p in parts], color="#3b76af"
+        )
         axes.bar_label(bars, fmt="%.2f", padding=3)
         axes.invert_yaxis()
         axes.set_xlabel("MiB")
@@ -61,7 +69,7 @@ def memory_by_phase(manifest: dict[str, Any]) -> Markup:
             left = [a + b for a, b in zip(left, widths, strict=True)]
         axes.invert_yaxis()
         axes.set_xlabel("MiB")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=4, frameon=False)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
         return _svg(figure)
 
 

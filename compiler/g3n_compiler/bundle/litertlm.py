@@ -1,0 +1,294 @@
+"""Write and read ``.litertlm`` files, the one-file bundles of Google's LiteRT-LM engine.
+
+A file is a small flatbuffer that lists sections, and the sections, each on a 16 KiB boundary so that it can be
+memory-mapped by itself. ``litert_lm_builder`` writes the same format but stamps a random id and the time into it;
+this writer gives the same bytes for the same input. Format: ``litert_lm_builder.litertlm_core`` and its schema.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import flatbuffers
+from litert_lm_builder import litertlm_core as core
+from litert_lm_builder import litertlm_header_schema_py_generated as schema
+from litert_lm_builder.runtime.proto import executor_metadata_pb2, llm_metadata_pb2, sampler_params_pb2
+
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.errors import BundleError
+
+SectionKind = Literal[
+    "llm_metadata",
+    "executor_metadata",
+    "sp_tokenizer",
+    "hf_tokenizer",
+    "prefill_decode",
+    "embedder",
+    "per_layer_embedder",
+]
+MODEL_KINDS: tuple[SectionKind, ...] = ("prefill_decode", "embedder", "per_layer_embedder")
+MODEL_PREFIX = "tf_lite_"
+DATA_KINDS: dict[int, SectionKind] = {
+    schema.AnySectionDataType.LlmMetadataProto: "llm_metadata",
+    schema.AnySectionDataType.ExecutorMetadataProto: "executor_metadata",
+    schema.AnySectionDataType.SP_Tokenizer: "sp_tokenizer",
+    schema.AnySectionDataType.HF_Tokenizer_Zlib: "hf_tokenizer",
+}
+MAX_HEADER_BYTES = 16 << 20
+TURN_END = "<end_of_turn>\n"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% set system = messages[0]['content'] + '\n\n' if messages[0]['role'] == 'system' else '' %}"
+    "{% for message in (messages[1:] if system else messages) %}"
+    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
+    "{{ system if loop.first else '' }}"
+    "{% if message['content'] is string %}{{ message['content'] | trim }}"
+    "{% else %}{% for part in message['content'] %}{{ part['text'] | trim }}{% endfor %}{% endif %}"
+    "{{ '<end_of_turn>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+"""Gemma's turns, for a checkpoint without a template: the engine's own affixes cannot put the system's text into the
+user's first turn."""
+
+Writer = Callable[[BinaryIO], None]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section's kind (an unknown one has the engine's own name) and its bytes ``[begin, end)`` in the file."""
+
+    kind: str
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class SamplerDefaults:
+    """What the engine samples with when the caller does not say; the values are Gemma 3n's ``generation_config``."""
+
+    top_k: int = 64
+    top_p: float = 0.95
+    temperature: float = 1.0
+
+
+def llm_metadata(
+    context: int,
+    bos_id: int,
+    stop_ids: Sequence[int],
+    stop_strings: Sequence[str] = ("<end_of_turn>",),
+    chat_template: str | None = None,
+    sampler: SamplerDefaults | None = None,
+) -> bytes:
+    """The ``LlmMetadata`` of a text bundle.
+
+    The model type is ``generic_model``: it renders exactly the chat template, whereas the engine's ``gemma3n`` type
+    also splits the text at image and audio tokens, which a text bundle cannot embed.
+    """
+    sampler = sampler or SamplerDefaults()
+    meta = llm_metadata_pb2.LlmMetadata(
+        max_num_tokens=context, supports_thinking=False, supports_function_calling=False
+    )
+    meta.start_token.token_ids.ids.append(bos_id)
+    for token in stop_ids:
+        meta.stop_tokens.add().token_ids.ids.append(token)
+    for text in stop_strings:
+        meta.stop_tokens.add().token_str = text
+    meta.prompt_templates.user.prefix = "<start_of_turn>user\n"
+    meta.prompt_templates.user.suffix = TURN_END
+    meta.prompt_templates.model.prefix = "<start_of_turn>model\n"
+    meta.prompt_templates.model.suffix = TURN_END
+    meta.jinja_prompt_template = CHAT_TEMPLATE if chat_template is None else chat_template
+    meta.sampler_params.type = sampler_params_pb2.SamplerParameters.TOP_P
+    meta.sampler_params.k = sampler.top_k
+    meta.sampler_params.p = sampler.top_p
+    meta.sampler_params.temperature = sampler.temperature
+    meta.llm_model_type.generic_model.SetInParent()
+    return meta.SerializeToString(deterministic=True)
+
+
+def executor_metadata(config: TextConfig, context: int) -> bytes:
+    """The ``ExecutorMetadata``: every KV cache with its length, rings of sliding layers declared local.
+
+    Declared global, the engine would cap prompts at the shortest cache.
+    """
+    meta = executor_metadata_pb2.ExecutorMetadata()
+    meta.llm_executor_metadata.max_history_size = context
+    kinds = executor_metadata_pb2.StateBuffer.Type
+    for i in range(config.num_kv_layers):
+        scope = "LOCAL" if config.is_sliding(i) else "GLOBAL"
+        for letter, role, axis in (("k", "KEY", 2), ("v", "VALUE", 3)):
+            name = f"kv_cache_{letter}_{i}"
+            meta.llm_executor_metadata.state_buffers.add(
+                prefill_input_name=name,
+                prefill_output_name=name,
+                decode_input_name=name,
+                decode_output_name=name,
+                type=kinds.Value(f"TYPE_{scope}_{role}_CACHE"),
+                sequence_axis=axis,
+                maximum_sequence_length=config.cache_length(i, context),
+            )
+    return meta.SerializeToString(deterministic=True)
+
+
+def write_litertlm(
+    path: Path, models: Mapping[SectionKind, Path], tokenizer: bytes | Path, llm: bytes, executor: bytes
+) -> list[Section]:
+    """Pack a bundle; the same input gives the same bytes.
+
+    Args:
+        models: the TFLite file of each of :data:`MODEL_KINDS`.
+        tokenizer: a SentencePiece model's bytes (loads faster, takes less memory), or the path of a ``tokenizer.json``.
+        llm: from :func:`llm_metadata`.
+        executor: from :func:`executor_metadata`.
+    """
+    if missing := [kind for kind in MODEL_KINDS if kind not in models]:
+        raise BundleError(f"a text bundle needs the models {', '.join(MODEL_KINDS)}; {', '.join(missing)} is missing")
+    is_sentencepiece = isinstance(tokenizer, bytes)
+    parts: list[tuple[SectionKind, Writer]] = [
+        ("llm_metadata", _write_bytes(llm)),
+        ("executor_metadata", _write_bytes(executor)),
+        ("sp_tokenizer" if is_sentencepiece else "hf_tokenizer", _write_tokenizer(tokenizer)),
+        *((kind, _copy_file(models[kind])) for kind in MODEL_KINDS),
+    ]
+    header = _header([kind for kind, _ in parts])
+    size = len(_pack(header))
+    written = []
+    with path.open("wb") as file:
+        begin = _round_up(core.HEADER_BEGIN_BYTE_OFFSET + size)
+        for entry, (kind, write) in zip(header.sectionMetadata.objects, parts, strict=True):
+            file.seek(begin)
+            write(file)
+            entry.beginOffset, entry.endOffset = begin, file.tell()
+            written.append(Section(kind, begin, file.tell()))
+            begin = _round_up(file.tell())
+        file.seek(0)
+        version = (core.LITERTLM_MAJOR_VERSION, core.LITERTLM_MINOR_VERSION, core.LITERTLM_PATCH_VERSION)
+        file.write(core.HEADER_MAGIC_BYTES + struct.pack("<3I", *version))
+        file.seek(core.HEADER_END_LOCATION_BYTE_OFFSET)
+        file.write(struct.pack("<Q", core.HEADER_BEGIN_BYTE_OFFSET + size))
+        file.write(_pack(header))
+    return written
+
+
+def sections(path: Path) -> list[Section]:
+    """The sections of a ``.litertlm`` file, in the order they lie in it.
+
+    Raises:
+        BundleError: the file is not a ``.litertlm``, or its header is damaged.
+    """
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(core.HEADER_BEGIN_BYTE_OFFSET)
+        if len(start) < core.HEADER_BEGIN_BYTE_OFFSET or not start.startswith(core.HEADER_MAGIC_BYTES):
+            raise BundleError(f"{path} does not begin with {core.HEADER_MAGIC_BYTES.decode()}: it is no .litertlm file")
+        (end,) = struct.unpack_from("<Q", start, core.HEADER_END_LOCATION_BYTE_OFFSET)
+        size = end - core.HEADER_BEGIN_BYTE_OFFSET
+        if not 0 < size <= min(length, MAX_HEADER_BYTES):
+            raise BundleError(f"{path} says its header has {size} bytes of {length}: it is damaged, copy it again")
+        content = file.read(size)
+    try:
+        listed = schema.LiteRTLMMetaData.GetRootAs(content).SectionMetadata()
+        found = [_section(listed.Objects(i)) for i in range(listed.ObjectsLength())]
+    except (AttributeError, TypeError, IndexError, ValueError, StopIteration, struct.error):
+        raise BundleError(f"{path} has a header that cannot be read: the file is damaged, copy it again") from None
+    for section in found:
+        if not end <= section.begin <= section.end <= length:
+            raise BundleError(
+                f"{path} puts {section.kind} at bytes {section.begin}..{section.end} of {length}: copy the file again"
+            )
+    return found
+
+
+def find_section(path: Path, kind: SectionKind) -> Section:
+    """The one section of ``kind``; raises :class:`BundleError` where there is none or more than one."""
+    found = [s for s in sections(path) if s.kind == kind]
+    if len(found) != 1:
+        raise BundleError(f"{path} has {len(found)} sections of kind {kind}, expected one")
+    return found[0]
+
+
+def extract(path: Path, kind: SectionKind, out: Path) -> Section:
+    """Copy the bytes of the section of ``kind`` to ``out``."""
+    section = find_section(path, kind)
+    with path.open("rb") as source, out.open("wb") as target:
+        source.seek(section.begin)
+        remaining = section.end - section.begin
+        while remaining:
+            block = source.read(min(remaining, 1 << 20))
+            if not block:
+                raise BundleError(f"{path} ended while {kind} was read: copy the file again")
+            target.write(block)
+            remaining -= len(block)
+    return section
+
+
+def _header(kinds: Sequence[SectionKind]) -> Any:
+    """The header with placeholder offsets, which must not be 0: a flatbuffer leaves out default values."""
+    data_types = {kind: data_type for data_type, kind in DATA_KINDS.items()}
+    objects = []
+    for kind in kinds:
+        model = kind in MODEL_KINDS
+        items = [_text_pair("model_type", MODEL_PREFIX + kind)] if model else []
+        data_type = schema.AnySectionDataType.TFLiteModel if model else data_types[kind]
+        objects.append(schema.SectionObjectT(items=items, dataType=data_type, beginOffset=1, endOffset=1))
+    return schema.LiteRTLMMetaDataT(
+        systemMetadata=schema.SystemMetadataT(entries=[_text_pair("Authors", "g3n")]),
+        sectionMetadata=schema.SectionMetadataT(objects=objects),
+    )
+
+
+def _text_pair(key: str, value: str) -> Any:
+    return schema.KeyValuePairT(key=key, value=schema.StringValueT(value), valueType=schema.VData.StringValue)
+
+
+def _section(entry: Any) -> Section:
+    begin, end = entry.BeginOffset(), entry.EndOffset()
+    if entry.DataType() != schema.AnySectionDataType.TFLiteModel:
+        return Section(
+            DATA_KINDS.get(entry.DataType()) or core.any_section_data_type_to_string(entry.DataType()), begin, end
+        )
+    pairs = [entry.Items(i) for i in range(entry.ItemsLength())]
+    table = next(pair.Value() for pair in pairs if pair.Key() == b"model_type")
+    # The generated object API cannot unpack the union, so the string is read through its table.
+    text = schema.StringValue()
+    text.Init(table.Bytes, table.Pos)
+    return Section(text.Value().decode().removeprefix(MODEL_PREFIX), begin, end)
+
+
+def _pack(header: Any) -> bytes:
+    builder = flatbuffers.Builder(core.BLOCK_SIZE)
+    builder.Finish(header.Pack(builder))
+    return bytes(builder.Output())
+
+
+def _round_up(position: int) -> int:
+    return -(-position // core.BLOCK_SIZE) * core.BLOCK_SIZE
+
+
+def _write_bytes(content: bytes) -> Writer:
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    return write
+
+
+def _write_tokenizer(tokenizer: bytes | Path) -> Writer:
+    if isinstance(tokenizer, bytes):
+        return _write_bytes(tokenizer)
+    content = tokenizer.read_bytes()
+    return _write_bytes(struct.pack("<Q", len(content)) + zlib.compress(content))
+
+
+def _copy_file(source: Path) -> Writer:
+    def write(file: BinaryIO) -> None:
+        with source.open("rb") as content:
+            shutil.copyfileobj(content, file, 1 << 20)
+
+    return write
