@@ -46,6 +46,10 @@ SHAPE: dict[str, Any] = {
 }
 
 
+HEAD = ("altup_unembed", "lm_head")
+"""Weights, with the last norm, that only logits need."""
+
+
 class AllLayers(graph.Prefill):
     """Prefill without the skip: every layer over every token."""
 
@@ -113,15 +117,18 @@ def main(tokens: int, runs: int) -> None:
         skipping = graph.Prefill(checkpoint.text, graph.LiteRtOps()).eval()
         complete = AllLayers(checkpoint.text, graph.LiteRtOps()).eval()
         owned = graph.used_weights(skipping, tokens + 1, tokens)
-        head = ("altup_unembed", "norm", "lm_head")
-        every = {n: s for n, s in complete.specs.items() if n != "norm" and not n.startswith(head[0::2])}
+        every = {n: s for n, s in complete.specs.items() if n != "norm" and not n.startswith(HEAD)}
         paths = Path(folder) / "skip.tflite", Path(folder) / "all.tflite"
-        counts = lower(checkpoint, skipping, tokens, owned, paths[0]), lower(checkpoint, complete, tokens, every, paths[1])
+        counts = [
+            lower(checkpoint, skipping, tokens, owned, paths[0]),
+            lower(checkpoint, complete, tokens, every, paths[1]),
+        ]
         times = [best_time(path, runs) for path in paths]
     config = checkpoint.text
     console.print(f"{config.num_layers} layers, {config.num_kv_layers} own KV; {tokens} tokens, int8, 2 threads")
     console.print(f"linear layers in the graph: {counts[0]} skipping, {counts[1]} with all layers")
-    console.print(f"best of {runs}: {times[0]:.3f} s skipping, {times[1]:.3f} s with all, ratio {times[1] / times[0]:.2f}")
+    ratio = times[1] / times[0]
+    console.print(f"best of {runs}: {times[0]:.3f} s skipping, {times[1]:.3f} s with all, ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class ChatEngine(Protocol):
         """One user turn; yields the model's text as it comes. Earlier turns stay in context."""
 
     def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
-        """Run a prompt of ``prompt_tokens`` and generate ``decode_tokens``, stop tokens ignored; forgets the conversation."""
+        """Run ``prompt_tokens`` and generate ``decode_tokens``, whatever they are; forgets the conversation."""
 
     def reset(self) -> None:
         """Forget the conversation."""

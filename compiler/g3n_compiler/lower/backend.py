@@ -84,7 +84,7 @@ class TextModel(Protocol):
         """Teacher-forced logits ``[T, vocab]`` float32, every position through decode."""
 
     def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
-        """As :meth:`logits` for the positions from ``prompt - 1`` on, the prompt going through prefill ``[T - prompt + 1, vocab]``."""
+        """Logits ``[T - prompt + 1, vocab]`` from position ``prompt - 1`` on, the prompt going through prefill."""
 
     def greedy(self, ids: Sequence[int], count: int) -> list[int]:
         """``count`` greedy tokens after the prompt ``ids``."""

@@ -72,7 +72,7 @@ class Parity:
         if not failed and self.checks:
             return
         lines = [
-            f"{c.runtime} {c.subgraph}: {c.name}: {c.metric} {c.value:.3g}, at most {c.limit:.3g}, against {c.reference}"
+            f"{c.runtime} {c.subgraph}: {c.name}: {c.metric} {c.value:.3g}, over {c.limit:.3g}, against {c.reference}"
             f"{' (' + c.note + ')' if c.note else ''}"
             for c in failed
         ]
