@@ -22,6 +22,7 @@ from g3n_runtime.errors import G3nError
 
 F = TypeVar("F", bound=Callable[..., Any])
 INTERRUPTED = 130
+STDERR = 2
 
 
 def reports_errors(command: F) -> F:
@@ -63,17 +64,48 @@ def progress_steps() -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def quiet_toolchains() -> Iterator[None]:
-    """Silence the exporters' own chatter on this process's logging and warnings; our messages go through rich."""
+    """Keep the toolchains' own chatter off the terminal, from Python and from C++; our messages go through rich.
+
+    ``G3N_VERBOSE=1`` lets it through.
+    """
+    if os.environ.get("G3N_VERBOSE"):
+        yield
+        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _native_stderr_silenced():
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
             logging.disable(previous)
+
+
+@contextmanager
+def _native_stderr_silenced() -> Iterator[None]:
+    """Send file descriptor 2 to nowhere, and Python's ``sys.stderr`` to where it pointed."""
+    before = sys.stderr
+    try:
+        is_terminal_stream = before.fileno() == STDERR
+    except (OSError, ValueError):
+        is_terminal_stream = False
+    if not is_terminal_stream:
+        yield
+        return
+    before.flush()
+    kept, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
+    with os.fdopen(kept, "w", buffering=1, encoding="utf-8", closefd=True) as stream:
+        sys.stderr = stream
+        os.dup2(nowhere, STDERR)
+        try:
+            yield
+        finally:
+            stream.flush()
+            os.dup2(stream.fileno(), STDERR)
+            os.close(nowhere)
+            sys.stderr = before
 
 
 def portable_command(argv: list[str]) -> str:
