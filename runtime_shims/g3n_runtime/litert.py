@@ -5,18 +5,225 @@ Needs ``litert-lm`` (the engine), ``ai-edge-litert`` (the interpreter) and numpy
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import litert_lm
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from g3n_runtime.bundle import Bundle
+from g3n_runtime.engine import GREEDY, Sampler, Speed
 from g3n_runtime.errors import EngineError
 
 HIDDEN = -0.7 * float(np.finfo(np.float32).max)
 """Mask value of a position that may not be seen, as the engine writes it."""
+
+
+CACHE = ".cache"
+
+Message = Mapping[str, str]
+"""A turn: ``role`` (system, user, assistant) and ``content``."""
+
+
+class LiteRtEngine:
+    """The stock LiteRT-LM engine over a ``.litertlm`` file, on the CPU.
+
+    Args:
+        path: the bundle's ``.litertlm``.
+        max_tokens: prompt and answer together; by default, and at most, the context the bundle was compiled for.
+        threads: CPU threads; the engine's default where not given.
+        cache_dir: where XNNPACK keeps its packed weights between loads (a file as large as the core): the first load
+            writes it, later ones are faster and take less memory. Nothing is kept where not given.
+    """
+
+    def __init__(
+        self, path: Path, max_tokens: int | None = None, threads: int | None = None, cache_dir: Path | None = None
+    ) -> None:
+        litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
+        self.context = _context(path)
+        self.max_tokens = max_tokens or self.context
+        if self.max_tokens > self.context:
+            raise EngineError(
+                f"{self.max_tokens} tokens were asked for, {path.name} was compiled for {self.context}: "
+                "compile it with a longer context"
+            )
+        try:
+            self._engine = litert_lm.Engine(
+                str(path),
+                backend=litert_lm.Backend.CPU(thread_count=threads),
+                max_num_tokens=self.max_tokens,
+                cache_dir=_cache(cache_dir),
+            )
+        except RuntimeError as error:
+            raise EngineError(f"LiteRT-LM does not load {path.name} ({error}): see its messages above") from None
+
+    def __enter__(self) -> LiteRtEngine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the engine; it cannot be used afterwards."""
+        self._engine.close()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text`` under the bundle's tokenizer, without bos."""
+        return list(self._engine.tokenize(text))
+
+    def generate(
+        self, prompt: str | Sequence[Message], sampler: Sampler | None = None, max_new_tokens: int | None = None
+    ) -> Iterator[str]:
+        """Stream the answer to ``prompt``, a user's text or turns that end with a user's.
+
+        Every call processes its turns afresh. LiteRT-LM 0.18.1 can keep a conversation's caches for the next turn,
+        but feeds the token that ended the answer as a vector of zeros then, and leaves out the line break after it.
+        """
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
+        if not turns or turns[-1].get("role") != "user":
+            raise EngineError("the last turn must be a user's: there is nothing to answer")
+        conversation = self._engine.create_conversation(
+            messages=turns[:-1], sampler_config=_sampler_config(sampler), max_output_tokens=max_new_tokens
+        )
+        with conversation:
+            self._require_room(conversation.render_message_to_string(turns[-1]))
+            stream = conversation.send_message_async(turns[-1])
+            yield from _until_closed(conversation, (_text(message) for message in stream))
+
+    def complete(self, text: str, sampler: Sampler | None = None, max_new_tokens: int | None = None) -> Iterator[str]:
+        """Stream what follows ``text`` itself, no template applied; the engine puts bos before it."""
+        self._require_room(text)
+        session = self._engine.create_session(
+            apply_prompt_template=False, sampler_config=_sampler_config(sampler), max_output_tokens=max_new_tokens
+        )
+        with session:
+            try:
+                session.run_prefill([text])
+            except RuntimeError as error:
+                raise EngineError(f"LiteRT-LM refused the prompt ({error})") from None
+            yield from _until_closed(session, (r.texts[0] for r in session.run_decode_async() if r.texts))
+
+    def _require_room(self, text: str) -> None:
+        length = len(self.encode(text)) + 1
+        if length >= self.max_tokens:
+            raise EngineError(
+                f"the prompt has {length} tokens, the engine was opened with {self.max_tokens}: shorten it"
+            )
+
+
+class LiteRtChat:
+    """A conversation with a ``.litertlm``; see :class:`g3n_runtime.engine.ChatEngine`.
+
+    Its turns are in :attr:`turns`. The engine is loaded at the first turn.
+    """
+
+    def __init__(self, path: Path, threads: int = 2, cache_dir: Path | None = None, system: str | None = None) -> None:
+        self.turns: list[Message] = []
+        self._path, self._threads, self._cache_dir, self._system = path, threads, cache_dir, system
+        self._engine: LiteRtEngine | None = None
+        self.reset()
+
+    def send(self, text: str, sampler: Sampler = GREEDY, max_new_tokens: int | None = None) -> Iterator[str]:
+        """Stream the answer to ``text``; the turn is kept once the answer is whole."""
+        if self._engine is None:
+            self._engine = LiteRtEngine(self._path, None, self._threads, self._cache_dir)
+        turns = [*self.turns, {"role": "user", "content": text}]
+        answer = ""
+        for piece in self._engine.generate(turns, sampler, max_new_tokens):
+            answer += piece
+            yield piece
+        self.turns = [*turns, {"role": "assistant", "content": answer}]
+
+    def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
+        """The engine's own benchmark, in an engine of its own: the conversation's is unloaded and forgotten."""
+        self.close()
+        self.reset()
+        return benchmark(self._path, prompt_tokens, decode_tokens, self._threads, self._cache_dir)
+
+    def reset(self) -> None:
+        """Forget all turns but the system's."""
+        self.turns = [{"role": "system", "content": self._system}] if self._system else []
+
+    def close(self) -> None:
+        """Unload the engine; the next turn loads it again."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+
+def open_chat(bundle: Bundle, threads: int) -> LiteRtChat:
+    """A conversation with ``bundle``, whose folder also keeps what makes the next load faster, if it can be written."""
+    # XNNPACK names its file after the model's size and time, so a folder shared by bundles could mix them up.
+    cache: Path | None = bundle.directory / CACHE
+    try:
+        (bundle.directory / CACHE).mkdir(exist_ok=True)
+    except OSError:
+        cache = None
+    return LiteRtChat(bundle.file("litertlm"), threads, cache)
+
+
+def benchmark(path: Path, prompt: int, decode: int, threads: int | None = None, cache_dir: Path | None = None) -> Speed:
+    """Run the engine's own benchmark: ``prompt`` tokens in, then ``decode`` out, whatever they are."""
+    run = litert_lm.Benchmark(
+        str(path),
+        backend=litert_lm.Backend.CPU(thread_count=threads),
+        prefill_tokens=prompt,
+        decode_tokens=decode,
+        max_num_tokens=_context(path),
+        cache_dir=_cache(cache_dir),
+    )
+    try:
+        info = run.run()
+    except RuntimeError as error:
+        raise EngineError(f"LiteRT-LM does not run {path.name} ({error}): see its messages above") from None
+    return Speed(
+        info.last_prefill_token_count,
+        info.last_decode_token_count,
+        info.time_to_first_token_in_second,
+        info.last_prefill_tokens_per_second,
+        info.last_decode_tokens_per_second,
+    )
+
+
+def _context(path: Path) -> int:
+    """Tokens that a ``.litertlm`` was compiled for."""
+    try:
+        with litert_lm.ModelInfo(path) as info:
+            return int(info.max_context_tokens)
+    except (FileNotFoundError, RuntimeError) as error:
+        raise EngineError(f"{path} is no .litertlm that LiteRT-LM reads ({error})") from None
+
+
+def _cache(directory: Path | None) -> str:
+    return ":nocache" if directory is None else str(directory)
+
+
+def _sampler_config(sampler: Sampler | None) -> Any:
+    """``None`` leaves the bundle's own defaults in force."""
+    if sampler is None:
+        return None
+    top_k = 1 if sampler.temperature == 0 else sampler.top_k
+    return litert_lm.SamplerConfig(top_k=top_k, top_p=sampler.top_p, temperature=sampler.temperature, seed=sampler.seed)
+
+
+def _text(message: Any) -> str:
+    return "".join(part.get("text", "") for part in message.to_json().get("content", []))
+
+
+def _until_closed(process: Any, pieces: Iterator[str]) -> Iterator[str]:
+    """Pass the pieces on; if the caller stops early, or the engine fails, so does the engine's thread."""
+    finished = False
+    try:
+        yield from (piece for piece in pieces if piece)
+        finished = True
+    except RuntimeError as error:
+        raise EngineError(f"LiteRT-LM stopped while answering ({error})") from None
+    finally:
+        if not finished:
+            process.cancel_process()
 
 
 @dataclass(frozen=True)

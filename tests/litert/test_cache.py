@@ -82,7 +82,12 @@ def test_equals_the_eager_cache(tiny: TinyModel, window: int, context: int, leng
 
 def test_a_ring_holds_the_window_and_a_full_cache_the_context(tiny: TinyModel) -> None:
     shapes = kv_cache_shapes(config_of(tiny, 16), 96)
-    assert shapes == {"k_0": (1, KV, 16, DIM), "v_0": (1, KV, DIM, 16), "k_1": (1, KV, 96, DIM), "v_1": (1, KV, DIM, 96)}
+    assert shapes == {
+        "k_0": (1, KV, 16, DIM),
+        "v_0": (1, KV, DIM, 16),
+        "k_1": (1, KV, 96, DIM),
+        "v_1": (1, KV, DIM, 96),
+    }
 
 
 def test_padding_is_written_to_no_cache(tiny: TinyModel) -> None:

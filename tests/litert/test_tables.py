@@ -83,7 +83,9 @@ def test_an_id_outside_the_vocabulary_fails(config: TextConfig, tmp_path: Path) 
             look_up(path, token)
 
 
-def test_blocks_of_rows_give_the_same_bytes(config: TextConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_rows_give_the_same_bytes(
+    config: TextConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     digests, largest = set(), []
     for block in (stream.BLOCK_BYTES, 3 * 4 * config.hidden_size):
         monkeypatch.setattr(stream, "BLOCK_BYTES", block)

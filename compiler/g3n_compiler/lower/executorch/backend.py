@@ -1,0 +1,77 @@
+"""The ExecuTorch backend: ``model.pte``, ``model.ptd`` and ``tokenizer.json`` for the stock LLM runner."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.reader import file_sha256
+from g3n_compiler.checkpoint.tokenizer import PROMPT
+from g3n_compiler.lower.backend import Job, Lowered, LoweredFile, LoweredSubgraph
+from g3n_compiler.lower.executorch.lower import MODEL, TABLES, lower_text
+from g3n_compiler.targets import Runtime, Subgraph
+from g3n_runtime.engine import GREEDY
+from g3n_runtime.executorch import ROLES, ExecuTorchChat, ExecuTorchModel, ExecuTorchParts
+
+TOKENIZER = "tokenizer.json"
+TABLE_OF: dict[Subgraph, str] = {
+    "token_embedding": "embed_tokens",
+    "per_layer_embedding": "embed_tokens_per_layer",
+}
+
+
+class ExecuTorchBackend:
+    """See :class:`g3n_compiler.lower.backend.Backend`."""
+
+    runtime: Runtime = "executorch"
+
+    def lower(self, job: Job) -> Lowered:
+        made = lower_text(
+            job.config,
+            job.checkpoint.read,
+            job.recipe,
+            job.context,
+            job.directory,
+            # A chunk is at least 2 tokens: by its second input's size the runner tells positions from a start.
+            chunk=max(2, *job.prefill_lengths),
+            stop_ids=job.tokenizer.stop_ids,
+            progress=lambda line: job.progress(f"executorch: {line}"),
+        )
+        shutil.copyfile(job.tokenizer.json_path, job.directory / TOKENIZER)
+        core = LoweredSubgraph(
+            "core",
+            self.runtime,
+            ROLES["model"],
+            file_sha256(made.model),
+            made.model.stat().st_size,
+            made.methods,
+            made.delegation,
+        )
+        tables = (
+            LoweredSubgraph(
+                subgraph,
+                self.runtime,
+                ROLES["tables"],
+                made.file.digests[table],
+                made.file.layouts[table].rows * made.file.layouts[table].row_bytes,
+                (),
+                None,
+            )
+            for subgraph, table in TABLE_OF.items()
+        )
+        files = (
+            LoweredFile(MODEL, ROLES["model"]),
+            LoweredFile(TABLES, ROLES["tables"]),
+            LoweredFile(TOKENIZER, ROLES["tokenizer"]),
+        )
+        return Lowered(files, (core, *tables))
+
+    def open_model(self, directory: Path, config: TextConfig) -> ExecuTorchModel:
+        return ExecuTorchModel(ExecuTorchParts(directory / MODEL, directory / TABLES))
+
+    def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
+        parts = ExecuTorchParts(directory / MODEL, directory / TABLES, directory / TOKENIZER)
+        chat = ExecuTorchChat(parts, PROMPT)
+        yield from chat.send(prompt, GREEDY, max_new_tokens)

@@ -1,0 +1,89 @@
+"""The decoder's arithmetic in the operators that XNNPACK takes with a dynamic number of tokens.
+
+XNNPACK's partitioner refuses ``mean`` of three dimensions, and every ``select`` and ``slice`` of a tensor with a
+dynamic shape. Each refusal would cut the graph in two, so they are written as products with constants here.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.lower.executorch.weights import XnnpackWeights
+from g3n_compiler.modules.decoder import Rope, TextDecoder
+from g3n_compiler.modules.dialect import Dialect
+
+
+class XnnpackDialect(nn.Module, Dialect):
+    """Constants are buffers, because XNNPACK takes a linear layer only when its weight is one."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.ple_dim = config.ple_dim
+        for size in sorted({config.hidden_size, config.head_dim, config.ple_dim, *config.ffn_dims}):
+            self.register_buffer(f"mean_{size}", torch.full((1, size), 1 / size))
+        half = config.head_dim // 2
+        rotation = torch.zeros(config.head_dim, config.head_dim)
+        rotation[:half, half:] = -torch.eye(half)
+        rotation[half:, :half] = torch.eye(half)
+        self.register_buffer("rotation", rotation)
+        exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        for kind in sorted(set(config.layer_types)):
+            self.register_buffer(f"frequencies_{kind}", torch.cat([config.rope_theta(kind) ** -exponent] * 2).view(1, -1))
+
+    def mean(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.get_buffer(f"mean_{x.shape[-1]}"))
+
+    def rotate_half(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.get_buffer("rotation"))
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Written out, ``sigmoid(2 u)`` being ``(1 + tanh(u)) / 2``: XNNPACK's own is always the erf form."""
+        scale = 2 * math.sqrt(2 / math.pi)
+        return x * torch.sigmoid(x * (x * x * (0.044715 * scale) + scale))
+
+    def layer_rows(self, ple: Tensor, i: int) -> Tensor:
+        """Layer ``i`` of rows ``[1, T, layers * ple_dim]`` -> ``[T, 1, ple_dim]``."""
+        return ple[..., i * self.ple_dim : (i + 1) * self.ple_dim].view(-1, 1, self.ple_dim)
+
+
+class XnnpackDecoder(TextDecoder):
+    """The decoder with its tokens along the first dimension: streams are ``[T, 1, hidden]``.
+
+    AltUp's mixing is then a batch of T small products, a tenth of the operators of a multiply-add for each pair.
+    """
+
+    weights: XnnpackWeights
+    dialect: XnnpackDialect
+
+    def __init__(self, config: TextConfig, weights: XnnpackWeights, dialect: XnnpackDialect) -> None:
+        super().__init__(config, weights, dialect)
+
+    def rope(self, positions: Tensor) -> Rope:
+        out: Rope = {}
+        for kind in dict.fromkeys(self.config.layer_types):
+            angle = positions.to(torch.float32).view(-1, 1) * self.dialect.get_buffer(f"frequencies_{kind}")
+            angle = angle.view(1, -1, 1, self.config.head_dim)
+            out[kind] = (angle.cos(), angle.sin())
+        return out
+
+    def predict(self, i: int, streams: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        n = self.config.altup_num_inputs
+        routed = self._route(i, streams[self.config.altup_active_idx])
+        stacked = torch.cat(streams, 1)
+        rows = (
+            F.linear(routed, self.weights.rows(f"layers.{i}.altup.prediction_coefs", a * n, (a + 1) * n))
+            for a in range(n)
+        )
+        return tuple(own + torch.bmm(row, stacked) for own, row in zip(streams, rows, strict=True))
+
+    def correct(self, i: int, predicted: tuple[Tensor, ...], activated: Tensor) -> tuple[Tensor, ...]:
+        routed = self._route(i, activated)
+        innovation = activated - predicted[self.config.altup_active_idx]
+        name = f"layers.{i}.altup.correction_coefs"
+        coefs = (F.linear(routed, self.weights.rows(name, a, a + 1)) for a in range(len(predicted)))
+        return tuple(s + innovation * (coef + 1.0) for s, coef in zip(predicted, coefs, strict=True))

@@ -1,0 +1,169 @@
+"""Lowers the text model to ``model.pte`` and, beside it, the embedding tables in ``model.ptd``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.errors import ContextError
+from g3n_compiler.lower.backend import Delegation
+from g3n_compiler.lower.executorch.delegation import measure, partitions
+from g3n_compiler.lower.executorch.module import ChunkDecoder, Forward, RowDecoder, Tables, TokenEmbedding, row_width
+from g3n_compiler.lower.executorch.program import Method, export_method, serialize, to_edge
+from g3n_compiler.lower.executorch.tables import (
+    EmbeddingTable,
+    ReadRows,
+    TableLayout,
+    TablesFile,
+    TableSource,
+    write_tables,
+)
+from g3n_compiler.lower.executorch.weights import XnnpackWeights
+from g3n_compiler.modules.weights import embedding_weights, text_weights
+from g3n_compiler.quantize.recipe import Recipe
+
+MethodName = Literal["forward", "token_embedding", "text_decoder"]
+MODEL = "model.pte"
+TABLES = "model.ptd"
+TABLES_TAG = "model"
+"""What the program calls the data file."""
+EXAMPLE_TOKENS = 6
+"""Tokens of the example inputs; any number but 0 and 1, which tracing would take for constants."""
+
+
+@dataclass(frozen=True)
+class ExecuTorchArtifacts:
+    """What :func:`lower_text` wrote and measured."""
+
+    model: Path
+    tables: Path
+    file: TablesFile
+    methods: tuple[MethodName, ...]
+    delegation: Delegation
+    """Of the decoder methods."""
+    partitions: dict[str, int]
+    """Delegate calls of each method."""
+
+
+def lower_text(
+    config: TextConfig,
+    read: ReadRows,
+    recipe: Recipe,
+    context: int,
+    out_dir: Path,
+    *,
+    chunk: int = 128,
+    methods: Sequence[MethodName] = ("forward",),
+    stop_ids: Sequence[int] | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> ExecuTorchArtifacts:
+    """Write ``model.pte`` and ``model.ptd`` into ``out_dir``. The same arguments give the same bytes.
+
+    Args:
+        read: returns a weight, or rows of it, as float32.
+        context: positions of the KV cache.
+        chunk: most tokens of one call; a longer prompt is prefilled in chunks of it.
+        methods: what the program offers, see :mod:`.module`.
+        stop_ids: tokens that end an answer (default: the config's).
+        progress: called with a line as each step begins.
+
+    Raises:
+        ContextError: ``context`` or ``chunk`` does not fit the model.
+        NotFinite: a weight holds a NaN or an infinity.
+    """
+    check_lengths(config, context, chunk)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    specs = text_weights(config)
+    sources = table_sources(config, recipe)
+    head = recipe.scheme(specs["lm_head"])
+    # The tied head has the table's very integers, so the file holds them once.
+    tied = head == sources["embed_tokens"].scheme and head.bits == 8
+    progress("writing the embedding tables")
+    file = write_tables(out_dir / TABLES, sources, read, ("embed_tokens",) if tied else ())
+    progress("quantising the weights")
+    weights = XnnpackWeights(specs, recipe, read, {"lm_head": TABLES_TAG} if tied else {})
+    progress("tracing")
+    built = build_methods(config, weights, recipe, context, chunk, methods)
+    programs = {m.name: export_method(m, chunk) for m in built}
+    progress("partitioning and delegating to XNNPACK")
+    edge = to_edge(programs, metadata(config, context, chunk, file.layouts, stop_ids or config.eos_ids))
+    # Before serialize, which turns the graphs into ones for the runtime.
+    delegation = measure(edge, tuple(name for name in methods if name != "token_embedding"), chunk)
+    counts = {name: partitions(edge, name) for name in methods}
+    progress("writing the program")
+    look_ups = {"forward", "token_embedding"}.intersection(methods)
+    rows = {f"{name}.{part}": layout.rows for name, layout in file.layouts.items() for part in layout.parts}
+    program = serialize(edge, rows if look_ups else {}, TABLES_TAG, file.keys)
+    with (out_dir / MODEL).open("wb") as output:
+        program.write_to_file(output)
+    return ExecuTorchArtifacts(
+        model=out_dir / MODEL,
+        tables=out_dir / TABLES,
+        file=file,
+        methods=tuple(methods),
+        delegation=delegation,
+        partitions=counts,
+    )
+
+
+def table_sources(config: TextConfig, recipe: Recipe) -> dict[str, TableSource]:
+    """The two tables. Per-layer rows carry their embedding's factor, a power of two, in their scales."""
+    specs = embedding_weights(config)
+    tokens, ple = specs["embed_tokens"], specs["embed_tokens_per_layer"]
+    return {
+        "embed_tokens": TableSource(tokens, recipe.scheme(tokens)),
+        "embed_tokens_per_layer": TableSource(ple, recipe.scheme(ple), math.sqrt(config.ple_dim)),
+    }
+
+
+def build_methods(
+    config: TextConfig, weights: XnnpackWeights, recipe: Recipe, context: int, chunk: int, names: Sequence[MethodName]
+) -> list[Method]:
+    """The methods as modules over the same ``weights``, with inputs to trace them on."""
+    embed = {name: EmbeddingTable(s.spec.shape[1], s.scheme) for name, s in table_sources(config, recipe).items()}
+    tables = Tables(config, embed["embed_tokens"], embed["embed_tokens_per_layer"])
+    decoder = ChunkDecoder(config, weights, context, chunk)
+    length = min(EXAMPLE_TOKENS, chunk)
+    tokens, positions = torch.zeros(1, length, dtype=torch.int64), torch.arange(length)
+    rows = torch.zeros(1, length, row_width(config))
+    made = {
+        "forward": Method("forward", Forward(tables, decoder), (tokens, positions), (1, 0)),
+        "token_embedding": Method("token_embedding", TokenEmbedding(tables), (tokens,), (1,)),
+        "text_decoder": Method("text_decoder", RowDecoder(decoder), (rows, positions), (1, 0)),
+    }
+    return [made[name] for name in names]
+
+
+def metadata(
+    config: TextConfig, context: int, chunk: int, layouts: Mapping[str, TableLayout], stop_ids: Sequence[int]
+) -> dict[str, Any]:
+    """Methods without inputs: what stock runners ask for, and where ``g3n_runtime`` finds the tables.
+
+    ``get_table_<name>`` is ``[rows, width, bits, values_offset, scales_offset]``.
+    """
+    tables = {f"get_table_{name}": list(astuple(layout)) for name, layout in layouts.items()}
+    return {
+        "get_max_seq_len": chunk,
+        "get_max_context_len": context,
+        "use_kv_cache": True,
+        "enable_dynamic_shape": True,
+        "use_sdpa_with_kv_cache": False,
+        "get_vocab_size": config.vocab_size,
+        "get_bos_id": config.bos_id,
+        "get_eos_ids": list(stop_ids),
+        **tables,
+    }
+
+
+def check_lengths(config: TextConfig, context: int, chunk: int) -> None:
+    """Raise :class:`ContextError` unless a program can be built for ``context`` and ``chunk``."""
+    if not 2 <= context <= config.max_context:
+        raise ContextError(f"context {context} is outside 2..{config.max_context}, what the model was made for")
+    if not 2 <= chunk <= context:
+        raise ContextError(f"a chunk of {chunk} tokens does not fit context {context}: use 2..{context}")

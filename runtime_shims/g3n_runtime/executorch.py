@@ -1,0 +1,319 @@
+"""Run ExecuTorch bundles: whole in the stock LLM runner, or method by method for parity.
+
+Needs ``executorch`` (which brings ``torch`` and ``pytorch_tokenizers``) and numpy only.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import mmap
+import queue
+import re
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from g3n_runtime.bundle import Bundle
+from g3n_runtime.engine import Sampler, user_turn
+from g3n_runtime.errors import EngineError
+
+TOKEN_TABLE = "get_table_embed_tokens"
+PLE_TABLE = "get_table_embed_tokens_per_layer"
+ROLES = {"model": "executorch_model", "tables": "executorch_tables", "tokenizer": "tokenizer_json"}
+"""Roles of a bundle's files."""
+
+
+@dataclass(frozen=True)
+class ExecuTorchParts:
+    """The files of a text bundle."""
+
+    model: Path
+    tables: Path
+    tokenizer: Path | None = None
+    """``tokenizer.json``; the runner needs it, a :class:`ExecuTorchModel` does not."""
+
+
+class MappedTable:
+    """An embedding table in the ``.ptd``: only the pages of the rows looked up become resident.
+
+    Args:
+        layout: ``[rows, width, bits, values_offset, scales_offset]``, offsets in bytes from the start of the file.
+    """
+
+    def __init__(self, path: Path, layout: Sequence[int]) -> None:
+        self.rows, self.width, self.bits, values_offset, scales_offset = layout
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if hasattr(mmap, "MADV_RANDOM"):
+            self._map.madvise(mmap.MADV_RANDOM)
+        dtype = {32: np.dtype("<f4"), 8: np.dtype("i1"), 4: np.dtype("u1")}[self.bits]
+        stored = self.width // 2 if self.bits == 4 else self.width
+        self._values = np.frombuffer(self._map, dtype, self.rows * stored, values_offset).reshape(self.rows, stored)
+        self._scales = None if self.bits == 32 else np.frombuffer(self._map, "<f4", self.rows, scales_offset)
+
+    def look_up(self, ids: np.ndarray) -> np.ndarray:
+        """Rows ``[T, width]`` float32 of ``ids [T]``; ids outside the table look up row 0."""
+        ids = np.where((ids >= 0) & (ids < self.rows), ids, 0)
+        values = self._values[ids]
+        if self._scales is None:
+            return values
+        if self.bits == 4:
+            # The first of two values is in the high nibble.
+            values = np.stack((values >> 4, values & 0xF), -1).reshape(len(ids), self.width).astype(np.int8) - 8
+        return values.astype(np.float32) * self._scales[ids][:, None]
+
+
+class ExecuTorchModel:
+    """Calls a program's methods as the runner does, but returns logits.
+
+    With a ``text_decoder`` in the program the embedding rows are looked up here, so that the runtime never maps the
+    tables: it locks what it maps into memory where the process may do so. Otherwise ``forward`` does all.
+    """
+
+    def __init__(self, parts: ExecuTorchParts, method: str | None = None) -> None:
+        self._program = _load_program(parts)
+        names = self._program.method_names
+        self.method = method or ("text_decoder" if "text_decoder" in names else "forward")
+        if self.method not in names:
+            raise EngineError(f"{parts.model.name} has no method {self.method!r}: it has {', '.join(sorted(names))}")
+        self.chunk = int(self._constant("get_max_seq_len")[0])
+        self.context = int(self._constant("get_max_context_len")[0])
+        self.vocab_size = int(self._constant("get_vocab_size")[0])
+        self._execute = self._program.load_method(self.method)
+        if self.method == "text_decoder":
+            self._tokens = MappedTable(parts.tables, self._constant(TOKEN_TABLE))
+            self._ple = MappedTable(parts.tables, self._constant(PLE_TABLE))
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        """Teacher-forced logits ``[T, vocab]`` float32, one token a call."""
+        return np.stack([self.step([token], position) for position, token in enumerate(ids)])
+
+    def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
+        """Logits ``[T - prompt + 1, vocab]`` of the positions from ``prompt - 1`` on; the prompt comes in chunks."""
+        last = self.prefill(ids[:prompt])
+        return np.stack([last, *(self.step([token], prompt + i) for i, token in enumerate(ids[prompt:]))])
+
+    def greedy(self, ids: Sequence[int], count: int, stop: Sequence[int] = ()) -> list[int]:
+        """Up to ``count`` most likely tokens after ``ids``; ends before a token of ``stop``."""
+        logits, out = self.prefill(ids), []
+        while len(out) < count and (token := int(logits.argmax())) not in stop:
+            out.append(token)
+            if len(out) < count:
+                logits = self.step([token], len(ids) + len(out) - 1)
+        return out
+
+    def prefill(self, ids: Sequence[int]) -> np.ndarray:
+        """Start a text with ``ids``, a chunk a call; logits ``[vocab]`` after the last."""
+        for begin in range(0, len(ids), self.chunk):
+            logits = self.step(ids[begin : begin + self.chunk], begin)
+        return logits
+
+    def step(self, ids: Sequence[int], position: int) -> np.ndarray:
+        """Logits ``[vocab]`` after ``ids``, the first of which is at ``position``."""
+        if position + len(ids) > self.context:
+            raise EngineError(f"{position + len(ids)} tokens do not fit the bundle's context of {self.context}")
+        positions = torch.arange(position, position + len(ids))
+        (logits,) = self._execute.execute([self._input(np.asarray(ids, np.int64)), positions])
+        return logits[0, -1].numpy().copy()
+
+    def _input(self, ids: np.ndarray) -> torch.Tensor:
+        if self.method == "forward":
+            return torch.from_numpy(ids)[None]
+        if ids.min() < 0 or ids.max() >= self._tokens.rows:
+            raise EngineError(f"token ids {ids.min()}..{ids.max()} are outside the vocabulary of {self._tokens.rows}")
+        embeddings = self._tokens.look_up(ids) * np.float32(self._tokens.width**0.5)
+        return torch.from_numpy(np.concatenate((embeddings, self._ple.look_up(ids)), -1))[None]
+
+    def _constant(self, name: str) -> list[Any]:
+        return list(self._program.load_method(name).execute([]))
+
+
+class ExecuTorchChat:
+    """:class:`g3n_runtime.engine.ChatEngine` over the stock ``TextLLMRunner``, unmodified.
+
+    The runner draws the first token of an answer greedily and the others from the top 0.9 of the probability at a
+    temperature of at most 1; ``top_k``, ``top_p`` and ``seed`` of a sampler do not reach it.
+
+    Args:
+        parts: files of the bundle.
+        template: prompt template, ``{prompt}`` for the user's text.
+    """
+
+    def __init__(self, parts: ExecuTorchParts, template: str = "{prompt}") -> None:
+        from executorch.extension.llm.runner import TextLLMRunner
+
+        if parts.tokenizer is None:
+            raise EngineError("the runner needs a tokenizer.json: name it in ExecuTorchParts")
+        self._template = template
+        program = _load_program(parts)
+        self.context = int(program.load_method("get_max_context_len").execute([])[0])
+        self._tokenizer = _Tokenizer(parts.tokenizer)
+        stop = program.load_method("get_eos_ids").execute([])
+        self._stop = {self._tokenizer.piece(int(i)) for i in stop}
+        self._used = 0
+        with self._tokenizer.for_runner() as path:
+            try:
+                self._runner = TextLLMRunner(str(parts.model), str(path), str(parts.tables))
+            except RuntimeError as error:
+                raise EngineError(f"the runner refused {parts.model.name}: {error}") from None
+
+    def send(self, text: str, sampler: Sampler, max_new_tokens: int) -> Iterator[str]:
+        """One user turn; yields the model's text as it comes. Earlier turns stay in context.
+
+        Raises:
+            EngineError: the text cannot be encoded, does not fit the context, or the runner failed.
+        """
+        return self.generate(user_turn(text, self._template), sampler.temperature, max_new_tokens)
+
+    def generate(self, prompt: str, temperature: float, max_new_tokens: int) -> Iterator[str]:
+        """As :meth:`send` for a text that already has its turn markers; the first of a conversation gets a bos."""
+        from executorch.extension.llm.runner import GenerationConfig
+
+        if not 0 <= temperature <= 1:
+            raise EngineError(f"temperature {temperature} is outside 0..1, what the runner takes")
+        bos = 1 if self._used == 0 else 0
+        count = self._tokenizer.count(prompt) + bos
+        room = self.context - self._used - count
+        if room < 1:
+            raise EngineError(f"{self._used + count} tokens do not fit the bundle's context of {self.context}")
+        config = GenerationConfig(
+            echo=False,
+            warming=True,  # keeps the runner from printing the text
+            max_new_tokens=min(max_new_tokens, room),
+            temperature=temperature,
+            num_bos=bos,
+        )
+        return self._stream(prompt, config, count)
+
+    def reset(self) -> None:
+        self._runner.reset()
+        self._used = 0
+
+    def close(self) -> None:
+        self._runner.stop()
+
+    def _stream(self, prompt: str, config: Any, count: int) -> Iterator[str]:
+        pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+        stopped = threading.Event()
+
+        def on_piece(piece: str) -> None:
+            pieces.put(piece)
+            if stopped.is_set():
+                self._runner.stop()
+
+        def run() -> None:
+            try:
+                self._runner.generate(prompt, config, on_piece, None)
+            except BaseException as error:
+                pieces.put(error)
+            pieces.put(None)
+
+        thread = threading.Thread(target=run, name="executorch-generate")
+        thread.start()
+        text = PieceDecoder()
+        produced = 0
+        try:
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise EngineError(f"the runner failed after {produced} tokens: {piece}") from None
+                produced += 1
+                if piece not in self._stop and (part := text.feed(piece)):
+                    yield part
+            if part := text.end():
+                yield part
+        finally:
+            stopped.set()
+            thread.join()
+            # The last token drawn is not in the cache: the runner feeds a token when it draws the next.
+            self._used += count + max(produced + pieces.qsize() - 2, 0)
+
+
+class PieceDecoder:
+    """Joins a runner's pieces into text; byte tokens, ``<0xE2>``, come one at a time and may be part of a character."""
+
+    _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+    def __init__(self) -> None:
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, piece: str) -> str:
+        match = self._BYTE.fullmatch(piece)
+        if match:
+            return self._bytes.decode(bytes.fromhex(match[1]))
+        return self.end() + piece
+
+    def end(self) -> str:
+        """What is left: a replacement character for an unfinished one."""
+        text = self._bytes.decode(b"", final=True)
+        self._bytes.reset()
+        return text
+
+
+class _Tokenizer:
+    """A ``tokenizer.json`` as the runner's own C++ tokenizer reads it."""
+
+    def __init__(self, path: Path) -> None:
+        from pytorch_tokenizers import CppHFTokenizer
+
+        self._json = json.loads(path.read_text(encoding="utf-8"))
+        self._tokenizer = CppHFTokenizer()
+        self._tokenizer.load(str(path))
+
+    def count(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, 0, 0))
+
+    def piece(self, token: int) -> str:
+        return str(self._tokenizer.decode(token))
+
+    def for_runner(self) -> _RunnerTokenizer:
+        return _RunnerTokenizer(self._json)
+
+
+class _RunnerTokenizer:
+    """The tokenizer's file without its byte decoder, for as long as the runner loads it.
+
+    The runner's Python binding turns each piece into a ``str`` before anybody can join them, and breaks off at a byte
+    that is no character by itself. Without the decoder the piece is the token's name, which :class:`PieceDecoder`
+    reads.
+    """
+
+    def __init__(self, tokenizer: dict[str, Any]) -> None:
+        decoder = dict(tokenizer.get("decoder") or {})
+        if "decoders" in decoder:
+            decoder["decoders"] = [d for d in decoder["decoders"] if d.get("type") != "ByteFallback"]
+        self._json = {**tokenizer, "decoder": decoder or None}
+        self._folder = tempfile.TemporaryDirectory(prefix="g3n-tokenizer-")
+
+    def __enter__(self) -> Path:
+        path = Path(self._folder.name) / "tokenizer.json"
+        path.write_text(json.dumps(self._json, ensure_ascii=False), encoding="utf-8")
+        return path
+
+    def __exit__(self, *error: object) -> None:
+        self._folder.cleanup()
+
+
+def open_chat(bundle: Bundle, threads: int) -> ExecuTorchChat:
+    """The bundle in the stock runner, with ``threads`` CPU threads."""
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+
+    _unsafe_reset_threadpool(threads)
+    parts = ExecuTorchParts(*(bundle.file(ROLES[name]) for name in ("model", "tables", "tokenizer")))
+    return ExecuTorchChat(parts, bundle.manifest["template"]["prompt"])
+
+
+def _load_program(parts: ExecuTorchParts) -> Any:
+    import executorch.kernels.quantized  # noqa: F401  (registers the look-ups in quantised tables)
+    from executorch.runtime import Runtime
+
+    try:
+        return Runtime.get().load_program(parts.model, data_path=parts.tables)
+    except RuntimeError as error:
+        raise EngineError(f"ExecuTorch cannot load {parts.model.name}: {error}") from None

@@ -1,0 +1,129 @@
+"""The stock LiteRT-LM engine over a packed bundle, held against the bundle's own signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from g3n_compiler.bundle.litertlm import CHAT_TEMPLATE
+from g3n_runtime.engine import GREEDY, Sampler
+from g3n_runtime.errors import EngineError
+from g3n_runtime.litert import LiteRtChat, LiteRtEngine, LiteRtModel
+from tests.litert.conftest import CONTEXT, Converted
+
+STOP = (1, 106)
+
+
+@pytest.fixture(scope="module")
+def path(converted: Converted, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return converted.pack("fp32", tmp_path_factory.mktemp("bundle") / "model.litertlm")
+
+
+@pytest.fixture(scope="module")
+def engine(path: Path) -> Iterator[LiteRtEngine]:
+    with LiteRtEngine(path, threads=2) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def model(converted: Converted) -> LiteRtModel:
+    return converted.model("fp32")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(converted: Converted) -> Any:
+    return AutoTokenizer.from_pretrained(converted.checkpoint.directory)
+
+
+def expected(model: LiteRtModel, tokenizer: Any, turns: list[dict[str, str]], count: int) -> str:
+    """Greedy answer of the signatures to ``turns`` under the Hugging Face template."""
+    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True)["input_ids"]
+    return tokenizer.decode(model.greedy(ids, count, STOP))
+
+
+@pytest.mark.parametrize(
+    "prompt", ["Hi", "What is a river?", "  Name the sea, the land and all that moves between them, one by one.  "]
+)
+def test_greedy_text_equals_the_signatures(
+    engine: LiteRtEngine, model: LiteRtModel, tokenizer: Any, prompt: str
+) -> None:
+    want = expected(model, tokenizer, [{"role": "user", "content": prompt}], 12)
+    assert len(want) > 5
+    assert "".join(engine.generate(prompt, GREEDY, 12)) == want
+
+
+def test_raw_text_gets_bos_and_no_template(engine: LiteRtEngine, model: LiteRtModel, tokenizer: Any) -> None:
+    text = "In the beginning God created the heaven and"
+    want = tokenizer.decode(model.greedy(tokenizer(text).input_ids, 12, STOP))
+    assert "".join(engine.complete(text, GREEDY, 12)) == want
+
+
+def test_later_turns_see_the_earlier_ones_as_the_template_has_them(
+    path: Path, model: LiteRtModel, tokenizer: Any
+) -> None:
+    chat = LiteRtChat(path, system="Be brief.")
+    turns = [{"role": "system", "content": "Be brief."}]
+    for question in ("What is a dog?", "And a cat?"):
+        turns.append({"role": "user", "content": question})
+        answer = "".join(chat.send(question, GREEDY, 8))
+        assert answer == expected(model, tokenizer, turns, 8)
+        turns.append({"role": "assistant", "content": answer})
+    assert chat.turns == turns
+    chat.reset()
+    assert "".join(chat.send("And a cat?", GREEDY, 8)) == expected(model, tokenizer, [turns[0], turns[3]], 8)
+    chat.close()
+
+
+def test_stopping_early_leaves_the_engine_usable(engine: LiteRtEngine) -> None:
+    whole = "".join(engine.generate("What is a dog?", GREEDY, 12))
+    stream = engine.generate("What is a dog?", GREEDY, 12)
+    next(stream)
+    stream.close()
+    assert "".join(engine.generate("What is a dog?", GREEDY, 12)) == whole
+
+
+def test_a_seed_repeats_a_sample(engine: LiteRtEngine) -> None:
+    first, again, other = ("".join(engine.generate("Hi", Sampler(seed=s), 12)) for s in (1, 1, 2))
+    assert first == again != other
+
+
+def test_more_tokens_than_compiled_for_are_refused(path: Path, engine: LiteRtEngine) -> None:
+    assert engine.context == CONTEXT
+    with pytest.raises(EngineError, match="compiled for 96"):
+        LiteRtEngine(path, max_tokens=CONTEXT + 1)
+    with pytest.raises(EngineError, match="shorten"):
+        list(engine.generate("dog " * CONTEXT, GREEDY))
+
+
+def test_a_file_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"no \.litertlm"):
+        LiteRtEngine(tmp_path / "missing.litertlm")
+    (tmp_path / "bad.litertlm").write_bytes(b"nothing")
+    with pytest.raises(EngineError, match=r"no \.litertlm"):
+        LiteRtEngine(tmp_path / "bad.litertlm")
+
+
+def test_measure_reports_what_it_ran(path: Path) -> None:
+    speed = LiteRtChat(path).measure(40, 8)
+    assert (speed.prompt_tokens, speed.decode_tokens) == (40, 8)
+    assert speed.prefill_per_second > 0
+    assert speed.decode_per_second > 0
+
+
+def test_the_default_template_equals_the_checkpoints(converted: Converted, tokenizer: Any) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": " What is a dog? "},
+        {"role": "assistant", "content": "A dog."},
+        {"role": "user", "content": "And a cat?"},
+    ]
+    for conversation in (turns, turns[1:], turns[1:2]):
+        own, ours = (
+            tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False, chat_template=t)
+            for t in (None, CHAT_TEMPLATE)
+        )
+        assert ours == own
