@@ -1,0 +1,20 @@
+"""The embedded checkpoint ``nano``: a tiny, trained Gemma 3n in Hugging Face format.
+
+It has every structural feature of the real text decoder (AltUp, LAUREL, per-layer embeddings, gaussian top-k, KV-shared
+layers, MatFormer-sliceable FFNs) at about 1/1000 of the size, so that the compiler can be tested and shown end to end
+without a download. ``checkpoint/README.md`` states how it was made and how good it is.
+"""
+
+from pathlib import Path
+
+HELDOUT_FILE = "heldout.jsonl"
+
+
+def checkpoint_dir() -> Path:
+    """Folder of the embedded checkpoint (``config.json``, ``model.safetensors``, tokenizer files)."""
+    return Path(__file__).resolve().parent / "checkpoint"
+
+
+def heldout_path() -> Path:
+    """The held-out documents: one JSON object ``{"kind", "text"}`` a line, ``text`` already in prompt form."""
+    return Path(__file__).resolve().parent / HELDOUT_FILE

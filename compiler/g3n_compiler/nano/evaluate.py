@@ -1,0 +1,150 @@
+"""Measures a checkpoint on the held-out documents: ``python -m g3n_compiler.nano.evaluate [DIR] [options]``.
+
+All perplexities are in fp32, per token, each document from its ``<bos>`` on (``<bos>`` itself not counted).
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Gemma3nForCausalLM
+
+from g3n_compiler.nano import checkpoint_dir, corpus, heldout_path
+from g3n_compiler.nano.config import SKIPPABLE, slice_config, slice_weights
+from g3n_compiler.nano.ngram import ORDER, KneserNey
+from g3n_compiler.nano.tokens import encode_documents
+
+_BATCH_TOKENS = 4096
+
+
+def load(folder: Path) -> Gemma3nForCausalLM:
+    """The checkpoint in fp32 with the plain ("eager") attention, which is the reference of every figure."""
+    model = Gemma3nForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    return model.eval()
+
+
+def losses(model: Gemma3nForCausalLM, documents: Sequence[Tensor]) -> list[float]:
+    """Summed loss in nats of each document. Documents are padded on the right, where causality keeps them apart."""
+    result = [0.0] * len(documents)
+    for places in _batches(documents):
+        rows = nn.utils.rnn.pad_sequence([documents[i] for i in places], batch_first=True)
+        with torch.no_grad():
+            logits = model(input_ids=rows[:, :-1], use_cache=False).logits
+        each = F.cross_entropy(logits.transpose(1, 2), rows[:, 1:], reduction="none")
+        for row, i in enumerate(places):
+            result[i] = each[row, : len(documents[i]) - 1].sum().item()
+    return result
+
+
+def _batches(documents: Sequence[Tensor]) -> list[list[int]]:
+    """Indices of documents of about the same length, at most ``_BATCH_TOKENS`` padded tokens a batch."""
+    batches: list[list[int]] = [[]]
+    for i in sorted(range(len(documents)), key=lambda i: len(documents[i])):
+        if batches[-1] and (len(batches[-1]) + 1) * len(documents[i]) > _BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+def perplexity(model: Gemma3nForCausalLM, documents: Sequence[Tensor]) -> float:
+    """Per token over all ``documents`` (int64 ids, ``<bos>`` first)."""
+    return math.exp(sum(losses(model, documents)) / sum(len(d) - 1 for d in documents))
+
+
+def sliced(model: Gemma3nForCausalLM, width: int, skip: Sequence[int] = ()) -> Gemma3nForCausalLM:
+    """The MatFormer slice of ``model`` with FFNs of ``width`` and without layers ``skip``."""
+    widths = [width] * (model.config.num_hidden_layers - len(skip))
+    config = slice_config(model.config, widths, skip)
+    config._attn_implementation = "eager"
+    part = Gemma3nForCausalLM(config).eval()
+    part.load_state_dict(slice_weights(model.state_dict(), model.config, widths, skip))
+    return part
+
+
+def round_to_nearest(weight: Tensor, bits: int) -> Tensor:
+    """``weight`` (rows, columns) after symmetric rounding to ``bits``, one scale a row: the plainest recipe."""
+    limit = 2 ** (bits - 1) - 1
+    scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / limit
+    return (weight / scale).round().clamp(-limit, limit) * scale
+
+
+def rounded(model: Gemma3nForCausalLM, bits: int) -> Gemma3nForCausalLM:
+    """A copy of ``model`` whose every 2-D weight is rounded: embeddings, per-layer embeddings and head included."""
+    copy = Gemma3nForCausalLM(model.config).eval()
+    copy.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for weight in copy.parameters():  # the tied head is listed once
+            if weight.dim() == 2:
+                weight.copy_(round_to_nearest(weight, bits))
+    return copy
+
+
+def by_kind(model: Gemma3nForCausalLM, kinds: Sequence[str], documents: Sequence[Tensor]) -> dict[str, float]:
+    """Perplexity of each kind of document."""
+    nats: dict[str, float] = defaultdict(float)
+    tokens: dict[str, int] = defaultdict(int)
+    for kind, document, loss in zip(kinds, documents, losses(model, documents), strict=True):
+        nats[kind] += loss
+        tokens[kind] += len(document) - 1
+    return {kind: math.exp(nats[kind] / tokens[kind]) for kind in sorted(nats)}
+
+
+def measure(model: Gemma3nForCausalLM, documents: Sequence[Tensor]) -> dict[str, float]:
+    """Perplexities of the model, of its slices and of its rounded copies, by name."""
+    half = model.config.intermediate_size[0] // 2
+    return {
+        "full": perplexity(model, documents),
+        "half width": perplexity(sliced(model, half), documents),
+        "half width, layers 5 and 6 skipped": perplexity(sliced(model, half, SKIPPABLE), documents),
+        "round-to-nearest int8": perplexity(rounded(model, 8), documents),
+        "round-to-nearest int4": perplexity(rounded(model, 4), documents),
+    }
+
+
+def ngram_perplexity(cache: Path, tokenizer_json: Path, documents: Sequence[Tensor]) -> float:
+    """The same held-out tokens under a Kneser-Ney model of the whole training text (fetched into ``cache``)."""
+    return KneserNey(encode_documents(corpus.build(cache).train, tokenizer_json)).perplexity(documents)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True), default=checkpoint_dir())
+@click.option("--heldout", type=click.Path(path_type=Path, exists=True), default=heldout_path())
+@click.option("--limit", type=int, default=None, help="only the first so many documents")
+@click.option("--ngram", type=click.Path(path_type=Path), default=None, help="corpus folder: adds the n-gram baseline")
+@click.option("--json", "as_json", is_flag=True, help="print JSON instead of a table")
+@click.option("--threads", default=2, show_default=True)
+def main(folder: Path, heldout: Path, limit: int | None, ngram: Path | None, as_json: bool, threads: int) -> None:
+    """Held-out perplexity of the checkpoint in FOLDER (the embedded one if left out), its slices and roundings."""
+    torch.set_num_threads(threads)
+    selected = corpus.read_documents(heldout)[:limit]
+    documents = encode_documents(selected, folder / "tokenizer.json")
+    model = load(folder)
+    figures = measure(model, documents)
+    full = figures["full"]
+    figures |= {
+        f"full, {kind} only": value for kind, value in by_kind(model, [d.kind for d in selected], documents).items()
+    }
+    if ngram is not None:
+        name = f"Kneser-Ney {ORDER}-gram"
+        figures[name] = ngram_perplexity(ngram, folder / "tokenizer.json", documents)
+    console = Console()
+    if as_json:
+        console.print_json(json.dumps(figures))
+        return
+    table = Table("what", "perplexity", "against full", title=f"{len(documents)} held-out documents")
+    for what, value in figures.items():
+        comparable = not what.startswith("full")
+        table.add_row(what, f"{value:.3f}", f"{value / full - 1:+.2%}" if comparable else "")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
