@@ -66,7 +66,7 @@ def main(documents: int, recipes: str) -> None:
             options = CompileOptions(recipe=recipe, context=CONTEXT, out=Path(folder) / "bundle")
             bundle = compile_bundle(options, lambda line: None)
             for runtime in BACKENDS:
-                model = get_backend(runtime).open_model(bundle, checkpoint.text)
+                model = next(iter(get_backend(runtime).open_models(bundle).values()))
                 rows.append((recipe, runtime, perplexity(model.logits, texts)))
                 del model
     for recipe, runtime, value in rows:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.lower.backend import Delegation, Job, Lowered, LoweredFile, LoweredSubgraph
+from g3n_compiler.lower.backend import Delegation, Job, Lowered, LoweredFile, LoweredSubgraph, TextModel
 from g3n_compiler.targets import Runtime
 from g3n_compiler.verify.reference import Reference
 
@@ -25,6 +24,12 @@ class FakeModel:
 
     def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
         return self.logits(ids)[prompt - 1 :]
+
+    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
+        return self._reference.tables.embeddings(ids)[0].numpy()
+
+    def ple(self, ids: Sequence[int]) -> np.ndarray:
+        return self._reference.tables.ple(ids).numpy().reshape(len(ids), -1)
 
     def greedy(self, ids: Sequence[int], count: int) -> list[int]:
         return self._reference.greedy(ids, count)[0]
@@ -65,9 +70,9 @@ class FakeBackend:
             ),
         )
 
-    def open_model(self, directory: Path, config: TextConfig) -> FakeModel:
+    def open_models(self, directory: Path) -> dict[str, TextModel]:
         assert self._job is not None
-        return FakeModel(Reference(self._job.checkpoint, self._job.recipe), self._error)
+        return {"fake": FakeModel(Reference(self._job.checkpoint, self._job.recipe), self._error)}
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         assert self._job is not None

@@ -87,9 +87,8 @@ class ExecuTorchModel:
         self.context = int(self._constant("get_max_context_len")[0])
         self.vocab_size = int(self._constant("get_vocab_size")[0])
         self._execute = self._program.load_method(self.method)
-        if self.method == "text_decoder":
-            self._tokens = MappedTable(parts.tables, self._constant(TOKEN_TABLE))
-            self._ple = MappedTable(parts.tables, self._constant(PLE_TABLE))
+        self._tokens = MappedTable(parts.tables, self._constant(TOKEN_TABLE))
+        self._ple = MappedTable(parts.tables, self._constant(PLE_TABLE))
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """Teacher-forced logits ``[T, vocab]`` float32, one token a call."""
@@ -99,6 +98,14 @@ class ExecuTorchModel:
         """Logits ``[T - prompt + 1, vocab]`` of the positions from ``prompt - 1`` on; the prompt comes in chunks."""
         last = self.prefill(ids[:prompt])
         return np.stack([last, *(self.step([token], prompt + i) for i, token in enumerate(ids[prompt:]))])
+
+    def embeddings(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Scaled token embeddings ``[T, hidden]`` float32."""
+        return self._tokens.look_up(np.asarray(ids)) * np.float32(self._tokens.width**0.5)
+
+    def ple(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Scaled per-layer embeddings ``[T, layers * ple_dim]`` float32."""
+        return self._ple.look_up(np.asarray(ids))
 
     def greedy(self, ids: Sequence[int], count: int, stop: Sequence[int] = ()) -> list[int]:
         """Up to ``count`` most likely tokens after ``ids``; ends before a token of ``stop``."""
@@ -128,8 +135,7 @@ class ExecuTorchModel:
             return torch.from_numpy(ids)[None]
         if ids.min() < 0 or ids.max() >= self._tokens.rows:
             raise EngineError(f"token ids {ids.min()}..{ids.max()} are outside the vocabulary of {self._tokens.rows}")
-        embeddings = self._tokens.look_up(ids) * np.float32(self._tokens.width**0.5)
-        return torch.from_numpy(np.concatenate((embeddings, self._ple.look_up(ids)), -1))[None]
+        return torch.from_numpy(np.concatenate((self.embeddings(ids), self.ple(ids)), -1))[None]
 
     def _constant(self, name: str) -> list[Any]:
         return list(self._program.load_method(name).execute([]))
@@ -202,8 +208,11 @@ class ExecuTorchChat:
     def _stream(self, prompt: str, config: Any, count: int) -> Iterator[str]:
         pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
         stopped = threading.Event()
+        drawn = 0
 
         def on_piece(piece: str) -> None:
+            nonlocal drawn
+            drawn += 1
             pieces.put(piece)
             if stopped.is_set():
                 self._runner.stop()
@@ -218,12 +227,10 @@ class ExecuTorchChat:
         thread = threading.Thread(target=run, name="executorch-generate")
         thread.start()
         text = PieceDecoder()
-        produced = 0
         try:
             while (piece := pieces.get()) is not None:
                 if isinstance(piece, BaseException):
-                    raise EngineError(f"the runner failed after {produced} tokens: {piece}") from None
-                produced += 1
+                    raise EngineError(f"the runner failed after {drawn} tokens: {piece}") from None
                 if piece not in self._stop and (part := text.feed(piece)):
                     yield part
             if part := text.end():
@@ -232,7 +239,7 @@ class ExecuTorchChat:
             stopped.set()
             thread.join()
             # The last token drawn is not in the cache: the runner feeds a token when it draws the next.
-            self._used += count + max(produced + pieces.qsize() - 2, 0)
+            self._used += count + max(drawn - 1, 0)
 
 
 class PieceDecoder:

@@ -279,6 +279,14 @@ class LiteRtModel:
         run.prefill(ids[: prompt - 1])
         return np.stack([run.decode(token) for token in ids[prompt - 1 :]])
 
+    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
+        """Scaled token embeddings ``[T, hidden]`` float32."""
+        return _Run._rows(self._embed, ids, len(ids))[0]
+
+    def ple(self, ids: Sequence[int]) -> np.ndarray:
+        """Scaled per-layer embeddings ``[T, layers * ple_dim]`` float32."""
+        return _Run._rows(self._embed_per_layer, ids, len(ids)).reshape(len(ids), -1)
+
     def greedy(self, ids: Sequence[int], count: int, stop: Sequence[int] = ()) -> list[int]:
         """Up to ``count`` most likely tokens after ``ids``; ends before a token of ``stop``."""
         run = _Run(self)

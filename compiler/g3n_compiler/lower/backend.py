@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -86,6 +86,12 @@ class TextModel(Protocol):
     def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
         """Logits ``[T - prompt + 1, vocab]`` from position ``prompt - 1`` on, the prompt going through prefill."""
 
+    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
+        """Rows of the emitted token embedding ``[T, hidden]``, scaled."""
+
+    def ple(self, ids: Sequence[int]) -> np.ndarray:
+        """Rows of the emitted per-layer embedding ``[T, layers * ple_dim]``, scaled."""
+
     def greedy(self, ids: Sequence[int], count: int) -> list[int]:
         """``count`` greedy tokens after the prompt ``ids``."""
 
@@ -98,8 +104,8 @@ class Backend(Protocol):
     def lower(self, job: Job) -> Lowered:
         """Write the bundle's files of this runtime into ``job.directory``."""
 
-    def open_model(self, directory: Path, config: TextConfig) -> TextModel:
-        """Open what :meth:`lower` wrote, for parity."""
+    def open_models(self, directory: Path) -> Mapping[str, TextModel]:
+        """Open what :meth:`lower` wrote, for parity: a model for each way an engine may enter it, by name."""
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         """Greedy text of one chat turn from the stock engine, unmodified."""

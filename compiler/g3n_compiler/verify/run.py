@@ -9,6 +9,7 @@ import numpy as np
 
 from g3n_compiler.lower.backend import Backend, Job, TextModel
 from g3n_compiler.lower.onnx.parity import onnx_checks
+from g3n_compiler.modules.embedder import EmbeddingTables
 from g3n_compiler.targets import Runtime
 from g3n_compiler.verify.golden import GENERATED, PROMPTS, Golden, golden_inputs
 from g3n_compiler.verify.parity import (
@@ -50,9 +51,8 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
     parity.checks += onnx_checks(job.checkpoint, golden[1].ids, exact_logits[1])
     for runtime, backend in backends.items():
         job.progress(f"comparing the {runtime} artifact")
-        model = backend.open_model(job.directory, job.config)
-        parity.checks += _artifact_checks(job, runtime, model, expected, rounded)
-        del model
+        for entry, model in backend.open_models(job.directory).items():
+            parity.checks += _artifact_checks(job, runtime, entry, model, expected, rounded)
         job.progress(f"generating with the stock {runtime} engine")
         _text_checks(job, runtime, backend, exact, parity)
     return parity
@@ -75,39 +75,45 @@ def _hf_checks(job: Job, expected: Expected) -> list[Check]:
 
 
 def _artifact_checks(
-    job: Job, runtime: Runtime, model: TextModel, expected: Expected, rounded: Reference
+    job: Job, runtime: Runtime, entry: str, model: TextModel, expected: Expected, rounded: Reference
 ) -> list[Check]:
     exact = job.recipe.name == "fp32"
     limit = EXACT if exact else job.recipe.logit_tolerance
     reference = "eager fp32" if exact else f"fake-quant {job.recipe.name}"
-    checks = []
+
+    def core(what: str, metric: str, value: float, most: float) -> Check:
+        return Check(f"{entry}: {what}", "core", runtime, reference, metric, value, most)
+
+    checks = _table_checks(job, runtime, model, rounded.tables, reference)
+    errors = []
     for g, want in zip(expected.golden, expected.recipe, strict=True):
         error = relative_error(model.logits(g.ids), want)
-        checks.append(
-            Check(f"decode, {g.name}, {len(g.ids)} tokens", "core", runtime, reference, "relative error", error, limit)
-        )
+        errors.append(error)
+        checks.append(core(f"{len(g.ids)} tokens decoded, {g.name}", "relative error", error, limit))
         error = relative_error(model.prefilled_logits(g.ids, g.prompt), want[g.prompt - 1 :])
-        checks.append(
-            Check(f"prefill of {g.prompt} tokens, {g.name}", "core", runtime, reference, "relative error", error, limit)
-        )
+        checks.append(core(f"{g.prompt} tokens prefilled, {g.name}", "relative error", error, limit))
     ids = expected.golden[0].ids
     tokens, margins = rounded.greedy(ids, GENERATED)
     margin = greedy_margin(model.greedy(ids, GENERATED), tokens, margins)
     # Two logits that are each off by the worst error can change places only if they were twice that close.
-    worst = max(c.value for c in checks)
-    spread = float(np.abs(expected.recipe[0]).max())
-    checks.append(
-        Check(
-            f"{GENERATED} greedy tokens",
-            "core",
-            runtime,
-            reference,
-            "margin at first difference",
-            margin,
-            MARGIN if exact else 2 * worst * spread,
-        )
+    reach = 2 * max(errors) * float(np.abs(expected.recipe[0]).max())
+    most = MARGIN if exact else reach
+    return [*checks, core(f"{GENERATED} greedy tokens", "margin at first difference", margin, most)]
+
+
+def _table_checks(job: Job, runtime: Runtime, model: TextModel, tables: EmbeddingTables, reference: str) -> list[Check]:
+    """Rows of both emitted tables, with the ids on either side of where the per-layer table ends."""
+    config = job.config
+    ids = [0, 1, config.bos_id, config.ple_vocab_size - 1, min(config.ple_vocab_size, config.vocab_size - 1)]
+    ids.append(config.vocab_size - 1)
+    pairs: tuple[tuple[str, np.ndarray, np.ndarray], ...] = (
+        ("token_embedding", model.embeddings(ids), tables.embeddings(ids)[0].numpy()),
+        ("per_layer_embedding", model.ple(ids), tables.ple(ids).numpy().reshape(len(ids), -1)),
     )
-    return checks
+    return [
+        Check(f"{len(ids)} rows", name, runtime, reference, "relative error", relative_error(got, want), EXACT)
+        for name, got, want in pairs
+    ]
 
 
 def _text_checks(job: Job, runtime: Runtime, backend: Backend, exact: Reference, parity: Parity) -> None:

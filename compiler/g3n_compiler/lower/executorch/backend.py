@@ -6,16 +6,17 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
-from g3n_compiler.lower.backend import Job, Lowered, LoweredFile, LoweredSubgraph
-from g3n_compiler.lower.executorch.lower import MODEL, TABLES, lower_text
+from g3n_compiler.lower.backend import Job, Lowered, LoweredFile, LoweredSubgraph, TextModel
+from g3n_compiler.lower.executorch.lower import MODEL, TABLES, MethodName, lower_text
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_runtime.engine import GREEDY
 from g3n_runtime.executorch import ROLES, ExecuTorchChat, ExecuTorchModel, ExecuTorchParts
 
 TOKENIZER = "tokenizer.json"
+ENTRY_POINTS: tuple[MethodName, ...] = ("text_decoder", "forward")
+"""Methods that give logits: our loop calls the first, the stock runner the second."""
 TABLE_OF: dict[Subgraph, str] = {
     "token_embedding": "embed_tokens",
     "per_layer_embedding": "embed_tokens_per_layer",
@@ -36,6 +37,7 @@ class ExecuTorchBackend:
             job.directory,
             # A chunk is at least 2 tokens: by its second input's size the runner tells positions from a start.
             chunk=max(2, *job.prefill_lengths),
+            methods=ENTRY_POINTS,
             stop_ids=job.tokenizer.stop_ids,
             progress=lambda line: job.progress(f"executorch: {line}"),
         )
@@ -68,8 +70,9 @@ class ExecuTorchBackend:
         )
         return Lowered(files, (core, *tables))
 
-    def open_model(self, directory: Path, config: TextConfig) -> ExecuTorchModel:
-        return ExecuTorchModel(ExecuTorchParts(directory / MODEL, directory / TABLES))
+    def open_models(self, directory: Path) -> dict[str, TextModel]:
+        parts = ExecuTorchParts(directory / MODEL, directory / TABLES)
+        return {method: ExecuTorchModel(parts, method) for method in ENTRY_POINTS}
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         parts = ExecuTorchParts(directory / MODEL, directory / TABLES, directory / TOKENIZER)

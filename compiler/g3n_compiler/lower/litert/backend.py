@@ -16,9 +16,8 @@ from g3n_compiler.bundle.litertlm import (
     llm_metadata,
     write_litertlm,
 )
-from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.lower.backend import Job, Lowered, LoweredFile, LoweredSubgraph
+from g3n_compiler.lower.backend import Job, Lowered, LoweredFile, LoweredSubgraph, TextModel
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
@@ -80,8 +79,8 @@ class LiteRtBackend:
         )
         return Lowered((LoweredFile(MODEL, ROLE),), subgraphs)
 
-    def open_model(self, directory: Path, config: TextConfig) -> _ExtractedModel:
-        return _ExtractedModel(directory / MODEL)
+    def open_models(self, directory: Path) -> dict[str, TextModel]:
+        return {"signatures": _ExtractedModel(directory / MODEL)}
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         chat = LiteRtChat(directory / MODEL)
@@ -106,6 +105,12 @@ class _ExtractedModel:
 
     def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
         return self._model.prefilled_logits(ids, prompt)
+
+    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
+        return self._model.embeddings(ids)
+
+    def ple(self, ids: Sequence[int]) -> np.ndarray:
+        return self._model.ple(ids)
 
     def greedy(self, ids: Sequence[int], count: int) -> list[int]:
         return self._model.greedy(ids, count)
