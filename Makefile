@@ -33,7 +33,7 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 test: setup lint ## lint, types and tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 clean: ## remove what the commands made
 	rm -rf exported build $(VENV)

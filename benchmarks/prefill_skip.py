@@ -23,11 +23,12 @@ from rich.console import Console
 from torch import Tensor
 
 from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.lower.litert import graph
 from g3n_compiler.lower.litert.bind import bind
-from g3n_compiler.lower.litert.cache import PrefillCache
+from g3n_compiler.lower.litert.graph import LiteRtOps
 from g3n_compiler.modules.decoder import TextDecoder
+from g3n_compiler.modules.external_cache import PrefillCache
 from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.trace.signatures import GraphWeights, Prefill, sample_inputs, used_weights
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 4352,
@@ -50,7 +51,7 @@ HEAD = ("altup_unembed", "lm_head")
 """Weights, with the last norm, that only logits need."""
 
 
-class AllLayers(graph.Prefill):
+class AllLayers(Prefill):
     """Prefill without the skip: every layer over every token."""
 
     def forward(
@@ -63,7 +64,7 @@ class AllLayers(graph.Prefill):
         **weights: Tensor,
     ) -> dict[str, Tensor]:
         cache = PrefillCache(self.config, kv_cache, input_pos, mask, self.ops)
-        decoder = TextDecoder(self.config, graph.GraphWeights(weights, self.specs))
+        decoder = TextDecoder(self.config, GraphWeights(weights, self.specs))
         state = decoder.begin(embeddings, per_layer_embeddings, input_pos)
         for i in range(self.config.num_layers):
             state = decoder.layer(i, state, cache)
@@ -78,11 +79,11 @@ def save_random(directory: Path) -> Checkpoint:
     return Checkpoint(directory)
 
 
-def lower(checkpoint: Checkpoint, module: graph.Prefill, tokens: int, weights: Mapping[str, Any], path: Path) -> int:
+def lower(checkpoint: Checkpoint, module: Prefill, tokens: int, weights: Mapping[str, Any], path: Path) -> int:
     """Convert and bind one signature; returns its count of linear layers."""
     import litert_torch
 
-    inputs = graph.sample_inputs(checkpoint.text, tokens + 1, tokens)
+    inputs = sample_inputs(checkpoint.text, tokens + 1, tokens)
     inputs |= {s.input_name: torch.empty(s.shape) for s in weights.values()}
     program = torch.export.export(module, (), inputs, strict=False)
     linears = Counter(str(n.target) for n in program.graph.nodes if n.op == "call_function")["aten.linear.default"]
@@ -114,9 +115,9 @@ def main(tokens: int, runs: int) -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = save_random(Path(folder))
-        skipping = graph.Prefill(checkpoint.text, graph.LiteRtOps()).eval()
-        complete = AllLayers(checkpoint.text, graph.LiteRtOps()).eval()
-        owned = graph.used_weights(skipping, tokens + 1, tokens)
+        skipping = Prefill(checkpoint.text, LiteRtOps()).eval()
+        complete = AllLayers(checkpoint.text, LiteRtOps()).eval()
+        owned = used_weights(skipping, tokens + 1, tokens)
         every = {n: s for n, s in complete.specs.items() if n != "norm" and not n.startswith(HEAD)}
         paths = Path(folder) / "skip.tflite", Path(folder) / "all.tflite"
         counts = [

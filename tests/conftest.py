@@ -75,6 +75,12 @@ def copy_tokenizer(directory: Path) -> None:
         (directory / name).write_bytes((checkpoint_dir() / name).read_bytes())
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a folder's tests on one worker, so that what they compile is compiled once."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     return make_tiny(tmp_path_factory.mktemp("tiny"))

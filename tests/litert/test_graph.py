@@ -7,8 +7,10 @@ import torch
 
 from g3n_compiler.errors import ContextError
 from g3n_compiler.lower.litert import flatbuffer
-from g3n_compiler.lower.litert.graph import Prefill, TorchOps, convert, signatures, trace, used_weights
+from g3n_compiler.lower.litert.graph import LiteRtOps, convert
+from g3n_compiler.modules.external_cache import TorchOps
 from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.trace.signatures import Prefill, signatures, trace, used_weights
 from tests.litert.conftest import CONTEXT, PREFILL, Converted
 
 
@@ -17,7 +19,7 @@ def inputs_of(program: torch.export.ExportedProgram) -> set[str]:
 
 
 def test_prefill_runs_the_owning_layers_only(converted: Converted) -> None:
-    programs = trace(converted.config, CONTEXT, [PREFILL])
+    programs = trace(converted.config, CONTEXT, [PREFILL], LiteRtOps())
     assert list(programs) == ["prefill_24", "decode"]
     weights = {name: {w for w in inputs_of(p) if w.startswith("w_")} for name, p in programs.items()}
     assert weights["decode"] == {s.input_name for s in text_weights(converted.config).values()}

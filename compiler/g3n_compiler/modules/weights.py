@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -159,8 +158,3 @@ def dead_weights(config: TextConfig) -> dict[str, str]:
             f"layers.{i}.altup.correct_output_scale": "altup_correct_scale is off" for i in range(config.num_layers)
         }
     return dead
-
-
-def trace_inputs(specs: Mapping[str, WeightSpec]) -> dict[str, Tensor]:
-    """Placeholder tensors for tracing, by input name; never touched, so they take no memory."""
-    return {s.input_name: torch.empty(s.shape) for s in specs.values()}

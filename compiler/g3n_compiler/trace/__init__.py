@@ -1,0 +1,1 @@
+"""Trace: the entry points that are exported, and their ``torch.export`` programs."""

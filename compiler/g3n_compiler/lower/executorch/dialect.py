@@ -33,7 +33,8 @@ class XnnpackDialect(nn.Module, Dialect):
         self.register_buffer("rotation", rotation)
         exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         for kind in sorted(set(config.layer_types)):
-            self.register_buffer(f"frequencies_{kind}", torch.cat([config.rope_theta(kind) ** -exponent] * 2).view(1, -1))
+            frequencies = config.rope_theta(kind) ** -exponent
+            self.register_buffer(f"frequencies_{kind}", torch.cat([frequencies] * 2).view(1, -1))
 
     def mean(self, x: Tensor) -> Tensor:
         return F.linear(x, self.get_buffer(f"mean_{x.shape[-1]}"))

@@ -21,9 +21,10 @@ from g3n_compiler.lower.backend import Job, Lowered, LoweredFile, LoweredSubgrap
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
-from g3n_compiler.lower.litert.graph import DECODE, convert, prefill_name
+from g3n_compiler.lower.litert.graph import convert
 from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.targets import Runtime, Subgraph
+from g3n_compiler.trace.signatures import DECODE, prefill_name
 from g3n_runtime.engine import GREEDY
 from g3n_runtime.litert import LiteRtChat, LiteRtModel, LiteRtParts
 

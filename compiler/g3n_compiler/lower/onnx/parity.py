@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.lower.litert.cache import TorchOps, kv_cache_shapes
-from g3n_compiler.lower.litert.graph import DECODE, Decode, Prefill, sample_inputs, used_weights
 from g3n_compiler.lower.onnx.export import OnnxSession, PerLayerEmbedding, TokenEmbedding, export_onnx
 from g3n_compiler.modules.embedder import EmbeddingTables
+from g3n_compiler.modules.external_cache import TorchOps, kv_cache_shapes
 from g3n_compiler.modules.weights import embedding_weights
+from g3n_compiler.trace.signatures import DECODE, Decode, Prefill, trace_inputs, used_weights
 from g3n_compiler.verify.parity import EXACT, Check, relative_error
 
 CHUNK = 32
@@ -77,9 +77,8 @@ class _OnnxDecoder:
             (DECODE, Decode(config, TorchOps()), 1, [*names, "logits"]),
         ):
             specs = used_weights(module, context, length)
-            placeholders = {s.input_name: torch.empty(s.shape) for s in specs.values()}
             path = folder / f"{name}.onnx"
-            export_onnx(module.eval(), sample_inputs(config, context, length) | placeholders, outputs, path)
+            export_onnx(module.eval(), trace_inputs(module, context, length), outputs, path)
             self._sessions[name] = OnnxSession(path)
             self._weights |= {s.input_name: checkpoint.read(s).numpy() for s in specs.values()}
 

@@ -1,0 +1,135 @@
+"""What a large per-layer embedding adds to resident memory: 64 tokens from a bundle with a small and a large table.
+
+    python benchmarks/ple_resident.py [--rows 65536]
+
+Two random checkpoints differ in the rows of their PLE alone (true row width, 7680 values); the difference of resident
+memory after generating is what the large table costs. Each run is a fresh process without the right to lock memory,
+as an app on a phone has it: ExecuTorch locks what it maps where it may.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.checkpoint.tokenizer import PROMPT, load_tokenizer
+from g3n_compiler.lower.backend import Job
+from g3n_compiler.lower.registry import get_backend
+from g3n_compiler.nano import checkpoint_dir
+from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.targets import RUNTIMES, Runtime
+from g3n_runtime.bundle import Bundle
+from g3n_runtime.engine import GREEDY, open_engine
+
+LAYERS, PLE_DIM = 6, 1280
+"""7680 values a row, as in E2B, in few layers."""
+SMALL_ROWS = 4096
+TOKENS = 64
+WAYS = ("litert", "executorch", "executorch, our loop")
+
+
+def save_random(directory: Path, rows: int, vocab: int) -> Checkpoint:
+    """A random checkpoint of ``vocab`` tokens whose PLE has ``rows`` rows, with nano's tokenizer."""
+    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+
+    torch.manual_seed(0)
+    config = Gemma3nTextConfig(
+        vocab_size=vocab,
+        vocab_size_per_layer_input=rows,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=LAYERS,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        hidden_size_per_layer_input=PLE_DIM,
+        laurel_rank=16,
+        sliding_window=64,
+        num_kv_shared_layers=3,
+        max_position_embeddings=512,
+        activation_sparsity_pattern=[0.0] * LAYERS,
+    )
+    Gemma3nForCausalLM(config).bfloat16().save_pretrained(directory)
+    for name in ("tokenizer.json", "tokenizer.model", "chat_template.jinja"):
+        shutil.copy(checkpoint_dir() / name, directory)
+    return Checkpoint(directory)
+
+
+def lower(checkpoint: Checkpoint, runtime: Runtime, directory: Path) -> None:
+    """Lower without the comparisons, which this measures nothing of."""
+    directory.mkdir()
+    tokenizer = load_tokenizer(checkpoint.directory, checkpoint.text)
+    job = Job(checkpoint, tokenizer, get_recipe("int8"), 256, (32,), directory, lambda line: None)
+    files = [{"path": f.path, "role": f.role} for f in get_backend(runtime).lower(job).files]
+    manifest = {"files": files, "subgraphs": [{"runtime": runtime}], "template": {"prompt": PROMPT}}
+    (directory / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def generate(directory: Path, way: str) -> int:
+    """Generate, then return this process's resident bytes."""
+    bundle = Bundle(directory, json.loads((directory / "bundle.json").read_text(encoding="utf-8")))
+    tokens = 0
+    if way == WAYS[2]:
+        from g3n_runtime.executorch import ROLES, ExecuTorchModel, ExecuTorchParts
+
+        parts = ExecuTorchParts(bundle.file(ROLES["model"]), bundle.file(ROLES["tables"]))
+        engine: Any = ExecuTorchModel(parts)
+        tokens = len(engine.greedy(list(range(2, 34)), TOKENS))
+    else:
+        engine = open_engine(bundle, way)
+        tokens = sum(1 for _ in engine.send("What is a river?", GREEDY, TOKENS))
+    if tokens < TOKENS // 2:
+        raise SystemExit(f"only {tokens} of {TOKENS} tokens came")
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return sum(int(kib) for kib in re.findall(r"^Rss(?:Anon|File|Shmem):\s+(\d+)", status, re.MULTILINE)) * 1024
+
+
+def in_fresh_process(directory: Path, way: str) -> int:
+    command = [sys.executable, __file__, "--child", str(directory), "--way", way]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock", "--", *command]
+    limited = f"ulimit -l 64; exec {shlex.join(command)}"
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=True)
+    return int(done.stdout.strip().splitlines()[-1])
+
+
+@click.command()
+@click.option("--rows", default=65536, show_default=True, help="Rows of the large table.")
+@click.option("--child", type=click.Path(path_type=Path), hidden=True)
+@click.option("--way", hidden=True)
+def main(rows: int, child: Path | None, way: str | None) -> None:
+    """Print resident memory by engine and table."""
+    if child is not None and way is not None:
+        click.echo(generate(child, way))
+        return
+    console = Console(width=100)
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (SMALL_ROWS, rows):
+            checkpoint = save_random(Path(folder) / f"checkpoint-{count}", count, max(rows, 4352))
+            for runtime in RUNTIMES:
+                lower(checkpoint, runtime, Path(folder) / f"{runtime}-{count}")
+        size = rows * LAYERS * PLE_DIM
+        console.print(f"PLE of {size / 1e6:.0f} MB (int8) against {SMALL_ROWS * LAYERS * PLE_DIM / 1e6:.0f} MB\n")
+        console.print("| way | small table | large table | difference |\n|---|---|---|---|")
+        for each in WAYS:
+            runtime = each.split(",")[0]
+            small, large = (in_fresh_process(Path(folder) / f"{runtime}-{n}", each) for n in (SMALL_ROWS, rows))
+            console.print(f"| {each} | {small / 1e6:.0f} MB | {large / 1e6:.0f} MB | {(large - small) / 1e6:.1f} MB |")
+
+
+if __name__ == "__main__":
+    main()
