@@ -15,8 +15,8 @@ from g3n_runtime.engine import GREEDY
 from g3n_runtime.executorch import ROLES, ExecuTorchChat, ExecuTorchModel, ExecuTorchParts
 
 TOKENIZER = "tokenizer.json"
-ENTRY_POINTS: tuple[MethodName, ...] = ("text_decoder", "forward")
-"""Methods that give logits: our loop calls the first, the stock runner the second."""
+ENTRY_POINTS: tuple[MethodName, ...] = ("forward",)
+"""Methods that give logits. ``text_decoder``, for embeddings from elsewhere, would double the time that lowering takes."""
 TABLE_OF: dict[Subgraph, str] = {
     "token_embedding": "embed_tokens",
     "per_layer_embedding": "embed_tokens_per_layer",
