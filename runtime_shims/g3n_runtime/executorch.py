@@ -12,6 +12,7 @@ import queue
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 from g3n_runtime.bundle import Bundle
-from g3n_runtime.engine import Sampler, user_turn
+from g3n_runtime.engine import Sampler, Speed, user_turn
 from g3n_runtime.errors import EngineError
 
 TOKEN_TABLE = "get_table_embed_tokens"
@@ -53,7 +54,7 @@ class MappedTable:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(mmap, "MADV_RANDOM"):
             self._map.madvise(mmap.MADV_RANDOM)
-        dtype = {32: np.dtype("<f4"), 8: np.dtype("i1"), 4: np.dtype("u1")}[self.bits]
+        dtype: np.dtype[Any] = {32: np.dtype("<f4"), 8: np.dtype("i1"), 4: np.dtype("u1")}[self.bits]
         stored = self.width // 2 if self.bits == 4 else self.width
         self._values = np.frombuffer(self._map, dtype, self.rows * stored, values_offset).reshape(self.rows, stored)
         self._scales = None if self.bits == 32 else np.frombuffer(self._map, "<f4", self.rows, scales_offset)
@@ -109,7 +110,8 @@ class ExecuTorchModel:
 
     def greedy(self, ids: Sequence[int], count: int, stop: Sequence[int] = ()) -> list[int]:
         """Up to ``count`` most likely tokens after ``ids``; ends before a token of ``stop``."""
-        logits, out = self.prefill(ids), []
+        out: list[int] = []
+        logits = self.prefill(ids)
         while len(out) < count and (token := int(logits.argmax())) not in stop:
             out.append(token)
             if len(out) < count:
@@ -158,6 +160,7 @@ class ExecuTorchChat:
         if parts.tokenizer is None:
             raise EngineError("the runner needs a tokenizer.json: name it in ExecuTorchParts")
         self._template = template
+        self._parts = parts
         program = _load_program(parts)
         self.context = int(program.load_method("get_max_context_len").execute([])[0])
         self._tokenizer = _Tokenizer(parts.tokenizer)
@@ -197,6 +200,20 @@ class ExecuTorchChat:
             num_bos=bos,
         )
         return self._stream(prompt, config, count)
+
+    def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
+        """Call the program itself, since the runner ends at a stop token; needs no conversation to be open."""
+        self.reset()
+        model = ExecuTorchModel(self._parts)
+        ids = [i % model.vocab_size for i in range(2, prompt_tokens + 2)]
+        start = time.perf_counter()
+        token = int(model.prefill(ids).argmax())
+        first = time.perf_counter()
+        for position in range(prompt_tokens, prompt_tokens + decode_tokens - 1):
+            token = int(model.step([token], position).argmax())
+        end = time.perf_counter()
+        rates = prompt_tokens / (first - start), (decode_tokens - 1) / (end - first)
+        return Speed(prompt_tokens, decode_tokens, first - start, *rates)
 
     def reset(self) -> None:
         self._runner.reset()

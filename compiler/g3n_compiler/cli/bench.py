@@ -26,9 +26,7 @@ from g3n_runtime.measure import Measurement, measure_bundle
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @reports_errors
-def main(
-    bundle: Path, runtime: str | None, prompt_tokens: int, decode_tokens: int, threads: int, output: str
-) -> None:
+def main(bundle: Path, runtime: str | None, prompt_tokens: int, decode_tokens: int, threads: int, output: str) -> None:
     """Measure prefill, decode, time to first token, load and peak memory, each runtime twice in a fresh process.
 
     The first run may write an engine's weight cache, so it is shown apart from the second.

@@ -16,7 +16,7 @@ from g3n_runtime.executorch import ROLES, ExecuTorchChat, ExecuTorchModel, Execu
 
 TOKENIZER = "tokenizer.json"
 ENTRY_POINTS: tuple[MethodName, ...] = ("forward",)
-"""Methods that give logits. ``text_decoder``, for embeddings from elsewhere, would double the time that lowering takes."""
+"""Methods that give logits. ``text_decoder``, which takes embeddings, would double the time that lowering takes."""
 TABLE_OF: dict[Subgraph, str] = {
     "token_embedding": "embed_tokens",
     "per_layer_embedding": "embed_tokens_per_layer",

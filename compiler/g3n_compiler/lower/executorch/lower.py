@@ -47,7 +47,7 @@ class ExecuTorchArtifacts:
     methods: tuple[MethodName, ...]
     delegation: Delegation
     """Of the decoder methods."""
-    partitions: dict[str, int]
+    partitions: dict[MethodName, int]
     """Delegate calls of each method."""
 
 
@@ -87,7 +87,7 @@ def lower_text(
     progress("writing the embedding tables")
     file = write_tables(out_dir / TABLES, sources, read, ("embed_tokens",) if tied else ())
     progress("quantising the weights")
-    weights = XnnpackWeights(specs, recipe, read, {"lm_head": TABLES_TAG} if tied else {})
+    weights = XnnpackWeights(specs, recipe, lambda spec: read(spec, None), {"lm_head": TABLES_TAG} if tied else {})
     progress("tracing")
     built = build_methods(config, weights, recipe, context, chunk, methods)
     programs = {m.name: export_method(m, chunk) for m in built}

@@ -196,5 +196,6 @@ def _layouts(path: Path, tables: Mapping[str, TableSource], sizes: list[int]) ->
     out: dict[str, TableLayout] = {}
     for name, source in tables.items():
         bits = source.scheme.bits
-        out[name] = TableLayout(*source.spec.shape, bits, offsets.pop(0), offsets.pop(0) if bits != 32 else 0)
+        rows, width = source.spec.shape
+        out[name] = TableLayout(rows, width, bits, offsets.pop(0), offsets.pop(0) if bits != 32 else 0)
     return out
