@@ -42,7 +42,7 @@ class ExecuTorchParts:
 
 
 class MappedTable:
-    """An embedding table in the ``.ptd``: only the pages of the rows looked up become resident.
+    """An embedding table in the ``.ptd``: only the pages of the rows looked up become resident, until the next look-up.
 
     Args:
         layout: ``[rows, width, bits, values_offset, scales_offset]``, offsets in bytes from the start of the file.
@@ -52,9 +52,8 @@ class MappedTable:
         self.rows, self.width, self.bits, values_offset, scales_offset = layout
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if hasattr(mmap, "MADV_RANDOM"):
-            self._map.madvise(mmap.MADV_RANDOM)
-        dtype: np.dtype[Any] = {32: np.dtype("<f4"), 8: np.dtype("i1"), 4: np.dtype("u1")}[self.bits]
+        self._advise("MADV_RANDOM")
+        dtype = np.dtype({32: "<f4", 8: "i1", 4: "u1"}[self.bits])
         stored = self.width // 2 if self.bits == 4 else self.width
         self._values = np.frombuffer(self._map, dtype, self.rows * stored, values_offset).reshape(self.rows, stored)
         self._scales = None if self.bits == 32 else np.frombuffer(self._map, "<f4", self.rows, scales_offset)
@@ -62,6 +61,12 @@ class MappedTable:
     def look_up(self, ids: np.ndarray) -> np.ndarray:
         """Rows ``[T, width]`` float32 of ``ids [T]``; ids outside the table look up row 0."""
         ids = np.where((ids >= 0) & (ids < self.rows), ids, 0)
+        rows = self._dequantize(ids)
+        # Rows stay in the page cache; without this the process keeps them, and neighbours that the kernel maps along.
+        self._advise("MADV_DONTNEED")
+        return rows
+
+    def _dequantize(self, ids: np.ndarray) -> np.ndarray:
         values = self._values[ids]
         if self._scales is None:
             return values
@@ -69,6 +74,11 @@ class MappedTable:
             # The first of two values is in the high nibble.
             values = np.stack((values >> 4, values & 0xF), -1).reshape(len(ids), self.width).astype(np.int8) - 8
         return values.astype(np.float32) * self._scales[ids][:, None]
+
+    def _advise(self, advice: str) -> None:
+        """Advise the kernel, where it knows the advice."""
+        if (value := getattr(mmap, advice, None)) is not None:
+            self._map.madvise(value)
 
 
 class ExecuTorchModel:
@@ -214,6 +224,11 @@ class ExecuTorchChat:
         end = time.perf_counter()
         rates = prompt_tokens / (first - start), (decode_tokens - 1) / (end - first)
         return Speed(prompt_tokens, decode_tokens, first - start, *rates)
+
+    @property
+    def used(self) -> int:
+        """Tokens of the conversation in the runner's cache."""
+        return self._used
 
     def reset(self) -> None:
         self._runner.reset()

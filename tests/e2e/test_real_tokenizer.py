@@ -27,14 +27,10 @@ def test_towers_are_refused_unless_left_out(checkpoint: Path, workspace: Path) -
     assert result.returncode == TargetError.exit_code and "--modalities text" in result.stderr
 
 
-@pytest.mark.parametrize("quant", ["int4", "fp32"])
-def test_compiles_and_verifies(quant: str, checkpoint: Path, workspace: Path) -> None:
-    out = f"random-{quant}"
-    result = run(
-        f"g3n-compile --checkpoint {checkpoint} --modalities text --context 512 --quant {quant} --out {out}", workspace
-    )
+def test_compiles_and_verifies(checkpoint: Path, workspace: Path) -> None:
+    result = run(f"g3n-compile --checkpoint {checkpoint} --modalities text --context 512 --out random", workspace)
     assert result.returncode == 0, result.stderr
-    manifest = open_bundle(workspace / out).manifest
+    manifest = open_bundle(workspace / "random").manifest
     assert manifest["parity"]["passed"]
     left_out = manifest["provenance"]["left_out"]
     assert any("vision_tower" in name for name in left_out) and any("audio_tower" in name for name in left_out)

@@ -123,9 +123,9 @@ def test_prompt_tokens_skip_the_shared_layers(checkpoint: Checkpoint) -> None:
             shape = node.meta["val"].shape
             if shape[-1] in wide:
                 wide[shape[-1]][0 if all(isinstance(n, int) for n in shape) else 1] += 1
-    # Gate and up of the first layer over all tokens; of the last owner, which prompts need for its cache alone, and
-    # of the shared layer over the last token; the head over the last token.
-    assert wide == {config.ffn_dims[0]: [4, 2], config.vocab_size: [1, 0]}
+    # Query, gate and up (all 128 wide) of the first layer run over all tokens; those of the last owner, of which
+    # prompts need the keys and values alone, and of the shared layer over the last token, and so does the head.
+    assert wide == {128: [6, 3], config.vocab_size: [1, 0]}
 
 
 def test_stock_runner_says_the_greedy_tokens(lowered: Lower, checkpoint: Checkpoint) -> None:

@@ -31,13 +31,16 @@ class XnnpackDialect(nn.Module, Dialect):
         rotation[:half, half:] = -torch.eye(half)
         rotation[half:, :half] = torch.eye(half)
         self.register_buffer("rotation", rotation)
+        self.register_buffer("eps", torch.tensor([config.rms_norm_eps]))
+        self.register_buffer("one", torch.ones(1))
         exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         for kind in sorted(set(config.layer_types)):
             frequencies = config.rope_theta(kind) ** -exponent
             self.register_buffer(f"frequencies_{kind}", torch.cat([frequencies] * 2).view(1, -1))
 
-    def mean(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.get_buffer(f"mean_{x.shape[-1]}"))
+    def mean(self, x: Tensor, plus: str | None = None) -> Tensor:
+        """Mean over the last dimension, kept; ``plus`` names a constant to add to it."""
+        return F.linear(x, self.get_buffer(f"mean_{x.shape[-1]}"), None if plus is None else self.get_buffer(plus))
 
     def rotate_half(self, x: Tensor) -> Tensor:
         return F.linear(x, self.get_buffer("rotation"))
@@ -72,6 +75,10 @@ class XnnpackDecoder(TextDecoder):
             out[kind] = (angle.cos(), angle.sin())
         return out
 
+    def norm(self, name: str | None, x: Tensor) -> Tensor:
+        y = x * torch.rsqrt(self.dialect.mean(x * x, "eps"))
+        return y if name is None else y * self.weights.tensor(name)
+
     def predict(self, i: int, streams: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         n = self.config.altup_num_inputs
         routed = self._route(i, streams[self.config.altup_active_idx])
@@ -86,5 +93,6 @@ class XnnpackDecoder(TextDecoder):
         routed = self._route(i, activated)
         innovation = activated - predicted[self.config.altup_active_idx]
         name = f"layers.{i}.altup.correction_coefs"
-        coefs = (F.linear(routed, self.weights.rows(name, a, a + 1)) for a in range(len(predicted)))
-        return tuple(s + innovation * (coef + 1.0) for s, coef in zip(predicted, coefs, strict=True))
+        one = self.dialect.get_buffer("one")
+        coefs = (F.linear(routed, self.weights.rows(name, a, a + 1), one) for a in range(len(predicted)))
+        return tuple(s + innovation * coef for s, coef in zip(predicted, coefs, strict=True))
