@@ -1,16 +1,15 @@
-"""Held-out perplexity of nano: ``transformers`` float32 against the bundles of both runtimes.
+"""Held-out perplexity of nano: ``transformers`` float32 against bundles, in both runtimes.
 
-    python benchmarks/quality.py [--documents 100]
+    python benchmarks/quality.py exported/nano-host-int8 exported/nano-host-int4 [--documents 100]
 
-Compiles each recipe for both runtimes into a scratch folder, runs the same documents teacher-forced through every
-artifact, and prints the table that the README shows. Each document counts from its bos on, bos itself not.
+Runs the same documents teacher-forced through every artifact and prints the table that the README shows. Each document
+counts from its bos on, bos itself not. A bundle of another checkpoint than the embedded one is refused.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,15 +19,15 @@ from rich.console import Console
 
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
-from g3n_compiler.cli.common import quiet_toolchains
-from g3n_compiler.compile import CompileOptions, compile_bundle
-from g3n_compiler.lower.registry import BACKENDS, get_backend
+from g3n_compiler.cli.common import quiet_toolchains, reports_errors
+from g3n_compiler.errors import BundleError
+from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.nano import checkpoint_dir, heldout_path
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.verify.reference import Reference, hf_logits, load_hf
+from g3n_runtime.bundle import open_bundle
 
 LogitsOf = Callable[[Sequence[int]], np.ndarray]
-CONTEXT = 1024
 
 
 def perplexity(logits_of: LogitsOf, documents: Sequence[Sequence[int]]) -> float:
@@ -43,32 +42,32 @@ def perplexity(logits_of: LogitsOf, documents: Sequence[Sequence[int]]) -> float
 
 
 @click.command()
+@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--documents", default=100, show_default=True, help="Held-out documents, the first so many.")
-@click.option("--recipes", default="int8,int4", show_default=True)
-def main(documents: int, recipes: str) -> None:
-    """Print the table."""
+@reports_errors
+def main(bundles: tuple[Path, ...], documents: int) -> None:
+    """Print the table for BUNDLES of nano."""
     checkpoint = Checkpoint(checkpoint_dir())
+    opened = [open_bundle(bundle) for bundle in bundles]
+    if any(bundle.manifest["provenance"]["checkpoint"] != checkpoint.sha256() for bundle in opened):
+        raise BundleError("a bundle was not compiled from the embedded checkpoint: compile it with --size nano")
     tokenizer = load_tokenizer(checkpoint.directory, checkpoint.text)
     lines = heldout_path().read_text(encoding="utf-8").splitlines()[:documents]
-    texts = [[tokenizer.bos_id, *tokenizer.encode(json.loads(line)["text"])][:CONTEXT] for line in lines]
+    texts = [[tokenizer.bos_id, *tokenizer.encode(json.loads(line)["text"])] for line in lines]
     console = Console(width=120)
     hf = load_hf(checkpoint)
     full = perplexity(lambda ids: hf_logits(hf, ids).numpy(), texts)
-    console.print(f"{len(texts)} documents, {sum(map(len, texts)) - len(texts)} tokens\n")
-    console.print("| | runtime | perplexity | against fp32 |\n|---|---|---|---|")
-    console.print(f"| fp32 | transformers, eager | {full:.3f} | |")
     naive = Reference(checkpoint, get_recipe("int4-rtn"))
     rows = [("int4 round-to-nearest everywhere", "fake-quant", perplexity(lambda i: naive.logits(i).numpy(), texts))]
-    for recipe in recipes.split(","):
-        reference = Reference(checkpoint, get_recipe(recipe))
-        rows.append((recipe, "fake-quant", perplexity(lambda i, r=reference: r.logits(i).numpy(), texts)))  # type: ignore[misc]
-        with tempfile.TemporaryDirectory() as folder, quiet_toolchains():
-            options = CompileOptions(recipe=recipe, context=CONTEXT, out=Path(folder) / "bundle")
-            bundle = compile_bundle(options, lambda line: None)
-            for runtime in BACKENDS:
-                model = next(iter(get_backend(runtime).open_models(bundle).values()))
-                rows.append((recipe, runtime, perplexity(model.logits, texts)))
+    with quiet_toolchains():
+        for bundle in opened:
+            for runtime in bundle.runtimes:
+                model = next(iter(BACKENDS[runtime]().open_models(bundle.directory).values()))  # type: ignore[index]
+                rows.append((bundle.manifest["recipe"]["name"], runtime, perplexity(model.logits, texts)))
                 del model
+    console.print(f"{len(texts)} documents, {sum(map(len, texts)) - len(texts)} tokens\n")
+    console.print("| recipe | runtime | perplexity | against fp32 |\n|---|---|---|---|")
+    console.print(f"| fp32 | transformers, eager | {full:.3f} | |")
     for recipe, runtime, value in rows:
         console.print(f"| {recipe} | {runtime} | {value:.3f} | {100 * (value / full - 1):+.2f}% |")
 

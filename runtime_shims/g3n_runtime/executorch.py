@@ -53,7 +53,7 @@ class MappedTable:
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._advise("MADV_RANDOM")
-        dtype = np.dtype({32: "<f4", 8: "i1", 4: "u1"}[self.bits])
+        dtype: np.dtype[Any] = np.dtype({32: "<f4", 8: "i1", 4: "u1"}[self.bits])
         stored = self.width // 2 if self.bits == 4 else self.width
         self._values = np.frombuffer(self._map, dtype, self.rows * stored, values_offset).reshape(self.rows, stored)
         self._scales = None if self.bits == 32 else np.frombuffer(self._map, "<f4", self.rows, scales_offset)

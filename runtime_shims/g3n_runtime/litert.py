@@ -167,6 +167,7 @@ def open_chat(bundle: Bundle, threads: int) -> LiteRtChat:
 
 def benchmark(path: Path, prompt: int, decode: int, threads: int | None = None, cache_dir: Path | None = None) -> Speed:
     """Run the engine's own benchmark: ``prompt`` tokens in, then ``decode`` out, whatever they are."""
+    litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
     run = litert_lm.Benchmark(
         str(path),
         backend=litert_lm.Backend.CPU(thread_count=threads),
@@ -179,9 +180,16 @@ def benchmark(path: Path, prompt: int, decode: int, threads: int | None = None, 
         info = run.run()
     except RuntimeError as error:
         raise EngineError(f"LiteRT-LM does not run {path.name} ({error}): see its messages above") from None
+    # A run that failed half-way is reported by the engine as one with fewer tokens.
+    done = info.last_prefill_token_count, info.last_decode_token_count
+    if done != (prompt, decode):
+        raise EngineError(
+            f"LiteRT-LM ran {done[0]} prompt and {done[1]} generated tokens of {path.name} instead of {prompt} and "
+            f"{decode}: see its messages above, and keep their sum below the context"
+        )
     return Speed(
-        info.last_prefill_token_count,
-        info.last_decode_token_count,
+        prompt,
+        decode,
         info.time_to_first_token_in_second,
         info.last_prefill_tokens_per_second,
         info.last_decode_tokens_per_second,

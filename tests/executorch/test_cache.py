@@ -11,10 +11,27 @@ from torch import Tensor
 
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.lower.executorch.module import ChunkDecoder
+from g3n_compiler.lower.executorch.weights import XnnpackWeights
+from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.verify.parity import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference
 from tests.executorch.conftest import CHUNK, CONTEXT, WINDOW
+from tests.modules.test_decoder import ids_of
 
 Make = Callable[[int, int], ChunkDecoder]
+
+
+@pytest.fixture(scope="module")
+def make(checkpoint: Checkpoint) -> Make:
+    """The module that is lowered, in fp32, for a context and a chunk."""
+    weights = XnnpackWeights(text_weights(checkpoint.text), RECIPES["fp32"], checkpoint.read)
+    return lambda context, chunk: ChunkDecoder(checkpoint.text, weights, context, chunk).eval()
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Checkpoint) -> Reference:
+    return Reference(checkpoint)
 
 
 def split(length: int, longest: int, seed: int) -> list[int]:
@@ -27,59 +44,44 @@ def split(length: int, longest: int, seed: int) -> list[int]:
 
 
 @torch.no_grad()
-def run(decoder: ChunkDecoder, reference: Reference, ids: list[int], chunks: list[int], start: int = 0) -> Tensor:
-    """Logits ``[chunks, vocab]`` after each chunk."""
-    out, at = [], start
+def check(decoder: ChunkDecoder, reference: Reference, ids: list[int], chunks: list[int]) -> None:
+    """The logits after each chunk are those of eager mode at its last position."""
+    expected, at = reference.logits(ids), 0
+    out: list[Tensor] = []
     for n in chunks:
-        part = ids[at : at + n]
+        part, positions = ids[at : at + n], torch.arange(at, at + n)
         embeddings = reference.tables.embeddings(part).view(n, 1, -1)
-        ple = reference.tables.ple(part).reshape(1, n, -1)
-        out.append(decoder(embeddings, ple, torch.arange(at, at + n))[0, 0])
+        out.append(decoder(embeddings, reference.tables.ple(part).reshape(1, n, -1), positions)[0])
         at += n
-    return torch.stack(out)
-
-
-def ends(chunks: list[int]) -> list[int]:
-    return [sum(chunks[: i + 1]) - 1 for i in range(len(chunks))]
-
-
-def close(actual: Tensor, expected: Tensor) -> None:
-    assert (actual - expected).abs().max() < 1e-5 * expected.abs().max()
-
-
-@pytest.fixture(scope="module")
-def reference(checkpoint: Checkpoint) -> Reference:
-    return Reference(checkpoint)
+        assert relative_error(out[-1].numpy(), expected[at - 1 : at].numpy()) < EXACT, f"after position {at - 1}"
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_any_chunks_give_the_logits_of_eager_mode(eager: Make, reference: Reference, ids: list[int], seed: int) -> None:
-    assert len(ids) > 3 * WINDOW
-    chunks = split(len(ids), CHUNK, seed)
-    close(run(eager(CONTEXT, CHUNK), reference, ids, chunks), reference.logits(ids)[ends(chunks)])
+def test_chunks_of_any_size(make: Make, reference: Reference, seed: int) -> None:
+    ids = ids_of(4 * WINDOW, reference.config.vocab_size)
+    check(make(CONTEXT, CHUNK), reference, ids, split(len(ids), CHUNK, seed))
 
 
-def test_a_chunk_longer_than_the_window_gets_a_longer_ring(eager: Make, reference: Reference, ids: list[int]) -> None:
-    decoder = eager(CONTEXT, WINDOW + 9)
+def test_a_chunk_longer_than_the_window_gets_a_longer_ring(make: Make, reference: Reference) -> None:
+    decoder = make(CONTEXT, WINDOW + 9)
     assert decoder.caches.slots("sliding_attention") == WINDOW + 9
-    chunks = [WINDOW + 9, 1, WINDOW + 5, 1, 1]
-    close(run(decoder, reference, ids, chunks), reference.logits(ids)[ends(chunks)])
+    chunks = [WINDOW + 9, 1, WINDOW + 5, 1, WINDOW + 9]
+    check(decoder, reference, ids_of(sum(chunks), reference.config.vocab_size), chunks)
 
 
-def test_a_context_below_the_window_needs_no_ring(eager: Make, reference: Reference, ids: list[int]) -> None:
-    decoder = eager(WINDOW - 4, 5)
+def test_a_context_below_the_window_needs_no_ring(make: Make, reference: Reference) -> None:
+    decoder = make(WINDOW - 4, 5)
     assert decoder.caches.slots("sliding_attention") == WINDOW - 4
-    chunks = [5, 1, 5, 1]
-    close(run(decoder, reference, ids, chunks), reference.logits(ids)[ends(chunks)])
+    check(decoder, reference, ids_of(12, reference.config.vocab_size), [5, 1, 5, 1])
 
 
-def test_a_new_text_needs_no_clearing(eager: Make, reference: Reference, ids: list[int]) -> None:
-    decoder = eager(CONTEXT, CHUNK)
-    run(decoder, reference, ids, split(len(ids), CHUNK, 0))
-    chunks = [3, 1, 1]
-    close(run(decoder, reference, ids, chunks), reference.logits(ids)[ends(chunks)])
+def test_a_new_text_needs_no_clearing(make: Make, reference: Reference) -> None:
+    decoder = make(CONTEXT, CHUNK)
+    ids = ids_of(CONTEXT, reference.config.vocab_size)
+    check(decoder, reference, ids, split(CONTEXT, CHUNK, 0))
+    check(decoder, reference, ids[::-1], [3, 1, 1, CHUNK])
 
 
-def test_a_position_past_the_context_is_refused(eager: Make, reference: Reference, ids: list[int]) -> None:
+def test_a_position_past_the_context_is_refused(make: Make, reference: Reference) -> None:
     with pytest.raises(IndexError):
-        run(eager(8, 4), reference, ids, [4, 4, 1])
+        check(make(8, 4), reference, ids_of(9, reference.config.vocab_size), [4, 4, 1])

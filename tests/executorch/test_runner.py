@@ -5,52 +5,57 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer
 
-from g3n_compiler.checkpoint.tokenizer import load_tokenizer
-from g3n_runtime.engine import GREEDY
+from g3n_compiler.checkpoint.tokenizer import PROMPT, load_tokenizer
+from g3n_runtime.engine import GREEDY, Sampler
 from g3n_runtime.errors import EngineError
 from g3n_runtime.executorch import ExecuTorchChat, ExecuTorchModel, PieceDecoder
-from tests.executorch.conftest import CONTEXT, Lowered
-
-PROMPT = "the river of the north, and some more text than fits a chunk"
+from tests.executorch.conftest import CHUNK, CONTEXT, Lower
 
 
-def test_its_greedy_text_is_that_of_the_greedy_logits(int4: Lowered) -> None:
-    tokenizer = load_tokenizer(int4.checkpoint.directory, int4.config)
-    prompt = [tokenizer.bos_id, *tokenizer.encode(PROMPT)]
-    expected = ExecuTorchModel(int4.parts, "forward").greedy(prompt, 12, int4.config.eos_ids)
-    chat = ExecuTorchChat(int4.parts)
-    text = "".join(chat.send(PROMPT, GREEDY, 12))
-    assert len(prompt) > int4.made.chunk
-    names = Tokenizer.from_file(str(tokenizer.json_path))
-    decoder = PieceDecoder()
-    pieces = [decoder.feed(names.id_to_token(token).replace("▁", " ")) for token in expected]
-    assert text == "".join(pieces) + decoder.end()
+def test_it_says_the_greedy_tokens(lowered: Lower) -> None:
+    one = lowered("fp32")
+    tokenizer = load_tokenizer(one.checkpoint.directory, one.config)
+    prompt = tokenizer.chat("What is a river?")
+    assert len(prompt) > CHUNK
+    tokens = ExecuTorchModel(one.parts).greedy(prompt, 20, one.config.eos_ids)
+    names, decoder = Tokenizer.from_file(str(tokenizer.json_path)), PieceDecoder()
+    expected = "".join(decoder.feed(names.id_to_token(token).replace("▁", " ")) for token in tokens) + decoder.end()
+    assert expected
+    assert "".join(ExecuTorchChat(one.parts, PROMPT).send("What is a river?", GREEDY, 20)) == expected
 
 
-def test_a_conversation_goes_on_and_starts_again(int4: Lowered) -> None:
-    chat = ExecuTorchChat(int4.parts)
-    first = list(chat.send("one", GREEDY, 5))
-    second = list(chat.send("two", GREEDY, 5))
+def test_a_conversation_goes_on_and_starts_again(lowered: Lower) -> None:
+    """The cache keeps earlier turns, all but the last token drawn: the runner feeds a token when it draws the next."""
+    one = lowered("fp32")
+    tokenizer, model = load_tokenizer(one.checkpoint.directory, one.config), ExecuTorchModel(one.parts)
+    chat = ExecuTorchChat(one.parts)
+    first, second = list(chat.send("one", GREEDY, 5)), list(chat.send("two", GREEDY, 1))
+    turns = [tokenizer.bos_id, *tokenizer.encode("one")]
+    turns = [*turns, *model.greedy(turns, 5)[:-1], *tokenizer.encode("two")]
+    assert chat.used == len(turns)
+    (token,) = model.greedy(turns, 1)
+    assert second == [Tokenizer.from_file(str(tokenizer.json_path)).id_to_token(token).replace("▁", " ")]
     chat.reset()
     assert list(chat.send("one", GREEDY, 5)) == first
-    assert list(chat.send("two", GREEDY, 5)) == second
 
 
-def test_leaving_early_stops_the_runner(int4: Lowered) -> None:
-    chat = ExecuTorchChat(int4.parts)
-    stream = chat.send("one", GREEDY, 40)
+def test_leaving_early_stops_the_runner(lowered: Lower) -> None:
+    chat = ExecuTorchChat(lowered("fp32").parts)
+    stream = chat.send("one", GREEDY, 60)
     next(stream)
     stream.close()
-    assert chat.used < 30
+    assert chat.used < 40
     chat.reset()
-    assert len(list(chat.send("one", GREEDY, 3))) <= 3
+    assert list(chat.send("one", GREEDY, 3))
 
 
-def test_what_does_not_fit_is_refused_before_it_runs(int4: Lowered) -> None:
-    chat = ExecuTorchChat(int4.parts)
+def test_what_does_not_fit_is_refused_before_it_runs(lowered: Lower) -> None:
+    chat = ExecuTorchChat(lowered("fp32").parts)
     with pytest.raises(EngineError, match=f"context of {CONTEXT}"):
-        chat.send("word " * CONTEXT, GREEDY, 5)
-    assert list(chat.send("one", GREEDY, 2))
+        chat.send("river " * CONTEXT, GREEDY, 5)
+    with pytest.raises(EngineError, match="temperature"):
+        chat.send("river", Sampler(temperature=3.0), 5)
+    assert chat.used == 0
 
 
 @pytest.mark.parametrize(

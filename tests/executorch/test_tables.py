@@ -17,7 +17,7 @@ from g3n_compiler.modules.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Scheme
 from g3n_compiler.quantize.rows import fake_quantize
 from g3n_runtime.executorch import ExecuTorchModel, MappedTable
-from tests.executorch.conftest import Lowered
+from tests.executorch.conftest import Lower
 
 ROWS, WIDTH = 300, 24
 TABLE = torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -68,8 +68,9 @@ def test_a_row_that_is_not_finite_is_refused(tmp_path: Path) -> None:
         write_tables(tmp_path / "t", {"t": TableSource(SPEC, Scheme(8))}, lambda spec, rows: broken[slice(*rows or ())])
 
 
-def test_the_program_and_the_map_read_the_same_rows(int4: Lowered) -> None:
+def test_the_program_and_the_map_read_the_same_rows(lowered: Lower) -> None:
     """``token_embedding`` of the stock runtime against our own look-up, ids past the PLE table included."""
+    int4 = lowered("int4")
     c, model = int4.config, ExecuTorchModel(int4.parts)
     ids = np.array([2, c.ple_vocab_size - 1, c.ple_vocab_size, c.vocab_size - 1])
     program = Runtime.get().load_program(int4.parts.model, data_path=int4.parts.tables)

@@ -114,6 +114,11 @@ def test_measure_reports_what_it_ran(path: Path) -> None:
     assert speed.decode_per_second > 0
 
 
+def test_a_measurement_cut_short_is_no_measurement(path: Path) -> None:
+    with pytest.raises(EngineError, match="instead of 90 and 20"):
+        LiteRtChat(path).measure(90, 20)
+
+
 def test_the_default_template_equals_the_checkpoints(converted: Converted, tokenizer: Any) -> None:
     turns = [
         {"role": "system", "content": "Be brief."},

@@ -16,8 +16,8 @@ from g3n_compiler.nano.elastic import initialize
 from g3n_compiler.nano.tokens import encode_documents
 
 MAX_BYTES = 16 * 2**20
-MAX_PERPLEXITY = 14.0
-MAX_SMALLEST_PERPLEXITY = 15.0
+MAX_PERPLEXITY = 12.0
+MAX_SMALLEST_PERPLEXITY = 12.5
 SUBSET = 80
 
 

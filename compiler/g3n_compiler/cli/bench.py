@@ -7,10 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from g3n_compiler.cli.common import progress_steps, reports_errors
+from g3n_compiler.cli.common import progress_steps, reports_errors, table_console
 from g3n_compiler.errors import ContextError
 from g3n_compiler.report import human_bytes
 from g3n_compiler.targets import RUNTIMES
@@ -62,4 +61,4 @@ def main(bundle: Path, runtime: str | None, prompt_tokens: int, decode_tokens: i
             human_bytes(m.memory.anonymous),
             human_bytes(m.memory.file_backed),
         )
-    Console().print(table)
+    table_console().print(table)

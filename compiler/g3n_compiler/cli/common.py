@@ -23,6 +23,7 @@ from g3n_runtime.errors import G3nError
 F = TypeVar("F", bound=Callable[..., Any])
 INTERRUPTED = 130
 STDERR = 2
+TABLE_WIDTH = 140
 
 
 def reports_errors(command: F) -> F:
@@ -106,6 +107,12 @@ def _native_stderr_silenced() -> Iterator[None]:
             os.dup2(stream.fileno(), STDERR)
             os.close(nowhere)
             sys.stderr = before
+
+
+def table_console() -> Console:
+    """For tables: as wide as the terminal, or wide enough for them where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=TABLE_WIDTH)
 
 
 def portable_command(argv: list[str]) -> str:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from g3n_compiler.cli.common import reports_errors
+from g3n_compiler.cli.common import reports_errors, table_console
 from g3n_compiler.report import human_bytes
 from g3n_runtime.bundle import open_bundle
 
@@ -25,7 +24,7 @@ def main(bundle: Path, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(manifest))
         return
-    console = Console()
+    console = table_console()
     model, recipe = manifest["model"], manifest["recipe"]
     console.print(
         f"[bold]{manifest['name']}[/]: Gemma 3n {model['size']}, {', '.join(model['modalities'])}, "

@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from g3n_compiler.checkpoint.hub import resolve_checkpoint
 from g3n_compiler.checkpoint.lora import LoraAdapter
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
-from g3n_compiler.cli.common import progress_steps, quiet_toolchains, reports_errors
+from g3n_compiler.cli.common import progress_steps, quiet_toolchains, reports_errors, table_console
 from g3n_compiler.errors import CheckpointError
 from g3n_compiler.lower.backend import Job
 from g3n_compiler.lower.registry import get_backend
@@ -75,4 +74,4 @@ def _show(parity: Parity) -> None:
         table.add_row(
             c.runtime, c.subgraph, c.name, c.reference, c.metric, f"{c.value:.2g}", f"{c.limit:.2g}", verdict
         )  # fmt: skip
-    Console().print(table)
+    table_console().print(table)

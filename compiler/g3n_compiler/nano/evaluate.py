@@ -5,7 +5,6 @@ All perplexities are in fp32, per token, each document from its ``<bos>`` on (``
 
 import json
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,21 +86,22 @@ def rounded(model: Gemma3nForCausalLM, bits: int) -> Gemma3nForCausalLM:
     return copy
 
 
-def by_kind(model: Gemma3nForCausalLM, kinds: Sequence[str], documents: Sequence[Tensor]) -> dict[str, float]:
-    """Perplexity of each kind of document."""
-    nats: dict[str, float] = defaultdict(float)
-    tokens: dict[str, int] = defaultdict(int)
-    for kind, document, loss in zip(kinds, documents, losses(model, documents), strict=True):
-        nats[kind] += loss
-        tokens[kind] += len(document) - 1
-    return {kind: math.exp(nats[kind] / tokens[kind]) for kind in sorted(nats)}
+def by_kind(kinds: Sequence[str], documents: Sequence[Tensor], nats: Sequence[float]) -> dict[str, float]:
+    """Perplexity of each kind of document, given each document's summed loss ``nats``."""
+    result: dict[str, float] = {}
+    for kind in sorted(set(kinds)):
+        places = [i for i, k in enumerate(kinds) if k == kind]
+        result[kind] = math.exp(sum(nats[i] for i in places) / sum(len(documents[i]) - 1 for i in places))
+    return result
 
 
-def measure(model: Gemma3nForCausalLM, documents: Sequence[Tensor]) -> dict[str, float]:
-    """Perplexities of the model, of its slices and of its rounded copies, by name."""
+def measure(model: Gemma3nForCausalLM, kinds: Sequence[str], documents: Sequence[Tensor]) -> dict[str, float]:
+    """Perplexities of the model (all and by kind of document), of its slices and of its rounded copies, by name."""
     half = model.config.intermediate_size[0] // 2
+    nats = losses(model, documents)
     return {
-        "full": perplexity(model, documents),
+        "full": by_kind([""] * len(documents), documents, nats)[""],
+        **{f"full, {kind} only": value for kind, value in by_kind(kinds, documents, nats).items()},
         "half width": perplexity(sliced(model, half), documents),
         "half width, layers 5 and 6 skipped": perplexity(sliced(model, half, SKIPPABLE), documents),
         "round-to-nearest int8": perplexity(rounded(model, 8), documents),
@@ -127,11 +127,8 @@ def main(folder: Path, heldout: Path, limit: int | None, ngram: Path | None, as_
     selected = corpus.read_documents(heldout)[:limit]
     documents = encode_documents(selected, folder / "tokenizer.json")
     model = load(folder)
-    figures = measure(model, documents)
+    figures = measure(model, [d.kind for d in selected], documents)
     full = figures["full"]
-    figures |= {
-        f"full, {kind} only": value for kind, value in by_kind(model, [d.kind for d in selected], documents).items()
-    }
     if ngram is not None:
         name = f"Kneser-Ney {ORDER}-gram"
         figures[name] = ngram_perplexity(ngram, folder / "tokenizer.json", documents)

@@ -38,13 +38,6 @@ def partitions(edge: Any, method: str) -> int:
     return len(list(delegates(edge.exported_program(method).graph_module)))
 
 
-def program_flops(edge: Any, method: str, tokens: int) -> int:
-    """Floating-point operations of one call of ``method`` with ``tokens`` tokens."""
-    graph_module = edge.exported_program(method).graph_module
-    modules = [graph_module, *delegates(graph_module)]
-    return sum(flops(node, tokens) for module in modules for node in operators(module))
-
-
 def delegates(graph_module: torch.fx.GraphModule) -> Iterator[torch.fx.GraphModule]:
     """The graphs that were given to a delegate, as they were before it compiled them."""
     for node in graph_module.graph.nodes:
