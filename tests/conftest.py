@@ -75,6 +75,7 @@ def copy_tokenizer(directory: Path) -> None:
         (directory / name).write_bytes((checkpoint_dir() / name).read_bytes())
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a folder's tests on one worker, so that what they compile is compiled once."""
     for item in items:

@@ -33,7 +33,8 @@ GEMMA_LICENSE = {
 }
 NANO_LICENSE = {
     "name": "Apache-2.0",
-    "notice": "Weights trained by this project on texts named in their LICENSES.md; not derived from Google's weights.",
+    "notice": "Trained by this project on the King James Bible (public domain) and WordNet 3.0 (Copyright 2006 by "
+    "Princeton University, all rights reserved, https://wordnet.princeton.edu/license-and-commercial-use).",
     "terms": "https://www.apache.org/licenses/LICENSE-2.0",
 }
 
