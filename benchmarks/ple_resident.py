@@ -109,9 +109,10 @@ def in_fresh_process(directory: Path, way: str) -> int:
 
 @click.command()
 @click.option("--rows", default=65536, show_default=True, help="Rows of the large table.")
+@click.option("--runtime", "runtimes", multiple=True, type=click.Choice(RUNTIMES), default=RUNTIMES)
 @click.option("--child", type=click.Path(path_type=Path), hidden=True)
 @click.option("--way", hidden=True)
-def main(rows: int, child: Path | None, way: str | None) -> None:
+def main(rows: int, runtimes: tuple[Runtime, ...], child: Path | None, way: str | None) -> None:
     """Print resident memory by engine and table."""
     if child is not None and way is not None:
         click.echo(generate(child, way))
@@ -120,13 +121,15 @@ def main(rows: int, child: Path | None, way: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for count in (SMALL_ROWS, rows):
             checkpoint = save_random(Path(folder) / f"checkpoint-{count}", count, max(rows, 4352))
-            for runtime in RUNTIMES:
+            for runtime in runtimes:
                 lower(checkpoint, runtime, Path(folder) / f"{runtime}-{count}")
         size = rows * LAYERS * PLE_DIM
         console.print(f"PLE of {size / 1e6:.0f} MB (int8) against {SMALL_ROWS * LAYERS * PLE_DIM / 1e6:.0f} MB\n")
         console.print("| way | small table | large table | difference |\n|---|---|---|---|")
         for each in WAYS:
             runtime = each.split(",")[0]
+            if runtime not in runtimes:
+                continue
             small, large = (in_fresh_process(Path(folder) / f"{runtime}-{n}", each) for n in (SMALL_ROWS, rows))
             console.print(f"| {each} | {small / 1e6:.0f} MB | {large / 1e6:.0f} MB | {(large - small) / 1e6:.1f} MB |")
 

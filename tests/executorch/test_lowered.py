@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from g3n_compiler.checkpoint.reader import Checkpoint
@@ -58,19 +57,21 @@ def test_decoder_is_one_delegated_graph(recipe: str, lowered: Lower) -> None:
 
 
 def test_prompt_tokens_skip_the_shared_layers(checkpoint: Checkpoint) -> None:
-    """Linears of the owning layers see every token, those of the shared layers and the head the last one."""
-    config = checkpoint.text
-    weights = XnnpackWeights(text_weights(config), RECIPES["fp32"], checkpoint.read)
-    method = build_methods(config, weights, RECIPES["fp32"], CONTEXT, CHUNK, ("text_decoder",))[0]
-    wide = {config.ffn_dims[0]: [0, 0], config.vocab_size: [0, 0]}
+    """Which weights of the graph are multiplied with every token, and which with the last one alone."""
+    config, specs = checkpoint.text, text_weights(checkpoint.text)
+    weights = XnnpackWeights(specs, RECIPES["fp32"], checkpoint.read)
+    (method,) = build_methods(config, weights, RECIPES["fp32"], CONTEXT, CHUNK, ("forward",))
+    linears = {s.name.replace(".", "_"): s.name for s in specs.values() if s.role != "float"}
+    seen: dict[bool, set[str]] = {True: set(), False: set()}
     for node in export_method(method, CHUNK).graph.nodes:
         if node.op == "call_function" and "linear" in str(node.target):
-            shape = node.meta["val"].shape
-            if shape[-1] in wide:
-                wide[shape[-1]][0 if all(isinstance(n, int) for n in shape) else 1] += 1
-    # Gate and up of the first layer over all tokens; of the last owner, which prompts need for its cache alone, and
-    # of the shared layer over the last token; the head over the last token.
-    assert wide == {config.ffn_dims[0]: [4, 2], config.vocab_size: [1, 0]}
+            name = linears.get(node.args[1].name.removeprefix("b_decoder_weights_"))
+            if name is not None:
+                seen[all(isinstance(n, int) for n in node.meta["val"].shape)].add(name)
+    last = f"layers.{config.num_kv_layers - 1}.self_attn."
+    every = {n for n in specs if n.startswith(("layers.0.", "altup_projections.")) and specs[n].role != "float"}
+    assert seen[False] == every | {last + "k_proj", last + "v_proj"}
+    assert seen[True] == set(linears.values()) - seen[False]
 
 
 def test_same_input_same_bytes(lowered: Lower, checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -81,12 +82,11 @@ def test_same_input_same_bytes(lowered: Lower, checkpoint: Checkpoint, tmp_path:
 
 def test_a_tied_head_is_stored_once(lowered: Lower) -> None:
     """The program holds no second copy of the int8 table that its head is."""
-    one = lowered("int4")
-    head = one.config.vocab_size * one.config.hidden_size
-    assert one.made.file.layouts["embed_tokens"].bits == 8
-    assert one.made.model.stat().st_size < head + sum(
-        int(np.prod(s.shape)) for n, s in text_weights(one.config).items() if n != "lm_head"
-    )
+    made = lowered("int4").made
+    table, model = made.file.layouts["embed_tokens"], made.model.read_bytes()
+    rows = made.tables.read_bytes()[table.values_offset :][: 8 * table.row_bytes]
+    assert table.bits == 8 and any(rows)
+    assert rows not in model
 
 
 def test_a_text_past_the_context_is_refused(lowered: Lower) -> None:
