@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import json
 import mmap
+import os
 import queue
 import re
 import tempfile
@@ -170,6 +171,9 @@ class ExecuTorchChat:
         if parts.tokenizer is None:
             raise EngineError("the runner needs a tokenizer.json: name it in ExecuTorchParts")
         self._template = template
+        # What ends the model's turn is what ends the user's: the text between the prompt and the next turn.
+        self._turn_end = template.partition("{prompt}")[2].partition("<start_of_turn>")[0]
+        self._unfed = ""
         self._parts = parts
         program = _load_program(parts)
         self.context = int(program.load_method("get_max_context_len").execute([])[0])
@@ -177,6 +181,7 @@ class ExecuTorchChat:
         stop = program.load_method("get_eos_ids").execute([])
         self._stop = {self._tokenizer.piece(int(i)) for i in stop}
         self._used = 0
+        _drop_from_page_cache(parts.tables)
         with self._tokenizer.for_runner() as path:
             try:
                 self._runner = TextLLMRunner(str(parts.model), str(path), str(parts.tables))
@@ -189,7 +194,8 @@ class ExecuTorchChat:
         Raises:
             EngineError: the text cannot be encoded, does not fit the context, or the runner failed.
         """
-        return self.generate(user_turn(text, self._template), sampler.temperature, max_new_tokens)
+        before = self._unfed + self._turn_end if self._used and self._turn_end else ""
+        return self.generate(before + user_turn(text, self._template), sampler.temperature, max_new_tokens)
 
     def generate(self, prompt: str, temperature: float, max_new_tokens: int) -> Iterator[str]:
         """As :meth:`send` for a text that already has its turn markers; the first of a conversation gets a bos."""
@@ -233,6 +239,7 @@ class ExecuTorchChat:
     def reset(self) -> None:
         self._runner.reset()
         self._used = 0
+        self._unfed = ""
 
     def close(self) -> None:
         self._runner.stop()
@@ -263,6 +270,8 @@ class ExecuTorchChat:
             while (piece := pieces.get()) is not None:
                 if isinstance(piece, BaseException):
                     raise EngineError(f"the runner failed after {drawn} tokens: {piece}") from None
+                # The last token drawn is not in the cache; a stop token is written anew with the next turn.
+                self._unfed = "" if piece in self._stop else piece
                 if piece not in self._stop and (part := text.feed(piece)):
                     yield part
             if part := text.end():
@@ -346,6 +355,17 @@ def open_chat(bundle: Bundle, threads: int) -> ExecuTorchChat:
     _unsafe_reset_threadpool(threads)
     parts = ExecuTorchParts(*(bundle.file(ROLES[name]) for name in ("model", "tables", "tokenizer")))
     return ExecuTorchChat(parts, bundle.manifest["template"]["prompt"])
+
+
+def _drop_from_page_cache(path: Path) -> None:
+    """Have a data file read afresh as its rows are touched, where the system knows how.
+
+    Linux caches a file that was written or read from end to end, as a hash check does, in pieces of up to 2 MB, and
+    gives whoever maps it the whole piece with a row. Read row by row it is cached in small pieces.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _load_program(parts: ExecuTorchParts) -> Any:
