@@ -270,9 +270,13 @@ class ExecuTorchChat:
             while (piece := pieces.get()) is not None:
                 if isinstance(piece, BaseException):
                     raise EngineError(f"the runner failed after {drawn} tokens: {piece}") from None
-                # The last token drawn is not in the cache; a stop token is written anew with the next turn.
-                self._unfed = "" if piece in self._stop else piece
-                if piece not in self._stop and (part := text.feed(piece)):
+                if stopped.is_set() or piece in self._stop:
+                    # The runner itself goes on when the very first token is a stop token.
+                    stopped.set()
+                    self._unfed = ""  # a stop token is written anew with the next turn
+                    continue
+                self._unfed = piece  # the last token drawn is not in the cache
+                if part := text.feed(piece):
                     yield part
             if part := text.end():
                 yield part

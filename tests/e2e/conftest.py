@@ -15,7 +15,7 @@ def run(command: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess
     """A console script as a user runs it, from the virtual environment of these tests."""
     program, *arguments = command.split(" ") if '"' not in command else _split(command)
     return subprocess.run(
-        [str(BIN / program), *arguments], cwd=cwd, input=stdin, capture_output=True, text=True, timeout=900, check=False
+        [str(BIN / program), *arguments], cwd=cwd, input=stdin, capture_output=True, text=True, timeout=2400, check=False
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from tokenizers import Tokenizer
 
@@ -56,6 +59,26 @@ def test_what_does_not_fit_is_refused_before_it_runs(lowered: Lower) -> None:
     with pytest.raises(EngineError, match="temperature"):
         chat.send("river", Sampler(temperature=3.0), 5)
     assert chat.used == 0
+
+
+def test_an_answer_that_begins_with_a_stop_token_is_empty(lowered: Lower, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner looks for stop tokens from the second on."""
+
+    class Babbling:
+        stopped = False
+
+        def generate(self, prompt: str, config: Any, on_piece: Callable[[str], None], on_stats: None) -> None:
+            for piece in ["<end_of_turn>", *["more"] * 50]:
+                on_piece(piece)
+                if self.stopped:
+                    return
+
+        def stop(self) -> None:
+            self.stopped = True
+
+    chat = ExecuTorchChat(lowered("fp32").parts)
+    monkeypatch.setattr(chat, "_runner", Babbling())
+    assert list(chat.send("one", GREEDY, 51)) == []
 
 
 @pytest.mark.parametrize(
