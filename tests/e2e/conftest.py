@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,20 +10,14 @@ from pathlib import Path
 import pytest
 
 BIN = Path(sys.executable).parent
+TIMEOUT = 2400
 
 
 def run(command: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """A console script as a user runs it, from the virtual environment of these tests."""
-    program, *arguments = command.split(" ") if '"' not in command else _split(command)
-    return subprocess.run(
-        [str(BIN / program), *arguments], cwd=cwd, input=stdin, capture_output=True, text=True, timeout=2400, check=False
-    )
-
-
-def _split(command: str) -> list[str]:
-    import shlex
-
-    return shlex.split(command)
+    program, *arguments = shlex.split(command)
+    words = [str(BIN / program), *arguments]
+    return subprocess.run(words, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
 
 @pytest.fixture(scope="session")
