@@ -87,7 +87,7 @@ def test_chat_keeps_earlier_turns(
 ) -> None:
     """The second answer is the reference's after both turns, not after the second alone."""
     engine = open_engine(open_bundle(nano_fp32), runtime)
-    first, second = "What does 'credit' mean?", "Use 'credit' in a sentence."
+    first, second = "What does 'quickly' mean?", "Use 'quickly' in a sentence."
     try:
         one = "".join(engine.send(first, GREEDY, 60)).strip()
         two = "".join(engine.send(second, GREEDY, 60)).strip()
