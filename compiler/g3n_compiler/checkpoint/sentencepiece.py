@@ -72,6 +72,15 @@ def _merge_ranks(model: Mapping[str, Any]) -> dict[str, int]:
     return ranks
 
 
+def pad_to_vocabulary(model: bytes, size: int) -> bytes:
+    """``model`` with unused pieces added up to ``size``: an engine fails on an id beyond its tokenizer."""
+    proto = pb.ModelProto.FromString(model)
+    for i in range(len(proto.pieces), size):
+        proto.pieces.add(piece=f"<g3n_unused{i}>", score=0.0, type=pb.ModelProto.SentencePiece.UNUSED)
+    proto.trainer_spec.vocab_size = len(proto.pieces)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
 def to_sentencepiece(tokenizer_json: Path) -> bytes:
     """The serialized SentencePiece model with the ids of ``tokenizer_json``.
 

@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from g3n_compiler.checkpoint.config import TextConfig, read_json
-from g3n_compiler.checkpoint.sentencepiece import to_sentencepiece
+from g3n_compiler.checkpoint.sentencepiece import pad_to_vocabulary, to_sentencepiece
 from g3n_compiler.errors import TokenizerError
 
 TURN_END = "<end_of_turn>"
@@ -76,7 +76,7 @@ def load_tokenizer(directory: Path, config: TextConfig) -> TextTokenizer:
     stop = tuple(dict.fromkeys((*config.eos_ids, int(turn[TURN_END] or 0))))
     return TextTokenizer(
         path,
-        own.read_bytes() if own.exists() else to_sentencepiece(path),
+        pad_to_vocabulary(own.read_bytes() if own.exists() else to_sentencepiece(path), config.vocab_size),
         "tokenizer.model" if own.exists() else "tokenizer.json",
         _chat_template(directory),
         _sampler(directory),
