@@ -173,7 +173,7 @@ class ExecuTorchChat:
         self._template = template
         # What ends the model's turn is what ends the user's: the text between the prompt and the next turn.
         self._turn_end = template.partition("{prompt}")[2].partition("<start_of_turn>")[0]
-        self._unfed = ""
+        self._history = ""
         self._parts = parts
         program = _load_program(parts)
         self.context = int(program.load_method("get_max_context_len").execute([])[0])
@@ -194,8 +194,20 @@ class ExecuTorchChat:
         Raises:
             EngineError: the text cannot be encoded, does not fit the context, or the runner failed.
         """
-        before = self._unfed + self._turn_end if self._used and self._turn_end else ""
-        return self.generate(before + user_turn(text, self._template), sampler.temperature, max_new_tokens)
+        if not self._turn_end:
+            return self.generate(user_turn(text, self._template), sampler.temperature, max_new_tokens)
+        # The runner's cache lacks what closes the model's turn, so the conversation is read anew.
+        prompt = self._history + user_turn(text, self._template)
+        self._runner.reset()
+        self._used = 0
+        return self._remembered(prompt, self.generate(prompt, sampler.temperature, max_new_tokens))
+
+    def _remembered(self, prompt: str, pieces: Iterator[str]) -> Iterator[str]:
+        answer = ""
+        for piece in pieces:
+            answer += piece
+            yield piece
+        self._history = prompt + answer.strip() + self._turn_end
 
     def generate(self, prompt: str, temperature: float, max_new_tokens: int) -> Iterator[str]:
         """As :meth:`send` for a text that already has its turn markers; the first of a conversation gets a bos."""
@@ -239,7 +251,7 @@ class ExecuTorchChat:
     def reset(self) -> None:
         self._runner.reset()
         self._used = 0
-        self._unfed = ""
+        self._history = ""
 
     def close(self) -> None:
         self._runner.stop()
@@ -273,9 +285,7 @@ class ExecuTorchChat:
                 if stopped.is_set() or piece in self._stop:
                     # The runner itself goes on when the very first token is a stop token.
                     stopped.set()
-                    self._unfed = ""  # a stop token is written anew with the next turn
                     continue
-                self._unfed = piece  # the last token drawn is not in the cache
                 if part := text.feed(piece):
                     yield part
             if part := text.end():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import executorch.exir  # noqa: F401  (registers the quantised operators)
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
