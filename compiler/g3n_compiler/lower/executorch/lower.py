@@ -15,7 +15,7 @@ from g3n_compiler.errors import ContextError
 from g3n_compiler.lower.backend import Delegation
 from g3n_compiler.lower.executorch.delegation import measure, partitions
 from g3n_compiler.lower.executorch.module import ChunkDecoder, Forward, RowDecoder, Tables, TokenEmbedding, row_width
-from g3n_compiler.lower.executorch.program import Method, export_method, serialize, to_edge
+from g3n_compiler.lower.executorch.program import Method, export_method, place_outside, serialize, to_edge
 from g3n_compiler.lower.executorch.tables import (
     EmbeddingTable,
     ReadRows,
@@ -24,7 +24,7 @@ from g3n_compiler.lower.executorch.tables import (
     TableSource,
     write_tables,
 )
-from g3n_compiler.lower.executorch.weights import XnnpackWeights
+from g3n_compiler.lower.executorch.weights import XnnpackWeights, values_buffer
 from g3n_compiler.modules.weights import embedding_weights, text_weights
 from g3n_compiler.quantize.recipe import Recipe
 
@@ -87,14 +87,18 @@ def lower_text(
     progress("writing the embedding tables")
     file = write_tables(out_dir / TABLES, sources, read, ("embed_tokens",) if tied else ())
     progress("quantising the weights")
-    weights = XnnpackWeights(specs, recipe, lambda spec: read(spec, None), {"lm_head": TABLES_TAG} if tied else {})
+    weights = XnnpackWeights(specs, recipe, lambda spec: read(spec, None))
     progress("tracing")
     built = build_methods(config, weights, recipe, context, chunk, methods)
     programs = {m.name: export_method(m, chunk) for m in built}
+    decoders = tuple(name for name in methods if name != "token_embedding")
+    if tied:
+        for name in decoders:
+            place_outside(programs[name], values_buffer("lm_head"), TABLES_TAG)
     progress("partitioning and delegating to XNNPACK")
     edge = to_edge(programs, metadata(config, context, chunk, file.layouts, stop_ids or config.eos_ids))
     # Before serialize, which turns the graphs into ones for the runtime.
-    delegation = measure(edge, tuple(name for name in methods if name != "token_embedding"), chunk)
+    delegation = measure(edge, decoders, chunk)
     counts = {name: partitions(edge, name) for name in methods}
     progress("writing the program")
     look_ups = {"forward", "token_embedding"}.intersection(methods)

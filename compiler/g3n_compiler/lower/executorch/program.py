@@ -33,6 +33,26 @@ def export_method(method: Method, longest: int) -> torch.export.ExportedProgram:
         return torch.export.export(method.module.eval(), method.inputs, dynamic_shapes=shapes, strict=False)
 
 
+def place_outside(program: torch.export.ExportedProgram, values: str, tag: str) -> None:
+    """Have XNNPACK look for the weight whose integers are in buffer ``values`` in the data file ``tag``, by its hash.
+
+    Raises:
+        ParityError: the program does not multiply by such a weight.
+    """
+    buffers = program.graph_signature.inputs_to_buffers
+    found = [
+        node
+        for node in program.graph.nodes
+        if "dequantize_per_channel" in str(node.target)
+        and buffers.get(node.args[0].name, "").rpartition(".")[2] == values
+    ]
+    if not found:
+        raise ParityError(f"no quantised weight {values!r} in the program, expected one to file outside")
+    for node in found:
+        # What XNNPACK's serializer reads.
+        node.meta["custom"] = {**node.meta.get("custom", {}), "delegate_constant_tag": tag}
+
+
 def to_edge(programs: Mapping[str, torch.export.ExportedProgram], constants: Mapping[str, Any]) -> Any:
     """Partition and delegate; ``constants`` become methods without inputs. Returns an ``EdgeProgramManager``."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner

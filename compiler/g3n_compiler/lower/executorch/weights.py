@@ -13,7 +13,6 @@ import executorch.exir  # noqa: F401  (registers the quantised operators)
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx.traceback import annotate
 
 from g3n_compiler.errors import NotFinite
 from g3n_compiler.modules.weights import WeightSpec
@@ -39,17 +38,13 @@ class XnnpackWeights(nn.Module):
         specs: the weights to hold, by name.
         recipe: gives each its scheme.
         read: returns a spec's float32 tensor.
-        external: quantised weights that lie in a data file, by name, with what the program calls the file.
 
     Raises:
         NotFinite: a weight holds a NaN or an infinity.
     """
 
-    def __init__(
-        self, specs: Mapping[str, WeightSpec], recipe: Recipe, read: Read, external: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, specs: Mapping[str, WeightSpec], recipe: Recipe, read: Read) -> None:
         super().__init__()
-        self._external = dict(external or {})
         self._bits: dict[str, int] = {}
         self._zeros: dict[int, str] = {}
         for name, spec in specs.items():
@@ -65,13 +60,6 @@ class XnnpackWeights(nn.Module):
     def linear(self, name: str, x: Tensor) -> Tensor:
         if self._bits[name] == 32:
             return F.linear(x, self._buffer(name))
-        if name in self._external:
-            # XNNPACK's serializer reads this annotation.
-            with annotate({"delegate_constant_tag": self._external[name]}):
-                return self._quantised_linear(name, x)
-        return self._quantised_linear(name, x)
-
-    def _quantised_linear(self, name: str, x: Tensor) -> Tensor:
         values, scales = self._buffer(name, "values"), self._buffer(name, "scales")
         zero_points = self.get_buffer(self._zeros[values.shape[0]])
         low, high = WEIGHT_RANGE[self._bits[name]]
@@ -120,6 +108,11 @@ def require_finite(tensor: str, value: Tensor) -> None:
     if not bool(torch.isfinite(value).all()):
         count = int((~torch.isfinite(value)).sum())
         raise NotFinite(f"tensor {tensor!r} holds {count} values that are NaN or infinite: repair the checkpoint")
+
+
+def values_buffer(name: str) -> str:
+    """Name of the buffer with a quantised weight's integers."""
+    return _buffer_name(name, "values")
 
 
 def _buffer_name(name: str, part: str) -> str:
