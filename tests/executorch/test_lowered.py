@@ -94,9 +94,6 @@ def test_same_input_same_bytes(lowered: Lower, checkpoint: Checkpoint, tmp_path:
     assert (tmp_path / first.tables.name).read_bytes() == first.tables.read_bytes()
 
 
-@pytest.mark.xfail(
-    reason="the head's bytes are still in the .pte beside the table's in the .ptd: costs disk, not right or wrong"
-)
 def test_a_tied_head_is_stored_once(lowered: Lower) -> None:
     """The program holds no second copy of the int8 table that its head is."""
     made = lowered("int4").made
