@@ -9,7 +9,7 @@ from pathlib import Path
 from g3n_compiler.bundle.manifest import Provenance, build_manifest, write_manifest
 from g3n_compiler.bundle.staging import staged
 from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.checkpoint.hub import resolve_checkpoint
+from g3n_compiler.checkpoint.hub import check_size, name_size, resolve_checkpoint
 from g3n_compiler.checkpoint.ledger import MODALITIES, account
 from g3n_compiler.checkpoint.lora import LoraAdapter
 from g3n_compiler.checkpoint.reader import Checkpoint
@@ -32,7 +32,7 @@ class CompileOptions:
     """What the user asked for; ``None`` means the default of the target or of the model."""
 
     target: str = "host"
-    size: str = "nano"
+    size: str | None = None
     checkpoint: Path | None = None
     runtime: str | None = None
     recipe: str = "int4"
@@ -60,7 +60,9 @@ def compile_bundle(
     modalities = _modalities(options.modalities)
 
     progress("reading the checkpoint")
-    checkpoint = Checkpoint(resolve_checkpoint(options.size, options.checkpoint))
+    size = name_size(options.size, options.checkpoint)
+    checkpoint = Checkpoint(resolve_checkpoint(size, options.checkpoint))
+    check_size(size, checkpoint.text)
     adapter = None if options.lora is None else LoraAdapter(options.lora, checkpoint)
     ledger = account(checkpoint, modalities)
     checkpoint.update = adapter
@@ -70,7 +72,7 @@ def compile_bundle(
     tokenizer = load_tokenizer(checkpoint.directory, config)
     hashes = checkpoint.sha256()
 
-    name = f"{options.size}-{target.name}-{recipe.name}"
+    name = f"{size}-{target.name}-{recipe.name}"
     destination = options.out or Path("exported") / name
     with staged(destination) as directory:
         job = Job(checkpoint, tokenizer, recipe, context, prefill_lengths, directory, progress)
@@ -82,7 +84,7 @@ def compile_bundle(
         parity.require()
         progress("writing the manifest and the report")
         origin = Provenance(
-            options.size,
+            size,
             ("text",),
             hashes,
             None if adapter is None else adapter.sha256,

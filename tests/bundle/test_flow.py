@@ -28,7 +28,6 @@ def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def compile_tiny(tiny: TinyModel, out: Path, quant: str = "int8", **fake: Any) -> Path:
     options = CompileOptions(
-        size="tiny",
         checkpoint=tiny.directory,
         runtime="litert",
         recipe=quant,
@@ -59,6 +58,7 @@ def left_in(folder: Path) -> list[str]:
 
 def test_manifest_says_what_is_there(bundle: Path, tiny: TinyModel) -> None:
     manifest = open_bundle(bundle).manifest
+    assert manifest["model"]["size"] == "custom" and "Gemma Terms of Use" in manifest["license"]["notice"]
     assert manifest["parity"]["passed"] and manifest["recipe"]["name"] == "int8"
     assert {c["runtime"] for c in manifest["parity"]["checks"]} == {"eager", "onnxruntime", "litert"}
     assert manifest["kv"]["layers"][4] == {"layer": 4, "kind": "full", "length": 64}

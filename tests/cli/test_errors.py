@@ -64,6 +64,9 @@ def test_exit_codes_are_distinct() -> None:
         pytest.param(["--target", "android", "--soc", "Tensor_G5"], errors.TargetError, ["pixel"], id="chip elsewhere"),
         pytest.param(["--modalities", "smell"], errors.TargetError, ["smell"], id="unknown modality"),
         pytest.param(["--modalities", "vision"], errors.TargetError, ["text"], id="no text"),
+        pytest.param(
+            ["--size", "nano", "--checkpoint", "x"], errors.CheckpointError, ["leave --size out"], id="not nano"
+        ),
         pytest.param(["--checkpoint", "absent"], errors.CheckpointError, ["absent"], id="no folder"),
         pytest.param(["--size", "e2b", "--target", "pixel"], errors.HubError, ["--checkpoint DIR"], id="no hub"),
     ],
@@ -105,6 +108,11 @@ def test_broken_checkpoints(tiny_copy: Path, tmp_path: Path, edit_json: Edit) ->
     edit_json(tiny_copy / "config.json", lambda config: config.update(model_type="llama"))
     expect(attempt(), errors.WrongModel, "llama")
     assert not (tmp_path / "out").exists()
+
+
+def test_checkpoint_of_another_size_than_named(tiny_copy: Path, tmp_path: Path) -> None:
+    result = run_compile("--size", "e2b", "--checkpoint", tiny_copy, "--out", tmp_path / "out")
+    expect(result, errors.WrongModel, "10 layers", "leave --size out")
 
 
 @pytest.mark.parametrize("runtime", ["litert", "executorch"])

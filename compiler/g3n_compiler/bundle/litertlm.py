@@ -21,6 +21,7 @@ from litert_lm_builder import litertlm_header_schema_py_generated as schema
 from litert_lm_builder.runtime.proto import executor_metadata_pb2, llm_metadata_pb2, sampler_params_pb2
 
 from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.tokenizer import Sampler
 from g3n_compiler.errors import BundleError
 
 SectionKind = Literal[
@@ -69,29 +70,20 @@ class Section:
     end: int
 
 
-@dataclass(frozen=True)
-class SamplerDefaults:
-    """What the engine samples with when the caller does not say; the values are Gemma 3n's ``generation_config``."""
-
-    top_k: int = 64
-    top_p: float = 0.95
-    temperature: float = 1.0
-
-
 def llm_metadata(
     context: int,
     bos_id: int,
     stop_ids: Sequence[int],
     stop_strings: Sequence[str] = ("<end_of_turn>",),
     chat_template: str | None = None,
-    sampler: SamplerDefaults | None = None,
+    sampler: Sampler | None = None,
 ) -> bytes:
     """The ``LlmMetadata`` of a text bundle.
 
     The model type is ``generic_model``: it renders exactly the chat template, whereas the engine's ``gemma3n`` type
     also splits the text at image and audio tokens, which a text bundle cannot embed.
     """
-    sampler = sampler or SamplerDefaults()
+    sampler = sampler or Sampler()
     meta = llm_metadata_pb2.LlmMetadata(
         max_num_tokens=context, supports_thinking=False, supports_function_calling=False
     )

@@ -4,13 +4,43 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from g3n_compiler.errors import CheckpointError, HubError
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.errors import CheckpointError, HubError, WrongModel
 from g3n_compiler.nano import checkpoint_dir
 
 HUB_IDS = {"e2b": "google/gemma-3n-E2B-it", "e4b": "google/gemma-3n-E4B-it"}
 SIZES = ("nano", *HUB_IDS)
+SHAPES = {"e2b": (30, 8192), "e4b": (35, 16384)}
+"""Layers and FFN width of each published size."""
+CUSTOM = "custom"
+"""What a manifest calls a checkpoint folder whose size the user did not name."""
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.jinja")
 """What is downloaded: no code, no pickles."""
+
+
+def name_size(size: str | None, directory: Path | None) -> str:
+    """The size to compile as: what was asked for, else nano, or :data:`CUSTOM` for a folder.
+
+    Raises:
+        CheckpointError: an unknown size, or ``nano``, whose licence is ours, for a folder.
+    """
+    if size is None:
+        return "nano" if directory is None else CUSTOM
+    if size not in SIZES:
+        raise CheckpointError(f"unknown size {size!r}, expected one of {', '.join(SIZES)}")
+    if size == "nano" and directory is not None:
+        raise CheckpointError(f"--size nano is the embedded checkpoint, {directory} is not: leave --size out")
+    return size
+
+
+def check_size(size: str, config: TextConfig) -> None:
+    """Raise :class:`WrongModel` if a published ``size`` was asked for and the checkpoint has another shape."""
+    shape = config.num_layers, max(config.ffn_dims)
+    if size in SHAPES and shape != SHAPES[size]:
+        raise WrongModel(
+            f"the checkpoint has {shape[0]} layers and FFNs of {shape[1]}, {size} has {SHAPES[size][0]} and "
+            f"{SHAPES[size][1]}: leave --size out to compile it as it is"
+        )
 
 
 def resolve_checkpoint(size: str, directory: Path | None) -> Path:
@@ -24,7 +54,7 @@ def resolve_checkpoint(size: str, directory: Path | None) -> Path:
     if size == "nano":
         return checkpoint_dir()
     if size not in HUB_IDS:
-        raise CheckpointError(f"unknown size {size!r}, expected one of {', '.join(SIZES)}")
+        raise CheckpointError("the bundle was compiled from a folder of its own: pass it with --checkpoint DIR")
     return _download(HUB_IDS[size])
 
 

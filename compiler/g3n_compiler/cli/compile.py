@@ -26,7 +26,7 @@ from g3n_runtime.bundle import open_bundle
 
 @click.command(context_settings={"max_content_width": 120})
 @click.option("--target", default="host", show_default=True, help=f"Device: {', '.join(TARGETS)}.")
-@click.option("--size", default="nano", show_default=True, help=f"Model: {', '.join(SIZES)}.")
+@click.option("--size", help=f"Model: {', '.join(SIZES)} [default: nano, or as a --checkpoint is].")
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder [default: the hub's, for the size]."
 )
@@ -42,7 +42,7 @@ from g3n_runtime.bundle import open_bundle
 @reports_errors
 def main(
     target: str,
-    size: str,
+    size: str | None,
     checkpoint: Path | None,
     runtime: str | None,
     quant: str,

@@ -54,13 +54,9 @@ def load_hf(checkpoint: Checkpoint) -> Any:
 
 
 class Reference:
-    """Teacher-forced and greedy runs of our decoder over exact (``recipe=None``) or fake-quantised weights.
+    """Teacher-forced and greedy runs of our decoder over exact (``recipe=None``) or fake-quantised weights."""
 
-    Args:
-        jitter: relative noise added to the input of every linear; tells how far rounding alone carries.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, recipe: Recipe | None = None, jitter: float = 0.0) -> None:
+    def __init__(self, checkpoint: Checkpoint, recipe: Recipe | None = None) -> None:
         config, specs = checkpoint.text, text_weights(checkpoint.text)
         keep = is_small(checkpoint)
         weights: Weights
@@ -72,7 +68,7 @@ class Reference:
             weights = LazyWeights(checkpoint.read, specs)
         self.config = config
         self.tables = EmbeddingTables(config, checkpoint.read, recipe)
-        self.decoder = TextDecoder(config, _Jittered(weights, jitter) if jitter else weights)
+        self.decoder = TextDecoder(config, weights)
 
     @torch.no_grad()
     def logits(self, ids: Sequence[int]) -> Tensor:
@@ -122,18 +118,3 @@ def hf_greedy(model: Any, ids: Sequence[int], count: int) -> tuple[list[int], li
         margins.append(float(best.values[0] - best.values[1]))
         step = torch.tensor([tokens[-1:]])
     return tokens, margins
-
-
-class _Jittered:
-    """Weights whose linears see their input through a little noise, the same at every run."""
-
-    def __init__(self, weights: Weights, amount: float) -> None:
-        self._weights, self._amount = weights, amount
-        self._generator = torch.Generator().manual_seed(0)
-
-    def tensor(self, name: str) -> Tensor:
-        return self._weights.tensor(name)
-
-    def linear(self, name: str, x: Tensor) -> Tensor:
-        noise = torch.randn(x.shape, generator=self._generator) * (self._amount * x.abs().amax(-1, keepdim=True))
-        return self._weights.linear(name, x + noise)

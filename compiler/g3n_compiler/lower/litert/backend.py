@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from g3n_compiler.bundle.litertlm import (
-    SamplerDefaults,
     SectionKind,
     executor_metadata,
     extract,
@@ -56,13 +55,13 @@ class LiteRtBackend:
             job.progress("litert: measuring what the delegate takes")
             delegation = measure(parts["prefill_decode"])
             job.progress("litert: packing the bundle")
-            tokenizer, sampler = job.tokenizer, job.tokenizer.sampler
+            tokenizer = job.tokenizer
             llm = llm_metadata(
                 job.context,
                 tokenizer.bos_id,
                 tokenizer.stop_ids,
                 chat_template=tokenizer.chat_template,
-                sampler=SamplerDefaults(sampler.top_k, sampler.top_p, sampler.temperature),
+                sampler=tokenizer.sampler,
             )
             executor = executor_metadata(config, job.context)
             write_litertlm(job.directory / MODEL, parts, tokenizer.sentencepiece, llm, executor)
