@@ -84,7 +84,8 @@ def generate(directory: Path, way: str) -> int:
     bundle = Bundle(directory, json.loads((directory / "bundle.json").read_text(encoding="utf-8")))
     tokens = 0
     if way == WAYS[2]:
-        from g3n_runtime.executorch import ROLES, ExecuTorchModel, ExecuTorchParts
+        from g3n_runtime.executorch import ROLES
+        from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
 
         parts = ExecuTorchParts(bundle.file(ROLES["model"]), bundle.file(ROLES["tables"]))
         engine: Any = ExecuTorchModel(parts)

@@ -66,6 +66,10 @@ def _executorch(bundle: Bundle, threads: int) -> ChatEngine:
 ENGINES: dict[str, Callable[[Bundle, int], ChatEngine]] = {"litert": _litert, "executorch": _executorch}
 
 
+IGNORED_SAMPLING = {"litert": frozenset[str](), "executorch": frozenset({"top_k", "top_p", "seed"})}
+"""Sampler fields that a stock engine gives no way to set."""
+
+
 def open_engine(bundle: Bundle, runtime: str | None = None, threads: int = 2) -> ChatEngine:
     """Load ``bundle`` in the stock engine of ``runtime`` (default: the first that the bundle has).
 

@@ -1,26 +1,19 @@
-"""Run LiteRT bundles: whole in the stock LiteRT-LM engine, or signature by signature for parity.
+"""Chat with a LiteRT bundle through the stock LiteRT-LM engine.
 
-Needs ``litert-lm`` (the engine), ``ai-edge-litert`` (the interpreter) and numpy only.
+Needs ``litert-lm`` only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import litert_lm
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.engine import GREEDY, Sampler, Speed
 from g3n_runtime.errors import EngineError
-
-HIDDEN = -0.7 * float(np.finfo(np.float32).max)
-"""Mask value of a position that may not be seen, as the engine writes it."""
-
 
 CACHE = ".cache"
 
@@ -232,121 +225,3 @@ def _until_closed(process: Any, pieces: Iterator[str]) -> Iterator[str]:
     finally:
         if not finished:
             process.cancel_process()
-
-
-@dataclass(frozen=True)
-class LiteRtParts:
-    """The three TFLite models of a text bundle."""
-
-    decoder: Path
-    embedder: Path
-    per_layer_embedder: Path
-
-
-class LiteRtModel:
-    """Calls a bundle's signatures as the engine does, but returns logits.
-
-    Args:
-        parts: the models.
-        threads: CPU threads of the XNNPACK delegate.
-    """
-
-    def __init__(self, parts: LiteRtParts, threads: int = 2) -> None:
-        self._interpreters = [
-            Interpreter(model_path=str(path), num_threads=threads)
-            for path in (parts.decoder, parts.embedder, parts.per_layer_embedder)
-        ]
-        decoder, embedder, per_layer = self._interpreters
-        self._decode = decoder.get_signature_runner("decode")
-        self._prefill = {
-            int(name.removeprefix("prefill_")): decoder.get_signature_runner(name)
-            for name in decoder.get_signature_list()
-            if name.startswith("prefill_")
-        }
-        self._embed = embedder.get_signature_runner()
-        self._embed_per_layer = per_layer.get_signature_runner()
-        details = self._decode.get_input_details()
-        self.context = int(details["mask"]["shape"][-1])
-        self._cache_shapes = {n: tuple(d["shape"]) for n, d in details.items() if n.startswith("kv_cache_")}
-
-    @property
-    def prefill_lengths(self) -> tuple[int, ...]:
-        return tuple(sorted(self._prefill))
-
-    def logits(self, ids: Sequence[int]) -> np.ndarray:
-        """Teacher-forced logits ``[T, vocab]`` float32, every position through decode."""
-        run = _Run(self)
-        return np.stack([run.decode(token) for token in ids])
-
-    def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
-        """Logits ``[T - prompt + 1, vocab]`` of the positions from ``prompt - 1`` on.
-
-        As in the engine, all of the prompt but its last token goes through prefill, the rest through decode.
-        """
-        run = _Run(self)
-        run.prefill(ids[: prompt - 1])
-        return np.stack([run.decode(token) for token in ids[prompt - 1 :]])
-
-    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
-        """Scaled token embeddings ``[T, hidden]`` float32."""
-        return _Run._rows(self._embed, ids, len(ids))[0]
-
-    def ple(self, ids: Sequence[int]) -> np.ndarray:
-        """Scaled per-layer embeddings ``[T, layers * ple_dim]`` float32."""
-        return _Run._rows(self._embed_per_layer, ids, len(ids)).reshape(len(ids), -1)
-
-    def greedy(self, ids: Sequence[int], count: int, stop: Sequence[int] = ()) -> list[int]:
-        """Up to ``count`` most likely tokens after ``ids``; ends before a token of ``stop``."""
-        run = _Run(self)
-        run.prefill(ids[:-1])
-        token, out = ids[-1], []
-        for _ in range(count):
-            token = int(run.decode(token).argmax())
-            if token in stop:
-                break
-            out.append(token)
-        return out
-
-
-class _Run:
-    """One text on its way through the model: its caches and position."""
-
-    def __init__(self, model: LiteRtModel) -> None:
-        self._model = model
-        self._position = 0
-        self._caches = {name: np.zeros(shape, np.float32) for name, shape in model._cache_shapes.items()}
-
-    def prefill(self, ids: Sequence[int]) -> None:
-        """Take ``ids`` in chunks: the longest signature while it is filled, then the shortest that holds the rest."""
-        lengths = self._model.prefill_lengths
-        while ids:
-            length = lengths[-1] if len(ids) >= lengths[-1] else next(n for n in lengths if n >= len(ids))
-            self._call(self._model._prefill[length], ids[:length], length)
-            ids = ids[length:]
-
-    def decode(self, token: int) -> np.ndarray:
-        """Logits ``[vocab]`` after ``token``."""
-        return self._call(self._model._decode, [token], 1)["logits"][0, 0]
-
-    def _call(self, signature: Any, ids: Sequence[int], length: int) -> dict[str, np.ndarray]:
-        """Run ``ids``, padded to ``length`` with zero rows at position 0 that see nothing."""
-        count, context = len(ids), self._model.context
-        if self._position + count > context:
-            raise EngineError(f"{self._position + count} tokens do not fit the bundle's context of {context}")
-        inputs: dict[str, np.ndarray] = dict(self._caches)
-        inputs["embeddings"] = self._rows(self._model._embed, ids, length)
-        inputs["per_layer_embeddings"] = self._rows(self._model._embed_per_layer, ids, length)
-        inputs["input_pos"] = np.zeros(length, np.int32)
-        inputs["input_pos"][:count] = np.arange(self._position, self._position + count)
-        inputs["mask"] = np.full((1, 1, length, context), HIDDEN, np.float32)
-        for i in range(count):
-            inputs["mask"][0, 0, i, : self._position + i + 1] = 0
-        out = signature(**inputs)
-        self._caches = {name: out[name] for name in self._caches}
-        self._position += count
-        return out
-
-    @staticmethod
-    def _rows(embed: Any, ids: Sequence[int], length: int) -> np.ndarray:
-        rows = [embed(token_ids=np.array([[i]], np.int32))["embeddings"] for i in ids]
-        return np.concatenate([*rows, *[np.zeros_like(rows[0])] * (length - len(ids))], axis=1)

@@ -16,6 +16,7 @@ from g3n_compiler.verify.parity import MARGIN
 from g3n_compiler.verify.reference import hf_greedy, load_hf
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.engine import GREEDY, open_engine
+from g3n_runtime.errors import EngineError
 from tests.e2e.conftest import run
 
 PROMPTS, TOKENS = 20, 64
@@ -108,6 +109,11 @@ def test_interactive_chat(nano_int4: Path, workspace: Path) -> None:
     result = run(command, workspace, "What is a dog?\n/reset\n/exit\n")
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
+
+
+def test_sampling_that_an_engine_cannot_do_is_refused(nano_int4: Path, workspace: Path) -> None:
+    result = run("g3n-run exported/nano-host-int4 --runtime executorch --top-k 5 --seed 1 hello", workspace)
+    assert result.returncode == EngineError.exit_code and "seed, top_k" in result.stderr
 
 
 def test_manifest_of_the_demo(nano_int4: Path) -> None:

@@ -14,7 +14,7 @@ from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.lower.executorch.lower import ExecuTorchArtifacts, MethodName, lower_text
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.verify.reference import Reference
-from g3n_runtime.executorch import ExecuTorchParts
+from g3n_runtime.executorch_model import ExecuTorchParts
 from tests.conftest import make_tiny
 
 CONTEXT, CHUNK, WINDOW = 96, 12, 16

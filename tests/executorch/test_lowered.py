@@ -18,7 +18,7 @@ from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.quantize.recipe import RECIPES, get_recipe
 from g3n_compiler.verify.parity import EXACT, relative_error
 from g3n_runtime.errors import EngineError
-from g3n_runtime.executorch import ExecuTorchModel
+from g3n_runtime.executorch_model import ExecuTorchModel
 from tests.executorch.conftest import CHUNK, CONTEXT, METHODS, WINDOW, Lower
 from tests.executorch.test_cache import split
 from tests.modules.test_decoder import ids_of

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 from g3n_compiler.checkpoint.tokenizer import PROMPT, load_tokenizer
 from g3n_runtime.engine import GREEDY, Sampler
 from g3n_runtime.errors import EngineError
-from g3n_runtime.executorch import ExecuTorchChat, ExecuTorchModel, PieceDecoder
+from g3n_runtime.executorch import ExecuTorchChat, PieceDecoder
+from g3n_runtime.executorch_model import ExecuTorchModel
 from tests.executorch.conftest import CHUNK, CONTEXT, Lower
 
 

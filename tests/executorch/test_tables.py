@@ -16,7 +16,7 @@ from g3n_compiler.lower.executorch.tables import PAGE, TablesFile, TableSource, 
 from g3n_compiler.modules.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Scheme
 from g3n_compiler.quantize.rows import fake_quantize
-from g3n_runtime.executorch import ExecuTorchModel, MappedTable
+from g3n_runtime.executorch_model import ExecuTorchModel, MappedTable
 from tests.executorch.conftest import Lower
 
 ROWS, WIDTH = 300, 24

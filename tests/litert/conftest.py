@@ -19,7 +19,7 @@ from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_
 from g3n_compiler.lower.litert.graph import convert
 from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.quantize.recipe import RECIPES
-from g3n_runtime.litert import LiteRtModel, LiteRtParts
+from g3n_runtime.litert_model import LiteRtModel, LiteRtParts
 from tests.conftest import make_tiny
 
 CONTEXT = 96

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 from g3n_compiler.bundle.litertlm import CHAT_TEMPLATE
 from g3n_runtime.engine import GREEDY, Sampler
 from g3n_runtime.errors import EngineError
-from g3n_runtime.litert import LiteRtChat, LiteRtEngine, LiteRtModel
+from g3n_runtime.litert import LiteRtChat, LiteRtEngine
+from g3n_runtime.litert_model import LiteRtModel
 from tests.litert.conftest import CONTEXT, Converted
 
 STOP = (1, 106)

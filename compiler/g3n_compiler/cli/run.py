@@ -10,7 +10,8 @@ import click
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.targets import RUNTIMES
 from g3n_runtime.bundle import Bundle, open_bundle
-from g3n_runtime.engine import ChatEngine, Sampler, open_engine
+from g3n_runtime.engine import IGNORED_SAMPLING, ChatEngine, Sampler, open_engine
+from g3n_runtime.errors import EngineError
 
 HELP = "/reset forgets the conversation, /exit leaves"
 
@@ -23,7 +24,7 @@ HELP = "/reset forgets the conversation, /exit leaves"
 @click.option("--temperature", type=click.FloatRange(min=0), help="0 is greedy [default: the bundle's].")
 @click.option("--top-k", type=click.IntRange(min=1), help="[default: the bundle's]")
 @click.option("--top-p", type=click.FloatRange(min=0, max=1), help="[default: the bundle's]")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, help="[default: 0]")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--skip-hashes", is_flag=True, help="Trust the files: do not hash them before loading.")
 @reports_errors
@@ -35,13 +36,19 @@ def main(
     temperature: float | None,
     top_k: int | None,
     top_p: float | None,
-    seed: int,
+    seed: int | None,
     threads: int,
     skip_hashes: bool,
 ) -> None:
     """Answer PROMPT from BUNDLE, or chat when no PROMPT is given."""
     opened = open_bundle(bundle, check_hashes=not skip_hashes)
-    sampler = _sampler(opened, temperature, top_k, top_p, seed)
+    chosen = opened.runtimes[0] if runtime is None else runtime
+    given = {name for name, value in (("top_k", top_k), ("top_p", top_p), ("seed", seed)) if value is not None}
+    if refused := sorted(given & IGNORED_SAMPLING[chosen]):
+        raise EngineError(
+            f"the stock {chosen} runner cannot set {', '.join(refused)}: leave the option out, or use --runtime litert"
+        )
+    sampler = _sampler(opened, temperature, top_k, top_p, seed or 0)
     with quiet_toolchains():
         engine = open_engine(opened, runtime, threads)
         try:

@@ -12,7 +12,8 @@ from g3n_compiler.lower.backend import Job, Lowered, LoweredFile, LoweredSubgrap
 from g3n_compiler.lower.executorch.lower import MODEL, TABLES, MethodName, lower_text
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_runtime.engine import GREEDY
-from g3n_runtime.executorch import ROLES, ExecuTorchChat, ExecuTorchModel, ExecuTorchParts
+from g3n_runtime.executorch import ROLES, ExecuTorchChat
+from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
 
 TOKENIZER = "tokenizer.json"
 ENTRY_POINTS: tuple[MethodName, ...] = ("text_decoder", "forward")

@@ -25,7 +25,8 @@ from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_compiler.trace.signatures import DECODE, prefill_name
 from g3n_runtime.engine import GREEDY
-from g3n_runtime.litert import LiteRtChat, LiteRtModel, LiteRtParts
+from g3n_runtime.litert import LiteRtChat
+from g3n_runtime.litert_model import LiteRtModel, LiteRtParts
 
 MODEL = "model.litertlm"
 ROLE = "litertlm"
