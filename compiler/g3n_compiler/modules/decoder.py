@@ -102,12 +102,15 @@ class TextDecoder:
 
     def begin(self, embeddings: Tensor, ple: Tensor, positions: Tensor) -> State:
         """Fan the embeddings out into AltUp's streams of equal magnitude, and rotate-embed the positions."""
+        return State((embeddings, *self.fan_out(embeddings)), embeddings, ple, self.rope(positions))
+
+    def fan_out(self, embeddings: Tensor) -> tuple[Tensor, ...]:
+        """AltUp's streams after the first, which is ``embeddings`` itself."""
         magnitude = self._magnitude(embeddings)
-        fanned = (
+        return tuple(
             self._to_magnitude(self.weights.linear(f"altup_projections.{i}", embeddings), magnitude)
             for i in range(self.config.altup_num_inputs - 1)
         )
-        return State((embeddings, *fanned), embeddings, ple, self.rope(positions))
 
     def layer(self, i: int, state: State, cache: KVCache) -> State:
         """One decoder layer: AltUp predict, attention with LAUREL, FFN, AltUp correct, per-layer embedding."""
