@@ -46,11 +46,19 @@ class GraphWeights:
 
 
 class Signature(nn.Module):
-    """A signature's function. Weights come as one flat mapping by :attr:`WeightSpec.input_name`."""
+    """A signature's function. Weights come as one flat mapping by :attr:`WeightSpec.input_name`.
 
-    def __init__(self, config: TextConfig, ops: CacheOps | None = None) -> None:
+    Args:
+        ops: how caches are written.
+        decoder: the decoder, in the form that suits a backend.
+    """
+
+    def __init__(
+        self, config: TextConfig, ops: CacheOps | None = None, decoder: type[TextDecoder] = TextDecoder
+    ) -> None:
         super().__init__()
         self.config = config
+        self.decoder = decoder
         self.ops = ops or TorchOps()
         self.specs = text_weights(config)
 
@@ -73,7 +81,7 @@ class Prefill(Signature):
     ) -> dict[str, Tensor]:
         """Shapes as :func:`sample_inputs` gives them for ``length`` tokens."""
         cache = PrefillCache(self.config, kv_cache, input_pos, mask, self.ops)
-        decoder = TextDecoder(self.config, GraphWeights(weights, self.specs))
+        decoder = self.decoder(self.config, GraphWeights(weights, self.specs))
         decoder.prefill(embeddings, per_layer_embeddings, input_pos, cache)
         return cache.outputs()
 
@@ -96,17 +104,19 @@ class Decode(Signature):
     ) -> dict[str, Tensor]:
         """Shapes as :func:`sample_inputs` gives them for one token."""
         cache = DecodeCache(self.config, kv_cache, input_pos, mask, self.ops)
-        decoder = TextDecoder(self.config, GraphWeights(weights, self.specs))
+        decoder = self.decoder(self.config, GraphWeights(weights, self.specs))
         logits = decoder.decode(embeddings, per_layer_embeddings, input_pos, cache)
         return {**cache.outputs(), "logits": logits}
 
 
-def signatures(config: TextConfig, prefill_lengths: Sequence[int], ops: CacheOps) -> dict[str, tuple[Signature, int]]:
+def signatures(
+    config: TextConfig, prefill_lengths: Sequence[int], ops: CacheOps, decoder: type[TextDecoder] = TextDecoder
+) -> dict[str, tuple[Signature, int]]:
     """Module and token count of each signature, by name: prefills in rising length, then ``decode``."""
     out: dict[str, tuple[Signature, int]] = {}
     for length in sorted(set(prefill_lengths)):
-        out[prefill_name(length)] = (Prefill(config, ops).eval(), length)
-    out[DECODE] = (Decode(config, ops).eval(), 1)
+        out[prefill_name(length)] = (Prefill(config, ops, decoder).eval(), length)
+    out[DECODE] = (Decode(config, ops, decoder).eval(), 1)
     return out
 
 

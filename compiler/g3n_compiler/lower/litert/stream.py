@@ -83,7 +83,7 @@ def _write(fd: int, weight: Placed, read: Read, rows: tuple[int, int], scales: n
 
 
 def _write_all(fd: int, values: np.ndarray, offset: int) -> None:
-    view = memoryview(values.reshape(-1).view(np.uint8))
+    view = values.reshape(-1).view(np.uint8).data
     while view:
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written
