@@ -80,9 +80,9 @@ def test_streams_between_layers_are_not_outputs_of_what_ships(converted: Convert
     model = flatbuffer.parse_file(converted.parts("int4").decoder)
     assert not any(is_stream(t.name.decode()) for d in model.signatureDefs for t in d.outputs)
     kept = {t.name.decode() for t in model.subgraphs[model.signatureDefs[-1].subgraphIndex].tensors}
-    assert stream_name(0, 0) in kept
+    assert stream_name(0) in kept
 
 
 def test_a_piece_of_no_such_tensor_is_refused(decoder: Callable[[str], Path]) -> None:
-    with pytest.raises(TargetError, match="layer_9_stream_0"):
-        CutModel(decoder("int4")).piece(DECODE, [], [stream_name(9, 0)])
+    with pytest.raises(TargetError, match="layer_9_streams"):
+        CutModel(decoder("int4")).piece(DECODE, [], [stream_name(9)])

@@ -24,14 +24,14 @@ from g3n_compiler.modules.weights import WeightSpec, text_weights
 DECODE = "decode"
 
 
-def stream_name(layer: int, stream: int) -> str:
-    """Name of one of AltUp's streams as ``layer`` hands it on: where a graph can be cut to look at a layer alone."""
-    return f"layer_{layer}_stream_{stream}"
+def stream_name(layer: int) -> str:
+    """Name of AltUp's streams as ``layer`` hands them on: where a graph can be cut to look at a layer alone."""
+    return f"layer_{layer}_streams"
 
 
 def is_stream(name: str) -> bool:
     """Whether ``name`` is one that :func:`stream_name` gives."""
-    return re.fullmatch(r"layer_\d+_stream_\d+", name) is not None
+    return re.fullmatch(r"layer_\d+_streams", name) is not None
 
 
 def prefill_name(length: int) -> str:
@@ -60,24 +60,33 @@ class Signature(nn.Module):
     """A signature's function. Weights come as one flat mapping by :attr:`WeightSpec.input_name`.
 
     Args:
-        cuts: return the streams between layers too, under :func:`stream_name`.
+        ops: how caches are written.
+        decoder: the decoder, in the form that suits a backend.
+        cuts: return the streams between layers too, under :func:`stream_name`, which must be one tensor.
     """
 
-    def __init__(self, config: TextConfig, ops: CacheOps | None = None, cuts: bool = False) -> None:
+    def __init__(
+        self,
+        config: TextConfig,
+        ops: CacheOps | None = None,
+        decoder: type[TextDecoder] = TextDecoder,
+        cuts: bool = False,
+    ) -> None:
         super().__init__()
         self.config = config
+        self.decoder = decoder
         self.ops = ops or TorchOps()
         self.cuts = cuts
         self.specs = text_weights(config)
 
-    def decoder(self, weights: Mapping[str, Tensor], streams: dict[str, Tensor]) -> TextDecoder:
+    def build(self, weights: Mapping[str, Tensor], streams: dict[str, Tensor]) -> TextDecoder:
         """The decoder over ``weights``; what is to be returned of its streams is added to ``streams``."""
 
-        def observe(layer: int, found: tuple[Tensor, ...]) -> None:
+        def observe(layer: int, found: Any) -> None:
             if self.cuts:
-                streams.update({stream_name(layer, a): stream for a, stream in enumerate(found)})
+                streams[stream_name(layer)] = found
 
-        return TextDecoder(self.config, GraphWeights(weights, self.specs), observe=observe)
+        return self.decoder(self.config, GraphWeights(weights, self.specs), observe=observe)
 
 
 class Prefill(Signature):
@@ -99,7 +108,7 @@ class Prefill(Signature):
         """Shapes as :func:`sample_inputs` gives them for ``length`` tokens."""
         cache = PrefillCache(self.config, kv_cache, input_pos, mask, self.ops)
         streams: dict[str, Tensor] = {}
-        self.decoder(weights, streams).prefill(embeddings, per_layer_embeddings, input_pos, cache)
+        self.build(weights, streams).prefill(embeddings, per_layer_embeddings, input_pos, cache)
         return cache.outputs() | streams
 
 
@@ -122,18 +131,22 @@ class Decode(Signature):
         """Shapes as :func:`sample_inputs` gives them for one token."""
         cache = DecodeCache(self.config, kv_cache, input_pos, mask, self.ops)
         streams: dict[str, Tensor] = {}
-        logits = self.decoder(weights, streams).decode(embeddings, per_layer_embeddings, input_pos, cache)
+        logits = self.build(weights, streams).decode(embeddings, per_layer_embeddings, input_pos, cache)
         return {**cache.outputs(), "logits": logits, **streams}
 
 
 def signatures(
-    config: TextConfig, prefill_lengths: Sequence[int], ops: CacheOps, cuts: bool = False
+    config: TextConfig,
+    prefill_lengths: Sequence[int],
+    ops: CacheOps,
+    decoder: type[TextDecoder] = TextDecoder,
+    cuts: bool = False,
 ) -> dict[str, tuple[Signature, int]]:
     """Module and token count of each signature, by name: prefills in rising length, then ``decode``."""
     out: dict[str, tuple[Signature, int]] = {}
     for length in sorted(set(prefill_lengths)):
-        out[prefill_name(length)] = (Prefill(config, ops, cuts).eval(), length)
-    out[DECODE] = (Decode(config, ops, cuts).eval(), 1)
+        out[prefill_name(length)] = (Prefill(config, ops, decoder, cuts).eval(), length)
+    out[DECODE] = (Decode(config, ops, decoder, cuts).eval(), 1)
     return out
 
 

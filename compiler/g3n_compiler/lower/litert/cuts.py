@@ -4,9 +4,9 @@ A layer alone takes a layer's memory, whatever the model's size, and what comes 
 on the same inputs: rounding does not add up from layer to layer, so that a limit can be tight.
 
 The converted graph returns the streams between layers; :func:`hide` makes them inner tensors that keep their names.
-:class:`CutModel` finds them by name, and a layer is what lies between two sets of them::
+:class:`CutModel` finds them by name, and a layer is what lies between two of them::
 
-    inputs -> layer 0 -> layer_0_stream_* -> layer 1 -> layer_1_stream_* -> ... -> logits
+    inputs -> layer 0 -> layer_0_streams -> layer 1 -> layer_1_streams -> ... -> logits
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.lower.litert.decoder import LiteRtDecoder
 from g3n_compiler.trace.signatures import check_lengths, signatures, trace_inputs
 
 
@@ -53,7 +54,7 @@ def convert(config: TextConfig, context: int, prefill_lengths: Sequence[int]) ->
 
     check_lengths(config, context, prefill_lengths)
     converter = litert_torch.Converter()
-    for name, (module, length) in signatures(config, prefill_lengths, LiteRtOps(), cuts=True).items():
+    for name, (module, length) in signatures(config, prefill_lengths, LiteRtOps(), LiteRtDecoder, cuts=True).items():
         converter.signature(name, module, sample_kwargs=trace_inputs(module, context, length))
     with _without_progress(litert_torch.config), torch.no_grad():
         return bytes(converter.convert().model_content())

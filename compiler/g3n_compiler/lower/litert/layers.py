@@ -22,6 +22,7 @@ class _Call:
     count: int
     inputs: dict[str, np.ndarray]
     streams: dict[str, np.ndarray] = field(default_factory=dict)
+    """What the layer before handed on ``[T, n, hidden]``, by its name."""
     shared: dict[str, np.ndarray] = field(default_factory=dict)
     """Caches, as they were at this call, of the owners that later layers read."""
 
@@ -49,7 +50,7 @@ class LayeredModel:
         for layer in range(self._config.num_layers):
             yield self._run_layer(layer, calls)
         decode = [call for call in calls if call.signature == DECODE]
-        head = self._model.piece(DECODE, self._streams(self._config.num_layers - 1), ["logits"])
+        head = self._model.piece(DECODE, [stream_name(self._config.num_layers - 1)], ["logits"])
         yield np.concatenate([head(call.streams)["logits"][0] for call in decode])
 
     def _schedule(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> list[_Call]:
@@ -68,8 +69,8 @@ class LayeredModel:
         """Take every call through one layer: the streams ``[T, n, hidden]`` of those that go on after it."""
         last_owner = self._config.num_kv_layers - 1
         kv = [f"kv_cache_k_{layer}", f"kv_cache_v_{layer}"] if layer <= last_owner else []
-        caches = {name: np.zeros(self._caches[name], np.float32) for name in kv}
-        names = self._streams(layer)
+        caches = {cache: np.zeros(self._caches[cache], np.float32) for cache in kv}
+        name = stream_name(layer)
         piece: Piece | None = None
         signature = ""
         out = []
@@ -80,20 +81,17 @@ class LayeredModel:
             ends = layer == last_owner and prefilling
             if piece is None or call.signature != signature:
                 piece, signature = None, call.signature
-                piece = self._model.piece(signature, self._known(layer), kv if ends else [*names, *kv])
+                piece = self._model.piece(signature, self._known(layer), kv if ends else [name, *kv])
             result = piece(call.inputs | call.shared | call.streams | caches)
-            caches = {name: result[name] for name in kv}
+            caches = {cache: result[cache] for cache in kv}
             if layer in self._read_later:
                 call.shared |= caches
-            call.streams = {} if ends else {name: result[name] for name in names}
+            call.streams = {} if ends else {name: result[name]}
             if not ends:
-                out.append(np.stack([result[name][0, : call.count] for name in names], 1))
+                out.append(result[name][: call.count])
         return np.concatenate(out)
-
-    def _streams(self, layer: int) -> list[str]:
-        return [stream_name(layer, a) for a in range(self._config.altup_num_inputs)]
 
     def _known(self, layer: int) -> list[str]:
         """What layers below ``layer`` have left: their last streams, and the caches that it may read."""
         shared = [f"kv_cache_{kind}_{owner}" for owner in sorted(self._read_later) if owner < layer for kind in "kv"]
-        return [*(self._streams(layer - 1) if layer else []), *shared]
+        return [*([stream_name(layer - 1)] if layer else []), *shared]
