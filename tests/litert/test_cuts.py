@@ -12,22 +12,33 @@ import pytest
 from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.cuts import CutModel
-from g3n_compiler.lower.litert.layers import LayeredModel
+from g3n_compiler.lower.litert.layers import LayeredDecoder
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.trace.signatures import DECODE, is_stream, stream_name
 from g3n_compiler.verify.artifact import SAME
 from g3n_compiler.verify.layers import LayerErrors, layer_errors
 from g3n_compiler.verify.parity import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference
+from g3n_runtime.litert_model import LiteRtTables
 from tests.litert.conftest import Converted
 
 TOKENS = 60
 PROMPT = 50
 
 
+class Model:
+    """The tables of a recipe, and a decoder to be cut."""
+
+    def __init__(self, converted: Converted, recipe: str, decoder: Path) -> None:
+        parts = converted.parts(recipe)
+        tables = LiteRtTables(parts.embedder, parts.per_layer_embedder)
+        self.embeddings, self.ple = tables.embeddings, tables.ple
+        self.run = LayeredDecoder(decoder, converted.config).run
+
+
 def run(converted: Converted, recipe: str, decoder: Path, ids: list[int]) -> LayerErrors:
     reference = Reference(converted.checkpoint, RECIPES[recipe])
-    return layer_errors(reference, LayeredModel(decoder, converted.config), ids, PROMPT)
+    return layer_errors(reference, Model(converted, recipe, decoder), ids, PROMPT)
 
 
 @pytest.fixture

@@ -97,7 +97,13 @@ class TextModel(Protocol):
 
 
 class LayeredModel(Protocol):
-    """An emitted decoder that can be run layer by layer, with no more than a layer of it in memory."""
+    """An emitted model whose decoder can be run layer by layer, with no more than a layer of it in memory."""
+
+    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
+        """As :meth:`TextModel.embeddings`."""
+
+    def ple(self, ids: Sequence[int]) -> np.ndarray:
+        """Rows of the emitted per-layer embedding ``[T, layers, ple_dim]``, scaled."""
 
     def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
         """What each layer hands on, then the logits.
@@ -105,8 +111,8 @@ class LayeredModel(Protocol):
         All but the last token of the first ``prompt`` go through prefill, the rest token by token through decode.
 
         Args:
-            embeddings: ``[1, T, hidden]`` float32, scaled.
-            ple: ``[1, T, layers, ple_dim]`` float32, scaled.
+            embeddings: ``[T, hidden]`` float32, scaled.
+            ple: ``[T, layers, ple_dim]`` float32, scaled.
 
         Yields:
             AltUp's streams ``[T, n, hidden]`` after each layer below the last owner of keys and values,

@@ -18,17 +18,17 @@ from g3n_compiler.bundle.litertlm import (
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.lower.backend import Job, LayeredModel, Lowered, LoweredFile, LoweredSubgraph, TextModel
-from g3n_compiler.lower.litert import layers
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
 from g3n_compiler.lower.litert.graph import convert
+from g3n_compiler.lower.litert.layers import LayeredDecoder
 from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_compiler.trace.signatures import DECODE, prefill_name
 from g3n_runtime.engine import GREEDY
 from g3n_runtime.litert import LiteRtChat
-from g3n_runtime.litert_model import LiteRtModel, LiteRtParts
+from g3n_runtime.litert_model import LiteRtModel, LiteRtParts, LiteRtTables
 
 MODEL = "model.litertlm"
 ROLE = "litertlm"
@@ -97,16 +97,22 @@ class LiteRtBackend:
 
 
 class _ExtractedLayers:
-    """The decoder of a finished ``.litertlm``, copied out so that it can be cut."""
+    """As :class:`_ExtractedModel`; the decoder's copy is there to be cut."""
 
     def __init__(self, path: Path, config: TextConfig) -> None:
         self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-")
-        decoder = Path(self._scratch.name) / "decoder.tflite"
-        extract(path, SECTIONS["core"], decoder)
-        self._model = layers.LayeredModel(decoder, config)
+        parts = _extract(path, Path(self._scratch.name))
+        self._tables = LiteRtTables(parts.embedder, parts.per_layer_embedder)
+        self._decoder = LayeredDecoder(parts.decoder, config)
+
+    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
+        return self._tables.embeddings(ids)
+
+    def ple(self, ids: Sequence[int]) -> np.ndarray:
+        return self._tables.ple(ids)
 
     def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
-        return self._model.run(embeddings, ple, prompt)
+        return self._decoder.run(embeddings, ple, prompt)
 
 
 class _ExtractedModel:
@@ -114,10 +120,7 @@ class _ExtractedModel:
 
     def __init__(self, path: Path) -> None:
         self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-")
-        parts = {kind: Path(self._scratch.name) / f"{kind}.tflite" for kind in SECTIONS.values()}
-        for kind, part in parts.items():
-            extract(path, kind, part)
-        self._model = LiteRtModel(LiteRtParts(*(parts[kind] for kind in SECTIONS.values())))
+        self._model = LiteRtModel(_extract(path, Path(self._scratch.name)))
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         return self._model.logits(ids)
@@ -133,3 +136,11 @@ class _ExtractedModel:
 
     def greedy(self, ids: Sequence[int], count: int) -> list[int]:
         return self._model.greedy(ids, count)
+
+
+def _extract(path: Path, folder: Path) -> LiteRtParts:
+    """Copy the sections of the ``.litertlm`` at ``path`` into ``folder``."""
+    parts = {kind: folder / f"{kind}.tflite" for kind in SECTIONS.values()}
+    for kind, part in parts.items():
+        extract(path, kind, part)
+    return LiteRtParts(*(parts[kind] for kind in SECTIONS.values()))

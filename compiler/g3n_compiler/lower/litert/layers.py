@@ -27,11 +27,11 @@ class _Call:
     """Caches, as they were at this call, of the owners that later layers read."""
 
 
-class LayeredModel:
-    """See :class:`g3n_compiler.lower.backend.LayeredModel`.
+class LayeredDecoder:
+    """A bound decoder as :meth:`g3n_compiler.lower.backend.LayeredModel.run` runs it.
 
     Args:
-        path: a bound decoder; its flatbuffer is overwritten, so give a copy.
+        path: its flatbuffer is overwritten, so give a copy.
     """
 
     def __init__(self, path: Path, config: TextConfig, threads: int = 2) -> None:
@@ -56,11 +56,11 @@ class LayeredModel:
     def _schedule(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> list[_Call]:
         """All of the prompt but its last token through prefill, the rest token by token through decode."""
         chunks = [(n, prefill_name(length), length) for n, length in prefill_chunks(prompt - 1, self._lengths)]
-        chunks += [(1, DECODE, 1)] * (embeddings.shape[1] - (prompt - 1))
+        chunks += [(1, DECODE, 1)] * (len(embeddings) - (prompt - 1))
         calls, at = [], 0
         for count, signature, length in chunks:
             rows = slice(at, at + count)
-            inputs = signature_inputs(embeddings[:, rows], ple[:, rows], at, length, self._context)
+            inputs = signature_inputs(embeddings[rows], ple[rows], at, length, self._context)
             calls.append(_Call(signature, count, inputs))
             at += count
         return calls
