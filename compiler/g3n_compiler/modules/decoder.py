@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -50,12 +50,23 @@ class State(NamedTuple):
 
 
 class TextDecoder:
-    """The decoder's arithmetic over any :class:`Weights`, :class:`KVCache` and :class:`Dialect`."""
+    """The decoder's arithmetic over any :class:`Weights`, :class:`KVCache` and :class:`Dialect`.
 
-    def __init__(self, config: TextConfig, weights: Weights, dialect: Dialect | None = None) -> None:
+    Args:
+        observe: called after each layer with its index and the streams that it hands on, to compare layer by layer.
+    """
+
+    def __init__(
+        self,
+        config: TextConfig,
+        weights: Weights,
+        dialect: Dialect | None = None,
+        observe: Callable[[int, Streams], None] | None = None,
+    ) -> None:
         self.config = config
         self.weights = weights
         self.dialect = dialect or Dialect()
+        self.observe = observe or (lambda layer, streams: None)
 
     # -- entry points ------------------------------------------------------------------------------------------------
 
@@ -71,6 +82,7 @@ class TextDecoder:
         last = self.config.num_kv_layers - 1
         for i in range(last):
             state = self.layer(i, state, cache)
+            self.observe(i, state.streams)
         predicted = self.predict(last, state.streams)
         self.keys_values(
             last,
@@ -84,6 +96,7 @@ class TextDecoder:
         state = self.begin(embeddings, ple, positions)
         for i in range(self.config.num_layers):
             state = self.layer(i, state, cache)
+            self.observe(i, state.streams)
         return self.logits(state.streams)
 
     # -- the parts, in order -------------------------------------------------------------------------------------------
@@ -131,7 +144,7 @@ class TextDecoder:
             out[kind] = (angle.cos(), angle.sin())
         return out
 
-    # -- AltUp's streams, which a backend may keep in another form ------------------------------------------------------
+    # -- AltUp's streams, which a backend may keep in another form -----------------------------------------------------
 
     def join(self, *streams: Tensor) -> Streams:
         """Streams ``[1, T, hidden]`` in the form in which they go from layer to layer."""
