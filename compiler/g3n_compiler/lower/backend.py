@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from g3n_compiler.bundle.steps import Steps
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
@@ -30,6 +31,12 @@ class Job:
     prefill_lengths: tuple[int, ...]
     directory: Path
     progress: Progress
+    steps_folder: Path | None = None
+    """Where steps keep their files for a compile that goes on after a kill; by default inside ``directory``."""
+
+    @property
+    def steps(self) -> Steps:
+        return Steps(self.steps_folder or self.directory / ".steps", self.progress)
 
     @property
     def config(self) -> TextConfig:

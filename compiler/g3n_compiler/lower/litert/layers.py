@@ -10,7 +10,7 @@ import numpy as np
 
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.lower.litert.cuts import CutModel, Piece
-from g3n_compiler.trace.signatures import DECODE, prefill_name, stream_name
+from g3n_compiler.trace.signatures import DECODE, prefill_name, streams_name
 from g3n_runtime.litert_model import prefill_chunks, signature_inputs
 
 
@@ -50,7 +50,7 @@ class LayeredDecoder:
         for layer in range(self._config.num_layers):
             yield self._run_layer(layer, calls)
         decode = [call for call in calls if call.signature == DECODE]
-        head = self._model.piece(DECODE, [stream_name(self._config.num_layers - 1)], ["logits"])
+        head = self._model.piece(DECODE, [streams_name(self._config.num_layers - 1)], ["logits"])
         yield np.concatenate([head(call.streams)["logits"][0] for call in decode])
 
     def _schedule(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> list[_Call]:
@@ -70,7 +70,7 @@ class LayeredDecoder:
         last_owner = self._config.num_kv_layers - 1
         kv = [f"kv_cache_k_{layer}", f"kv_cache_v_{layer}"] if layer <= last_owner else []
         caches = {cache: np.zeros(self._caches[cache], np.float32) for cache in kv}
-        name = stream_name(layer)
+        name = streams_name(layer)
         piece: Piece | None = None
         signature = ""
         out = []
@@ -94,4 +94,4 @@ class LayeredDecoder:
     def _known(self, layer: int) -> list[str]:
         """What layers below ``layer`` have left: their last streams, and the caches that it may read."""
         shared = [f"kv_cache_{kind}_{owner}" for owner in sorted(self._read_later) if owner < layer for kind in "kv"]
-        return [*([stream_name(layer - 1)] if layer else []), *shared]
+        return [*([streams_name(layer - 1)] if layer else []), *shared]
