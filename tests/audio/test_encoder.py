@@ -15,7 +15,7 @@ from torch import Tensor
 from g3n_compiler.checkpoint.config import load_audio_config
 from g3n_compiler.errors import WrongModel
 from g3n_compiler.modules import audio
-from g3n_compiler.modules.audio import AudioEncoder, Clip
+from g3n_compiler.modules.audio import AudioEncoder, AudioOps, Clip
 from g3n_compiler.modules.audio_weights import AudioReader, stored
 from g3n_compiler.verify.parity import EXACT, relative_error
 from tests.audio.conftest import Ears, make_ears, random_mel
@@ -136,7 +136,7 @@ def test_norms_have_their_own_epsilon(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_group_norm_is_cumulative(ears: Ears, monkeypatch: pytest.MonkeyPatch) -> None:
-    def whole(self: Clip, name: str, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def whole(self: Clip, name: str, x: Tensor, valid: Tensor, ops: AudioOps) -> tuple[Tensor, Tensor]:
         centred = x - x.mean()
         return centred, (centred * centred).mean().expand(1, x.shape[1], 1, 1)
 

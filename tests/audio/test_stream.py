@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from g3n_compiler.checkpoint.config import AudioConfig
+from g3n_compiler.modules.audio import AudioOps
 from g3n_compiler.modules.audio_stream import LOOKAHEAD, Stream, empty_state, state_shapes, step
 from g3n_compiler.verify.parity import EXACT
 from tests.audio.conftest import Ears, make_ears, random_mel
@@ -106,7 +107,7 @@ def test_statistics_keep_their_digits_for_days() -> None:
     count = 2.0**23
     state = {"norm_0": torch.tensor([count, 0.5, 2.0]).view(1, 3, 1, 1)}
     stream = Stream(state)
-    stream.normalize("norm_0", torch.full((1, 8, 4, 2), 1.5), torch.ones(1, 8, 1, 1))
+    stream.normalize("norm_0", torch.full((1, 8, 4, 2), 1.5), torch.ones(1, 8, 1, 1), AudioOps())
     after = stream.after["norm_0"].flatten().tolist()
     assert after[0] == count + 8
     assert after[1] == pytest.approx(0.5 + 8 / count, abs=6e-8)

@@ -15,6 +15,7 @@ a batch it lets the padding of shorter clips into the two convolutions, which mo
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -40,7 +41,7 @@ class Time(Protocol):
     def extend(self, name: str, x: Tensor, frames: int) -> Tensor:
         """``x [1, T, ...]`` with the ``frames`` before it; zeros where there were none."""
 
-    def normalize(self, name: str, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def normalize(self, name: str, x: Tensor, valid: Tensor, ops: AudioOps) -> tuple[Tensor, Tensor]:
         """``x [1, T, bins, channels]`` less its cumulative mean, and the cumulative variance ``[1, T, 1, 1]``.
 
         Frames where ``valid [1, T, 1, 1]`` is 0 count for nothing.
@@ -51,12 +52,13 @@ class AudioOps:
     """The operations that backends want written differently; plain PyTorch, as eager mode and ONNX take them."""
 
     def conv(self, x: Tensor, weight: Tensor) -> Tensor:
-        """``x [1, T, bins, in]``, ``weight [out, 3, 3, in]`` -> ``[1, (T - 1) / 2, (bins + 1) / 2, out]``.
+        """``x [1, T, bins, in]`` -> ``[1, (T - 1) / 2, (bins + 1) / 2, out]``.
 
-        Stride 2 both ways, one bin of padding on either side and none in time.
+        Stride 2 both ways, one bin of padding on either side and none in time. ``weight`` is ``[out, 3, 3, in]``, or
+        ``[1, 3, 3, out]`` for one channel in.
         """
-        y = F.conv2d(x.permute(0, 3, 1, 2), weight.permute(0, 3, 1, 2), stride=2, padding=(0, 1))
-        return y.permute(0, 2, 3, 1)
+        filters = weight.permute(3, 0, 1, 2) if x.shape[-1] == 1 else weight.permute(0, 3, 1, 2)
+        return F.conv2d(x.permute(0, 3, 1, 2), filters, stride=2, padding=(0, 1)).permute(0, 2, 3, 1)
 
     def depthwise(self, x: Tensor, weight: Tensor) -> Tensor:
         """``x [1, T, K]``, ``weight [1, 1, width, K]`` -> ``[1, T - width + 1, K]``, a filter for each channel."""
@@ -66,6 +68,19 @@ class AudioOps:
     def mean(self, x: Tensor) -> Tensor:
         """Mean over the last dimension, kept."""
         return x.mean(-1, keepdim=True)
+
+    def frame_mean(self, x: Tensor) -> Tensor:
+        """Mean over each frame of ``[1, T, bins, channels]`` -> ``[1, T, 1, 1]``."""
+        return self.mean(x.reshape(1, x.shape[1], 1, -1))
+
+    def cumsum(self, x: Tensor) -> Tensor:
+        """Sums ``[1, T, 1, 1]`` of all frames up to each, as products with triangles: no delegate takes a cumsum."""
+        frames = x.shape[1]
+        length = math.isqrt(frames - 1) + 1
+        rows = -(-frames // length)
+        within = _pad(x, rows * length).reshape(rows, length) @ torch.ones(length, length).triu()
+        before = within[:, -1:].reshape(1, rows) @ torch.ones(rows, rows).triu(1)
+        return (within + before.reshape(rows, 1)).reshape(1, rows * length, 1, 1)[:, :frames]
 
 
 class Clip:
@@ -77,10 +92,10 @@ class Clip:
     def extend(self, name: str, x: Tensor, frames: int) -> Tensor:
         return torch.cat((x.new_zeros((x.shape[0], frames, *x.shape[2:])), x), 1)
 
-    def normalize(self, name: str, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        count = torch.arange(1, x.shape[1] + 1, dtype=torch.float32).view(1, -1, 1, 1)
-        centred = x - frame_mean(x).cumsum(1) / count
-        return centred, frame_mean(centred * centred).cumsum(1) / count
+    def normalize(self, name: str, x: Tensor, valid: Tensor, ops: AudioOps) -> tuple[Tensor, Tensor]:
+        share = 1 / torch.arange(1, x.shape[1] + 1, dtype=torch.float32).view(1, -1, 1, 1)
+        centred = x - ops.cumsum(ops.frame_mean(x)) * share
+        return centred, ops.cumsum(ops.frame_mean(centred * centred)) * share
 
 
 class AudioEncoder:
@@ -100,9 +115,10 @@ class AudioEncoder:
             mel: ``[1, T, mel_bins]`` float, log-mel frames of 10 ms.
             mask: ``[1, T]`` float, 1 for the clip's own frames and 0 for padding after them.
         """
-        half = mask[:, ::2]
-        frames = self.subsample(mel * mask.unsqueeze(-1), half, half[:, ::2], Clip())
-        return self.conform(frames, half[:, ::2], Clip())
+        half = every(mask, 2)
+        quarter = every(half, 2)
+        frames = self.subsample(mel * mask.unsqueeze(-1), half, quarter, Clip())
+        return self.conform(frames, quarter, Clip())
 
     def embed(self, features: Tensor) -> Tensor:
         """Features ``[1, N, hidden]`` -> soft tokens ``[1, N, text_hidden]`` in the text model's space."""
@@ -125,7 +141,7 @@ class AudioEncoder:
         for i, valid in enumerate((half, quarter)):
             x = self.ops.conv(time.window(f"conv_{i}", x), self.weights.tensor(f"{p}conv_{i}.conv"))
             valid = valid.view(1, -1, 1, 1)
-            centred, variance = time.normalize(f"norm_{i}", x, valid)
+            centred, variance = time.normalize(f"norm_{i}", x, valid, self.ops)
             scale = self.weights.tensor(f"{p}conv_{i}.norm")
             x = F.relu(centred * torch.rsqrt(variance + self.config.group_norm_eps) * scale) * valid
         return self.weights.linear(p + "input_proj_linear", x.reshape(1, x.shape[1], -1))
@@ -138,15 +154,14 @@ class AudioEncoder:
         c = self.config
         hide = self._hidden(valid, time)
         keep = valid.unsqueeze(-1)
-        kept = slice(first, None, c.reduction)
         for i in range(c.num_layers):
             p = f"{TOWER}conformer.{i}."
             x = self.feed_forward(p + "ffw_layer_start.", x)
             x = self.attention(p + "attention.", x, hide, time) * keep
-            x = self.light_conv(p + "lconv1d.", x, time, kept if i == c.num_layers - 1 else slice(None))
+            x = self.light_conv(p + "lconv1d.", x, time, (c.reduction, first) if i == c.num_layers - 1 else (1, 0))
             x = self.feed_forward(p + "ffw_layer_end.", x)
             x = self.norm(p + "norm", self._clip(x))
-        return x * keep[:, kept]
+        return x * every(keep, c.reduction, first)
 
     def feed_forward(self, p: str, x: Tensor) -> Tensor:
         """Half a step of a feed-forward layer, normalised on both sides."""
@@ -177,15 +192,16 @@ class AudioEncoder:
         y = self._clip(self.weights.linear(p + "post", y[:, : x.shape[1]]))
         return x + self.norm(p + "post_norm", y)
 
-    def light_conv(self, p: str, x: Tensor, time: Time, kept: slice) -> Tensor:
-        """Gated causal depthwise convolution over time; gives the frames ``kept``."""
+    def light_conv(self, p: str, x: Tensor, time: Time, kept: tuple[int, int]) -> Tensor:
+        """Gated causal depthwise convolution over time; gives the frames ``kept``, see :func:`every`."""
         c = self.config
         y = self.weights.linear(p + "linear_start", self.norm(p + "pre_layer_norm", x, c.rms_norm_eps))
         y = y[..., : c.hidden_size] * torch.sigmoid(y[..., c.hidden_size :])
         y = time.extend(p + "conv", y, c.conv_kernel - 1)
-        y = self.ops.depthwise(y, self.weights.tensor(p + "depthwise_conv1d"))[:, kept]
+        y = self.ops.depthwise(y, self.weights.tensor(p + "depthwise_conv1d"))
+        x, y = every(x, *kept), every(y, *kept)
         y = F.silu(self.norm(p + "conv_norm", self._clip(y), c.rms_norm_eps))
-        return x[:, kept] + self.weights.linear(p + "linear_end", y)
+        return x + self.weights.linear(p + "linear_end", y)
 
     # -- small pieces ----------------------------------------------------------------------------------------------
 
@@ -233,9 +249,12 @@ class AudioEncoder:
         return logits[..., : length * keys].reshape(heads, blocks, length, keys)
 
 
-def frame_mean(x: Tensor) -> Tensor:
-    """Mean over each frame of ``[1, T, bins, channels]`` -> ``[1, T, 1, 1]``."""
-    return x.reshape(1, x.shape[1], 1, -1).mean(-1, keepdim=True)
+def every(x: Tensor, step: int, first: int = 0) -> Tensor:
+    """``x[:, first::step]``, written so that delegates take it."""
+    if step == 1:
+        return x
+    groups = -(-x.shape[1] // step)
+    return _pad(x, groups * step).reshape(1, groups, step, *x.shape[2:])[:, :, first]
 
 
 def _pad(x: Tensor, frames: int) -> Tensor:

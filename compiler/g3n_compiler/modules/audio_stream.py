@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from g3n_compiler.checkpoint.config import SUBSAMPLING, AudioConfig
-from g3n_compiler.modules.audio import AudioEncoder, frame_mean
+from g3n_compiler.modules.audio import AudioEncoder, AudioOps, every
 
 LOOKAHEAD = 6
 """Mel frames that a soft token hears past its own first."""
@@ -65,14 +65,14 @@ class Stream:
         self.after[name] = whole[:, -frames:]
         return whole
 
-    def normalize(self, name: str, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def normalize(self, name: str, x: Tensor, valid: Tensor, ops: AudioOps) -> tuple[Tensor, Tensor]:
         """Statistics move from their old value by what the new frames differ from it: digits are not lost over time."""
         count, mean, variance = self._before[name].split(1, 1)
-        counts = count + valid.cumsum(1)
+        counts = count + ops.cumsum(valid)
         share = 1 / torch.clamp(counts, min=1.0)
-        means = mean + ((frame_mean(x) - mean) * valid).cumsum(1) * share
+        means = mean + ops.cumsum((ops.frame_mean(x) - mean) * valid) * share
         centred = x - means
-        variances = variance + ((frame_mean(centred * centred) - variance) * valid).cumsum(1) * share
+        variances = variance + ops.cumsum((ops.frame_mean(centred * centred) - variance) * valid) * share
         self.after[name] = torch.cat((counts[:, -1:], means[:, -1:], variances[:, -1:]), 1)
         return centred, variances
 
@@ -92,8 +92,8 @@ def step(
     known = torch.cat((state["mask"], mask), 1)
     stream.after["mask"] = known[:, -MASKS_KEPT:]
     # The first convolution's outputs begin 2 mel frames after the tower frame that the last step ended with.
-    half = known[:, SUBSAMPLING // 2 : -1 : 2]
-    quarter = known[:, : c.frames_per_token : SUBSAMPLING]
+    half = every(known[:, 2 : 2 + c.frames_per_token], 2)
+    quarter = every(known[:, : c.frames_per_token], SUBSAMPLING)
     frames = encoder.subsample(mel * mask.unsqueeze(-1), half, quarter, stream)
     features = encoder.conform(frames, quarter, stream, first=c.reduction - 1)
     return features, stream.after

@@ -2,7 +2,8 @@
 
 Names are the checkpoint's, relative to its towers. Three kinds are not stored as the graph reads them:
 
-* convolution filters lie channels-last, ``[out, height, width, in]``;
+* convolution filters lie channels-last, ``[out, height, width, in]``, or ``[1, height, width, out]`` where each channel
+  reads one;
 * ``relative_positions`` is the sinusoidal table already through its projection, so that neither the projection nor its
   product is in the graph;
 * ``query_scale`` is the learnt scale of each dimension through its softplus, joined with the constant one.
@@ -45,7 +46,7 @@ def audio_weights(config: AudioConfig) -> dict[str, WeightSpec]:
     channels = (1, *c.conv_channels)
     for i in range(2):
         p = f"{TOWER}subsample_conv_projection.conv_{i}."
-        add(p + "conv", (channels[i + 1], 3, 3, channels[i]))
+        add(p + "conv", (1, 3, 3, channels[1]) if i == 0 else (channels[2], 3, 3, channels[1]))
         add(p + "norm", (channels[i + 1],))
     add(f"{TOWER}subsample_conv_projection.input_proj_linear", (d, c.bins[2] * channels[2]), "linear")
     for i in range(c.num_layers):
@@ -90,8 +91,10 @@ def stored(config: AudioConfig, spec: WeightSpec) -> WeightSpec:
     shape = spec.shape
     if spec.name.endswith(POSITIONS):
         shape = (config.hidden_size, config.hidden_size)
-    elif spec.name.endswith(".conv"):
+    elif spec.name.endswith("conv_1.conv"):
         shape = (shape[0], shape[3], *shape[1:3])
+    elif spec.name.endswith("conv_0.conv"):
+        shape = (shape[3], 1, *shape[1:3])
     elif spec.name.endswith("depthwise_conv1d"):
         shape = (shape[3], 1, shape[2])
     return WeightSpec(spec.name, shape, spec.role, spec.tensor)
@@ -117,9 +120,9 @@ class AudioReader:
         if spec.name.endswith(POSITIONS):
             table = F.linear(sinusoids(c), value)
             return table.view(c.past + 1, c.num_heads, c.head_dim).transpose(0, 1).contiguous()
-        if spec.name.endswith("depthwise_conv1d"):
-            return value.permute(1, 2, 0).unsqueeze(0).contiguous()
-        return value.permute(0, 2, 3, 1).contiguous()
+        if spec.name.endswith("conv_1.conv"):
+            return value.permute(0, 2, 3, 1).contiguous()
+        return value.movedim(0, -1).reshape(spec.shape).contiguous()
 
 
 def sinusoids(config: AudioConfig) -> Tensor:
