@@ -78,8 +78,8 @@ class AudioOps:
         frames = x.shape[1]
         length = math.isqrt(frames - 1) + 1
         rows = -(-frames // length)
-        within = _pad(x, rows * length).reshape(rows, length) @ torch.ones(length, length).triu()
-        before = within[:, -1:].reshape(1, rows) @ torch.ones(rows, rows).triu(1)
+        within = _pad(x, rows * length).reshape(rows, length) @ _triangle(length, 0)
+        before = within[:, -1:].reshape(1, rows) @ _triangle(rows, 1)
         return (within + before.reshape(rows, 1)).reshape(1, rows * length, 1, 1)[:, :frames]
 
 
@@ -247,6 +247,11 @@ class AudioEncoder:
         # Row q must begin q keys later: rows one longer than they are read slide by one each.
         logits = F.pad(logits, (0, keys + 1 - span)).reshape(heads, blocks, length * (keys + 1))
         return logits[..., : length * keys].reshape(heads, blocks, length, keys)
+
+
+def _triangle(n: int, diagonal: int) -> Tensor:
+    """``torch.ones(n, n).triu(diagonal)`` as a constant that converters do not compute anew."""
+    return torch.tensor([[float(j >= i + diagonal) for j in range(n)] for i in range(n)])
 
 
 def every(x: Tensor, step: int, first: int = 0) -> Tensor:
