@@ -29,15 +29,16 @@ class LiteRtClipEncoder:
         self._hops = int(self._encode.get_input_details()["src_inputs"]["shape"][1])
 
     def __call__(self, sound: np.ndarray) -> np.ndarray:
-        """Soft tokens ``[N, hidden]`` float32 of ``sound [n]`` at 16 kHz.
+        """Soft tokens ``[N, hidden]`` float32 of ``sound [n]`` at 16 kHz, without the padding.
 
         Raises:
             SoundError: the sound is shorter than a mel frame or longer than a clip.
         """
-        return self._adapt(**self.features(sound))["mm_embedding"][0, : self._count]
+        tokens = self.padded(sound)
+        return tokens[: -(-frame_count(len(sound)) * len(tokens) // self._hops)]
 
-    def features(self, sound: np.ndarray) -> dict[str, np.ndarray]:
-        """The encoder's outputs, padded to the longest clip: ``features`` and ``mask``."""
+    def padded(self, sound: np.ndarray) -> np.ndarray:
+        """As the engine and the reference give them: filled up with the padding's embedding to the longest clip's."""
         hops = clip_hops(sound)
         if len(hops) > self._hops:
             raise SoundError(
@@ -47,8 +48,7 @@ class LiteRtClipEncoder:
         src_inputs = np.zeros((1, self._hops, HOP), np.float32)
         src_inputs[0, : len(hops)] = hops
         out = self._encode(src_inputs=src_inputs, mask=np.arange(self._hops)[None] < len(hops))
-        self._count = int(out["mask"].sum())
-        return out
+        return self._adapt(features=out["features"], mask=out["mask"])["mm_embedding"][0]
 
 
 class LiteRtStreamEncoder:

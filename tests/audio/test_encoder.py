@@ -16,7 +16,7 @@ from g3n_compiler.checkpoint.config import load_audio_config
 from g3n_compiler.errors import WrongModel
 from g3n_compiler.modules import audio
 from g3n_compiler.modules.audio import AudioEncoder, AudioOps, Clip
-from g3n_compiler.modules.audio_weights import AudioReader, stored
+from g3n_compiler.modules.audio_weights import AudioReader, padding_weight, stored
 from g3n_compiler.verify.parity import EXACT, relative_error
 from tests.audio.conftest import Ears, make_ears, random_mel
 
@@ -81,9 +81,10 @@ def test_embedder_equals_transformers(ears: Ears) -> None:
     encoder = ears.encoder()
     assert error(encoder.embed(features), ears.embedder(inputs_embeds=features)) < EXACT
     c = ears.config
-    ids = torch.tensor([[c.end_id, c.padding_id, c.vocab_offset + 5]])
-    rows = ears.tensors["embed_audio.embedding.weight"][ids - c.vocab_offset]
-    assert error(encoder.embed_hard(rows), ears.embedder(input_ids=ids)) < EXACT
+    reader, ids = AudioReader(c, ears.read), [c.end_id, c.padding_id, c.vocab_offset + 5]
+    rows = torch.stack([reader.hard_row(i) for i in ids]).unsqueeze(0)
+    assert error(rows, ears.embedder(input_ids=torch.tensor([ids]))) < EXACT
+    assert torch.equal(reader(padding_weight(c)), rows[0, 1])
 
 
 def test_every_tensor_is_used_and_has_the_stored_shape(ears: Ears) -> None:

@@ -105,6 +105,15 @@ def test_int8_equals_the_fake_quant_reference(form: str, lowered: LoweredEars) -
     assert relative_error(expected, reference(lowered.ears, sound)) > NEAR_FAKE_QUANT / 4
 
 
+def test_a_clip_is_filled_up_as_the_reference_does(lowered: LoweredEars) -> None:
+    ears, sound = lowered.ears, voice(16000)
+    tokens = lowered.clip("fp32").padded(sound)
+    with torch.no_grad():
+        padding = ears.embedder(input_ids=torch.tensor([[ears.config.padding_id]]))[0].numpy()
+    expected = np.concatenate((reference(ears, sound), np.repeat(padding, 181, 0)))
+    assert relative_error(tokens, expected) < EXACT
+
+
 def test_a_second_sound_starts_afresh(lowered: LoweredEars) -> None:
     stream, sound = lowered.stream("fp32"), voice(20000)
     first, _, again = (np.stack(list(stream([s]))) for s in (sound, voice(30000, seed=1), sound))

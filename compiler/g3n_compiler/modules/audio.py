@@ -122,11 +122,9 @@ class AudioEncoder:
 
     def embed(self, features: Tensor) -> Tensor:
         """Features ``[1, N, hidden]`` -> soft tokens ``[1, N, text_hidden]`` in the text model's space."""
-        return self._project(self.norm(EMBEDDER + "soft_embedding_norm", features, self.config.rms_norm_eps))
-
-    def embed_hard(self, rows: Tensor) -> Tensor:
-        """Rows ``[1, N, hidden]`` of the audio tokens' own table -> ``[1, N, text_hidden]``."""
-        return self._project(self.norm(EMBEDDER + "hard_embedding_norm", rows, self.config.rms_norm_eps))
+        x = self.norm(EMBEDDER + "soft_embedding_norm", features, self.config.rms_norm_eps)
+        y = self.weights.linear(EMBEDDER + "embedding_projection", x)
+        return y * torch.rsqrt(self.ops.mean(y * y) + self.config.rms_norm_eps)
 
     # -- the parts, in order -------------------------------------------------------------------------------------------
 
@@ -208,10 +206,6 @@ class AudioEncoder:
     def norm(self, name: str, x: Tensor, eps: float = EPS) -> Tensor:
         """RMS norm over the last dimension."""
         return x * torch.rsqrt(self.ops.mean(x * x) + eps) * self.weights.tensor(name)
-
-    def _project(self, x: Tensor) -> Tensor:
-        y = self.weights.linear(EMBEDDER + "embedding_projection", x)
-        return y * torch.rsqrt(self.ops.mean(y * y) + self.config.rms_norm_eps)
 
     def _clip(self, x: Tensor) -> Tensor:
         return torch.clamp(x, -self.config.clipping, self.config.clipping)

@@ -26,6 +26,7 @@ TOWER = "audio_tower."
 EMBEDDER = "embed_audio."
 POSITIONS = "relative_positions"
 QUERY_SCALE = "query_scale"
+PADDING = EMBEDDER + "padding"
 LONGEST_TIMESCALE = 1e4
 
 
@@ -86,6 +87,12 @@ def audio_embedder_weights(config: AudioConfig) -> dict[str, WeightSpec]:
     }
 
 
+def padding_weight(config: AudioConfig) -> WeightSpec:
+    """What fills a clip up to the longest's soft tokens: the embedding of the vocabulary's last token, as it enters
+    the text model."""
+    return WeightSpec(PADDING, (config.text_hidden_size,), "float", EMBEDDER + "embedding.weight")
+
+
 def stored(config: AudioConfig, spec: WeightSpec) -> WeightSpec:
     """``spec`` as the checkpoint holds it: its tensor's own shape."""
     shape = spec.shape
@@ -107,11 +114,24 @@ class AudioReader:
         self._config, self._read = config, read
 
     def __call__(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor:
+        if spec.name == PADDING:
+            return self.hard_row(self._config.padding_id)
         source = stored(self._config, spec)
         if source.shape == spec.shape and not spec.name.endswith(QUERY_SCALE):
             return self._read(spec, rows)
         value = self._derive(spec, self._read(source))
         return value if rows is None else value[rows[0] : rows[1]]
+
+    @torch.no_grad()
+    def hard_row(self, token: int) -> Tensor:
+        """What ``embed_audio`` makes of an audio token's id: ``[text_hidden]`` float32."""
+        specs = audio_embedder_weights(self._config)
+        read = {name.removeprefix(EMBEDDER): self._read(s) for name, s in specs.items()}
+        row = read["embedding"][token - self._config.vocab_offset]
+        eps = self._config.rms_norm_eps
+        row = row * torch.rsqrt((row * row).mean() + eps) * read["hard_embedding_norm"]
+        row = F.linear(row, read["embedding_projection"])
+        return row * torch.rsqrt((row * row).mean() + eps)
 
     def _derive(self, spec: WeightSpec, value: Tensor) -> Tensor:
         c = self._config

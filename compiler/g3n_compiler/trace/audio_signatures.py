@@ -16,7 +16,13 @@ from g3n_compiler.checkpoint.config import AudioConfig
 from g3n_compiler.modules.audio import AudioEncoder, every
 from g3n_compiler.modules.audio_mel import LOST, LogMelGraph
 from g3n_compiler.modules.audio_stream import empty_state, step
-from g3n_compiler.modules.audio_weights import EMBEDDER, audio_embedder_weights, audio_weights
+from g3n_compiler.modules.audio_weights import (
+    EMBEDDER,
+    PADDING,
+    audio_embedder_weights,
+    audio_weights,
+    padding_weight,
+)
 from g3n_compiler.modules.weights import WeightSpec
 from g3n_compiler.trace.signatures import GraphWeights
 from g3n_runtime.audio import HOP
@@ -52,7 +58,9 @@ class Encode(AudioSignature):
         src_inputs: ``[1, T, HOP]`` float, the sound cut into hops of 10 ms.
 
     Returns:
-        ``features [1, T / 16, hidden]`` float and ``mask [1, T / 16]`` bool, true for soft tokens that the sound has.
+        ``features [1, T / 16, hidden]`` float, zero past the sound's end, and ``mask [1, T / 16]`` bool, all true: like
+        the reference, the engine then gives every clip as many soft tokens as the longest, and :class:`Adapt` puts the
+        padding's embedding where there are no features.
     """
 
     def __init__(self, config: AudioConfig) -> None:
@@ -63,7 +71,7 @@ class Encode(AudioSignature):
         known = mask.to(torch.float32)[:, LOST:]
         known = torch.cat((known, torch.zeros(1, LOST)), 1)
         features = self.encoder(weights).encode(self.mel(src_inputs), known)
-        return {"features": features, "mask": every(known, self.config.frames_per_token) > 0.5}
+        return {"features": features, "mask": every(known, self.config.frames_per_token) > -1.0}
 
     def sample_inputs(self) -> dict[str, Any]:
         hops = self.config.max_soft_tokens * self.config.frames_per_token
@@ -74,14 +82,17 @@ class Adapt(AudioSignature):
     """Features -> soft tokens in the text model's space.
 
     Returns:
-        ``mm_embedding [1, N, text_hidden]``, zero where ``mask`` is false.
+        ``mm_embedding [1, N, text_hidden]``, the padding's embedding where the features are zero.
     """
 
     def __init__(self, config: AudioConfig) -> None:
-        super().__init__(config, soft_weights(config))
+        super().__init__(config, soft_weights(config) | {PADDING: padding_weight(config)})
 
     def forward(self, mask: Tensor, features: Tensor, **weights: Tensor) -> dict[str, Tensor]:
-        return {"mm_embedding": self.encoder(weights).embed(features) * mask.to(torch.float32).unsqueeze(-1)}
+        encoder = self.encoder(weights)
+        loudest = torch.amax(torch.abs(features), -1, keepdim=True)
+        heard = (loudest > 0).to(torch.float32) * mask.to(torch.float32).unsqueeze(-1)
+        return {"mm_embedding": encoder.embed(features) * heard + encoder.weights.tensor(PADDING) * (1 - heard)}
 
     def sample_inputs(self) -> dict[str, Any]:
         n = self.config.max_soft_tokens

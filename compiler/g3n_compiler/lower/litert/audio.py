@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from ai_edge_litert import schema_py_generated as schema
 
 from g3n_compiler.checkpoint.config import AudioConfig
@@ -25,9 +24,7 @@ from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.graph import convert_modules
 from g3n_compiler.lower.litert.split import split_signatures
-from g3n_compiler.modules.audio import AudioEncoder
-from g3n_compiler.modules.audio_weights import EMBEDDER, AudioReader, Read, audio_embedder_weights
-from g3n_compiler.modules.weights import TensorWeights
+from g3n_compiler.modules.audio_weights import AudioReader, Read
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.trace.audio_signatures import ADAPT, ENCODE, STREAM, Adapt, AudioSignature, Encode, StreamStep
 
@@ -64,18 +61,8 @@ def write_audio(
     delegation = measure(parts[ENCODE])
     begins = split_signatures(parts[ENCODE], (ENCODE, STREAM))
     bind(graphs[ADAPT], Adapt(config).specs, recipe, reader, parts[ADAPT])
-    write_constant(parts[END], END, hard_row(config, read, config.end_id))
+    write_constant(parts[END], END, reader.hard_row(config.end_id).view(1, 1, -1).numpy())
     return AudioParts(parts[ENCODE], begins[STREAM], parts[ADAPT], parts[END], delegation)
-
-
-def hard_row(config: AudioConfig, read: Read, token: int) -> np.ndarray:
-    """What ``embed_audio`` makes of an audio token's id: ``[1, 1, text_hidden]`` float32."""
-    specs = audio_embedder_weights(config)
-    row = token - config.vocab_offset
-    table = specs[EMBEDDER + "embedding"]
-    weights = TensorWeights({n: read(s) for n, s in specs.items() if s is not table})
-    with torch.no_grad():
-        return AudioEncoder(config, weights).embed_hard(read(table, (row, row + 1)).view(1, 1, -1)).numpy()
 
 
 def write_constant(path: Path, signature: str, value: np.ndarray) -> None:
