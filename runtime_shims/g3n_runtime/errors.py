@@ -40,3 +40,9 @@ class UnsafePath(BundleError):
     """A manifest names a path that leaves the bundle's folder."""
 
     exit_code = 52
+
+
+class SoundError(G3nError):
+    """A sound is no sound, damaged, too short or too long."""
+
+    exit_code = 71

@@ -15,7 +15,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from g3n_compiler.errors import TargetError
-from g3n_compiler.lower.litert import flatbuffer
+from g3n_compiler.lower.litert import flatbuffer, split
 from g3n_compiler.lower.litert.stream import Read, check_scheme, stream_rows
 from g3n_compiler.modules.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Recipe, Scheme
@@ -36,7 +36,7 @@ class BoundWeight:
 
 
 def bind(
-    graph: bytes, specs: Mapping[str, WeightSpec], recipe: Recipe, read: Read, path: Path
+    graph: bytes, specs: Mapping[str, WeightSpec], recipe: Recipe, read: Read, path: Path, separate: bool = False
 ) -> tuple[BoundWeight, ...]:
     """Write ``graph`` with its weights to ``path``; the same arguments give the same bytes.
 
@@ -44,6 +44,7 @@ def bind(
         graph: from :func:`.graph.convert`.
         specs: every weight that some signature must use.
         read: the checkpoint's reader.
+        separate: leave room for :func:`.split.split_signatures`.
 
     Raises:
         NotFinite: a weight holds a NaN or an infinity.
@@ -55,7 +56,7 @@ def bind(
         raise TargetError(
             f"no signature of the graph reads {len(missing)} weights, e.g. {missing[0]}: it was not converted whole"
         )
-    size = flatbuffer.place(model)
+    size = flatbuffer.place(model, split.room(model) if separate else 0)
     bound = []
     with path.open("wb") as file:
         for name, spec in specs.items():

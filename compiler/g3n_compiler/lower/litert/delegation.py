@@ -65,7 +65,7 @@ def operators_by_signature(path: Path, threads: int = 2) -> dict[str, list[Opera
 
 
 def _operators(path: Path, signature: str, threads: int) -> list[Operator]:
-    model = _isolate(flatbuffer.parse_file(path), signature)
+    model = flatbuffer.isolate(flatbuffer.parse_file(path), signature)
     subgraph = model.subgraphs[0]
     size = flatbuffer.place(model)
     with tempfile.NamedTemporaryFile(suffix=".tflite", dir=path.parent) as file:
@@ -83,15 +83,6 @@ def _operators(path: Path, signature: str, threads: int) -> list[Operator]:
         delegated = not taken.isdisjoint(int(t) for t in operator.outputs)
         operators.append(Operator(name, _flops(name, operator, subgraph.tensors), delegated))
     return operators
-
-
-def _isolate(model: Any, signature: str) -> Any:
-    """The model cut down to one signature: the interpreter lists the nodes of the first subgraph only."""
-    definition = next(d for d in model.signatureDefs if d.signatureKey.decode() == signature)
-    model.subgraphs = [model.subgraphs[definition.subgraphIndex]]
-    definition.subgraphIndex = 0
-    model.signatureDefs = [definition]
-    return model
 
 
 def _flops(name: str, operator: Any, tensors: list[Any]) -> int:

@@ -1,0 +1,103 @@
+"""The audio tower as TFLite models for the stock LiteRT-LM engine and for :mod:`g3n_runtime.litert_audio`.
+
+=================== =========================================================== ======================================
+``audio_encoder``   ``mask [1, T]``, ``src_inputs [1, T, 160]`` -> ``features`` a clip's sound, log-mel front end inside
+``audio_stream``    ``mel``, ``known``, state -> ``soft_token``, state          160 ms a step; the encoder's own weights
+``audio_adapter``   ``mask``, ``features`` -> ``mm_embedding``                  into the text model's space
+``end_of_audio``    -> ``embedding [1, 1, hidden]``                             the row of the end-of-audio token
+=================== =========================================================== ======================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from ai_edge_litert import schema_py_generated as schema
+
+from g3n_compiler.checkpoint.config import AudioConfig
+from g3n_compiler.lower.backend import Delegation
+from g3n_compiler.lower.litert import flatbuffer
+from g3n_compiler.lower.litert.bind import bind
+from g3n_compiler.lower.litert.delegation import measure
+from g3n_compiler.lower.litert.graph import convert_modules
+from g3n_compiler.lower.litert.split import split_signatures
+from g3n_compiler.modules.audio import AudioEncoder
+from g3n_compiler.modules.audio_weights import EMBEDDER, AudioReader, Read, audio_embedder_weights
+from g3n_compiler.modules.weights import TensorWeights
+from g3n_compiler.quantize.recipe import Recipe
+from g3n_compiler.trace.audio_signatures import ADAPT, ENCODE, STREAM, Adapt, AudioSignature, Encode, StreamStep
+
+END = "end_of_audio"
+
+
+@dataclass(frozen=True)
+class AudioParts:
+    """The files that :func:`write_audio` wrote."""
+
+    encoder: Path
+    """The encoder; from byte ``stream_begin`` on it is the model of one streaming step, over the same weights."""
+    stream_begin: int
+    adapter: Path
+    end: Path
+    delegation: Delegation
+    """Of both encoder signatures together."""
+
+
+def convert_audio(config: AudioConfig) -> dict[str, bytes]:
+    """The graphs, their weights still inputs: the encoder with ``audio_stream``, and ``audio_adapt``."""
+    encoder = _convert({ENCODE: Encode(config), STREAM: StreamStep(config)})
+    return {ENCODE: encoder, ADAPT: _convert({ADAPT: Adapt(config)})}
+
+
+def write_audio(
+    graphs: Mapping[str, bytes], config: AudioConfig, recipe: Recipe, read: Read, folder: Path
+) -> AudioParts:
+    """Bind the weights to the graphs of :func:`convert_audio`; the same arguments give the same bytes."""
+    reader = AudioReader(config, read)
+    parts = {name: folder / f"{name}.tflite" for name in (ENCODE, ADAPT, END)}
+    specs = StreamStep(config).specs
+    bind(graphs[ENCODE], specs, recipe, reader, parts[ENCODE], separate=True)
+    delegation = measure(parts[ENCODE])
+    begins = split_signatures(parts[ENCODE], (ENCODE, STREAM))
+    bind(graphs[ADAPT], Adapt(config).specs, recipe, reader, parts[ADAPT])
+    write_constant(parts[END], END, hard_row(config, read, config.end_id))
+    return AudioParts(parts[ENCODE], begins[STREAM], parts[ADAPT], parts[END], delegation)
+
+
+def hard_row(config: AudioConfig, read: Read, token: int) -> np.ndarray:
+    """What ``embed_audio`` makes of an audio token's id: ``[1, 1, text_hidden]`` float32."""
+    specs = audio_embedder_weights(config)
+    row = token - config.vocab_offset
+    table = specs[EMBEDDER + "embedding"]
+    weights = TensorWeights({n: read(s) for n, s in specs.items() if s is not table})
+    with torch.no_grad():
+        return AudioEncoder(config, weights).embed_hard(read(table, (row, row + 1)).view(1, 1, -1)).numpy()
+
+
+def write_constant(path: Path, signature: str, value: np.ndarray) -> None:
+    """A model without inputs whose only output, ``embedding``, is ``value`` float32."""
+    constant = schema.BufferT(data=np.frombuffer(value.astype(np.float32).tobytes(), np.uint8))
+    shape = np.array(value.shape, np.int32)
+    tensor = schema.TensorT(name="embedding", shape=shape, type=schema.TensorType.FLOAT32, buffer=1, hasRank=True)
+    subgraph = schema.SubGraphT(
+        name=signature, tensors=[tensor], inputs=[], outputs=np.array([0], np.int32), operators=[]
+    )
+    output = schema.TensorMapT(name="embedding", tensorIndex=0)
+    definition = schema.SignatureDefT(signatureKey=signature, subgraphIndex=0, inputs=[], outputs=[output])
+    model = schema.ModelT(
+        version=3,
+        description="g3n constant",
+        operatorCodes=[],
+        buffers=[schema.BufferT(), constant],
+        subgraphs=[subgraph],
+        signatureDefs=[definition],
+    )
+    path.write_bytes(flatbuffer.pack(model))
+
+
+def _convert(modules: Mapping[str, AudioSignature]) -> bytes:
+    return convert_modules({name: (module, module.trace_inputs()) for name, module in modules.items()})
