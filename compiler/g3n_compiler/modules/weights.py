@@ -44,6 +44,12 @@ class WeightSpec:
         return "w_" + self.name.replace(".", "_")
 
 
+class Read(Protocol):
+    """Reads a weight as float32 in the graph's layout, all of it or rows ``[begin, end)`` of it."""
+
+    def __call__(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor: ...
+
+
 class Weights(Protocol):
     """How a decoder reaches its weights. Each backend has its own: graph inputs, quantised buffers, fake-quant."""
 

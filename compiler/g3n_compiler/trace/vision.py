@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from g3n_compiler.checkpoint.multimodal import VisionConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.lower.litert.stream import Read
 from g3n_compiler.modules.dialect import Dialect
 from g3n_compiler.modules.multimodal_embedder import Embedder, embed_hard_ids, embedder_weights
 from g3n_compiler.modules.vision import VisionEncoder
 from g3n_compiler.modules.vision_layout import VisionLayout
 from g3n_compiler.modules.vision_weights import encoder_weights
-from g3n_compiler.modules.weights import WeightSpec
+from g3n_compiler.modules.weights import Read, WeightSpec
 from g3n_compiler.trace.signatures import GraphWeights
 
 END = "embed_vision.end_of_image"
@@ -38,7 +37,7 @@ class EncodeImage(nn.Module):
 
 
 class AdaptImage(nn.Module):
-    """``features [1, tokens, width]`` -> ``mm_embedding [1, tokens + 1, hidden]``, the last row the end of the image."""
+    """``features [1, tokens, width]`` -> ``mm_embedding [1, tokens + 1, hidden]``, the last row the end of image."""
 
     def __init__(self, config: VisionConfig, hidden_size: int, dialect: Dialect | None = None) -> None:
         super().__init__()
@@ -70,6 +69,19 @@ def adapter_read(checkpoint: Checkpoint, config: VisionConfig) -> Read:
     return read
 
 
-def placeholders(specs: Mapping[str, WeightSpec]) -> dict[str, Tensor]:
-    """A tensor without data for each weight, by its graph input's name."""
+def trace_encoder(module: EncodeImage, pixels: int) -> dict[str, Tensor]:
+    """Inputs to trace the encoder on at a resolution, with a placeholder without data for each weight."""
+    return {"images": torch.zeros(1, pixels, pixels, 3), **_placeholders(module.specs)}
+
+
+def trace_adapter(module: AdaptImage) -> dict[str, Tensor]:
+    """As :func:`trace_encoder`, for the adapter."""
+    config = module.config
+    return {
+        "features": torch.zeros(1, config.soft_tokens, config.embedder.hidden_size),
+        **_placeholders(module.specs),
+    }
+
+
+def _placeholders(specs: Mapping[str, WeightSpec]) -> dict[str, Tensor]:
     return {spec.input_name: torch.empty(spec.shape) for spec in specs.values()}

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from g3n_compiler.bundle.litertlm import SectionKind
 from g3n_compiler.bundle.media import ImageMedia, Media
-from g3n_compiler.lower.backend import Delegation, Job
-from g3n_compiler.targets import Subgraph
-
-
-@dataclass(frozen=True)
-class TowerPart:
-    """One section of a tower, lowered to ``path``."""
-
-    subgraph: Subgraph
-    kind: SectionKind
-    path: Path
-    signatures: tuple[str, ...]
-    delegation: Delegation | None
+from g3n_compiler.lower.backend import Job
+from g3n_compiler.lower.litert.parts import TowerPart
+from g3n_compiler.lower.litert.vision import lower_vision
 
 
 def lower_towers(job: Job, folder: Path) -> list[TowerPart]:
     """Lower every tower of ``job`` into ``folder``."""
     parts: list[TowerPart] = []
+    if job.vision is not None:
+        parts += lower_vision(job, job.vision, folder)
     return parts
 
 
@@ -32,6 +22,5 @@ def media_of(job: Job) -> Media:
     """What the engine is told about images and sounds."""
     if job.vision is None:
         return Media()
-    token = job.tokenizer.token
-    vision = job.vision
+    token, vision = job.tokenizer.token, job.vision
     return Media(ImageMedia(job.resolutions[0], token(vision.image_id), token(vision.boi_id), token(vision.eoi_id)))

@@ -1,34 +1,30 @@
-"""The vision tower as two TFLite models: the encoder, a signature a resolution over one copy of the weights, and the
+"""The vision tower as two TFLite models: the encoder, at several resolutions over one copy of the weights, and the
 adapter into the text space.
 
-LiteRT-LM 0.18.1 runs an encoder's first signature; the others are for whoever calls the file itself.
+LiteRT-LM 0.18.1 takes one signature in an encoder's section, so each resolution has a flatbuffer of its own in front of
+the same weights; the engine sees the first.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from g3n_compiler.checkpoint.multimodal import VisionConfig
 from g3n_compiler.lower.backend import Job
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
-from g3n_compiler.lower.litert.graph import convert_signatures
+from g3n_compiler.lower.litert.graph import convert_modules
 from g3n_compiler.lower.litert.parts import TowerPart
+from g3n_compiler.lower.litert.split import split_signatures
 from g3n_compiler.modules.dialect import Dialect
 from g3n_compiler.modules.vision_layout import VisionLayout, read_layout
-from g3n_compiler.trace.vision import AdaptImage, EncodeImage, adapter_read, placeholders
-
-ADAPTER_SIGNATURE = "vision_adapter"
-
-
-def signature_name(pixels: int) -> str:
-    """Name of the encoder's signature for images of ``pixels`` x ``pixels``."""
-    return f"encode_{pixels}"
+from g3n_compiler.trace.vision import AdaptImage, EncodeImage, adapter_read, trace_adapter, trace_encoder
+from g3n_runtime.litert_vision import ADAPTER, encoder_name
 
 
 class LiteRtDialect(Dialect):
@@ -41,22 +37,44 @@ class LiteRtDialect(Dialect):
         return torch.ops.litert_torch.bmm_4d(a, b)
 
 
+def convert_encoder(layout: VisionLayout, resolutions: Sequence[int]) -> bytes:
+    """The encoder with a signature for each resolution, its weights still graph inputs."""
+    module = EncodeImage(layout, LiteRtDialect())
+    return convert_modules({encoder_name(s): (module, trace_encoder(module, s)) for s in resolutions})
+
+
+def convert_adapter(config: VisionConfig, hidden_size: int) -> bytes:
+    """The adapter, its weights still graph inputs."""
+    module = AdaptImage(config, hidden_size)
+    return convert_modules({ADAPTER: (module, trace_adapter(module))})
+
+
 def lower_vision(job: Job, config: VisionConfig, folder: Path) -> list[TowerPart]:
     """Convert, quantise and bind both models into ``folder``."""
     encoder, adapter = folder / "vision_encoder.tflite", folder / "vision_adapter.tflite"
-    layout, hidden = read_layout(config), job.config.hidden_size
+    layout, hidden, read = read_layout(config), job.config.hidden_size, job.checkpoint.read
+    names = tuple(encoder_name(s) for s in job.resolutions)
     job.progress("litert: converting the vision tower")
-    graphs = {signature_name(s): encoder_graph(layout, s) for s in job.resolutions}
-    bind(convert_signatures(graphs), graphs_specs(graphs), job.recipe, job.checkpoint.read, encoder)
-    graphs = {ADAPTER_SIGNATURE: adapter_graph(config, hidden)}
-    bind(convert_signatures(graphs), graphs_specs(graphs), job.recipe, adapter_read(job.checkpoint, config), adapter)
+    bind(
+        convert_encoder(layout, job.resolutions),
+        EncodeImage(layout).specs,
+        job.recipe,
+        read,
+        encoder,
+        separate=True,
+    )
+    delegation = measure(encoder)
+    begins = split_signatures(encoder, names)
+    specs = AdaptImage(config, hidden).specs
+    bind(convert_adapter(config, hidden), specs, job.recipe, adapter_read(job.checkpoint, config), adapter)
     return [
         TowerPart(
             "vision_encoder",
             "vision_encoder",
             encoder,
-            tuple(signature_name(s) for s in job.resolutions),
-            measure(encoder),
+            names,
+            delegation,
+            {name: begins[name] for name in names[1:]},
         ),
-        TowerPart("vision_adapter", "vision_adapter", adapter, (ADAPTER_SIGNATURE,), measure(adapter)),
+        TowerPart("vision_adapter", "vision_adapter", adapter, (ADAPTER,), measure(adapter)),
     ]
