@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.lower.backend import Delegation, Job, Lowered, LoweredFile, LoweredSubgraph, TextModel
+from g3n_compiler.lower.backend import Delegation, Job, Lowered, LoweredFile, LoweredSubgraph, TextModel, Towers
 from g3n_compiler.targets import Runtime
 from g3n_compiler.verify.reference import Reference
 
@@ -73,6 +73,9 @@ class FakeBackend:
     def open_models(self, directory: Path) -> dict[str, TextModel]:
         assert self._job is not None
         return {"fake": FakeModel(Reference(self._job.checkpoint, self._job.recipe), self._error)}
+
+    def open_towers(self, directory: Path) -> Towers:
+        return Towers()
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         assert self._job is not None

@@ -18,6 +18,12 @@ class EngineError(G3nError):
     exit_code = 60
 
 
+class MediaError(G3nError):
+    """An image or a sound is missing, broken, empty or too large."""
+
+    exit_code = 61
+
+
 class BundleError(G3nError):
     """A bundle is incomplete, malformed or made by a newer version."""
 

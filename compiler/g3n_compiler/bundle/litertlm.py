@@ -20,6 +20,7 @@ from litert_lm_builder import litertlm_core as core
 from litert_lm_builder import litertlm_header_schema_py_generated as schema
 from litert_lm_builder.runtime.proto import executor_metadata_pb2, llm_metadata_pb2, sampler_params_pb2
 
+from g3n_compiler.bundle.media import Media
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.tokenizer import Sampler
 from g3n_compiler.errors import BundleError
@@ -32,8 +33,20 @@ SectionKind = Literal[
     "prefill_decode",
     "embedder",
     "per_layer_embedder",
+    "vision_encoder",
+    "vision_adapter",
+    "audio_encoder_hw",
+    "audio_adapter",
+    "end_of_audio",
 ]
 MODEL_KINDS: tuple[SectionKind, ...] = ("prefill_decode", "embedder", "per_layer_embedder")
+TOWER_KINDS: tuple[SectionKind, ...] = (
+    "vision_encoder",
+    "vision_adapter",
+    "audio_encoder_hw",
+    "audio_adapter",
+    "end_of_audio",
+)
 MODEL_PREFIX = "tf_lite_"
 DATA_KINDS: dict[int, SectionKind] = {
     schema.AnySectionDataType.LlmMetadataProto: "llm_metadata",
@@ -77,12 +90,15 @@ def llm_metadata(
     stop_strings: Sequence[str] = ("<end_of_turn>",),
     chat_template: str | None = None,
     sampler: Sampler | None = None,
+    media: Media | None = None,
 ) -> bytes:
-    """The ``LlmMetadata`` of a text bundle.
+    """The ``LlmMetadata`` of a bundle.
 
-    The model type is ``generic_model``: it renders exactly the chat template, whereas the engine's ``gemma3n`` type
-    also splits the text at image and audio tokens, which a text bundle cannot embed.
+    The model type is ``generic_model``: it renders exactly the chat template and takes its media from ``media``,
+    whereas the engine's ``gemma3n`` type also splits the text at image and audio tokens, which a text bundle cannot
+    embed, and has a mel front end of its own.
     """
+    media = media or Media()
     sampler = sampler or Sampler()
     meta = llm_metadata_pb2.LlmMetadata(
         max_num_tokens=context, supports_thinking=False, supports_function_calling=False
@@ -96,12 +112,12 @@ def llm_metadata(
     meta.prompt_templates.user.suffix = TURN_END
     meta.prompt_templates.model.prefix = "<start_of_turn>model\n"
     meta.prompt_templates.model.suffix = TURN_END
-    meta.jinja_prompt_template = CHAT_TEMPLATE if chat_template is None else chat_template
+    meta.jinja_prompt_template = media.template(CHAT_TEMPLATE if chat_template is None else chat_template)
     meta.sampler_params.type = sampler_params_pb2.SamplerParameters.TOP_P
     meta.sampler_params.k = sampler.top_k
     meta.sampler_params.p = sampler.top_p
     meta.sampler_params.temperature = sampler.temperature
-    meta.llm_model_type.generic_model.SetInParent()
+    media.describe(meta.llm_model_type.generic_model)
     return meta.SerializeToString(deterministic=True)
 
 
@@ -135,7 +151,7 @@ def write_litertlm(
     """Pack a bundle; the same input gives the same bytes.
 
     Args:
-        models: the TFLite file of each of :data:`MODEL_KINDS`.
+        models: the TFLite file of each of :data:`MODEL_KINDS`, and of any of :data:`TOWER_KINDS`.
         tokenizer: a SentencePiece model's bytes (loads faster, takes less memory), or the path of a ``tokenizer.json``.
         llm: from :func:`llm_metadata`.
         executor: from :func:`executor_metadata`.
@@ -147,7 +163,7 @@ def write_litertlm(
         ("llm_metadata", _write_bytes(llm)),
         ("executor_metadata", _write_bytes(executor)),
         ("sp_tokenizer" if is_sentencepiece else "hf_tokenizer", _write_tokenizer(tokenizer)),
-        *((kind, _copy_file(models[kind])) for kind in MODEL_KINDS),
+        *((kind, _copy_file(models[kind])) for kind in (*MODEL_KINDS, *TOWER_KINDS) if kind in models),
     ]
     header = _header([kind for kind, _ in parts])
     size = len(_pack(header))
@@ -226,7 +242,7 @@ def _header(kinds: Sequence[SectionKind]) -> Any:
     data_types = {kind: data_type for data_type, kind in DATA_KINDS.items()}
     objects = []
     for kind in kinds:
-        model = kind in MODEL_KINDS
+        model = kind in MODEL_KINDS or kind in TOWER_KINDS
         items = [_text_pair("model_type", MODEL_PREFIX + kind)] if model else []
         data_type = schema.AnySectionDataType.TFLiteModel if model else data_types[kind]
         objects.append(schema.SectionObjectT(items=items, dataType=data_type, beginOffset=1, endOffset=1))

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.multimodal import Modality, VisionConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
 from g3n_compiler.quantize.recipe import Recipe
@@ -30,10 +31,18 @@ class Job:
     prefill_lengths: tuple[int, ...]
     directory: Path
     progress: Progress
+    modalities: tuple[Modality, ...] = ("text",)
+    resolutions: tuple[int, ...] = ()
+    """Image sides to compile the vision tower for; an engine that takes one size takes the first."""
 
     @property
     def config(self) -> TextConfig:
         return self.checkpoint.text
+
+    @property
+    def vision(self) -> VisionConfig | None:
+        """The vision tower, if it is compiled."""
+        return self.checkpoint.vision if "vision" in self.modalities else None
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,24 @@ class TextModel(Protocol):
         """``count`` greedy tokens after the prompt ``ids``."""
 
 
+class VisionModel(Protocol):
+    """An emitted vision tower under its stock runtime, as verification sees it."""
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Image sides that it takes."""
+
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        """Soft tokens in the text space and the end-of-image row ``[T + 1, hidden]`` of ``image [S, S, 3]`` in 0..1."""
+
+
+@dataclass(frozen=True)
+class Towers:
+    """The emitted towers; ``None`` where a bundle has none."""
+
+    vision: VisionModel | None = None
+
+
 class Backend(Protocol):
     """One runtime."""
 
@@ -106,6 +133,9 @@ class Backend(Protocol):
 
     def open_models(self, directory: Path) -> Mapping[str, TextModel]:
         """Open what :meth:`lower` wrote, for parity: a model for each way an engine may enter it, by name."""
+
+    def open_towers(self, directory: Path) -> Towers:
+        """Open the towers that :meth:`lower` wrote, each alone."""
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         """Greedy text of one chat turn from the stock engine, unmodified."""

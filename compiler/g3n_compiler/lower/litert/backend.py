@@ -16,11 +16,12 @@ from g3n_compiler.bundle.litertlm import (
     write_litertlm,
 )
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.lower.backend import Job, Lowered, LoweredFile, LoweredSubgraph, TextModel
+from g3n_compiler.lower.backend import Job, Lowered, LoweredFile, LoweredSubgraph, TextModel, Towers
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
 from g3n_compiler.lower.litert.graph import convert
+from g3n_compiler.lower.litert.towers import lower_towers, media_of
 from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_compiler.trace.signatures import DECODE, prefill_name
@@ -53,6 +54,7 @@ class LiteRtBackend:
             job.progress("litert: writing the embedding tables")
             write_token_embedder(config, job.recipe, read, parts["embedder"])
             write_ple_embedder(config, job.recipe, read, parts["per_layer_embedder"])
+            towers = lower_towers(job, Path(scratch))
             job.progress("litert: measuring what the delegate takes")
             delegation = measure(parts["prefill_decode"])
             job.progress("litert: packing the bundle")
@@ -63,8 +65,10 @@ class LiteRtBackend:
                 tokenizer.stop_ids,
                 chat_template=tokenizer.chat_template,
                 sampler=tokenizer.sampler,
+                media=media_of(job),
             )
             executor = executor_metadata(config, job.context)
+            parts |= {tower.kind: tower.path for tower in towers}
             write_litertlm(job.directory / MODEL, parts, tokenizer.sentencepiece, llm, executor)
             digests = {kind: (file_sha256(path), path.stat().st_size) for kind, path in parts.items()}
         signatures: dict[Subgraph, tuple[str, ...]] = {
@@ -72,16 +76,23 @@ class LiteRtBackend:
             "token_embedding": ("embedder",),
             "per_layer_embedding": ("per_layer_embedder",),
         }
-        subgraphs = tuple(
+        text = (
             LoweredSubgraph(
                 name, self.runtime, ROLE, *digests[kind], signatures[name], delegation if name == "core" else None
             )
             for name, kind in SECTIONS.items()
         )
-        return Lowered((LoweredFile(MODEL, ROLE),), subgraphs)
+        others = (
+            LoweredSubgraph(t.subgraph, self.runtime, ROLE, *digests[t.kind], t.signatures, t.delegation)
+            for t in towers
+        )
+        return Lowered((LoweredFile(MODEL, ROLE),), (*text, *others))
 
     def open_models(self, directory: Path) -> dict[str, TextModel]:
         return {"signatures": _ExtractedModel(directory / MODEL)}
+
+    def open_towers(self, directory: Path) -> Towers:
+        return Towers()
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         chat = LiteRtChat(directory / MODEL)

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import IO, Protocol
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from g3n_compiler.errors import NotFinite, TargetError
-from g3n_compiler.modules.weights import WeightSpec
+from g3n_compiler.modules.weights import Read, WeightSpec
 from g3n_compiler.quantize.recipe import Scheme
 from g3n_compiler.quantize.rows import pack_rows, quantize_rows
 
 BLOCK_BYTES = 16 << 20
 """Float32 bytes read and quantised at a time."""
-
-
-class Read(Protocol):
-    """Reads a weight from the checkpoint as float32, all of it or rows ``[begin, end)`` of it."""
-
-    def __call__(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor: ...
 
 
 def check_scheme(spec: WeightSpec, scheme: Scheme) -> None:

@@ -1,0 +1,26 @@
+"""The towers of a LiteRT bundle: each gives sections that the engine loads when the first image or sound comes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from g3n_compiler.bundle.media import ImageMedia, Media
+from g3n_compiler.lower.backend import Job
+from g3n_compiler.lower.litert.parts import TowerPart
+from g3n_compiler.lower.litert.vision import lower_vision
+
+
+def lower_towers(job: Job, folder: Path) -> list[TowerPart]:
+    """Lower every tower of ``job`` into ``folder``."""
+    parts: list[TowerPart] = []
+    if job.vision is not None:
+        parts += lower_vision(job, job.vision, folder)
+    return parts
+
+
+def media_of(job: Job) -> Media:
+    """What the engine is told about images and sounds."""
+    if job.vision is None:
+        return Media()
+    token, vision = job.tokenizer.token, job.vision
+    return Media(ImageMedia(job.resolutions[0], token(vision.image_id), token(vision.boi_id), token(vision.eoi_id)))
