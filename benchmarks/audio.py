@@ -25,11 +25,13 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor
 
-from g3n_compiler.checkpoint.config import AudioConfig, load_audio_config
+from g3n_compiler.checkpoint.config import read_json
+from g3n_compiler.checkpoint.multimodal import AudioConfig, load_audio_config
 from g3n_compiler.checkpoint.safetensors import SafetensorsFile
 from g3n_compiler.lower.litert.audio import convert_audio, write_audio
 from g3n_compiler.modules.audio import AudioEncoder
 from g3n_compiler.modules.audio_weights import AudioReader, audio_embedder_weights, audio_weights, stored
+from g3n_compiler.modules.multimodal_embedder import Embedder
 from g3n_compiler.modules.weights import LazyWeights, Weights, WeightSpec
 from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.recipe import RECIPES
@@ -60,8 +62,7 @@ def write_tower(folder: Path) -> AudioConfig:
     from transformers import Gemma3nConfig
 
     Gemma3nConfig().save_pretrained(folder)
-    config = load_audio_config(folder)
-    assert config is not None
+    config = load_audio_config(read_json(folder / "config.json"))
     generator = torch.Generator().manual_seed(0)
     tensors: dict[str, Tensor] = {}
     for spec in (audio_weights(config) | audio_embedder_weights(config)).values():
@@ -74,8 +75,7 @@ def write_tower(folder: Path) -> AudioConfig:
 
 
 def open_tower(folder: Path) -> tuple[AudioConfig, Callable[..., Tensor]]:
-    config = load_audio_config(folder)
-    assert config is not None
+    config = load_audio_config(read_json(folder / "config.json"))
     file = SafetensorsFile(folder / TOWER)
 
     def read(spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor:
@@ -190,7 +190,8 @@ def ours(config: AudioConfig, read: Callable[..., Tensor], name: str, sound: np.
         weights = FakeQuantWeights(reader, specs, RECIPES[name], keep=False)
     encoder = AudioEncoder(config, weights)
     mel = torch.from_numpy(LogMel().clip(sound)).unsqueeze(0)
-    return encoder.embed(encoder.encode(mel, torch.ones(mel.shape[:2])))[0].numpy()
+    features = encoder.encode(mel, torch.ones(mel.shape[:2]))
+    return Embedder(config.embedder, "audio", weights).soft(features)[0].numpy()
 
 
 @torch.no_grad()

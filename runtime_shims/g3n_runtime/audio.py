@@ -146,6 +146,15 @@ def require_enough(samples: int) -> None:
         )
 
 
+def clip_hops(sound: np.ndarray) -> np.ndarray:
+    """``sound [n]`` as hops ``[T, 160]`` that begin exactly the mel frames of the reference, zeros at the end."""
+    require_enough(len(sound))
+    hops = frame_count(len(sound)) + NEEDED // HOP
+    padded = np.zeros(hops * HOP, np.float32)
+    padded[: min(len(sound), len(padded))] = sound[: len(padded)]
+    return padded.reshape(hops, HOP)
+
+
 def mel_filters(bins: int = BINS) -> np.ndarray:
     """Triangular filters ``[FFT / 2 + 1, bins]`` on HTK's mel scale, peaks of 1 (``create_fb_matrix``, no norm)."""
     low, high = (2595.0 * math.log10(1.0 + hz / 700.0) for hz in (LOWEST_HZ, HIGHEST_HZ))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from g3n_runtime.audio import HOP, Step, frame_count, require_enough, token_steps
+from g3n_runtime.audio import HOP, Step, clip_hops, frame_count, token_steps
 from g3n_runtime.errors import SoundError
 
 
@@ -88,12 +88,3 @@ class LiteRtStreamEncoder:
         token = out.pop("soft_token")[0, 0]
         self._now = out
         return token
-
-
-def clip_hops(sound: np.ndarray) -> np.ndarray:
-    """``sound [n]`` as hops ``[T, 160]`` that begin exactly the mel frames of the reference, zeros at the end."""
-    require_enough(len(sound))
-    hops = frame_count(len(sound)) + 3
-    padded = np.zeros(hops * HOP, np.float32)
-    padded[: min(len(sound), len(padded))] = sound[: len(padded)]
-    return padded.reshape(hops, HOP)

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from g3n_runtime.audio import clip_hops
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.engine import Attachments
 from g3n_runtime.errors import EngineError
 from g3n_runtime.image import load_image, png
+from g3n_runtime.sound import read_clip, wav
 
 PARTS = {"image": "vision", "audio": "audio"}
 """Kinds of parts of a turn, and the tower that each needs."""
@@ -24,11 +26,12 @@ class MediaFrontEnd:
     """What a bundle takes beside text; ``image_side`` in pixels, ``None`` where it takes no images."""
 
     image_side: int | None = None
+    audio: bool = False
 
     @classmethod
     def of(cls, bundle: Bundle) -> MediaFrontEnd:
         vision = bundle.manifest.get("vision")
-        return cls(vision["image_sizes"][0] if vision else None)
+        return cls(vision["image_sizes"][0] if vision else None, "audio" in bundle.manifest["model"]["modalities"])
 
     def content(self, text: str, attachments: Attachments) -> str | list[dict[str, Any]]:
         """The content of a user's message: plain text, or parts.
@@ -46,8 +49,10 @@ class MediaFrontEnd:
                     "the bundle has no vision tower: compile the checkpoint with --modalities text,vision"
                 )
             parts.append(_part("image", png(load_image(path, self.image_side))))
-        if attachments.audio:
-            raise EngineError("the bundle has no audio tower: compile the checkpoint with --modalities text,audio")
+        for path in attachments.audio:
+            if not self.audio:
+                raise EngineError("the bundle has no audio tower: compile the checkpoint with --modalities text,audio")
+            parts.append(_part("audio", wav(clip_hops(read_clip(path)).reshape(-1))))
         return [*parts, {"type": "text", "text": text}]
 
     @staticmethod

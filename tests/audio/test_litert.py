@@ -16,12 +16,13 @@ from g3n_compiler.lower.litert.audio import AudioParts, convert_audio, write_aud
 from g3n_compiler.modules.audio import AudioEncoder
 from g3n_compiler.modules.audio_mel import LOST, LogMelGraph
 from g3n_compiler.modules.audio_weights import AudioReader
+from g3n_compiler.modules.multimodal_embedder import Embedder
 from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.verify.parity import EXACT, relative_error
-from g3n_runtime.audio import LogMel
+from g3n_runtime.audio import LogMel, clip_hops
 from g3n_runtime.errors import SoundError
-from g3n_runtime.litert_audio import LiteRtClipEncoder, LiteRtStreamEncoder, clip_hops
+from g3n_runtime.litert_audio import LiteRtClipEncoder, LiteRtStreamEncoder
 from tests.audio.conftest import Ears, make_ears
 from tests.audio.test_mel import voice
 
@@ -76,7 +77,8 @@ def fake_quant(ears: Ears, recipe: str, sound: np.ndarray) -> np.ndarray:
         ears.config, FakeQuantWeights(AudioReader(ears.config, ears.read), ears.specs, RECIPES[recipe])
     )
     mel = torch.from_numpy(LogMel().clip(sound)).unsqueeze(0)
-    return encoder.embed(encoder.encode(mel, torch.ones(mel.shape[:2])))[0].numpy()
+    features = encoder.encode(mel, torch.ones(mel.shape[:2]))
+    return Embedder(ears.config.embedder, "audio", encoder.weights).soft(features)[0].numpy()
 
 
 @pytest.mark.parametrize("samples", [513, 16000, 16130, 48123, 80000, 480000])

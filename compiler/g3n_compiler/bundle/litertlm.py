@@ -71,6 +71,9 @@ CHAT_TEMPLATE = (
 """Gemma's turns, for a checkpoint without a template: the engine's own affixes cannot put the system's text into the
 user's first turn."""
 
+VIEW = "view"
+"""Key of the item that names a section lying within another, see :func:`write_litertlm`."""
+
 Writer = Callable[[BinaryIO], None]
 
 
@@ -146,7 +149,12 @@ def executor_metadata(config: TextConfig, context: int) -> bytes:
 
 
 def write_litertlm(
-    path: Path, models: Mapping[SectionKind, Path], tokenizer: bytes | Path, llm: bytes, executor: bytes
+    path: Path,
+    models: Mapping[SectionKind, Path],
+    tokenizer: bytes | Path,
+    llm: bytes,
+    executor: bytes,
+    views: Mapping[str, tuple[SectionKind, int]] | None = None,
 ) -> list[Section]:
     """Pack a bundle; the same input gives the same bytes.
 
@@ -155,6 +163,8 @@ def write_litertlm(
         tokenizer: a SentencePiece model's bytes (loads faster, takes less memory), or the path of a ``tokenizer.json``.
         llm: from :func:`llm_metadata`.
         executor: from :func:`executor_metadata`.
+        views: models within the model of a kind, by name: each begins at a byte of it and ends with it. They become
+            sections of a type that the stock engine does not look into; :func:`extract` takes their names.
     """
     if missing := [kind for kind in MODEL_KINDS if kind not in models]:
         raise BundleError(f"a text bundle needs the models {', '.join(MODEL_KINDS)}; {', '.join(missing)} is missing")
@@ -165,17 +175,25 @@ def write_litertlm(
         ("sp_tokenizer" if is_sentencepiece else "hf_tokenizer", _write_tokenizer(tokenizer)),
         *((kind, _copy_file(models[kind])) for kind in (*MODEL_KINDS, *TOWER_KINDS) if kind in models),
     ]
-    header = _header([kind for kind, _ in parts])
+    views = views or {}
+    header = _header([kind for kind, _ in parts], list(views))
     size = len(_pack(header))
     written = []
     with path.open("wb") as file:
         begin = _round_up(core.HEADER_BEGIN_BYTE_OFFSET + size)
-        for entry, (kind, write) in zip(header.sectionMetadata.objects, parts, strict=True):
+        for entry, (kind, write) in zip(header.sectionMetadata.objects, parts, strict=False):
             file.seek(begin)
             write(file)
             entry.beginOffset, entry.endOffset = begin, file.tell()
             written.append(Section(kind, begin, file.tell()))
             begin = _round_up(file.tell())
+        whole = {section.kind: section for section in written}
+        for entry, (name, (kind, offset)) in zip(
+            header.sectionMetadata.objects[len(parts) :], views.items(), strict=True
+        ):
+            view = Section(name, whole[kind].begin + offset, whole[kind].end)
+            entry.beginOffset, entry.endOffset = view.begin, view.end
+            written.append(view)
         file.seek(0)
         version = (core.LITERTLM_MAJOR_VERSION, core.LITERTLM_MINOR_VERSION, core.LITERTLM_PATCH_VERSION)
         file.write(core.HEADER_MAGIC_BYTES + struct.pack("<3I", *version))
@@ -214,7 +232,7 @@ def sections(path: Path) -> list[Section]:
     return found
 
 
-def find_section(path: Path, kind: SectionKind) -> Section:
+def find_section(path: Path, kind: str) -> Section:
     """The one section of ``kind``; raises :class:`BundleError` where there is none or more than one."""
     found = [s for s in sections(path) if s.kind == kind]
     if len(found) != 1:
@@ -222,8 +240,8 @@ def find_section(path: Path, kind: SectionKind) -> Section:
     return found[0]
 
 
-def extract(path: Path, kind: SectionKind, out: Path) -> Section:
-    """Copy the bytes of the section of ``kind`` to ``out``."""
+def extract(path: Path, kind: str, out: Path) -> Section:
+    """Copy the bytes of the section of ``kind``, or of a view by its name, to ``out``."""
     section = find_section(path, kind)
     with path.open("rb") as source, out.open("wb") as target:
         source.seek(section.begin)
@@ -237,7 +255,7 @@ def extract(path: Path, kind: SectionKind, out: Path) -> Section:
     return section
 
 
-def _header(kinds: Sequence[SectionKind]) -> Any:
+def _header(kinds: Sequence[SectionKind], views: Sequence[str]) -> Any:
     """The header with placeholder offsets, which must not be 0: a flatbuffer leaves out default values."""
     data_types = {kind: data_type for data_type, kind in DATA_KINDS.items()}
     objects = []
@@ -245,6 +263,10 @@ def _header(kinds: Sequence[SectionKind]) -> Any:
         model = kind in MODEL_KINDS or kind in TOWER_KINDS
         items = [_text_pair("model_type", MODEL_PREFIX + kind)] if model else []
         data_type = schema.AnySectionDataType.TFLiteModel if model else data_types[kind]
+        objects.append(schema.SectionObjectT(items=items, dataType=data_type, beginOffset=1, endOffset=1))
+    for name in views:
+        data_type = schema.AnySectionDataType.GenericBinaryData
+        items = [_text_pair(VIEW, name)]
         objects.append(schema.SectionObjectT(items=items, dataType=data_type, beginOffset=1, endOffset=1))
     return schema.LiteRTLMMetaDataT(
         systemMetadata=schema.SystemMetadataT(entries=[_text_pair("Authors", "g3n")]),
@@ -258,16 +280,22 @@ def _text_pair(key: str, value: str) -> Any:
 
 def _section(entry: Any) -> Section:
     begin, end = entry.BeginOffset(), entry.EndOffset()
-    if entry.DataType() != schema.AnySectionDataType.TFLiteModel:
-        return Section(
-            DATA_KINDS.get(entry.DataType()) or core.any_section_data_type_to_string(entry.DataType()), begin, end
-        )
+    if entry.DataType() == schema.AnySectionDataType.TFLiteModel:
+        return Section(_text(entry, "model_type").removeprefix(MODEL_PREFIX), begin, end)
+    if entry.DataType() == schema.AnySectionDataType.GenericBinaryData:
+        return Section(_text(entry, VIEW), begin, end)
+    kind = DATA_KINDS.get(entry.DataType()) or core.any_section_data_type_to_string(entry.DataType())
+    return Section(kind, begin, end)
+
+
+def _text(entry: Any, key: str) -> str:
+    """The string that an entry's items hold under ``key``."""
     pairs = [entry.Items(i) for i in range(entry.ItemsLength())]
-    table = next(pair.Value() for pair in pairs if pair.Key() == b"model_type")
+    table = next(pair.Value() for pair in pairs if pair.Key() == key.encode())
     # The generated object API cannot unpack the union, so the string is read through its table.
     text = schema.StringValue()
     text.Init(table.Bytes, table.Pos)
-    return Section(text.Value().decode().removeprefix(MODEL_PREFIX), begin, end)
+    return str(text.Value().decode())
 
 
 def _pack(header: Any) -> bytes:

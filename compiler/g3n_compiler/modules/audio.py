@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from g3n_compiler.checkpoint.config import AudioConfig
-from g3n_compiler.modules.audio_weights import EMBEDDER, POSITIONS, QUERY_SCALE, TOWER
+from g3n_compiler.checkpoint.multimodal import AudioConfig
+from g3n_compiler.modules.audio_weights import POSITIONS, QUERY_SCALE, TOWER
 from g3n_compiler.modules.weights import Weights
 
 HIDDEN = -1e9
@@ -119,12 +119,6 @@ class AudioEncoder:
         quarter = every(half, 2)
         frames = self.subsample(mel * mask.unsqueeze(-1), half, quarter, Clip())
         return self.conform(frames, quarter, Clip())
-
-    def embed(self, features: Tensor) -> Tensor:
-        """Features ``[1, N, hidden]`` -> soft tokens ``[1, N, text_hidden]`` in the text model's space."""
-        x = self.norm(EMBEDDER + "soft_embedding_norm", features, self.config.rms_norm_eps)
-        y = self.weights.linear(EMBEDDER + "embedding_projection", x)
-        return y * torch.rsqrt(self.ops.mean(y * y) + self.config.rms_norm_eps)
 
     # -- the parts, in order -------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from g3n_compiler.checkpoint.config import AudioConfig
+from g3n_compiler.checkpoint.multimodal import AudioConfig
 from g3n_compiler.modules.audio import AudioEncoder, every
 from g3n_compiler.modules.audio_mel import LOST, LogMelGraph
 from g3n_compiler.modules.audio_stream import empty_state, step
@@ -23,6 +23,7 @@ from g3n_compiler.modules.audio_weights import (
     audio_weights,
     padding_weight,
 )
+from g3n_compiler.modules.multimodal_embedder import Embedder
 from g3n_compiler.modules.weights import WeightSpec
 from g3n_compiler.trace.signatures import GraphWeights
 from g3n_runtime.audio import HOP
@@ -40,6 +41,9 @@ class AudioSignature(nn.Module):
 
     def encoder(self, weights: Mapping[str, Tensor]) -> AudioEncoder:
         return AudioEncoder(self.config, GraphWeights(weights, self.specs))
+
+    def embedder(self, weights: Mapping[str, Tensor]) -> Embedder:
+        return Embedder(self.config.embedder, "audio", GraphWeights(weights, self.specs))
 
     def sample_inputs(self) -> dict[str, Any]:
         """Inputs, weights apart: zeros of the right shapes and dtypes."""
@@ -89,10 +93,10 @@ class Adapt(AudioSignature):
         super().__init__(config, soft_weights(config) | {PADDING: padding_weight(config)})
 
     def forward(self, mask: Tensor, features: Tensor, **weights: Tensor) -> dict[str, Tensor]:
-        encoder = self.encoder(weights)
+        embedder = self.embedder(weights)
         loudest = torch.amax(torch.abs(features), -1, keepdim=True)
         heard = (loudest > 0).to(torch.float32) * mask.to(torch.float32).unsqueeze(-1)
-        return {"mm_embedding": encoder.embed(features) * heard + encoder.weights.tensor(PADDING) * (1 - heard)}
+        return {"mm_embedding": embedder.soft(features) * heard + embedder.weights.tensor(PADDING) * (1 - heard)}
 
     def sample_inputs(self) -> dict[str, Any]:
         n = self.config.max_soft_tokens
@@ -109,9 +113,8 @@ class StreamStep(AudioSignature):
         super().__init__(config, audio_weights(config) | soft_weights(config))
 
     def forward(self, mel: Tensor, known: Tensor, state: Mapping[str, Tensor], **weights: Tensor) -> dict[str, Tensor]:
-        encoder = self.encoder(weights)
-        features, after = step(encoder, mel, known, state)
-        return {"soft_token": encoder.embed(features)} | {f"state_{name}": x for name, x in after.items()}
+        features, after = step(self.encoder(weights), mel, known, state)
+        return {"soft_token": self.embedder(weights).soft(features)} | {f"state_{name}": x for name, x in after.items()}
 
     def sample_inputs(self) -> dict[str, Any]:
         n = self.config.frames_per_token

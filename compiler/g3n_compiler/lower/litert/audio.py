@@ -17,14 +17,16 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from g3n_compiler.checkpoint.config import AudioConfig
-from g3n_compiler.lower.backend import Delegation
+from g3n_compiler.checkpoint.multimodal import AudioConfig
+from g3n_compiler.lower.backend import Delegation, Job
 from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.graph import convert_modules
+from g3n_compiler.lower.litert.parts import TowerPart
 from g3n_compiler.lower.litert.split import split_signatures
-from g3n_compiler.modules.audio_weights import AudioReader, Read
+from g3n_compiler.modules.audio_weights import AudioReader
+from g3n_compiler.modules.weights import Read
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.trace.audio_signatures import ADAPT, ENCODE, STREAM, Adapt, AudioSignature, Encode, StreamStep
 
@@ -42,6 +44,18 @@ class AudioParts:
     end: Path
     delegation: Delegation
     """Of both encoder signatures together."""
+
+
+def lower_audio(job: Job, config: AudioConfig, folder: Path) -> list[TowerPart]:
+    """Convert, quantise and bind all of the tower into ``folder``."""
+    job.progress("litert: converting the audio tower")
+    made = write_audio(convert_audio(config), config, job.recipe, job.checkpoint.read, folder)
+    views = {STREAM: made.stream_begin}
+    return [
+        TowerPart("audio_encoder", "audio_encoder_hw", made.encoder, (ENCODE, STREAM), made.delegation, views),
+        TowerPart("audio_adapter", "audio_adapter", made.adapter, (ADAPT,), measure(made.adapter)),
+        TowerPart("end_of_audio", "end_of_audio", made.end, (END,), None),
+    ]
 
 
 def convert_audio(config: AudioConfig) -> dict[str, bytes]:

@@ -69,7 +69,8 @@ class LiteRtBackend:
             )
             executor = executor_metadata(config, job.context)
             parts |= {tower.kind: tower.path for tower in towers}
-            write_litertlm(job.directory / MODEL, parts, tokenizer.sentencepiece, llm, executor)
+            views = {name: (t.kind, begin) for t in towers for name, begin in t.views.items()}
+            write_litertlm(job.directory / MODEL, parts, tokenizer.sentencepiece, llm, executor, views)
             digests = {kind: (file_sha256(path), path.stat().st_size) for kind, path in parts.items()}
         signatures: dict[Subgraph, tuple[str, ...]] = {
             "core": (*(prefill_name(n) for n in job.prefill_lengths), DECODE),
