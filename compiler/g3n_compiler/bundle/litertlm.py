@@ -188,9 +188,8 @@ def write_litertlm(
             written.append(Section(kind, begin, file.tell()))
             begin = _round_up(file.tell())
         whole = {section.kind: section for section in written}
-        for entry, (name, (kind, offset)) in zip(
-            header.sectionMetadata.objects[len(parts) :], views.items(), strict=True
-        ):
+        entries = header.sectionMetadata.objects[len(parts) :]
+        for entry, (name, (kind, offset)) in zip(entries, views.items(), strict=True):
             view = Section(name, whole[kind].begin + offset, whole[kind].end)
             entry.beginOffset, entry.endOffset = view.begin, view.end
             written.append(view)

@@ -125,7 +125,7 @@ class AudioModel(Protocol):
     """An emitted audio tower under its stock runtime, as verification sees it."""
 
     def clip(self, sound: np.ndarray) -> np.ndarray:
-        """Soft tokens in the text space ``[N, hidden]`` of ``sound [n]`` float32 at 16 kHz, filled up to the longest."""
+        """Soft tokens in the text space ``[N, hidden]`` of ``sound [n]`` at 16 kHz, filled up to the longest clip's."""
 
     def stream(self, sound: np.ndarray) -> np.ndarray:
         """Soft tokens ``[N, hidden]`` of a sound of any length, made step by step."""

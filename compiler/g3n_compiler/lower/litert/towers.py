@@ -23,8 +23,9 @@ def lower_towers(job: Job, folder: Path) -> list[TowerPart]:
 
 def media_of(job: Job) -> Media:
     """What the engine is told about images and sounds."""
-    token, vision, audio = job.tokenizer.token, job.vision, job.audio
-    return Media(
-        vision and ImageMedia(job.resolutions[0], token(vision.image_id), token(vision.boi_id), token(vision.eoi_id)),
-        audio and AudioMedia(token(audio.soft_id), token(audio.begin_id), token(audio.end_id)),
-    )
+    token, image, audio = job.tokenizer.token, None, None
+    if (vision := job.vision) is not None:
+        image = ImageMedia(job.resolutions[0], token(vision.image_id), token(vision.boi_id), token(vision.eoi_id))
+    if (ears := job.audio) is not None:
+        audio = AudioMedia(token(ears.soft_id), token(ears.begin_id), token(ears.end_id))
+    return Media(image, audio)
