@@ -88,3 +88,8 @@ class LiteRtStreamEncoder:
         token = out.pop("soft_token")[0, 0]
         self._now = out
         return token
+
+
+def constant_of(path: Path) -> np.ndarray:
+    """The row ``[1, hidden]`` of a model that is a constant (``end_of_audio``)."""
+    return Interpreter(model_path=str(path)).get_signature_runner()()["embedding"][0]

@@ -21,6 +21,12 @@ def encoder_name(side: int) -> str:
     return f"vision_encoder_{side}"
 
 
+def encoder_side(name: str) -> int | None:
+    """The image side in ``name``; ``None`` if it is no encoder's."""
+    digits = name.removeprefix("vision_encoder_")
+    return int(digits) if digits != name and digits.isdecimal() else None
+
+
 class LiteRtVision:
     """The encoder and the adapter, as the engine runs them one after the other.
 

@@ -48,6 +48,7 @@ TOWER_KINDS: tuple[SectionKind, ...] = (
     "end_of_audio",
 )
 MODEL_PREFIX = "tf_lite_"
+MODEL_KEY, VIEW_KEY = "model_type", "name"
 DATA_KINDS: dict[int, SectionKind] = {
     schema.AnySectionDataType.LlmMetadataProto: "llm_metadata",
     schema.AnySectionDataType.ExecutorMetadataProto: "executor_metadata",
@@ -70,9 +71,6 @@ CHAT_TEMPLATE = (
 )
 """Gemma's turns, for a checkpoint without a template: the engine's own affixes cannot put the system's text into the
 user's first turn."""
-
-VIEW = "view"
-"""Key of the item that names a section lying within another, see :func:`write_litertlm`."""
 
 Writer = Callable[[BinaryIO], None]
 
@@ -148,13 +146,22 @@ def executor_metadata(config: TextConfig, context: int) -> bytes:
     return meta.SerializeToString(deterministic=True)
 
 
+@dataclass(frozen=True)
+class View:
+    """A model that begins ``offset`` bytes into the section ``within`` and ends with it; engines do not look at it."""
+
+    name: str
+    within: SectionKind
+    offset: int
+
+
 def write_litertlm(
     path: Path,
     models: Mapping[SectionKind, Path],
     tokenizer: bytes | Path,
     llm: bytes,
     executor: bytes,
-    views: Mapping[str, tuple[SectionKind, int]] | None = None,
+    views: Sequence[View] = (),
 ) -> list[Section]:
     """Pack a bundle; the same input gives the same bytes.
 
@@ -163,8 +170,7 @@ def write_litertlm(
         tokenizer: a SentencePiece model's bytes (loads faster, takes less memory), or the path of a ``tokenizer.json``.
         llm: from :func:`llm_metadata`.
         executor: from :func:`executor_metadata`.
-        views: models within the model of a kind, by name: each begins at a byte of it and ends with it. They become
-            sections of a type that the stock engine does not look into; :func:`extract` takes their names.
+        views: sections that overlap a model's, each on a block boundary of it.
     """
     if missing := [kind for kind in MODEL_KINDS if kind not in models]:
         raise BundleError(f"a text bundle needs the models {', '.join(MODEL_KINDS)}; {', '.join(missing)} is missing")
@@ -175,24 +181,23 @@ def write_litertlm(
         ("sp_tokenizer" if is_sentencepiece else "hf_tokenizer", _write_tokenizer(tokenizer)),
         *((kind, _copy_file(models[kind])) for kind in (*MODEL_KINDS, *TOWER_KINDS) if kind in models),
     ]
-    views = views or {}
-    header = _header([kind for kind, _ in parts], list(views))
+    header = _header([kind for kind, _ in parts], views)
     size = len(_pack(header))
     written = []
     with path.open("wb") as file:
         begin = _round_up(core.HEADER_BEGIN_BYTE_OFFSET + size)
-        for entry, (kind, write) in zip(header.sectionMetadata.objects, parts, strict=False):
+        entries = header.sectionMetadata.objects
+        for entry, (kind, write) in zip(entries[: len(parts)], parts, strict=True):
             file.seek(begin)
             write(file)
             entry.beginOffset, entry.endOffset = begin, file.tell()
             written.append(Section(kind, begin, file.tell()))
             begin = _round_up(file.tell())
         whole = {section.kind: section for section in written}
-        entries = header.sectionMetadata.objects[len(parts) :]
-        for entry, (name, (kind, offset)) in zip(entries, views.items(), strict=True):
-            view = Section(name, whole[kind].begin + offset, whole[kind].end)
-            entry.beginOffset, entry.endOffset = view.begin, view.end
-            written.append(view)
+        for entry, view in zip(entries[len(parts) :], views, strict=True):
+            section = whole[view.within]
+            entry.beginOffset, entry.endOffset = section.begin + view.offset, section.end
+            written.append(Section(view.name, entry.beginOffset, entry.endOffset))
         file.seek(0)
         version = (core.LITERTLM_MAJOR_VERSION, core.LITERTLM_MINOR_VERSION, core.LITERTLM_PATCH_VERSION)
         file.write(core.HEADER_MAGIC_BYTES + struct.pack("<3I", *version))
@@ -240,7 +245,7 @@ def find_section(path: Path, kind: str) -> Section:
 
 
 def extract(path: Path, kind: str, out: Path) -> Section:
-    """Copy the bytes of the section of ``kind``, or of a view by its name, to ``out``."""
+    """Copy the bytes of the section of ``kind`` to ``out``."""
     section = find_section(path, kind)
     with path.open("rb") as source, out.open("wb") as target:
         source.seek(section.begin)
@@ -254,18 +259,19 @@ def extract(path: Path, kind: str, out: Path) -> Section:
     return section
 
 
-def _header(kinds: Sequence[SectionKind], views: Sequence[str]) -> Any:
+def _header(kinds: Sequence[SectionKind], views: Sequence[View]) -> Any:
     """The header with placeholder offsets, which must not be 0: a flatbuffer leaves out default values."""
     data_types = {kind: data_type for data_type, kind in DATA_KINDS.items()}
     objects = []
     for kind in kinds:
         model = kind in MODEL_KINDS or kind in TOWER_KINDS
-        items = [_text_pair("model_type", MODEL_PREFIX + kind)] if model else []
+        items = [_text_pair(MODEL_KEY, MODEL_PREFIX + kind)] if model else []
         data_type = schema.AnySectionDataType.TFLiteModel if model else data_types[kind]
         objects.append(schema.SectionObjectT(items=items, dataType=data_type, beginOffset=1, endOffset=1))
-    for name in views:
+    for view in views:
+        # As a model, the engine would insist on knowing its type.
         data_type = schema.AnySectionDataType.GenericBinaryData
-        items = [_text_pair(VIEW, name)]
+        items = [_text_pair(VIEW_KEY, view.name)]
         objects.append(schema.SectionObjectT(items=items, dataType=data_type, beginOffset=1, endOffset=1))
     return schema.LiteRTLMMetaDataT(
         systemMetadata=schema.SystemMetadataT(entries=[_text_pair("Authors", "g3n")]),
@@ -278,17 +284,15 @@ def _text_pair(key: str, value: str) -> Any:
 
 
 def _section(entry: Any) -> Section:
-    begin, end = entry.BeginOffset(), entry.EndOffset()
-    if entry.DataType() == schema.AnySectionDataType.TFLiteModel:
-        return Section(_text(entry, "model_type").removeprefix(MODEL_PREFIX), begin, end)
-    if entry.DataType() == schema.AnySectionDataType.GenericBinaryData:
-        return Section(_text(entry, VIEW), begin, end)
-    kind = DATA_KINDS.get(entry.DataType()) or core.any_section_data_type_to_string(entry.DataType())
-    return Section(kind, begin, end)
+    begin, end, data_type = entry.BeginOffset(), entry.EndOffset(), entry.DataType()
+    if data_type == schema.AnySectionDataType.TFLiteModel:
+        return Section(_text_item(entry, MODEL_KEY).removeprefix(MODEL_PREFIX), begin, end)
+    if data_type == schema.AnySectionDataType.GenericBinaryData and entry.ItemsLength():
+        return Section(_text_item(entry, VIEW_KEY), begin, end)
+    return Section(DATA_KINDS.get(data_type) or core.any_section_data_type_to_string(data_type), begin, end)
 
 
-def _text(entry: Any, key: str) -> str:
-    """The string that an entry's items hold under ``key``."""
+def _text_item(entry: Any, key: str) -> str:
     pairs = [entry.Items(i) for i in range(entry.ItemsLength())]
     table = next(pair.Value() for pair in pairs if pair.Key() == key.encode())
     # The generated object API cannot unpack the union, so the string is read through its table.

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ from g3n_compiler.checkpoint.multimodal import (
 from g3n_compiler.checkpoint.safetensors import SafetensorsFile, TensorEntry
 from g3n_compiler.errors import BadHeader, CheckpointError, MissingShard, UnknownTensor
 from g3n_compiler.modules.weights import WeightSpec
+
+if TYPE_CHECKING:
+    from g3n_compiler.modules.multimodal_embedder import HardRows
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -56,8 +60,8 @@ class Checkpoint:
         self.text_prefix = self._find_text_prefix()
         self.tower_prefix = "model." if any(self.tower_of(n) and n.startswith("model.") for n in self._owner) else ""
         self.update: Update | None = None
-        self.hard_rows: Callable[[int, Tensor], Tensor] | None = None
-        """Puts the towers' hard ids into rows of the token table, which begin at an id."""
+        self.hard_rows: HardRows | None = None
+        """Puts the hard ids of the towers that are compiled into the token table."""
 
     def close(self) -> None:
         for shard in self.shards:
@@ -99,7 +103,7 @@ class Checkpoint:
 
     def full_name(self, spec: WeightSpec) -> str:
         """Name of the tensor that holds ``spec``."""
-        return (self.text_prefix if spec.part == "text" else self.tower_prefix) + spec.tensor
+        return (self.tower_prefix if self.tower_of(spec.tensor) else self.text_prefix) + spec.tensor
 
     def read_tensor(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
         """A tensor by its full name, float32; ``rows`` selects ``[begin, end)`` of its first dimension."""

@@ -53,7 +53,7 @@ def embedder_weights(config: EmbedderConfig, tower: Tower, hidden_size: int) -> 
         "embedding_projection": ((hidden_size, width), tower),
     }
     specs = [
-        WeightSpec(f"embed_{tower}.{name}", shape, role, f"embed_{tower}.{name}.weight", part="tower")
+        WeightSpec(f"embed_{tower}.{name}", shape, role, f"embed_{tower}.{name}.weight")
         for name, (shape, role) in shapes.items()
     ]
     return {spec.name: spec for spec in specs}
@@ -71,6 +71,7 @@ class HardRows:
     def __init__(
         self, embedders: Mapping[Tower, EmbedderConfig], read: Callable[[WeightSpec], Tensor], hidden_size: int
     ) -> None:
+        self.embedders = dict(embedders)
         self._rows = {
             id: row
             for tower, config in embedders.items()

@@ -29,21 +29,21 @@ def encoder_weights(layout: VisionLayout) -> dict[str, WeightSpec]:
 
     def norm(name: str, channels: int, suffix: str = ".weight") -> None:
         key = f"vision.{name}"
-        specs[key] = WeightSpec(key, (channels,), "float", TOWER + name + suffix, part="tower")
+        specs[key] = WeightSpec(key, (channels,), "float", TOWER + name + suffix)
 
     def linear(layer: Pointwise) -> None:
         key = f"vision.{layer.name}"
         shape = (layer.out_channels, layer.in_channels)
-        specs[key] = WeightSpec(key, shape, "vision", TOWER + layer.name + ".weight", part="tower")
+        specs[key] = WeightSpec(key, shape, "vision", TOWER + layer.name + ".weight")
 
     def conv(layer: Conv) -> None:
         key, k = f"vision.{layer.name}", layer.kernel
         shape = (1, k, k, layer.out_channels) if layer.depthwise else (layer.out_channels, k, k, layer.in_channels)
         axes = (1, 2, 3, 0) if layer.depthwise else (0, 2, 3, 1)
-        specs[key] = WeightSpec(key, shape, "float", TOWER + layer.name + ".weight", part="tower", axes=axes)
+        specs[key] = WeightSpec(key, shape, "float", TOWER + layer.name + ".weight", axes=axes)
         if layer.bias:
             bias = key + ".bias"
-            specs[bias] = WeightSpec(bias, (layer.out_channels,), "float", TOWER + layer.name + ".bias", part="tower")
+            specs[bias] = WeightSpec(bias, (layer.out_channels,), "float", TOWER + layer.name + ".bias")
 
     def inverted(block: InvertedResidual) -> None:
         if block.start is not None:

@@ -18,13 +18,13 @@ from g3n_compiler.checkpoint.config import TextConfig
 Role = Literal["attention", "ffn", "linear", "head", "embedding", "ple", "vision", "audio", "float"]
 """What a weight is for; a quantization recipe gives each role a scheme. ``vision`` and ``audio`` are the matrices of
 the towers. ``float`` is never quantised: norms, scales, biases, and the convolutions that are no matrix product."""
-Part = Literal["text", "tower"]
-"""Where a weight's tensor lies: in the text model, or beside it under the tower's own full name."""
 
 
 @dataclass(frozen=True)
 class WeightSpec:
     """One weight of a graph: ``shape`` is what the graph sees; ``rows`` selects it from the checkpoint's tensor.
+
+    ``tensor`` is a name within the text model, or that of a tower's tensor, which begins with the tower's name.
 
     ``axes`` permutes the dimensions of the checkpoint's tensor (a channels-first convolution) into the graph's; the
     trailing ones of a pointwise convolution are dropped.
@@ -35,7 +35,6 @@ class WeightSpec:
     role: Role
     tensor: str
     rows: tuple[int, int] | None = None
-    part: Part = "text"
     axes: tuple[int, ...] | None = None
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from g3n_compiler.modules.multimodal_embedder import Embedder, embed_hard_ids, e
 from g3n_compiler.modules.vision import VisionEncoder
 from g3n_compiler.modules.vision_layout import VisionLayout
 from g3n_compiler.modules.vision_weights import encoder_weights
-from g3n_compiler.modules.weights import Read, WeightSpec
+from g3n_compiler.modules.weights import Read, Weights, WeightSpec
 from g3n_compiler.trace.signatures import GraphWeights
 
 END = "embed_vision.end_of_image"
@@ -45,16 +46,20 @@ class AdaptImage(nn.Module):
         self.specs = adapter_weights(config, hidden_size)
 
     def forward(self, features: Tensor, **weights: Tensor) -> dict[str, Tensor]:
-        given = GraphWeights(weights, self.specs)
-        soft = Embedder(self.config.embedder, "vision", given, self.dialect).soft(features)
-        return {"mm_embedding": torch.cat((soft, given.tensor(END)), 1)}
+        return {"mm_embedding": adapt(self.config, GraphWeights(weights, self.specs), features, self.dialect)}
+
+
+def adapt(config: VisionConfig, weights: Weights, features: Tensor, dialect: Dialect | None = None) -> Tensor:
+    """Soft tokens in the text space and the end row ``[1, tokens + 1, hidden]``, over :func:`adapter_weights`."""
+    soft = Embedder(config.embedder, "vision", weights, dialect).soft(features)
+    return torch.cat((soft, weights.tensor(END)), 1)
 
 
 def adapter_weights(config: VisionConfig, hidden_size: int) -> dict[str, WeightSpec]:
     """What :class:`AdaptImage` reads: the soft half of the embedder, and the end row, which is a constant."""
     specs = embedder_weights(config.embedder, "vision", hidden_size)
     used = {n: specs[n] for n in ("embed_vision.soft_embedding_norm", "embed_vision.embedding_projection")}
-    return used | {END: WeightSpec(END, (1, 1, hidden_size), "float", "embed_vision.embedding.weight", part="tower")}
+    return used | {END: WeightSpec(END, (1, 1, hidden_size), "float", "embed_vision.embedding.weight")}
 
 
 def adapter_read(checkpoint: Checkpoint, config: VisionConfig) -> Read:
@@ -81,6 +86,11 @@ def trace_adapter(module: AdaptImage) -> dict[str, Tensor]:
         "features": torch.zeros(1, config.soft_tokens, config.embedder.hidden_size),
         **_placeholders(module.specs),
     }
+
+
+def weight_inputs(module: EncodeImage | AdaptImage, read: Read) -> dict[str, np.ndarray]:
+    """The float32 weights of a module by graph input, for a runtime that is fed them."""
+    return {spec.input_name: read(spec).numpy() for spec in module.specs.values()}
 
 
 def _placeholders(specs: Mapping[str, WeightSpec]) -> dict[str, Tensor]:

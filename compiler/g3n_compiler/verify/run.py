@@ -23,6 +23,7 @@ from g3n_compiler.verify.parity import (
     relative_error,
 )
 from g3n_compiler.verify.reference import Reference, hf_logits, is_small, load_hf
+from g3n_compiler.verify.vision import vision_checks
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
             parity.checks += _artifact_checks(job, runtime, entry, model, expected, rounded)
         job.progress(f"generating with the stock {runtime} engine")
         _text_checks(job, runtime, backend, exact, parity)
+    if job.vision is not None:
+        job.progress("comparing the vision tower")
+        towers = {runtime: backend.open_towers(job.directory).vision for runtime, backend in backends.items()}
+        parity.checks += vision_checks(job, job.vision, towers)
     return parity
 
 

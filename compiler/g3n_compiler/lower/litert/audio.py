@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from g3n_compiler.bundle.litertlm import extract
 from g3n_compiler.checkpoint.multimodal import AudioConfig
 from g3n_compiler.lower.backend import Delegation, Job
 from g3n_compiler.lower.litert import flatbuffer
@@ -29,6 +31,7 @@ from g3n_compiler.modules.audio_weights import AudioReader
 from g3n_compiler.modules.weights import Read
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.trace.audio_signatures import ADAPT, ENCODE, STREAM, Adapt, AudioSignature, Encode, StreamStep
+from g3n_runtime.litert_audio import LiteRtClipEncoder, LiteRtStreamEncoder, constant_of
 
 END = "end_of_audio"
 
@@ -56,6 +59,29 @@ def lower_audio(job: Job, config: AudioConfig, folder: Path) -> list[TowerPart]:
         TowerPart("audio_adapter", "audio_adapter", made.adapter, (ADAPT,), measure(made.adapter)),
         TowerPart("end_of_audio", "end_of_audio", made.end, (END,), None),
     ]
+
+
+class ExtractedAudio:
+    """The tower of a finished ``.litertlm``, copied out so that the interpreter can map it; see ``AudioModel``."""
+
+    def __init__(self, path: Path) -> None:
+        self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".audio-")
+        folder = Path(self._scratch.name)
+        kinds = ("audio_encoder_hw", "audio_adapter", "end_of_audio", STREAM)
+        encoder, adapter, end, stream = (folder / f"{kind}.tflite" for kind in kinds)
+        for kind, part in zip(kinds, (encoder, adapter, end, stream), strict=True):
+            extract(path, kind, part)
+        self._clip, self._stream = LiteRtClipEncoder(encoder, adapter), LiteRtStreamEncoder(stream)
+        self._end = end
+
+    def clip(self, sound: np.ndarray) -> np.ndarray:
+        return self._clip.padded(sound)
+
+    def stream(self, sound: np.ndarray) -> np.ndarray:
+        return np.stack(list(self._stream([sound])))
+
+    def end(self) -> np.ndarray:
+        return constant_of(self._end)
 
 
 def convert_audio(config: AudioConfig) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from g3n_compiler.bundle.litertlm import (
     SectionKind,
+    View,
     executor_metadata,
     extract,
     llm_metadata,
@@ -21,7 +22,7 @@ from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
 from g3n_compiler.lower.litert.graph import convert
-from g3n_compiler.lower.litert.towers import lower_towers, media_of
+from g3n_compiler.lower.litert.towers import lower_towers, media_of, open_towers
 from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_compiler.trace.signatures import DECODE, prefill_name
@@ -69,7 +70,7 @@ class LiteRtBackend:
             )
             executor = executor_metadata(config, job.context)
             parts |= {tower.kind: tower.path for tower in towers}
-            views = {name: (t.kind, begin) for t in towers for name, begin in t.views.items()}
+            views = [View(name, tower.kind, at) for tower in towers for name, at in tower.views.items()]
             write_litertlm(job.directory / MODEL, parts, tokenizer.sentencepiece, llm, executor, views)
             digests = {kind: (file_sha256(path), path.stat().st_size) for kind, path in parts.items()}
         signatures: dict[Subgraph, tuple[str, ...]] = {
@@ -93,7 +94,7 @@ class LiteRtBackend:
         return {"signatures": _ExtractedModel(directory / MODEL)}
 
     def open_towers(self, directory: Path) -> Towers:
-        return Towers()
+        return open_towers(directory / MODEL)
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         chat = LiteRtChat(directory / MODEL)

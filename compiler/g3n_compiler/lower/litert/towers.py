@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from g3n_compiler.bundle.litertlm import sections
 from g3n_compiler.bundle.media import AudioMedia, ImageMedia, Media
-from g3n_compiler.lower.backend import Job
-from g3n_compiler.lower.litert.audio import lower_audio
+from g3n_compiler.lower.backend import Job, Towers
+from g3n_compiler.lower.litert.audio import ExtractedAudio, lower_audio
 from g3n_compiler.lower.litert.parts import TowerPart
-from g3n_compiler.lower.litert.vision import lower_vision
+from g3n_compiler.lower.litert.vision import ExtractedVision, lower_vision
 
 
 def lower_towers(job: Job, folder: Path) -> list[TowerPart]:
@@ -19,6 +20,15 @@ def lower_towers(job: Job, folder: Path) -> list[TowerPart]:
     if job.audio is not None:
         parts += lower_audio(job, job.audio, folder)
     return parts
+
+
+def open_towers(path: Path) -> Towers:
+    """The towers of a finished ``.litertlm``."""
+    kinds = {section.kind for section in sections(path)}
+    return Towers(
+        ExtractedVision(path) if "vision_encoder" in kinds else None,
+        ExtractedAudio(path) if "audio_encoder_hw" in kinds else None,
+    )
 
 
 def media_of(job: Job) -> Media:

@@ -8,14 +8,18 @@ the same weights; the engine sees the first.
 from __future__ import annotations
 
 import importlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from g3n_compiler.bundle.litertlm import extract, sections
 from g3n_compiler.checkpoint.multimodal import VisionConfig
 from g3n_compiler.lower.backend import Job
+from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.graph import convert_modules
@@ -24,7 +28,7 @@ from g3n_compiler.lower.litert.split import split_signatures
 from g3n_compiler.modules.dialect import Dialect
 from g3n_compiler.modules.vision_layout import VisionLayout, read_layout
 from g3n_compiler.trace.vision import AdaptImage, EncodeImage, adapter_read, trace_adapter, trace_encoder
-from g3n_runtime.litert_vision import ADAPTER, encoder_name
+from g3n_runtime.litert_vision import ADAPTER, LiteRtVision, encoder_name, encoder_side
 
 
 class LiteRtDialect(Dialect):
@@ -78,3 +82,35 @@ def lower_vision(job: Job, config: VisionConfig, folder: Path) -> list[TowerPart
         ),
         TowerPart("vision_adapter", "vision_adapter", adapter, (ADAPTER,), measure(adapter)),
     ]
+
+
+class ExtractedVision:
+    """The tower of a finished ``.litertlm``, copied out so that the interpreter can map it; see ``VisionModel``."""
+
+    def __init__(self, path: Path) -> None:
+        self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".vision-")
+        folder = Path(self._scratch.name)
+        adapter = folder / "adapter.tflite"
+        extract(path, "vision_adapter", adapter)
+        views = [s.kind for s in sections(path) if encoder_side(s.kind) is not None]
+        encoders: dict[int, Path] = {}
+        for kind in ("vision_encoder", *views):
+            encoder = folder / f"{kind}.tflite"
+            extract(path, kind, encoder)
+            encoders[encoder_side(kind) or _side_of(encoder)] = encoder
+        self._model = LiteRtVision(encoders, adapter)
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        return self._model.resolutions
+
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        return self._model.embed(image)
+
+
+def _side_of(encoder: Path) -> int:
+    """The image side of an encoder's only signature."""
+    names = [d.signatureKey.decode() for d in flatbuffer.parse_file(encoder).signatureDefs]
+    side = encoder_side(names[0])
+    assert side is not None and len(names) == 1
+    return side
