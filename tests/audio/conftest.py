@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,16 @@ class Ears:
         return self.tower(mel, mask == 0, return_dict=True).last_hidden_state
 
 
-def make_ears(directory: Path, seed: int = 0, **audio: Any) -> Ears:
-    """A random tower whose norms and scales are far from their trivial init; ``config.json`` goes to ``directory``."""
+def make_ears(directory: Path, model: Mapping[str, Any] | None = None, **audio: Any) -> Ears:
+    """A random tower whose norms and scales are far from their trivial init; ``config.json`` goes to ``directory``.
+
+    ``model`` has fields of the whole model's config, ``audio`` those of the tower's.
+    """
     from transformers import Gemma3nConfig
     from transformers.models.gemma3n import modeling_gemma3n as gemma3n
 
-    torch.manual_seed(seed)
-    config = Gemma3nConfig(audio_config={**SMALL, **audio})
+    torch.manual_seed(0)
+    config = Gemma3nConfig(audio_config={**SMALL, **audio}, **(model or {}))
     config.save_pretrained(directory)
     tower = gemma3n.Gemma3nAudioEncoder._from_config(config.audio_config, dtype=torch.float32).eval()
     embedder = gemma3n.Gemma3nMultimodalEmbedder(config.audio_config, config.text_config).float().eval()

@@ -36,7 +36,7 @@ def audio_weights(config: AudioConfig) -> dict[str, WeightSpec]:
     specs: dict[str, WeightSpec] = {}
 
     def add(name: str, shape: tuple[int, ...], role: Role = "float", tensor: str = "") -> None:
-        specs[name] = WeightSpec(name, shape, role, tensor or name + ".weight", part="tower")
+        specs[name] = WeightSpec(name, shape, role, tensor or name + ".weight")
 
     channels = (1, *c.conv_channels)
     for i in range(2):
@@ -79,7 +79,7 @@ def audio_tensors(config: AudioConfig) -> dict[str, WeightSpec]:
 def padding_weight(config: AudioConfig) -> WeightSpec:
     """What fills a clip up to the longest's soft tokens: the embedding of the vocabulary's last token, as it enters
     the text model."""
-    return WeightSpec(PADDING, (config.text_hidden_size,), "float", EMBEDDER + "embedding.weight", part="tower")
+    return WeightSpec(PADDING, (config.text_hidden_size,), "float", EMBEDDER + "embedding.weight")
 
 
 def stored(config: AudioConfig, spec: WeightSpec) -> WeightSpec:
@@ -93,7 +93,7 @@ def stored(config: AudioConfig, spec: WeightSpec) -> WeightSpec:
         shape = (shape[3], 1, *shape[1:3])
     elif spec.name.endswith("depthwise_conv1d"):
         shape = (shape[3], 1, shape[2])
-    return WeightSpec(spec.name, shape, spec.role, spec.tensor, part="tower")
+    return WeightSpec(spec.name, shape, spec.role, spec.tensor)
 
 
 class AudioReader:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from g3n_compiler.checkpoint.multimodal import AudioConfig
 from g3n_compiler.modules.audio import AudioEncoder, every
 from g3n_compiler.modules.audio_mel import LOST, LogMelGraph
-from g3n_compiler.modules.audio_stream import empty_state, step
+from g3n_compiler.modules.audio_stream import empty_state, state_shapes, step
 from g3n_compiler.modules.audio_weights import (
     EMBEDDER,
     PADDING,
@@ -114,7 +114,12 @@ class StreamStep(AudioSignature):
 
     def forward(self, mel: Tensor, known: Tensor, state: Mapping[str, Tensor], **weights: Tensor) -> dict[str, Tensor]:
         features, after = step(self.encoder(weights), mel, known, state)
-        return {"soft_token": self.embedder(weights).soft(features)} | {f"state_{name}": x for name, x in after.items()}
+        named = {f"state_{name}": after[name] for name in state}
+        return {"soft_token": self.embedder(weights).soft(features), **named}
+
+    def state_order(self) -> tuple[str, ...]:
+        """Names of the state's outputs, in their order after ``soft_token``."""
+        return tuple(f"state_{name}" for name in state_shapes(self.config))
 
     def sample_inputs(self) -> dict[str, Any]:
         n = self.config.frames_per_token

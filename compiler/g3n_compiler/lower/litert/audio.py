@@ -52,7 +52,11 @@ class AudioParts:
 def lower_audio(job: Job, config: AudioConfig, folder: Path) -> list[TowerPart]:
     """Convert, quantise and bind all of the tower into ``folder``."""
     job.progress("litert: converting the audio tower")
-    made = write_audio(convert_audio(config), config, job.recipe, job.checkpoint.read, folder)
+    return tower_parts(write_audio(convert_audio(config), config, job.recipe, job.checkpoint.read, folder))
+
+
+def tower_parts(made: AudioParts) -> list[TowerPart]:
+    """What :func:`write_audio` wrote, as sections."""
     views = {STREAM: made.stream_begin}
     return [
         TowerPart("audio_encoder", "audio_encoder_hw", made.encoder, (ENCODE, STREAM), made.delegation, views),
