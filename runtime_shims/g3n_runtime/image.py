@@ -29,8 +29,8 @@ FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BI
 def load_image(path: Path, side: int, resample: Resample = "bilinear") -> np.ndarray:
     """The picture at ``path`` as ``[side, side, 3]`` uint8, RGB.
 
-    Transparency is laid on white, as the processor does. A JPEG of more than :data:`MAX_PIXELS` pixels is decoded at
-    a half, a quarter or an eighth of its size first.
+    Transparency is laid on white, as the processor does with a picture that has it. A JPEG of more than
+    :data:`MAX_PIXELS` pixels is decoded at a half, a quarter or an eighth of its size first.
 
     Raises:
         MediaError: the file is missing, no PNG, JPEG or WEBP, broken, empty, or too large to be decoded.

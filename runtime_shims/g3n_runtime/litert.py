@@ -156,6 +156,11 @@ class LiteRtChat:
             yield piece
         self.turns = [*turns, {"role": "assistant", "content": answer}]
 
+    @property
+    def loaded_towers(self) -> frozenset[str]:
+        """The towers that the engine holds now."""
+        return self._towers
+
     def release_towers(self) -> None:
         """Unload the towers; images and sounds of earlier turns bring theirs back."""
         if self._towers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from g3n_compiler.checkpoint.multimodal import Modality
 from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+from g3n_compiler.lower.backend import Job, Lowered
+from g3n_compiler.modules.multimodal_embedder import HardRows
 from g3n_compiler.modules.vision import VisionEncoder
 from g3n_compiler.modules.vision_layout import VisionLayout, read_layout
 from g3n_compiler.modules.vision_weights import encoder_weights
 from g3n_compiler.modules.weights import TensorWeights
+from g3n_compiler.quantize.recipe import RECIPES
 from tests.conftest import TINY, copy_tokenizer
 
 STAGES = [
@@ -136,3 +142,47 @@ def layout(multimodal: Multimodal) -> VisionLayout:
 
 def random_image(side: int, seed: int = 0) -> Tensor:
     return torch.rand(1, side, side, 3, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass(frozen=True)
+class LoweredVision:
+    """A job with text and vision, lowered to a ``.litertlm`` in its folder, and what the backend says it made."""
+
+    job: Job
+    lowered: Lowered
+    encoder_graph: bytes
+
+    @property
+    def path(self) -> Path:
+        return self.job.directory / "model.litertlm"
+
+
+SIDES = (256, 512)
+CONTEXT = 640
+
+
+@pytest.fixture(scope="session")
+def lowered(tmp_path_factory: pytest.TempPathFactory) -> LoweredVision:
+    """A small bundle in float32; five layers, the last two of which share the others' caches."""
+    from g3n_compiler.lower.litert import vision
+    from g3n_compiler.lower.litert.backend import LiteRtBackend
+
+    folder = tmp_path_factory.mktemp("vision-bundle")
+    model = make_multimodal(
+        folder / "checkpoint",
+        num_hidden_layers=5,
+        num_kv_shared_layers=2,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention", "sliding_attention"],
+        activation_sparsity_pattern=[0.95, 0.95, 0.0, 0.0, 0.0],
+        max_position_embeddings=1024,
+    )
+    checkpoint = model.open()
+    checkpoint.hard_rows = HardRows.of(checkpoint, ("text", "vision"))
+    assert checkpoint.vision is not None
+    graph = vision.convert_encoder(read_layout(checkpoint.vision), SIDES)
+    tokenizer = load_tokenizer(checkpoint.directory, checkpoint.text)
+    modalities: tuple[Modality, ...] = ("text", "vision")
+    job = Job(checkpoint, tokenizer, RECIPES["fp32"], CONTEXT, (128,), folder, lambda line: None, modalities, SIDES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vision, "convert_encoder", lambda *_: graph)
+        return LoweredVision(job, LiteRtBackend().lower(job), graph)
