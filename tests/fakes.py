@@ -9,7 +9,16 @@ import numpy as np
 
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.lower.backend import Delegation, Job, LayeredModel, Lowered, LoweredFile, LoweredSubgraph, TextModel
+from g3n_compiler.lower.backend import (
+    Delegation,
+    Job,
+    LayeredModel,
+    Lowered,
+    LoweredFile,
+    LoweredSubgraph,
+    TextModel,
+    Towers,
+)
 from g3n_compiler.targets import Runtime
 from g3n_compiler.verify.reference import Reference
 
@@ -77,6 +86,9 @@ class FakeBackend:
 
     def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
         return {}
+
+    def open_towers(self, directory: Path) -> Towers:
+        return Towers()
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         assert self._job is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,13 +12,16 @@ from g3n_compiler.bundle.memory import memory_ledger
 from g3n_compiler.bundle.staging import staged
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.hub import check_size, name_size, resolve_checkpoint
-from g3n_compiler.checkpoint.ledger import MODALITIES, account
+from g3n_compiler.checkpoint.ledger import account
 from g3n_compiler.checkpoint.lora import LoraAdapter
+from g3n_compiler.checkpoint.multimodal import MODALITIES
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import ContextError, TargetError
 from g3n_compiler.lower.backend import Backend, Job, Lowered, LoweredSubgraph, Progress
 from g3n_compiler.lower.registry import get_backend
+from g3n_compiler.modules.multimodal_embedder import HardRows
+from g3n_compiler.modules.vision_layout import read_layout
 from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.partition import place
 from g3n_compiler.quantize.recipe import Recipe, get_recipe
@@ -30,6 +33,7 @@ from g3n_compiler.verify.run import verify
 
 DEFAULT_CONTEXT = 4096
 DEFAULT_PREFILL = (128, 256)
+DEFAULT_RESOLUTIONS = (768, 512, 256)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class CompileOptions:
     context: int | None = None
     prefill_lengths: tuple[int, ...] | None = None
     modalities: tuple[str, ...] | None = None
+    resolutions: tuple[int, ...] | None = None
     lora: Path | None = None
     soc: str | None = None
     out: Path | None = None
@@ -78,7 +83,9 @@ def compile_bundle(
     adapter = None if options.lora is None else LoraAdapter(options.lora, checkpoint)
     ledger = account(checkpoint, modalities)
     checkpoint.update = adapter
+    checkpoint.hard_rows = HardRows.of(checkpoint, ledger.modalities)
     config = checkpoint.text
+    resolutions = _resolutions(options.resolutions, checkpoint, ledger.modalities)
     context = _context(options.context, config)
     prefill_lengths = _prefill_lengths(options.prefill_lengths, context)
     tokenizer = load_tokenizer(checkpoint.directory, config)
@@ -94,13 +101,25 @@ def compile_bundle(
         "recipe": recipe.name,
         "context": context,
         "prefill_lengths": prefill_lengths,
-        "modalities": modalities,
+        "modalities": ledger.modalities,
+        "image_sizes": resolutions,
         "name": destination.name,
         "command": options.command,
     }
     key = bundle_key(checkpoint.directory, hashes, options_of_bytes)
     with staged(destination, key) as (directory, steps):
-        job = Job(checkpoint, tokenizer, recipe, context, prefill_lengths, directory, progress, steps)
+        job = Job(
+            checkpoint,
+            tokenizer,
+            recipe,
+            context,
+            prefill_lengths,
+            directory,
+            progress,
+            ledger.modalities,
+            resolutions,
+            steps,
+        )
         backends = {runtime: backend_for(runtime) for runtime in runtimes}
         parts = [backend.lower(job) for backend in backends.values()]
         lowered = _join(parts)
@@ -110,7 +129,7 @@ def compile_bundle(
         progress("writing the manifest and the report")
         origin = Provenance(
             size,
-            ("text",),
+            ledger.modalities,
             hashes,
             None if adapter is None else adapter.sha256,
             ledger,
@@ -163,6 +182,18 @@ def _prefill_lengths(asked: tuple[int, ...] | None, context: int) -> tuple[int, 
     if bad := [n for n in lengths if not 1 < n < context]:
         raise ContextError(f"--prefill-lengths {bad[0]} is outside 2 to {context - 1}, the context less one")
     return tuple(sorted(set(lengths)))
+
+
+def _resolutions(asked: tuple[int, ...] | None, checkpoint: Checkpoint, modalities: Collection[str]) -> tuple[int, ...]:
+    if "vision" not in modalities or checkpoint.vision is None:
+        if asked:
+            raise TargetError("--image-sizes was given, but no vision tower is compiled: leave it out")
+        return ()
+    resolutions = tuple(dict.fromkeys(asked or DEFAULT_RESOLUTIONS))
+    layout = read_layout(checkpoint.vision)
+    for side in resolutions:
+        layout.check_resolution(side)
+    return resolutions
 
 
 def _join(parts: Sequence[Lowered]) -> Lowered:

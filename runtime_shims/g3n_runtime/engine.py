@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from g3n_runtime.bundle import Bundle
@@ -24,6 +25,26 @@ GREEDY = Sampler(temperature=0.0, top_k=1, top_p=1.0)
 
 
 @dataclass(frozen=True)
+class Attachments:
+    """Images, then sounds, that come before a user's text: files of any size, orientation and sampling rate.
+
+    Frames of a video are images in their order.
+    """
+
+    images: tuple[Path, ...] = ()
+    audio: tuple[Path, ...] = ()
+
+    @property
+    def towers(self) -> frozenset[str]:
+        """The towers that they need."""
+        needed = {"vision": self.images, "audio": self.audio}
+        return frozenset(tower for tower, files in needed.items() if files)
+
+
+NOTHING = Attachments()
+
+
+@dataclass(frozen=True)
 class Speed:
     """One measured run: seconds from the prompt to the first token, and tokens per second."""
 
@@ -37,8 +58,15 @@ class Speed:
 class ChatEngine(Protocol):
     """A loaded bundle with a conversation."""
 
-    def send(self, text: str, sampler: Sampler, max_new_tokens: int) -> Iterator[str]:
-        """One user turn; yields the model's text as it comes. Earlier turns stay in context."""
+    def send(
+        self, text: str, sampler: Sampler, max_new_tokens: int, attachments: Attachments = NOTHING
+    ) -> Iterator[str]:
+        """One user turn; yields the model's text as it comes. Earlier turns stay in context.
+
+        Raises:
+            MediaError: a file is no image or sound, or is broken or too large.
+            EngineError: the bundle has no tower for it.
+        """
 
     def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
         """Run ``prompt_tokens`` and generate ``decode_tokens``, whatever they are; forgets the conversation."""

@@ -18,6 +18,16 @@ class EngineError(G3nError):
     exit_code = 60
 
 
+class MediaError(G3nError):
+    """An image or a sound is missing, broken, empty or too large."""
+
+    exit_code = 61
+
+
+class SoundError(MediaError):
+    """A sound is no sound, damaged, too short, or too long for one clip."""
+
+
 class BundleError(G3nError):
     """A bundle is incomplete, malformed or made by a newer version."""
 

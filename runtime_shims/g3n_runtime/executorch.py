@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from g3n_runtime.bundle import Bundle
-from g3n_runtime.engine import Sampler, Speed, user_turn
+from g3n_runtime.engine import NOTHING, Attachments, Sampler, Speed, user_turn
 from g3n_runtime.errors import EngineError
 from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts, load_program
 
@@ -60,12 +60,16 @@ class ExecuTorchChat:
             except RuntimeError as error:
                 raise EngineError(f"the runner refused {parts.model.name}: {error}") from None
 
-    def send(self, text: str, sampler: Sampler, max_new_tokens: int) -> Iterator[str]:
+    def send(
+        self, text: str, sampler: Sampler, max_new_tokens: int, attachments: Attachments = NOTHING
+    ) -> Iterator[str]:
         """One user turn; yields the model's text as it comes. Earlier turns stay in context.
 
         Raises:
             EngineError: the text cannot be encoded, does not fit the context, or the runner failed.
         """
+        if attachments.towers:
+            raise EngineError("an ExecuTorch bundle takes text only in this version: use --runtime litert")
         if not self._turn_end:
             return self.generate(user_turn(text, self._template), sampler.temperature, max_new_tokens)
         # The runner's cache lacks what closes the model's turn, so the conversation is read anew.

@@ -5,20 +5,21 @@ Needs ``litert-lm`` only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import litert_lm
 
 from g3n_runtime.bundle import Bundle
-from g3n_runtime.engine import GREEDY, Sampler, Speed
+from g3n_runtime.engine import GREEDY, NOTHING, Attachments, Sampler, Speed
 from g3n_runtime.errors import EngineError
+from g3n_runtime.media import MediaFrontEnd
 
 CACHE = ".cache"
 
-Message = Mapping[str, str]
-"""A turn: ``role`` (system, user, assistant) and ``content``."""
+Message = Mapping[str, Any]
+"""A turn: ``role`` (system, user, assistant) and ``content``, a text or the engine's list of parts."""
 
 
 class LiteRtEngine:
@@ -30,10 +31,16 @@ class LiteRtEngine:
         threads: CPU threads; the engine's default where not given.
         cache_dir: where XNNPACK keeps its packed weights between loads (a file as large as the core): the first load
             writes it, later ones are faster and take less memory. Nothing is kept where not given.
+        towers: the towers to load, of ``vision`` and ``audio``.
     """
 
     def __init__(
-        self, path: Path, max_tokens: int | None = None, threads: int | None = None, cache_dir: Path | None = None
+        self,
+        path: Path,
+        max_tokens: int | None = None,
+        threads: int | None = None,
+        cache_dir: Path | None = None,
+        towers: Collection[str] = (),
     ) -> None:
         litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
         self.context = _context(path)
@@ -49,6 +56,8 @@ class LiteRtEngine:
                 backend=litert_lm.Backend.CPU(thread_count=threads),
                 max_num_tokens=self.max_tokens,
                 cache_dir=_cache(cache_dir),
+                vision_backend=litert_lm.Backend.CPU(thread_count=threads) if "vision" in towers else None,
+                audio_backend=litert_lm.Backend.CPU(thread_count=threads) if "audio" in towers else None,
             )
         except RuntimeError as error:
             raise EngineError(f"LiteRT-LM does not load {path.name} ({error}): see its messages above") from None
@@ -113,22 +122,58 @@ class LiteRtChat:
     Its turns are in :attr:`turns`. The engine is loaded at the first turn.
     """
 
-    def __init__(self, path: Path, threads: int = 2, cache_dir: Path | None = None, system: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int = 2,
+        cache_dir: Path | None = None,
+        system: str | None = None,
+        media: MediaFrontEnd | None = None,
+    ) -> None:
         self.turns: list[Message] = []
         self._path, self._threads, self._cache_dir, self._system = path, threads, cache_dir, system
+        self._media = media or MediaFrontEnd()
         self._engine: LiteRtEngine | None = None
+        self._towers: frozenset[str] = frozenset()
         self.reset()
 
-    def send(self, text: str, sampler: Sampler = GREEDY, max_new_tokens: int | None = None) -> Iterator[str]:
-        """Stream the answer to ``text``; the turn is kept once the answer is whole."""
-        if self._engine is None:
-            self._engine = LiteRtEngine(self._path, None, self._threads, self._cache_dir)
-        turns = [*self.turns, {"role": "user", "content": text}]
+    def send(
+        self,
+        text: str,
+        sampler: Sampler = GREEDY,
+        max_new_tokens: int | None = None,
+        attachments: Attachments = NOTHING,
+    ) -> Iterator[str]:
+        """Stream the answer to ``text``; the turn is kept once the answer is whole.
+
+        A tower is loaded with the first image or sound, and stays until :meth:`release_towers`.
+        """
+        turns = [*self.turns, {"role": "user", "content": self._media.content(text, attachments)}]
+        engine = self._open(attachments.towers)
         answer = ""
-        for piece in self._engine.generate(turns, sampler, max_new_tokens):
+        for piece in engine.generate(turns, sampler, max_new_tokens):
             answer += piece
             yield piece
         self.turns = [*turns, {"role": "assistant", "content": answer}]
+
+    @property
+    def loaded_towers(self) -> frozenset[str]:
+        """The towers that the engine holds now."""
+        return self._towers
+
+    def release_towers(self) -> None:
+        """Unload the towers; images and sounds of earlier turns bring theirs back."""
+        if self._towers:
+            self.close()
+
+    def _open(self, towers: frozenset[str]) -> LiteRtEngine:
+        """The engine with at least ``towers``: it cannot add one, so it is loaded anew. No turn is lost by that."""
+        wanted = towers | self._towers | self._media.towers_of(self.turns)
+        if self._engine is None or wanted != self._towers:
+            self.close()
+            self._engine = LiteRtEngine(self._path, None, self._threads, self._cache_dir, wanted)
+            self._towers = wanted
+        return self._engine
 
     def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
         """The engine's own benchmark, in an engine of its own: the conversation's is unloaded and forgotten."""
@@ -142,6 +187,7 @@ class LiteRtChat:
 
     def close(self) -> None:
         """Unload the engine; the next turn loads it again."""
+        self._towers = frozenset()
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -155,7 +201,7 @@ def open_chat(bundle: Bundle, threads: int) -> LiteRtChat:
         (bundle.directory / CACHE).mkdir(exist_ok=True)
     except OSError:
         cache = None
-    return LiteRtChat(bundle.file("litertlm"), threads, cache)
+    return LiteRtChat(bundle.file("litertlm"), threads, cache, media=MediaFrontEnd.of(bundle))
 
 
 def benchmark(path: Path, prompt: int, decode: int, threads: int | None = None, cache_dir: Path | None = None) -> Speed:

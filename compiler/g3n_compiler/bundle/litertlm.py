@@ -21,6 +21,7 @@ from litert_lm_builder import litertlm_core as core
 from litert_lm_builder import litertlm_header_schema_py_generated as schema
 from litert_lm_builder.runtime.proto import executor_metadata_pb2, llm_metadata_pb2, sampler_params_pb2
 
+from g3n_compiler.bundle.media import Media
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.tokenizer import Sampler
 from g3n_compiler.errors import BundleError
@@ -33,9 +34,22 @@ SectionKind = Literal[
     "prefill_decode",
     "embedder",
     "per_layer_embedder",
+    "vision_encoder",
+    "vision_adapter",
+    "audio_encoder_hw",
+    "audio_adapter",
+    "end_of_audio",
 ]
 MODEL_KINDS: tuple[SectionKind, ...] = ("prefill_decode", "embedder", "per_layer_embedder")
+TOWER_KINDS: tuple[SectionKind, ...] = (
+    "vision_encoder",
+    "vision_adapter",
+    "audio_encoder_hw",
+    "audio_adapter",
+    "end_of_audio",
+)
 MODEL_PREFIX = "tf_lite_"
+MODEL_KEY, VIEW_KEY = "model_type", "name"
 DATA_KINDS: dict[int, SectionKind] = {
     schema.AnySectionDataType.LlmMetadataProto: "llm_metadata",
     schema.AnySectionDataType.ExecutorMetadataProto: "executor_metadata",
@@ -78,12 +92,15 @@ def llm_metadata(
     stop_strings: Sequence[str] = ("<end_of_turn>",),
     chat_template: str | None = None,
     sampler: Sampler | None = None,
+    media: Media | None = None,
 ) -> bytes:
-    """The ``LlmMetadata`` of a text bundle.
+    """The ``LlmMetadata`` of a bundle.
 
-    The model type is ``generic_model``: it renders exactly the chat template, whereas the engine's ``gemma3n`` type
-    also splits the text at image and audio tokens, which a text bundle cannot embed.
+    The model type is ``generic_model``: it renders exactly the chat template and takes its media from ``media``,
+    whereas the engine's ``gemma3n`` type also splits the text at image and audio tokens, which a text bundle cannot
+    embed, and has a mel front end of its own.
     """
+    media = media or Media()
     sampler = sampler or Sampler()
     meta = llm_metadata_pb2.LlmMetadata(
         max_num_tokens=context, supports_thinking=False, supports_function_calling=False
@@ -97,12 +114,12 @@ def llm_metadata(
     meta.prompt_templates.user.suffix = TURN_END
     meta.prompt_templates.model.prefix = "<start_of_turn>model\n"
     meta.prompt_templates.model.suffix = TURN_END
-    meta.jinja_prompt_template = CHAT_TEMPLATE if chat_template is None else chat_template
+    meta.jinja_prompt_template = media.template(CHAT_TEMPLATE if chat_template is None else chat_template)
     meta.sampler_params.type = sampler_params_pb2.SamplerParameters.TOP_P
     meta.sampler_params.k = sampler.top_k
     meta.sampler_params.p = sampler.top_p
     meta.sampler_params.temperature = sampler.temperature
-    meta.llm_model_type.generic_model.SetInParent()
+    media.describe(meta.llm_model_type.generic_model)
     return meta.SerializeToString(deterministic=True)
 
 
@@ -130,16 +147,31 @@ def executor_metadata(config: TextConfig, context: int) -> bytes:
     return meta.SerializeToString(deterministic=True)
 
 
+@dataclass(frozen=True)
+class View:
+    """A model that begins ``offset`` bytes into the section ``within`` and ends with it; engines do not look at it."""
+
+    name: str
+    within: SectionKind
+    offset: int
+
+
 def write_litertlm(
-    path: Path, models: Mapping[SectionKind, Path], tokenizer: bytes | Path, llm: bytes, executor: bytes
+    path: Path,
+    models: Mapping[SectionKind, Path],
+    tokenizer: bytes | Path,
+    llm: bytes,
+    executor: bytes,
+    views: Sequence[View] = (),
 ) -> list[Section]:
     """Pack a bundle; the same input gives the same bytes.
 
     Args:
-        models: the TFLite file of each of :data:`MODEL_KINDS`.
+        models: the TFLite file of each of :data:`MODEL_KINDS`, and of any of :data:`TOWER_KINDS`.
         tokenizer: a SentencePiece model's bytes (loads faster, takes less memory), or the path of a ``tokenizer.json``.
         llm: from :func:`llm_metadata`.
         executor: from :func:`executor_metadata`.
+        views: sections that overlap a model's, each on a block boundary of it.
     """
     if missing := [kind for kind in MODEL_KINDS if kind not in models]:
         raise BundleError(f"a text bundle needs the models {', '.join(MODEL_KINDS)}; {', '.join(missing)} is missing")
@@ -148,19 +180,25 @@ def write_litertlm(
         ("llm_metadata", _write_bytes(llm)),
         ("executor_metadata", _write_bytes(executor)),
         ("sp_tokenizer" if is_sentencepiece else "hf_tokenizer", _write_tokenizer(tokenizer)),
-        *((kind, _copy_file(models[kind])) for kind in MODEL_KINDS),
+        *((kind, _copy_file(models[kind])) for kind in (*MODEL_KINDS, *TOWER_KINDS) if kind in models),
     ]
-    header = _header([kind for kind, _ in parts])
+    header = _header([kind for kind, _ in parts], views)
     size = len(_pack(header))
     written = []
     with path.open("wb") as file:
         begin = _round_up(core.HEADER_BEGIN_BYTE_OFFSET + size)
-        for entry, (kind, write) in zip(header.sectionMetadata.objects, parts, strict=True):
+        entries = header.sectionMetadata.objects
+        for entry, (kind, write) in zip(entries[: len(parts)], parts, strict=True):
             file.seek(begin)
             write(file)
             entry.beginOffset, entry.endOffset = begin, file.tell()
             written.append(Section(kind, begin, file.tell()))
             begin = _round_up(file.tell())
+        whole = {section.kind: section for section in written}
+        for entry, view in zip(entries[len(parts) :], views, strict=True):
+            section = whole[view.within]
+            entry.beginOffset, entry.endOffset = section.begin + view.offset, section.end
+            written.append(Section(view.name, entry.beginOffset, entry.endOffset))
         file.seek(0)
         version = (core.LITERTLM_MAJOR_VERSION, core.LITERTLM_MINOR_VERSION, core.LITERTLM_PATCH_VERSION)
         file.write(core.HEADER_MAGIC_BYTES + struct.pack("<3I", *version))
@@ -199,7 +237,7 @@ def sections(path: Path) -> list[Section]:
     return found
 
 
-def find_section(path: Path, kind: SectionKind) -> Section:
+def find_section(path: Path, kind: str) -> Section:
     """The one section of ``kind``; raises :class:`BundleError` where there is none or more than one."""
     found = [s for s in sections(path) if s.kind == kind]
     if len(found) != 1:
@@ -207,7 +245,7 @@ def find_section(path: Path, kind: SectionKind) -> Section:
     return found[0]
 
 
-def section_digest(path: Path, kind: SectionKind) -> tuple[str, int]:
+def section_digest(path: Path, kind: str) -> tuple[str, int]:
     """SHA-256 and length in bytes of the section of ``kind``."""
     section = find_section(path, kind)
     digest = hashlib.sha256()
@@ -216,7 +254,7 @@ def section_digest(path: Path, kind: SectionKind) -> tuple[str, int]:
     return digest.hexdigest(), section.end - section.begin
 
 
-def extract(path: Path, kind: SectionKind, out: Path) -> Section:
+def extract(path: Path, kind: str, out: Path) -> Section:
     """Copy the bytes of the section of ``kind`` to ``out``."""
     section = find_section(path, kind)
     with out.open("wb") as target:
@@ -236,14 +274,19 @@ def _content(path: Path, section: Section) -> Iterator[bytes]:
             remaining -= len(block)
 
 
-def _header(kinds: Sequence[SectionKind]) -> Any:
+def _header(kinds: Sequence[SectionKind], views: Sequence[View]) -> Any:
     """The header with placeholder offsets, which must not be 0: a flatbuffer leaves out default values."""
     data_types = {kind: data_type for data_type, kind in DATA_KINDS.items()}
     objects = []
     for kind in kinds:
-        model = kind in MODEL_KINDS
-        items = [_text_pair("model_type", MODEL_PREFIX + kind)] if model else []
+        model = kind in MODEL_KINDS or kind in TOWER_KINDS
+        items = [_text_pair(MODEL_KEY, MODEL_PREFIX + kind)] if model else []
         data_type = schema.AnySectionDataType.TFLiteModel if model else data_types[kind]
+        objects.append(schema.SectionObjectT(items=items, dataType=data_type, beginOffset=1, endOffset=1))
+    for view in views:
+        # As a model, the engine would insist on knowing its type.
+        data_type = schema.AnySectionDataType.GenericBinaryData
+        items = [_text_pair(VIEW_KEY, view.name)]
         objects.append(schema.SectionObjectT(items=items, dataType=data_type, beginOffset=1, endOffset=1))
     return schema.LiteRTLMMetaDataT(
         systemMetadata=schema.SystemMetadataT(entries=[_text_pair("Authors", "g3n")]),
@@ -256,17 +299,21 @@ def _text_pair(key: str, value: str) -> Any:
 
 
 def _section(entry: Any) -> Section:
-    begin, end = entry.BeginOffset(), entry.EndOffset()
-    if entry.DataType() != schema.AnySectionDataType.TFLiteModel:
-        return Section(
-            DATA_KINDS.get(entry.DataType()) or core.any_section_data_type_to_string(entry.DataType()), begin, end
-        )
+    begin, end, data_type = entry.BeginOffset(), entry.EndOffset(), entry.DataType()
+    if data_type == schema.AnySectionDataType.TFLiteModel:
+        return Section(_text_item(entry, MODEL_KEY).removeprefix(MODEL_PREFIX), begin, end)
+    if data_type == schema.AnySectionDataType.GenericBinaryData and entry.ItemsLength():
+        return Section(_text_item(entry, VIEW_KEY), begin, end)
+    return Section(DATA_KINDS.get(data_type) or core.any_section_data_type_to_string(data_type), begin, end)
+
+
+def _text_item(entry: Any, key: str) -> str:
     pairs = [entry.Items(i) for i in range(entry.ItemsLength())]
-    table = next(pair.Value() for pair in pairs if pair.Key() == b"model_type")
+    table = next(pair.Value() for pair in pairs if pair.Key() == key.encode())
     # The generated object API cannot unpack the union, so the string is read through its table.
     text = schema.StringValue()
     text.Init(table.Bytes, table.Pos)
-    return Section(text.Value().decode().removeprefix(MODEL_PREFIX), begin, end)
+    return str(text.Value().decode())
 
 
 def _pack(header: Any) -> bytes:

@@ -78,6 +78,9 @@ def build_manifest(
         "context": job.context,
         "prefill_lengths": list(job.prefill_lengths),
         "kv": {"dtype": "float32", "bytes": kv_bytes(config, job.context), "layers": kv_layers(config, job.context)},
+        "vision": None
+        if job.vision is None
+        else {"image_sizes": list(job.resolutions), "soft_tokens": job.vision.soft_tokens},
         "files": [_file(job.directory, f.path, f.role) for f in lowered.files],
         "subgraphs": [_subgraph(p, recipe.name, parity) for p in placed],
         "tokenizer": {

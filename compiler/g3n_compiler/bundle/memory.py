@@ -10,7 +10,7 @@ from typing import Any
 
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.lower.backend import LoweredSubgraph
-from g3n_compiler.targets import Runtime
+from g3n_compiler.targets import TOWER_OF, Runtime
 
 FLOAT = 4
 ENGINE_BYTES = {"litert": 90 << 20, "executorch": 60 << 20}
@@ -48,9 +48,17 @@ def activation_bytes(config: TextConfig, context: int, tokens: int) -> int:
 def memory_ledger(
     config: TextConfig, context: int, prefill: int, runtime: Runtime, subgraphs: Sequence[LoweredSubgraph]
 ) -> dict[str, Any]:
-    """``parts`` (name, bytes, kind), ``peak`` bytes by phase and the least device memory, for one runtime."""
+    """``parts`` (name, bytes, kind), ``peak`` bytes by phase and the least device memory, for one runtime.
+
+    A tower is one part, loaded when the first image or sound comes; its phase is the encoding.
+    """
     own = [s for s in subgraphs if s.runtime == runtime]
-    parts = [{"name": s.name, "bytes": s.nbytes, "kind": "mmapped"} for s in own]
+    parts = [{"name": s.name, "bytes": s.nbytes, "kind": "mmapped"} for s in own if s.name not in TOWER_OF]
+    towers: dict[str, int] = {}
+    for s in own:
+        if s.name in TOWER_OF:
+            towers[TOWER_OF[s.name]] = towers.get(TOWER_OF[s.name], 0) + s.nbytes
+    parts += [{"name": tower, "bytes": n, "kind": "on demand"} for tower, n in towers.items()]
     caches = KV_COPIES[runtime] * kv_bytes(config, context)
     parts.append({"name": "kv_cache", "bytes": caches, "kind": "kv"})
     parts.append({"name": "engine", "bytes": ENGINE_BYTES[runtime], "kind": "resident"})
@@ -61,6 +69,7 @@ def memory_ledger(
     core = sum(s.nbytes for s in own if s.name == "core")
     load = core + caches + ENGINE_BYTES[runtime]
     peak = {"load": load, **{phase: load + n for phase, n in work.items()}}
+    peak |= {tower: load + n for tower, n in towers.items()}
     return {"parts": parts, "peak": peak, "least_device_ram": least_device_ram(max(peak.values()))}
 
 

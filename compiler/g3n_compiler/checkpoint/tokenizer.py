@@ -41,6 +41,13 @@ class TextTokenizer:
         """Ids of ``text``, without a leading bos."""
         return list(Tokenizer.from_file(str(self.json_path)).encode(text, add_special_tokens=False).ids)
 
+    def token(self, id: int) -> str:
+        """The text of one token."""
+        text = Tokenizer.from_file(str(self.json_path)).id_to_token(id)
+        if text is None:
+            raise TokenizerError(f"{self.json_path.name} has no token {id}, which the model's config.json names")
+        return str(text)
+
     def chat(self, prompt: str) -> list[int]:
         """Ids of one user turn and the opening of the model's, with bos."""
         return [self.bos_id, *self.encode(PROMPT.format(prompt=prompt))]

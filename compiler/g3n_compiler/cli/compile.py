@@ -36,6 +36,9 @@ from g3n_runtime.bundle import open_bundle
 @click.option("--context", type=int, help="Tokens of context [default: 4096 or the model's, if that is less].")
 @click.option("--prefill-lengths", type=IntegerList(), help="Prompt chunks to compile for [default: 128,256].")
 @click.option("--modalities", type=NameList(), help="Leave the rest out [default: all that the checkpoint has].")
+@click.option(
+    "--image-sizes", type=IntegerList(), help="Image sides in pixels, the engine's own first [default: 768,512,256]."
+)
 @click.option("--lora", type=click.Path(path_type=Path), help="PEFT adapter folder to merge into the weights.")
 @click.option("--skip-layers", type=IntegerList(), help="MatFormer: layers of the checkpoint to leave out.")
 @click.option("--ffn-dims", type=IntegerList(), help="MatFormer: FFN width, one for all kept layers or one for each.")
@@ -54,6 +57,7 @@ def main(
     context: int | None,
     prefill_lengths: tuple[int, ...] | None,
     modalities: tuple[str, ...] | None,
+    image_sizes: tuple[int, ...] | None,
     lora: Path | None,
     skip_layers: tuple[int, ...] | None,
     ffn_dims: tuple[int, ...] | None,
@@ -65,7 +69,8 @@ def main(
 ) -> None:
     """Compile a Gemma 3n checkpoint into a bundle and compare it with the reference before it counts as made."""
     options = CompileOptions(
-        target, size, checkpoint, runtime, quant, context, prefill_lengths, modalities, lora, soc, out,
+        target, size, checkpoint, runtime, quant, context, prefill_lengths, modalities, image_sizes,
+        lora, soc, out,
         portable_command(sys.argv), SliceOptions(skip_layers, ffn_dims, budget, params),
     )  # fmt: skip
     with quiet_toolchains(), progress_steps() as step:

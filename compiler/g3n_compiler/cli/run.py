@@ -10,7 +10,7 @@ import click
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.targets import RUNTIMES
 from g3n_runtime.bundle import Bundle, open_bundle
-from g3n_runtime.engine import IGNORED_SAMPLING, ChatEngine, Sampler, open_engine
+from g3n_runtime.engine import IGNORED_SAMPLING, NOTHING, Attachments, ChatEngine, Sampler, open_engine
 from g3n_runtime.errors import EngineError
 
 HELP = "/reset forgets the conversation, /exit leaves"
@@ -19,6 +19,10 @@ HELP = "/reset forgets the conversation, /exit leaves"
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("prompt", required=False)
+@click.option(
+    "--image", "images", type=click.Path(path_type=Path), multiple=True, help="Picture to ask about; repeatable."
+)
+@click.option("--audio", type=click.Path(path_type=Path), multiple=True, help="Sound to ask about; repeatable.")
 @click.option("--runtime", type=click.Choice(RUNTIMES), help="Engine [default: the bundle's first].")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--temperature", type=click.FloatRange(min=0), help="0 is greedy [default: the bundle's].")
@@ -31,6 +35,8 @@ HELP = "/reset forgets the conversation, /exit leaves"
 def main(
     bundle: Path,
     prompt: str | None,
+    images: tuple[Path, ...],
+    audio: tuple[Path, ...],
     runtime: str | None,
     max_tokens: int,
     temperature: float | None,
@@ -40,7 +46,7 @@ def main(
     threads: int,
     skip_hashes: bool,
 ) -> None:
-    """Answer PROMPT from BUNDLE, or chat when no PROMPT is given."""
+    """Answer PROMPT from BUNDLE, or chat when no PROMPT is given. Images and sounds go with the first turn."""
     opened = open_bundle(bundle, check_hashes=not skip_hashes)
     chosen = opened.runtimes[0] if runtime is None else runtime
     given = {name for name, value in (("top_k", top_k), ("top_p", top_p), ("seed", seed)) if value is not None}
@@ -52,10 +58,11 @@ def main(
     with quiet_toolchains():
         engine = open_engine(opened, runtime, threads)
         try:
+            attachments = Attachments(images, audio)
             if prompt is not None:
-                _answer(engine, prompt, sampler, max_tokens)
+                _answer(engine, prompt, sampler, max_tokens, attachments)
             else:
-                _chat(engine, sampler, max_tokens)
+                _chat(engine, sampler, max_tokens, attachments)
         finally:
             engine.close()
 
@@ -70,14 +77,14 @@ def _sampler(bundle: Bundle, temperature: float | None, top_k: int | None, top_p
     )
 
 
-def _answer(engine: ChatEngine, prompt: str, sampler: Sampler, max_tokens: int) -> None:
-    for piece in engine.send(prompt, sampler, max_tokens):
+def _answer(engine: ChatEngine, prompt: str, sampler: Sampler, max_tokens: int, attachments: Attachments) -> None:
+    for piece in engine.send(prompt, sampler, max_tokens, attachments):
         click.echo(piece, nl=False)
         sys.stdout.flush()
     click.echo()
 
 
-def _chat(engine: ChatEngine, sampler: Sampler, max_tokens: int) -> None:
+def _chat(engine: ChatEngine, sampler: Sampler, max_tokens: int, attachments: Attachments) -> None:
     click.echo(HELP, err=True)
     while True:
         try:
@@ -91,4 +98,5 @@ def _chat(engine: ChatEngine, sampler: Sampler, max_tokens: int) -> None:
         elif line.startswith("/"):
             click.echo(HELP, err=True)
         else:
-            _answer(engine, line, sampler, max_tokens)
+            _answer(engine, line, sampler, max_tokens, attachments)
+            attachments = NOTHING

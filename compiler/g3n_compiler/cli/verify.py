@@ -16,6 +16,7 @@ from g3n_compiler.cli.common import progress_steps, quiet_toolchains, reports_er
 from g3n_compiler.errors import CheckpointError
 from g3n_compiler.lower.backend import Job
 from g3n_compiler.lower.registry import get_backend
+from g3n_compiler.modules.multimodal_embedder import HardRows
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.slice.plan import Slice
 from g3n_compiler.slice.view import SlicedCheckpoint
@@ -40,6 +41,8 @@ def main(bundle: Path, checkpoint: Path | None, lora: Path | None, output: str) 
         source.update = adapter
         step("hashing the checkpoint")
         _check_origin(opened, source, None if adapter is None else adapter.sha256)
+        modalities = tuple(opened.manifest["model"]["modalities"])
+        source.hard_rows = HardRows.of(source, modalities)
         job = Job(
             source,
             load_tokenizer(source.directory, source.text),
@@ -48,6 +51,8 @@ def main(bundle: Path, checkpoint: Path | None, lora: Path | None, output: str) 
             tuple(opened.manifest["prefill_lengths"]),
             bundle,
             step,
+            modalities,
+            tuple((opened.manifest.get("vision") or {}).get("image_sizes", ())),
         )
         parity = verify(job, {r: get_backend(r) for r in RUNTIMES if r in opened.runtimes})
     if output == "json":

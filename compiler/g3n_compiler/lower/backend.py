@@ -11,6 +11,7 @@ import numpy as np
 
 from g3n_compiler.bundle.steps import Steps
 from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.multimodal import AudioConfig, Modality, VisionConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
 from g3n_compiler.quantize.recipe import Recipe
@@ -31,6 +32,9 @@ class Job:
     prefill_lengths: tuple[int, ...]
     directory: Path
     progress: Progress
+    modalities: tuple[Modality, ...] = ("text",)
+    resolutions: tuple[int, ...] = ()
+    """Image sides to compile the vision tower for; an engine that takes one size takes the first."""
     steps_folder: Path | None = None
     """Where steps keep their files for a compile that goes on after a kill; by default inside ``directory``."""
 
@@ -41,6 +45,16 @@ class Job:
     @property
     def config(self) -> TextConfig:
         return self.checkpoint.text
+
+    @property
+    def vision(self) -> VisionConfig | None:
+        """The vision tower, if it is compiled."""
+        return self.checkpoint.vision if "vision" in self.modalities else None
+
+    @property
+    def audio(self) -> AudioConfig | None:
+        """The audio tower, if it is compiled."""
+        return self.checkpoint.audio if "audio" in self.modalities else None
 
 
 @dataclass(frozen=True)
@@ -127,6 +141,38 @@ class LayeredModel(Protocol):
         """
 
 
+class VisionModel(Protocol):
+    """An emitted vision tower under its stock runtime, as verification sees it."""
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Image sides that it takes."""
+
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        """Soft tokens in the text space and the end-of-image row ``[T + 1, hidden]`` of ``image [S, S, 3]`` in 0..1."""
+
+
+class AudioModel(Protocol):
+    """An emitted audio tower under its stock runtime, as verification sees it."""
+
+    def clip(self, sound: np.ndarray) -> np.ndarray:
+        """Soft tokens in the text space ``[N, hidden]`` of ``sound [n]`` at 16 kHz, filled up to the longest clip's."""
+
+    def stream(self, sound: np.ndarray) -> np.ndarray:
+        """Soft tokens ``[N, hidden]`` of a sound of any length, made step by step."""
+
+    def end(self) -> np.ndarray:
+        """The end-of-audio row ``[1, hidden]``."""
+
+
+@dataclass(frozen=True)
+class Towers:
+    """The emitted towers; ``None`` where a bundle has none."""
+
+    vision: VisionModel | None = None
+    audio: AudioModel | None = None
+
+
 class Backend(Protocol):
     """One runtime."""
 
@@ -140,6 +186,9 @@ class Backend(Protocol):
 
     def open_layers(self, directory: Path, config: TextConfig) -> Mapping[str, LayeredModel]:
         """As :meth:`open_models`, to be run layer by layer; empty where the runtime cannot."""
+
+    def open_towers(self, directory: Path) -> Towers:
+        """Open the towers that :meth:`lower` wrote, each alone."""
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         """Greedy text of one chat turn from the stock engine, unmodified."""

@@ -40,6 +40,38 @@ class Dialect:
             out.append(y)
         return tuple(out)
 
+    def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
+        """``a [1, 1, M, K] @ b [1, 1, N, K].T -> [1, 1, M, N]``."""
+        return torch.matmul(a, b.transpose(2, 3))
+
+    def conv(self, x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int, depthwise: bool) -> Tensor:
+        """Convolution of ``x [1, H, W, C]`` with TensorFlow's "same" padding: ``ceil(H / stride)`` rows come out.
+
+        ``kernel`` is ``[out, k, k, in]``, or ``[1, k, k, C]`` where it is ``depthwise``: TFLite's own layouts.
+        """
+        size = kernel.shape[1]
+        before_h, after_h = same_padding(x.shape[1], size, stride)
+        before_w, after_w = same_padding(x.shape[2], size, stride)
+        channels_first = x.permute(0, 3, 1, 2)
+        weight = kernel.permute((3, 0, 1, 2) if depthwise else (0, 3, 1, 2))
+        groups = weight.shape[0] if depthwise else 1
+        if (before_h, before_w) == (after_h, after_w):
+            y = F.conv2d(channels_first, weight, bias, stride, (before_h, before_w), groups=groups)
+        else:
+            padded = F.pad(channels_first, (before_w, after_w, before_h, after_h))
+            y = F.conv2d(padded, weight, bias, stride, groups=groups)
+        return y.permute(0, 2, 3, 1)
+
+    def average_pool(self, x: Tensor, size: int) -> Tensor:
+        """Mean of each ``size`` x ``size`` square of ``[1, H, W, C]``."""
+        return F.avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+
     def layer_rows(self, ple: Tensor, i: int) -> Tensor:
         """Layer ``i`` of ``[1, T, layers, ple_dim]`` -> ``[1, T, ple_dim]``."""
         return ple[:, :, i]
+
+
+def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after ``length`` positions, as TensorFlow's "same" padding has them."""
+    total = max((-(-length // stride) - 1) * stride + kernel - length, 0)
+    return total // 2, total - total // 2

@@ -16,24 +16,38 @@ from torch import Tensor
 
 from g3n_compiler.checkpoint.config import TextConfig
 
-Role = Literal["attention", "ffn", "linear", "head", "embedding", "ple", "float"]
-"""What a weight is for; a quantization recipe gives each role a scheme. ``float`` is never quantised."""
+Role = Literal["attention", "ffn", "linear", "head", "embedding", "ple", "vision", "audio", "float"]
+"""What a weight is for; a quantization recipe gives each role a scheme. ``vision`` and ``audio`` are the matrices of
+the towers. ``float`` is never quantised: norms, scales, biases, and the convolutions that are no matrix product."""
 
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """One weight of a graph: ``shape`` is what the graph sees; ``rows`` selects it from the checkpoint's tensor."""
+    """One weight of a graph: ``shape`` is what the graph sees; ``rows`` selects it from the checkpoint's tensor.
+
+    ``tensor`` is a name within the text model, or that of a tower's tensor, which begins with the tower's name.
+
+    ``axes`` permutes the dimensions of the checkpoint's tensor (a channels-first convolution) into the graph's; the
+    trailing ones of a pointwise convolution are dropped.
+    """
 
     name: str
     shape: tuple[int, ...]
     role: Role
     tensor: str
     rows: tuple[int, int] | None = None
+    axes: tuple[int, ...] | None = None
 
     @property
     def input_name(self) -> str:
         """Name of the graph input that stands for this weight until its bytes are bound."""
         return "w_" + self.name.replace(".", "_")
+
+
+class Read(Protocol):
+    """Reads a weight as float32 in the graph's layout, all of it or rows ``[begin, end)`` of it."""
+
+    def __call__(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor: ...
 
 
 class Weights(Protocol):

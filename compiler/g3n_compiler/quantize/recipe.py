@@ -59,6 +59,8 @@ class Recipe:
     """Largest allowed difference of logits against the recipe's own fake-quant reference, relative to their range."""
     layer_tolerance: float = 1e-4
     """The same of a single layer's output: what one step of int8 in a few activations comes to."""
+    tower_tolerance: float = 1e-4
+    """The same for soft tokens of a tower."""
 
     def scheme(self, spec: WeightSpec) -> Scheme:
         if spec.role == "float":
@@ -69,28 +71,50 @@ class Recipe:
         return self.roles[spec.role]
 
 
-def _uniform(scheme: Scheme) -> dict[Role, Scheme]:
-    return dict.fromkeys(("attention", "ffn", "linear", "head", "embedding", "ple"), scheme)
+def _uniform(scheme: Scheme, towers: Scheme) -> dict[Role, Scheme]:
+    text: tuple[Role, ...] = ("attention", "ffn", "linear", "head", "embedding", "ple")
+    return {**dict.fromkeys(text, scheme), **_towers(towers)}
+
+
+def _towers(scheme: Scheme) -> dict[Role, Scheme]:
+    return {"vision": scheme, "audio": scheme}
 
 
 RECIPES: dict[str, Recipe] = {
     r.name: r
     for r in (
-        Recipe("fp32", "no quantization: the exact reference", _uniform(FP32)),
-        Recipe("int8", "int8 everywhere, one scale a row", _uniform(INT8), logit_tolerance=0.05, layer_tolerance=0.02),
+        Recipe("fp32", "no quantization: the exact reference", _uniform(FP32, FP32)),
         Recipe(
-            "int4",
-            "FFN, attention and per-layer embeddings int4; head, embeddings and the small projections int8",
-            {"attention": INT4, "ffn": INT4, "linear": INT8, "head": INT8, "embedding": INT8, "ple": INT4},
+            "int8",
+            "int8 everywhere, one scale a row",
+            _uniform(INT8, INT8),
             logit_tolerance=0.05,
             layer_tolerance=0.02,
+            tower_tolerance=0.05,
+        ),
+        Recipe(
+            "int4",
+            "FFN, attention and per-layer embeddings int4; head, embeddings, small projections and towers int8",
+            {
+                "attention": INT4,
+                "ffn": INT4,
+                "linear": INT8,
+                "head": INT8,
+                "embedding": INT8,
+                "ple": INT4,
+                **_towers(INT8),
+            },
+            logit_tolerance=0.05,
+            layer_tolerance=0.02,
+            tower_tolerance=0.05,
         ),
         Recipe(
             "int4-rtn",
-            "int4 round-to-nearest everywhere: the naive baseline, for comparison only",
-            _uniform(INT4_RTN),
+            "int4 round-to-nearest everywhere but in the towers: the naive baseline, for comparison only",
+            _uniform(INT4_RTN, INT8),
             logit_tolerance=0.05,
             layer_tolerance=0.02,
+            tower_tolerance=0.05,
         ),
     )
 }

@@ -8,10 +8,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from g3n_compiler.checkpoint.multimodal import Tower
 from g3n_compiler.errors import TargetError
 
 Runtime = Literal["litert", "executorch"]
-Subgraph = Literal["core", "token_embedding", "per_layer_embedding"]
+Subgraph = Literal[
+    "core",
+    "token_embedding",
+    "per_layer_embedding",
+    "vision_encoder",
+    "vision_adapter",
+    "audio_encoder",
+    "audio_adapter",
+    "end_of_audio",
+]
+TOWER_OF: dict[Subgraph, Tower] = {
+    "vision_encoder": "vision",
+    "vision_adapter": "vision",
+    "audio_encoder": "audio",
+    "audio_adapter": "audio",
+    "end_of_audio": "audio",
+}
+"""The tower that a subgraph belongs to: its parts are loaded together, when the first image or sound comes."""
 RUNTIMES: tuple[Runtime, ...] = ("litert", "executorch")
 
 
@@ -29,6 +47,20 @@ GPU = Placement("accelerator", "gpu", "xnnpack")
 CPU = Placement("cpu", "xnnpack", "xnnpack")
 ROWS = Placement("cpu", "mmap", "mmap")
 """Table look-ups: rows are read from a mapped file, no delegate is involved."""
+
+
+def _placement(core: Placement, vision: Placement) -> dict[Subgraph, Placement]:
+    """Tables are mapped and sound is encoded on the CPU everywhere; the core and the vision encoder move."""
+    return {
+        "core": core,
+        "token_embedding": ROWS,
+        "per_layer_embedding": ROWS,
+        "vision_encoder": vision,
+        "vision_adapter": CPU,
+        "audio_encoder": CPU,
+        "audio_adapter": CPU,
+        "end_of_audio": CPU,
+    }
 
 
 def _always(soc: str | None) -> None:
@@ -85,29 +117,29 @@ TARGETS: dict[str, Target] = {
     for t in (
         Target(
             "pixel",
-            "LiteRT-LM: core on the GPU, embeddings on the CPU",
+            "LiteRT-LM: core and vision on the GPU, embeddings and audio on the CPU",
             ("litert",),
-            {"core": GPU, "token_embedding": ROWS, "per_layer_embedding": ROWS},
+            _placement(core=GPU, vision=GPU),
             _pixel,
         ),
         Target(
             "android",
             "ExecuTorch: XNNPACK on any arm64 phone's CPU",
             ("executorch",),
-            {"core": CPU, "token_embedding": ROWS, "per_layer_embedding": ROWS},
+            _placement(core=CPU, vision=CPU),
         ),
         Target(
             "snapdragon",
             "ExecuTorch: Qualcomm's NPU through QNN",
             ("executorch",),
-            {"core": GPU, "token_embedding": ROWS, "per_layer_embedding": ROWS},
+            _placement(core=GPU, vision=GPU),
             _snapdragon,
         ),
         Target(
             "host",
             "both runtimes on this machine's CPU through XNNPACK",
             ("litert", "executorch"),
-            {"core": CPU, "token_embedding": ROWS, "per_layer_embedding": ROWS},
+            _placement(core=CPU, vision=CPU),
         ),
     )
 }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.multimodal import EmbedderConfig, Tower
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.modules.cache import EagerCache
 from g3n_compiler.modules.decoder import TextDecoder
@@ -41,6 +43,13 @@ def load_hf(checkpoint: Checkpoint) -> Any:
         for name, parameter in model.named_parameters():
             if name != "lm_head.weight":
                 parameter.copy_(checkpoint.read_relative(name.removeprefix("model.")))
+        if checkpoint.hard_rows is not None:
+            # As `Gemma3nModel` embeds the towers' ids; the head, which is tied to the table, keeps their text rows.
+            model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+            for tower, embedder in checkpoint.hard_rows.embedders.items():
+                ids = torch.tensor(embedder.ids)
+                rows = load_hf_embedder(checkpoint, tower, embedder)(input_ids=ids[None])[0]
+                model.model.embed_tokens.weight[ids] = rows / checkpoint.text.hidden_size**0.5
     return model
 
 
@@ -53,6 +62,22 @@ def _per_layer_fields(config: TextConfig) -> dict[str, Any]:
         "activation_sparsity_pattern": list(config.sparsity),
         "num_kv_shared_layers": config.num_kv_shared_layers,
     }
+
+
+def load_hf_embedder(checkpoint: Checkpoint, tower: Tower, config: EmbedderConfig) -> Any:
+    """``Gemma3nMultimodalEmbedder`` of ``tower`` in float32, filled through our reader."""
+    from transformers import Gemma3nTextConfig, Gemma3nVisionConfig
+    from transformers.models.gemma3n.modeling_gemma3n import Gemma3nMultimodalEmbedder
+
+    # It reads these four fields of whichever tower's config.
+    fields = asdict(config)
+    embedder = Gemma3nMultimodalEmbedder(
+        Gemma3nVisionConfig(**fields), Gemma3nTextConfig(hidden_size=checkpoint.text.hidden_size)
+    )
+    with torch.no_grad():
+        for name, parameter in embedder.named_parameters():
+            parameter.copy_(checkpoint.read_tensor(f"{checkpoint.tower_prefix}embed_{tower}.{name}"))
+    return embedder.float().eval()
 
 
 class Reference:

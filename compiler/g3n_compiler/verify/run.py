@@ -8,9 +8,11 @@ from g3n_compiler.lower.backend import Backend, Job
 from g3n_compiler.lower.onnx.parity import onnx_checks
 from g3n_compiler.targets import Runtime
 from g3n_compiler.verify.artifact import Expected, artifact_checks
+from g3n_compiler.verify.audio import audio_checks
 from g3n_compiler.verify.golden import GENERATED, PROMPTS, golden_inputs
 from g3n_compiler.verify.parity import EXACT, Check, GeneratedText, Parity, is_degenerate, relative_error
 from g3n_compiler.verify.reference import Reference, hf_logits, is_small, load_hf
+from g3n_compiler.verify.vision import vision_checks
 
 
 def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
@@ -33,6 +35,14 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
         parity.checks += artifact_checks(job, backend, expected, rounded)
         job.progress(f"generating with the stock {runtime} engine")
         _text_checks(job, runtime, backend, exact, parity)
+    if job.vision is not None:
+        job.progress("comparing the vision tower")
+        towers = {runtime: backend.open_towers(job.directory).vision for runtime, backend in backends.items()}
+        parity.checks += vision_checks(job, job.vision, towers)
+    if job.audio is not None:
+        job.progress("comparing the audio tower")
+        ears = {runtime: backend.open_towers(job.directory).audio for runtime, backend in backends.items()}
+        parity.checks += audio_checks(job, job.audio, ears)
     return parity
 
 

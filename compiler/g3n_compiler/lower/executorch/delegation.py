@@ -21,12 +21,12 @@ class DelegateCall:
     sizes: Mapping[Any, int]
 
 
-def measure(edge: Any, methods: Sequence[str], calls: Sequence[DelegateCall], tokens: int) -> Delegation:
-    """Delegation of an ``EdgeProgramManager``'s ``methods`` together, each of which makes ``calls``."""
+def measure(edge: Any, calls: Mapping[str, Sequence[DelegateCall]], tokens: int) -> Delegation:
+    """Delegation of an ``EdgeProgramManager``'s methods together; ``calls`` are those that each makes."""
     inside = outside = inside_flops = outside_flops = 0
     fallbacks: Counter[str] = Counter()
-    for method in methods:
-        for call in calls:
+    for method, made in calls.items():
+        for call in made:
             taken = operators(call.graph_module)
             inside += len(taken)
             inside_flops += sum(flops(node, call.sizes) for node in taken)
@@ -42,6 +42,13 @@ def measure(edge: Any, methods: Sequence[str], calls: Sequence[DelegateCall], to
         flop_share=inside_flops / (inside_flops + outside_flops),
         fallbacks=dict(sorted(fallbacks.items())),
     )
+
+
+def partitioned_calls(edge: Any, method: str) -> list[DelegateCall]:
+    """The delegate calls of a method of fixed shapes that a partitioner made."""
+    graph_module = edge.exported_program(method).graph_module
+    attributes = [getattr(graph_module, str(n.target)) for n in graph_module.graph.nodes if n.op == "get_attr"]
+    return [DelegateCall(a.original_module.graph_module, {}) for a in attributes if hasattr(a, "original_module")]
 
 
 def delegate_calls(edge: Any, method: str) -> int:

@@ -104,7 +104,8 @@ def lower_text(
         edge = to_edge(programs, metadata(config, context, chunk, file.layouts, stop_ids or config.eos_ids))
         # Before serialize, which turns the graphs into ones for the runtime.
         decoders = [name for name in methods if name != "token_embedding"]
-        delegation = measure(edge, decoders, delegate_calls(templates, config, context, chunk), chunk)
+        calls = delegate_calls(templates, config, context, chunk)
+        delegation = measure(edge, dict.fromkeys(decoders, calls), chunk)
         progress("writing the program")
         look_ups = {"forward", "token_embedding"}.intersection(methods)
         rows = {f"{name}.{part}": layout.rows for name, layout in file.layouts.items() for part in layout.parts}

@@ -11,6 +11,7 @@ import numpy as np
 
 from g3n_compiler.bundle.litertlm import (
     SectionKind,
+    View,
     executor_metadata,
     extract,
     find_section,
@@ -20,12 +21,22 @@ from g3n_compiler.bundle.litertlm import (
 )
 from g3n_compiler.bundle.steps import Steps
 from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.lower.backend import Delegation, Job, LayeredModel, Lowered, LoweredFile, LoweredSubgraph, TextModel
+from g3n_compiler.lower.backend import (
+    Delegation,
+    Job,
+    LayeredModel,
+    Lowered,
+    LoweredFile,
+    LoweredSubgraph,
+    TextModel,
+    Towers,
+)
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
 from g3n_compiler.lower.litert.graph import convert
 from g3n_compiler.lower.litert.layers import LayeredDecoder
+from g3n_compiler.lower.litert.towers import lower_towers, media_of, open_towers
 from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_compiler.trace.signatures import DECODE, prefill_name
@@ -36,6 +47,7 @@ from g3n_runtime.litert_model import LiteRtModel, LiteRtParts, LiteRtTables
 MODEL = "model.litertlm"
 GRAPH = "graph.tflite"
 DELEGATION = "delegation.json"
+TOWERS = "towers.json"
 ROLE = "litertlm"
 SECTIONS: dict[Subgraph, SectionKind] = {
     "core": "prefill_decode",
@@ -63,7 +75,7 @@ class LiteRtBackend:
             "token_embedding": ("embedder",),
             "per_layer_embedding": ("per_layer_embedder",),
         }
-        subgraphs = tuple(
+        text = (
             LoweredSubgraph(
                 name,
                 self.runtime,
@@ -74,13 +86,27 @@ class LiteRtBackend:
             )
             for name, kind in SECTIONS.items()
         )
-        return Lowered((LoweredFile(MODEL, ROLE),), subgraphs)
+        towers = (
+            LoweredSubgraph(
+                t["subgraph"],
+                self.runtime,
+                ROLE,
+                *section_digest(packed, t["kind"]),
+                tuple(t["signatures"]),
+                None if t["delegation"] is None else Delegation(**t["delegation"]),
+            )
+            for t in steps.value(TOWERS, lambda: {"parts": []})["parts"]
+        )
+        return Lowered((LoweredFile(MODEL, ROLE),), (*text, *towers))
 
     def open_models(self, directory: Path) -> dict[str, TextModel]:
         return {"signatures": _ExtractedModel(directory / MODEL)}
 
     def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
         return {"layers": _ExtractedLayers(directory / MODEL, config)}
+
+    def open_towers(self, directory: Path) -> Towers:
+        return open_towers(directory / MODEL)
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         chat = LiteRtChat(directory / MODEL)
@@ -118,6 +144,8 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
         lambda p: write_ple_embedder(config, recipe, read, p),
         "litert: writing the per-layer embedding",
     )
+    towers = lower_towers(job, steps.folder)
+    steps.value(TOWERS, lambda: {"parts": [asdict(t) | {"path": t.path.name} for t in towers]})
     job.progress("litert: packing the bundle")
     tokenizer = job.tokenizer
     llm = llm_metadata(
@@ -126,13 +154,18 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
         tokenizer.stop_ids,
         chat_template=tokenizer.chat_template,
         sampler=tokenizer.sampler,
+        media=media_of(job),
     )
     models: dict[SectionKind, Path] = {
         "prefill_decode": core,
         "embedder": embedder,
         "per_layer_embedder": per_layer,
     }
-    write_litertlm(path, models, tokenizer.sentencepiece, llm, executor_metadata(config, job.context))
+    models |= {tower.kind: tower.path for tower in towers}
+    views = [View(name, tower.kind, at) for tower in towers for name, at in tower.views.items()]
+    write_litertlm(path, models, tokenizer.sentencepiece, llm, executor_metadata(config, job.context), views)
+    for tower in towers:
+        tower.path.unlink()
 
 
 def _write(path: Path, content: bytes) -> None:

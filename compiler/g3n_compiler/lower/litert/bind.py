@@ -15,7 +15,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from g3n_compiler.errors import TargetError
-from g3n_compiler.lower.litert import cuts, flatbuffer
+from g3n_compiler.lower.litert import cuts, flatbuffer, split
 from g3n_compiler.lower.litert.stream import Placed, Read, check_scheme, stream_weights
 from g3n_compiler.modules.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Recipe, Scheme
@@ -36,7 +36,7 @@ class BoundWeight:
 
 
 def bind(
-    graph: bytes, specs: Mapping[str, WeightSpec], recipe: Recipe, read: Read, path: Path
+    graph: bytes, specs: Mapping[str, WeightSpec], recipe: Recipe, read: Read, path: Path, separate: bool = False
 ) -> tuple[BoundWeight, ...]:
     """Write ``graph`` with its weights to ``path``; the same arguments give the same bytes.
 
@@ -44,6 +44,7 @@ def bind(
         graph: from :func:`.graph.convert`.
         specs: every weight that some signature must use.
         read: the checkpoint's reader.
+        separate: leave room for :func:`.split.split_signatures`.
 
     Raises:
         NotFinite: a weight holds a NaN or an infinity.
@@ -56,7 +57,7 @@ def bind(
             f"no signature of the graph reads {len(missing)} weights, e.g. {missing[0]}: it was not converted whole"
         )
     cuts.hide(model)
-    size = flatbuffer.place(model)
+    size = flatbuffer.place(model, split.room(model) if separate else 0)
     buffers = {name: model.buffers[use.buffer] for name, use in uses.items()}
     placed = [Placed(spec, recipe.scheme(spec), buffers[name].offset) for name, spec in specs.items()]
     with path.open("wb") as file:

@@ -65,9 +65,12 @@ def external_buffers(model: Any) -> list[Any]:
     return [b for b in model.buffers if b.offset > 1]
 
 
-def place(model: Any) -> int:
-    """Give the external buffers their offsets, in order, and return the size of the whole file in bytes."""
-    position = _align(len(pack(model)), HEADER_ALIGNMENT)
+def place(model: Any, room: int = 0) -> int:
+    """Give the external buffers their offsets, in order, and return the size of the whole file in bytes.
+
+    ``room`` bytes or more are left in front of them.
+    """
+    position = _align(max(len(pack(model)), room), HEADER_ALIGNMENT)
     for buffer in external_buffers(model):
         buffer.offset = _align(position, BUFFER_ALIGNMENT)
         position = buffer.offset + buffer.size
@@ -87,6 +90,20 @@ def write_header(file: IO[bytes], model: Any, size: int) -> None:
     file.seek(0)
     file.write(header)
     file.truncate(max(size, len(header)))
+
+
+def isolate(model: Any, signature: str) -> Any:
+    """The model cut down to one signature, its subgraph first; constants that only others read are emptied."""
+    definition = next(d for d in model.signatureDefs if d.signatureKey.decode() == signature)
+    subgraph = model.subgraphs[definition.subgraphIndex]
+    model.subgraphs = [subgraph]
+    definition.subgraphIndex = 0
+    model.signatureDefs = [definition]
+    read = {tensor.buffer for tensor in subgraph.tensors}
+    for i, buffer in enumerate(model.buffers):
+        if i not in read:
+            buffer.data, buffer.offset, buffer.size = None, 0, 0
+    return model
 
 
 def _align(position: int, alignment: int) -> int:

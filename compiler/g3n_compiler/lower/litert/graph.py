@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.lower.litert.decoder import LiteRtDecoder
@@ -55,12 +55,18 @@ def convert(config: TextConfig, context: int, prefill_lengths: Sequence[int]) ->
     Raises:
         ContextError: a prefill length or the context does not fit the model.
     """
+    check_lengths(config, context, prefill_lengths)
+    modules = signatures(config, prefill_lengths, LiteRtOps(), LiteRtDecoder, cuts=True)
+    return convert_modules({n: (m, trace_inputs(m, context, length)) for n, (m, length) in modules.items()})
+
+
+def convert_modules(modules: Mapping[str, tuple[nn.Module, Mapping[str, Any]]]) -> bytes:
+    """Convert modules, each with keyword inputs to trace it on, into one flatbuffer with a signature for each."""
     import litert_torch
 
-    check_lengths(config, context, prefill_lengths)
     converter = litert_torch.Converter()
-    for name, (module, length) in signatures(config, prefill_lengths, LiteRtOps(), LiteRtDecoder, cuts=True).items():
-        converter.signature(name, module, sample_kwargs=trace_inputs(module, context, length))
+    for name, (module, inputs) in modules.items():
+        converter.signature(name, module.eval(), sample_kwargs=dict(inputs))
     with _without_progress(litert_torch.config), torch.no_grad():
         return bytes(converter.convert().model_content())
 

@@ -27,7 +27,7 @@ def _(x: Tensor, size: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-@lowerings.lower(torch.ops.g3n.prefix)
+@lowerings.lower(torch.ops.g3n.prefix)  # type: ignore[untyped-decorator]
 def _lower_prefix(context: Any, x: ir.Value, size: ir.Value) -> ir.Value:
     begin = lowerings.utils.numpy_array_constant(np.zeros(4, np.int32))
     return stablehlo.custom_call(

@@ -5,25 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO, NamedTuple, Protocol
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from g3n_compiler.errors import NotFinite, TargetError
-from g3n_compiler.modules.weights import WeightSpec
+from g3n_compiler.modules.weights import Read, WeightSpec
 from g3n_compiler.quantize.recipe import Scheme
 from g3n_compiler.quantize.rows import pack_rows, quantize_rows
 
 BLOCK_BYTES = 8 << 20
 """Float32 bytes that a thread reads and quantises at a time."""
-
-
-class Read(Protocol):
-    """Reads a weight from the checkpoint as float32, all of it or rows ``[begin, end)`` of it; from any thread."""
-
-    def __call__(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor: ...
 
 
 class Placed(NamedTuple):

@@ -1,0 +1,210 @@
+"""The vision tower at its true size, with random weights: compile memory, delegation, parity and speed under LiteRT.
+
+    python benchmarks/vision.py checkpoint WORK        # 0.6 GB: the true encoder beside a one-layer text model
+    python benchmarks/vision.py lower WORK --recipe fp32
+    python benchmarks/vision.py lower WORK --recipe int8
+    python benchmarks/vision.py parity WORK            # against timm in float32, and against fake-quant
+    python benchmarks/vision.py speed WORK             # seconds an image, 2 threads
+
+Each prints one JSON object a line. Layer scales are near 0.5: at their init of 1e-5 they hide what a block computes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from g3n_compiler.checkpoint.multimodal import VISION_ARCHITECTURE, VisionConfig
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.lower.litert.bind import bind
+from g3n_compiler.lower.litert.delegation import operators_by_signature, summarize
+from g3n_compiler.lower.litert.split import split_signatures
+from g3n_compiler.lower.litert.vision import convert_adapter, convert_encoder
+from g3n_compiler.modules.vision_layout import RESOLUTIONS, read_layout
+from g3n_compiler.modules.vision_weights import vision_weights
+from g3n_compiler.modules.weights import embedding_weights, text_weights
+from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.trace.vision import AdaptImage, EncodeImage, adapter_read
+from g3n_compiler.verify.parity import relative_error
+from g3n_compiler.verify.vision import VisionReference, golden_image, load_hf_vision
+from g3n_runtime.litert_vision import LiteRtVision, encoder_name
+
+TEXT: dict[str, Any] = {
+    "hidden_size": 2048,
+    "intermediate_size": [64, 64],
+    "num_hidden_layers": 2,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "vocab_size": 512,
+    "vocab_size_per_layer_input": 256,
+    "hidden_size_per_layer_input": 8,
+    "laurel_rank": 8,
+    "sliding_window": 16,
+    "num_kv_shared_layers": 0,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "activation_sparsity_pattern": [0.0, 0.0],
+}
+SIDES = tuple(sorted(RESOLUTIONS, reverse=True))
+
+
+@click.group()
+def main() -> None:
+    torch.set_num_threads(2)
+
+
+@main.command()
+@click.argument("work", type=click.Path(path_type=Path))
+def checkpoint(work: Path) -> None:
+    """Write the random checkpoint, tensor by tensor in bfloat16."""
+    work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    vision = {"architecture": VISION_ARCHITECTURE, "vocab_offset": 256}
+    ids = {"boi_token_id": 254, "eoi_token_id": 256, "image_token_id": 257}
+    config = {"model_type": "gemma3n", "text_config": TEXT, "vision_config": vision, "eos_token_id": 1, **ids}
+    (work / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    tensors = {"model.language_model.embed_tokens.weight": torch.zeros(512, 2048, dtype=torch.bfloat16)}
+    tensors["model.vision_tower.timm_model.conv_stem.conv.bias"] = torch.zeros(64, dtype=torch.bfloat16)
+    save_file(tensors, work / "model.safetensors")
+    opened = Checkpoint(work)
+    assert opened.vision is not None
+    text = [*text_weights(opened.text).values(), *embedding_weights(opened.text).values()]
+    for spec in text:
+        tensors[opened.tensor_name(spec.tensor)] = torch.zeros(1, dtype=torch.bfloat16)
+    for spec in vision_weights(opened.vision, 2048).values():
+        shape = spec.shape
+        if spec.axes is not None:
+            shape = tuple(shape[spec.axes.index(i)] for i in range(len(shape)))
+        tensors[opened.tensor_name(spec.tensor)] = _random(spec.name, shape).to(torch.bfloat16)
+    save_file(tensors, work / "model.safetensors")
+
+
+def _random(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    if len(shape) > 1:
+        return torch.randn(shape) / math.sqrt(math.prod(shape[1:]))
+    centre = 0.5 if name.endswith("gamma") else 0.0 if name.endswith("bias") else 1.0
+    return centre + 0.1 * torch.randn(shape)
+
+
+def _open(work: Path) -> tuple[Checkpoint, VisionConfig]:
+    opened = Checkpoint(work)
+    assert opened.vision is not None
+    return opened, opened.vision
+
+
+@main.command()
+@click.argument("work", type=click.Path(path_type=Path))
+@click.option("--recipe", default="int8")
+def lower(work: Path, recipe: str) -> None:
+    """Convert (at the first call), quantise and bind; then what the delegate takes, by resolution."""
+    opened, config = _open(work)
+    layout, chosen = read_layout(config), get_recipe(recipe)
+    graph, start = work / "graph.bin", time.perf_counter()
+    if not graph.exists():
+        graph.write_bytes(convert_encoder(layout, SIDES))
+        _say("convert", recipe, seconds=time.perf_counter() - start, bytes=graph.stat().st_size, peak=_peak())
+    start = time.perf_counter()
+    encoder, adapter = _parts(work, recipe)
+    bind(graph.read_bytes(), EncodeImage(layout).specs, chosen, opened.read, encoder, separate=True)
+    by_signature = operators_by_signature(encoder)
+    views = split_signatures(encoder, [encoder_name(side) for side in SIDES])
+    _views(work, recipe).write_text(json.dumps(views), encoding="utf-8")
+    specs = AdaptImage(config, 2048).specs
+    bind(convert_adapter(config, 2048), specs, chosen, adapter_read(opened, config), adapter)
+    _say("bind", recipe, seconds=time.perf_counter() - start, bytes=encoder.stat().st_size, peak=_peak())
+    for name, operators in by_signature.items():
+        found = summarize(operators)
+        flops = sum(o.flops for o in operators)
+        _say(name, recipe, gflops=flops / 1e9, flop_share=found.flop_share, fallbacks=found.fallbacks)
+
+
+@main.command()
+@click.argument("work", type=click.Path(path_type=Path))
+@click.option("--side", "sides", type=int, multiple=True, default=SIDES)
+def parity(work: Path, sides: tuple[int, ...]) -> None:
+    """Relative error, the worst of all soft tokens, of each form against its reference."""
+    opened, config = _open(work)
+    timm = load_hf_vision(opened, config)
+    exact = {side: timm(golden_image(side)) for side in sides}
+    del timm
+    ours = VisionReference(opened, config)
+    for side in sides:
+        _say("eager against timm", side, error=relative_error(ours.embed(golden_image(side)), exact[side]))
+    rounded = VisionReference(opened, config, get_recipe("int8"))
+    for side in sides:
+        image = golden_image(side)
+        _say("litert fp32 against timm", side, error=relative_error(_model(work, "fp32").embed(image), exact[side]))
+        got, want = _model(work, "int8").embed(image), rounded.embed(image)
+        noise = relative_error(want, exact[side])
+        cosine = _cosine(got, exact[side])
+        _say("litert int8", side, against_fake_quant=relative_error(got, want), noise=noise, cosine_to_fp32=cosine)
+
+
+@main.command()
+@click.argument("work", type=click.Path(path_type=Path))
+@click.option("--runs", default=3)
+def speed(work: Path, runs: int) -> None:
+    """Seconds an image of the encoder, after one run to warm up."""
+    for recipe in ("fp32", "int8"):
+        for side in SIDES:
+            image = golden_image(side)
+            model = _model(work, recipe)
+            model.features(image)
+            times = []
+            for _ in range(runs):
+                start = time.perf_counter()
+                model.features(image)
+                times.append(time.perf_counter() - start)
+            _say("litert", recipe, side=side, median=statistics.median(times), best=min(times), peak=_peak())
+
+
+def _parts(work: Path, recipe: str) -> tuple[Path, Path]:
+    return work / f"{recipe}-encoder.tflite", work / f"{recipe}-adapter.tflite"
+
+
+def _model(work: Path, recipe: str) -> LiteRtVision:
+    """The encoder's headers share the file's weights: each resolution is copied out from its own header on."""
+    encoder, adapter = _parts(work, recipe)
+    views = {}
+    for name, begin in json.loads(_views(work, recipe).read_text(encoding="utf-8")).items():
+        path = work / f"{recipe}-{name}.tflite"
+        if not path.exists():
+            with encoder.open("rb") as source, path.open("wb") as target:
+                source.seek(begin)
+                shutil.copyfileobj(source, target, 1 << 20)
+        views[int(name.rpartition("_")[2])] = path
+    return LiteRtVision(views, adapter)
+
+
+def _views(work: Path, recipe: str) -> Path:
+    return work / f"{recipe}-views.json"
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def _peak() -> int:
+    """Largest resident bytes of this process so far, mapped files included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _say(what: str, of: object, **numbers: object) -> None:
+    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in numbers.items()}
+    click.echo(json.dumps({"what": what, "of": of, **rounded}))
+
+
+if __name__ == "__main__":
+    main()

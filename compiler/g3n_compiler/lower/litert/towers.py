@@ -1,0 +1,41 @@
+"""The towers of a LiteRT bundle: each gives sections that the engine loads when the first image or sound comes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from g3n_compiler.bundle.litertlm import sections
+from g3n_compiler.bundle.media import AudioMedia, ImageMedia, Media
+from g3n_compiler.lower.backend import Job, Towers
+from g3n_compiler.lower.litert.audio import ExtractedAudio, lower_audio
+from g3n_compiler.lower.litert.parts import TowerPart
+from g3n_compiler.lower.litert.vision import ExtractedVision, lower_vision
+
+
+def lower_towers(job: Job, folder: Path) -> list[TowerPart]:
+    """Lower every tower of ``job`` into ``folder``."""
+    parts: list[TowerPart] = []
+    if job.vision is not None:
+        parts += lower_vision(job, job.vision, folder)
+    if job.audio is not None:
+        parts += lower_audio(job, job.audio, folder)
+    return parts
+
+
+def open_towers(path: Path) -> Towers:
+    """The towers of a finished ``.litertlm``."""
+    kinds = {section.kind for section in sections(path)}
+    return Towers(
+        ExtractedVision(path) if "vision_encoder" in kinds else None,
+        ExtractedAudio(path) if "audio_encoder_hw" in kinds else None,
+    )
+
+
+def media_of(job: Job) -> Media:
+    """What the engine is told about images and sounds."""
+    token, image, audio = job.tokenizer.token, None, None
+    if (vision := job.vision) is not None:
+        image = ImageMedia(job.resolutions[0], token(vision.image_id), token(vision.boi_id), token(vision.eoi_id))
+    if (ears := job.audio) is not None:
+        audio = AudioMedia(token(ears.soft_id), token(ears.begin_id), token(ears.end_id))
+    return Media(image, audio)

@@ -1,0 +1,116 @@
+"""The vision tower as two TFLite models: the encoder, at several resolutions over one copy of the weights, and the
+adapter into the text space.
+
+LiteRT-LM 0.18.1 takes one signature in an encoder's section, so each resolution has a flatbuffer of its own in front of
+the same weights; the engine sees the first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from g3n_compiler.bundle.litertlm import extract, sections
+from g3n_compiler.checkpoint.multimodal import VisionConfig
+from g3n_compiler.lower.backend import Job
+from g3n_compiler.lower.litert import flatbuffer
+from g3n_compiler.lower.litert.bind import bind
+from g3n_compiler.lower.litert.delegation import measure
+from g3n_compiler.lower.litert.graph import convert_modules
+from g3n_compiler.lower.litert.parts import TowerPart
+from g3n_compiler.lower.litert.split import split_signatures
+from g3n_compiler.modules.dialect import Dialect
+from g3n_compiler.modules.vision_layout import VisionLayout, read_layout
+from g3n_compiler.trace.vision import AdaptImage, EncodeImage, adapter_read, trace_adapter, trace_encoder
+from g3n_runtime.litert_vision import ADAPTER, LiteRtVision, encoder_name, encoder_side
+
+
+class LiteRtDialect(Dialect):
+    """Products of two activations as one BATCH_MATMUL, without the transposes that ``torch.matmul`` brings."""
+
+    def __init__(self) -> None:
+        importlib.import_module("litert_torch.generative.custom_ops.bmm_4d")
+
+    def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.ops.litert_torch.bmm_4d(a, b)
+
+
+def convert_encoder(layout: VisionLayout, resolutions: Sequence[int]) -> bytes:
+    """The encoder with a signature for each resolution, its weights still graph inputs."""
+    module = EncodeImage(layout, LiteRtDialect())
+    return convert_modules({encoder_name(s): (module, trace_encoder(module, s)) for s in resolutions})
+
+
+def convert_adapter(config: VisionConfig, hidden_size: int) -> bytes:
+    """The adapter, its weights still graph inputs."""
+    module = AdaptImage(config, hidden_size)
+    return convert_modules({ADAPTER: (module, trace_adapter(module))})
+
+
+def lower_vision(job: Job, config: VisionConfig, folder: Path) -> list[TowerPart]:
+    """Convert, quantise and bind both models into ``folder``."""
+    encoder, adapter = folder / "vision_encoder.tflite", folder / "vision_adapter.tflite"
+    layout, hidden, read = read_layout(config), job.config.hidden_size, job.checkpoint.read
+    names = tuple(encoder_name(s) for s in job.resolutions)
+    job.progress("litert: converting the vision tower")
+    bind(
+        convert_encoder(layout, job.resolutions),
+        EncodeImage(layout).specs,
+        job.recipe,
+        read,
+        encoder,
+        separate=True,
+    )
+    delegation = measure(encoder)
+    begins = split_signatures(encoder, names)
+    specs = AdaptImage(config, hidden).specs
+    bind(convert_adapter(config, hidden), specs, job.recipe, adapter_read(job.checkpoint, config), adapter)
+    return [
+        TowerPart(
+            "vision_encoder",
+            "vision_encoder",
+            encoder,
+            names,
+            delegation,
+            {name: begins[name] for name in names[1:]},
+        ),
+        TowerPart("vision_adapter", "vision_adapter", adapter, (ADAPTER,), measure(adapter)),
+    ]
+
+
+class ExtractedVision:
+    """The tower of a finished ``.litertlm``, copied out so that the interpreter can map it; see ``VisionModel``."""
+
+    def __init__(self, path: Path) -> None:
+        self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".vision-")
+        folder = Path(self._scratch.name)
+        adapter = folder / "adapter.tflite"
+        extract(path, "vision_adapter", adapter)
+        views = [s.kind for s in sections(path) if encoder_side(s.kind) is not None]
+        encoders: dict[int, Path] = {}
+        for kind in ("vision_encoder", *views):
+            encoder = folder / f"{kind}.tflite"
+            extract(path, kind, encoder)
+            encoders[encoder_side(kind) or _side_of(encoder)] = encoder
+        self._model = LiteRtVision(encoders, adapter)
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        return self._model.resolutions
+
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        return self._model.embed(image)
+
+
+def _side_of(encoder: Path) -> int:
+    """The image side of an encoder's only signature."""
+    names = [d.signatureKey.decode() for d in flatbuffer.parse_file(encoder).signatureDefs]
+    side = encoder_side(names[0])
+    assert side is not None and len(names) == 1
+    return side

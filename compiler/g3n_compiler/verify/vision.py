@@ -1,0 +1,142 @@
+"""The vision tower alone: ``transformers``, onnxruntime and each runtime's artifact against our eager reference."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from g3n_compiler.checkpoint.multimodal import VisionConfig
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.lower.backend import Job, VisionModel
+from g3n_compiler.lower.onnx.export import OnnxSession, export_onnx
+from g3n_compiler.modules.vision import VisionEncoder
+from g3n_compiler.modules.vision_layout import VisionLayout, read_layout
+from g3n_compiler.modules.vision_weights import TOWER
+from g3n_compiler.modules.weights import LazyWeights, Read, TensorWeights, Weights, WeightSpec
+from g3n_compiler.quantize.fake import FakeQuantWeights
+from g3n_compiler.quantize.recipe import Recipe
+from g3n_compiler.targets import Runtime
+from g3n_compiler.trace.vision import (
+    AdaptImage,
+    EncodeImage,
+    adapt,
+    adapter_read,
+    adapter_weights,
+    trace_adapter,
+    trace_encoder,
+    weight_inputs,
+)
+from g3n_compiler.verify.parity import EXACT, Check, relative_error
+from g3n_compiler.verify.reference import load_hf_embedder
+
+SMALL_PARAMETERS = 100_000_000
+"""Encoders up to this size are held in float32 whole, and compared with ``transformers`` at every compile."""
+
+
+def golden_image(side: int) -> np.ndarray:
+    """A picture ``[side, side, 3]`` float32 in 0..1, the same at every run: soft gradients, edges and noise."""
+    y, x = np.mgrid[0:side, 0:side] / side
+    noise = np.random.default_rng(side).random((side, side, 3))
+    waves = np.stack([x, y, 0.5 + 0.5 * np.sin(20 * (x + y))], -1)
+    squares = ((np.floor(8 * x) + np.floor(8 * y)) % 2)[..., None]
+    return (0.5 * waves + 0.2 * squares + 0.3 * noise).astype(np.float32)
+
+
+class VisionReference:
+    """The tower in eager PyTorch, over exact (``recipe=None``) or fake-quantised weights."""
+
+    def __init__(self, checkpoint: Checkpoint, config: VisionConfig, recipe: Recipe | None = None) -> None:
+        self._config, self._layout = config, read_layout(config)
+        specs = EncodeImage(self._layout).specs
+        keep = is_small(self._layout)
+        self._encoder = VisionEncoder(self._layout, _weights(checkpoint.read, specs, recipe, keep))
+        read = adapter_read(checkpoint, config)
+        self._adapter = _weights(read, adapter_weights(config, checkpoint.text.hidden_size), recipe, keep)
+
+    @torch.no_grad()
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        """Soft tokens and the end row ``[T + 1, hidden]`` float32 of ``image [S, S, 3]``."""
+        features = self._encoder.features(torch.from_numpy(image)[None])
+        return adapt(self._config, self._adapter, features)[0].numpy()
+
+
+def is_small(layout: VisionLayout) -> bool:
+    return sum(torch.Size(s.shape).numel() for s in EncodeImage(layout).specs.values()) <= SMALL_PARAMETERS
+
+
+def vision_checks(job: Job, config: VisionConfig, models: Mapping[Runtime, VisionModel | None]) -> list[Check]:
+    """Every comparison of the tower, at every resolution that was compiled; one that is not there fails."""
+    exact = VisionReference(job.checkpoint, config)
+    rounded = exact if job.recipe.name == "fp32" else VisionReference(job.checkpoint, config, job.recipe)
+    images = {side: golden_image(side) for side in job.resolutions}
+    want = {side: exact.embed(image) for side, image in images.items()}
+    recipe = want if rounded is exact else {side: rounded.embed(image) for side, image in images.items()}
+    checks: list[Check] = []
+    if is_small(read_layout(config)):
+        hf = load_hf_vision(job.checkpoint, config)
+        checks += [_check("eager", "transformers fp32", s, want[s], hf(images[s]), EXACT) for s in images]
+    smallest = min(images)
+    got = onnx_embed(job.checkpoint, config, images[smallest])
+    checks.append(_check("onnxruntime", "eager fp32", smallest, got, want[smallest], EXACT))
+    plain = job.recipe.name == "fp32"
+    reference, limit = ("eager fp32", EXACT) if plain else (f"fake-quant {job.recipe.name}", job.recipe.tower_tolerance)
+    for runtime, model in models.items():
+        job.progress(f"comparing the {runtime} vision tower")
+        for side in job.resolutions:
+            there = model is not None and side in model.resolutions
+            got = model.embed(images[side]) if model is not None and there else np.empty(0)
+            checks.append(_check(runtime, reference, side, got, recipe[side], limit))
+    return checks
+
+
+def load_hf_vision(checkpoint: Checkpoint, config: VisionConfig) -> Callable[[np.ndarray], np.ndarray]:
+    """``transformers``' tower and embedder in float32, filled through our reader: the function of ``embed``."""
+    import timm
+
+    tower = timm.create_model(config.architecture, pretrained=False, **json.loads(config.model_args)).eval()
+    with torch.no_grad():
+        for name, parameter in tower.named_parameters():
+            if name == "conv_stem.conv.bias" and not config.stem_bias:
+                parameter.zero_()
+            else:
+                parameter.copy_(checkpoint.read_tensor(f"{checkpoint.tower_prefix}{TOWER}{name}"))
+    embedder = load_hf_embedder(checkpoint, "vision", config.embedder)
+
+    @torch.no_grad()
+    def embed(image: np.ndarray) -> np.ndarray:
+        out = tower(torch.from_numpy(image)[None].permute(0, 3, 1, 2)).flatten(2).permute(0, 2, 1)
+        soft = embedder(inputs_embeds=out * out.shape[-1] ** 0.5)
+        return torch.cat((soft, embedder(input_ids=torch.tensor([[config.eoi_id]]))), 1)[0].numpy()
+
+    return embed
+
+
+def onnx_embed(checkpoint: Checkpoint, config: VisionConfig, image: np.ndarray) -> np.ndarray:
+    """The tower under onnxruntime with float32 weights fed as inputs; as ``embed``."""
+    encoder, adapter = EncodeImage(read_layout(config)), AdaptImage(config, checkpoint.text.hidden_size)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "encoder.onnx"
+        export_onnx(encoder, trace_encoder(encoder, image.shape[0]), ["features"], path)
+        given = weight_inputs(encoder, checkpoint.read)
+        features = OnnxSession(path)({"images": image[None], **given})["features"]
+        del given
+        path = Path(folder) / "adapter.onnx"
+        export_onnx(adapter, trace_adapter(adapter), ["mm_embedding"], path)
+        given = weight_inputs(adapter, adapter_read(checkpoint, config))
+        return OnnxSession(path)({"features": features, **given})["mm_embedding"][0]
+
+
+def _weights(read: Read, specs: Mapping[str, WeightSpec], recipe: Recipe | None, keep: bool) -> Weights:
+    if recipe is not None:
+        return FakeQuantWeights(read, specs, recipe, keep)
+    return TensorWeights({name: read(s) for name, s in specs.items()}) if keep else LazyWeights(read, specs)
+
+
+def _check(runtime: str, reference: str, side: int, got: np.ndarray, want: np.ndarray, limit: float) -> Check:
+    name = f"{side} x {side} pixels, {len(want) - 1} soft tokens and the end row"
+    return Check(name, "vision_encoder", runtime, reference, "relative error", relative_error(got, want), limit)

@@ -1,0 +1,66 @@
+"""Images and sounds of a user's turn as the stock LiteRT-LM engine takes them: decoded and sized here, not by it.
+
+The engine's own decoders ignore a photo's orientation and resize otherwise than the model's processor does.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from g3n_runtime.audio import clip_hops
+from g3n_runtime.bundle import Bundle
+from g3n_runtime.engine import Attachments
+from g3n_runtime.errors import EngineError
+from g3n_runtime.image import load_image, png
+from g3n_runtime.sound import read_clip, wav
+
+PARTS = {"image": "vision", "audio": "audio"}
+"""Kinds of parts of a turn, and the tower that each needs."""
+
+
+@dataclass(frozen=True)
+class MediaFrontEnd:
+    """What a bundle takes beside text; ``image_side`` in pixels, ``None`` where it takes no images."""
+
+    image_side: int | None = None
+    audio: bool = False
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> MediaFrontEnd:
+        vision = bundle.manifest.get("vision")
+        return cls(vision["image_sizes"][0] if vision else None, "audio" in bundle.manifest["model"]["modalities"])
+
+    def content(self, text: str, attachments: Attachments) -> str | list[dict[str, Any]]:
+        """The content of a user's message: plain text, or parts.
+
+        Raises:
+            MediaError: a file is no image or sound, or is broken or too large.
+            EngineError: the bundle has no tower for it.
+        """
+        if not attachments.towers:
+            return text
+        parts: list[dict[str, Any]] = []
+        for path in attachments.images:
+            if self.image_side is None:
+                raise EngineError(
+                    "the bundle has no vision tower: compile the checkpoint with --modalities text,vision"
+                )
+            parts.append(_part("image", png(load_image(path, self.image_side))))
+        for path in attachments.audio:
+            if not self.audio:
+                raise EngineError("the bundle has no audio tower: compile the checkpoint with --modalities text,audio")
+            parts.append(_part("audio", wav(clip_hops(read_clip(path)).reshape(-1))))
+        return [*parts, {"type": "text", "text": text}]
+
+    @staticmethod
+    def towers_of(turns: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+        """The towers that earlier ``turns`` need."""
+        parts = [p for turn in turns if not isinstance(turn["content"], str) for p in turn["content"]]
+        return frozenset(PARTS[p["type"]] for p in parts if p["type"] in PARTS)
+
+
+def _part(kind: str, content: bytes) -> dict[str, str]:
+    return {"type": kind, "blob": base64.b64encode(content).decode("ascii")}

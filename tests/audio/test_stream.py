@@ -1,0 +1,114 @@
+"""The streaming encoder against the whole-clip one: every token, at any length, at constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from g3n_compiler.checkpoint.multimodal import AudioConfig
+from g3n_compiler.modules.audio import AudioOps
+from g3n_compiler.modules.audio_stream import LOOKAHEAD, Stream, empty_state, state_shapes, step
+from g3n_compiler.verify.parity import EXACT
+from tests.audio.conftest import Ears, make_ears, random_mel
+from tests.audio.test_encoder import SHAPES, error
+
+
+def steps(config: AudioConfig, mel: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The frames and mask of each step."""
+    n = config.frames_per_token
+    lead, count = n - 1 - LOOKAHEAD, config.soft_tokens(mel.shape[1])
+    padded = torch.zeros(1, lead + (count + 1) * n, mel.shape[2])
+    mask = torch.zeros(1, padded.shape[1])
+    padded[:, lead : lead + mel.shape[1]] = mel
+    mask[:, lead : lead + mel.shape[1]] = 1
+    for k in range(count):
+        yield padded[:, k * n : (k + 1) * n], mask[:, k * n : (k + 1) * n]
+
+
+def streamed(ears: Ears, mel: Tensor) -> Tensor:
+    encoder, state, features = ears.encoder(), empty_state(ears.config), []
+    with torch.no_grad():
+        for frames, mask in steps(ears.config, mel):
+            out, state = step(encoder, frames, mask, state)
+            features.append(out)
+            assert {n: tuple(t.shape) for n, t in state.items()} == state_shapes(ears.config)
+    return torch.cat(features, 1)
+
+
+@pytest.mark.parametrize("frames", [1, 6, 7, 8, 16, 17, 22, 23, 24, 97, 190, 497])
+def test_every_token_equals_the_whole_clips(frames: int, ears: Ears) -> None:
+    mel, mask = random_mel(frames)
+    expected = ears.encoder().encode(mel, mask)
+    got = streamed(ears, mel)
+    assert got.shape == expected.shape
+    assert error(got, expected) < EXACT
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_any_shape(shape: str, tmp_path: Path) -> None:
+    ears = make_ears(tmp_path, **SHAPES[shape])
+    mel, mask = random_mel(101)
+    mel = mel[..., : ears.config.mel_bins]
+    assert error(streamed(ears, mel), ears.reference(mel, mask)) < EXACT
+
+
+def test_true_width_against_transformers(true_ears: Ears) -> None:
+    mel, mask = random_mel(330)
+    assert error(streamed(true_ears, mel), true_ears.reference(mel, mask)) < EXACT
+
+
+def test_beyond_the_longest_clip(ears: Ears) -> None:
+    """Ninety seconds: the first thirty equal the clip of thirty, but for the token that the clip's end cuts short."""
+    mel, mask = random_mel(8997)
+    got = streamed(ears, mel)
+    assert got.shape[1] == 563
+    assert error(got, ears.reference(mel, mask)) < EXACT
+    clip = ears.reference(mel[:, :2997], mask[:, :2997])
+    assert clip.shape[1] == ears.config.max_soft_tokens
+    assert error(got[:, :187], clip[:, :187]) < EXACT
+    assert error(got[:, 187:188], clip[:, 187:]) > EXACT
+
+
+def test_a_token_hears_sixty_milliseconds_ahead_and_no_more(ears: Ears) -> None:
+    mel, mask = random_mel(200)
+    whole = ears.encoder().encode(mel, mask)
+    heard = 5 * ears.config.frames_per_token + LOOKAHEAD
+    changed = mel.clone()
+    changed[:, heard + 1 :] += 3
+    assert torch.equal(ears.encoder().encode(changed, mask)[:, :6], whole[:, :6])
+    changed[:, heard] += 3
+    assert not torch.allclose(ears.encoder().encode(changed, mask)[:, 5], whole[:, 5])
+
+
+def test_everything_carried_matters(ears: Ears) -> None:
+    mel, mask = random_mel(190)
+    expected = ears.encoder().encode(mel, mask)
+    inputs = list(steps(ears.config, mel))
+    encoder = ears.encoder()
+    for name in (n for n in state_shapes(ears.config) if n != "mask"):
+        state: dict[str, Any] = empty_state(ears.config)
+        features = []
+        with torch.no_grad():
+            for k, (frames, valid) in enumerate(inputs):
+                if k == 8:
+                    state[name] = torch.zeros_like(state[name])
+                out, state = step(encoder, frames, valid, state)
+                features.append(out)
+        assert error(torch.cat(features, 1), expected) > EXACT, name
+
+
+def test_statistics_keep_their_digits_for_days() -> None:
+    """A mean over 46 hours of frames still moves by its share; a sum in float32 would be off by then."""
+    count = 2.0**23
+    state = {"norm_0": torch.tensor([count, 0.5, 2.0]).view(1, 3, 1, 1)}
+    stream = Stream(state)
+    stream.normalize("norm_0", torch.full((1, 8, 4, 2), 1.5), torch.ones(1, 8, 1, 1), AudioOps())
+    after = stream.after["norm_0"].flatten().tolist()
+    assert after[0] == count + 8
+    assert after[1] == pytest.approx(0.5 + 8 / count, abs=6e-8)
+    assert after[2] == pytest.approx(2.0 - 8 / count, abs=3e-7)

@@ -1,0 +1,207 @@
+"""The tower as it lies in a ``.litertlm``: alone under the interpreter, and in the stock engine with a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from g3n_compiler.bundle.litertlm import extract, sections
+from g3n_compiler.checkpoint.multimodal import VisionConfig
+from g3n_compiler.errors import EngineError, ParityError
+from g3n_compiler.lower.litert.backend import LiteRtBackend
+from g3n_compiler.lower.litert.bind import bind
+from g3n_compiler.lower.litert.delegation import measure
+from g3n_compiler.modules.vision_layout import read_layout
+from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.trace.vision import EncodeImage
+from g3n_compiler.verify.parity import EXACT, Parity, relative_error
+from g3n_compiler.verify.vision import VisionReference, golden_image, vision_checks
+from g3n_runtime.engine import GREEDY, Attachments
+from g3n_runtime.image import load_image
+from g3n_runtime.litert import LiteRtChat
+from g3n_runtime.litert_vision import LiteRtVision
+from g3n_runtime.media import MediaFrontEnd
+from tests.vision.conftest import SIDES, LoweredVision
+
+QUESTION = "What is in the picture?"
+
+
+@pytest.fixture(scope="module")
+def config(lowered: LoweredVision) -> VisionConfig:
+    assert lowered.job.vision is not None
+    return lowered.job.vision
+
+
+def test_artifact_equals_transformers_and_onnxruntime(lowered: LoweredVision, config: VisionConfig) -> None:
+    model = LiteRtBackend().open_towers(lowered.job.directory).vision
+    assert model is not None and model.resolutions == SIDES
+    checks = vision_checks(lowered.job, config, {"litert": model})
+    assert [c.runtime for c in checks] == ["eager", "eager", "onnxruntime", "litert", "litert"]
+    assert all(c.passed and c.limit == EXACT for c in checks), checks
+
+
+def test_a_missing_resolution_fails_verification(lowered: LoweredVision, config: VisionConfig) -> None:
+    class OneSize:
+        resolutions = (256,)
+
+        def embed(self, image: np.ndarray) -> np.ndarray:
+            return VisionReference(lowered.job.checkpoint, config).embed(image)
+
+    one = [c for c in vision_checks(lowered.job, config, {"litert": OneSize()}) if c.runtime == "litert"]
+    assert [c.passed for c in one] == [True, False]
+    with pytest.raises(ParityError, match="512"):
+        Parity(one).require()
+    none = [c for c in vision_checks(lowered.job, config, {"litert": None}) if c.runtime == "litert"]
+    assert not any(c.passed for c in none)
+
+
+def test_the_last_row_is_the_end_of_image(lowered: LoweredVision, config: VisionConfig) -> None:
+    model = LiteRtBackend().open_towers(lowered.job.directory).vision
+    assert model is not None
+    from g3n_compiler.verify.reference import load_hf_embedder
+
+    embedder = load_hf_embedder(lowered.job.checkpoint, "vision", config.embedder)
+    with torch.no_grad():
+        want = embedder(input_ids=torch.tensor([[config.eoi_id]]))[0].numpy()
+    assert relative_error(model.embed(golden_image(256))[-1:], want) < EXACT
+
+
+def test_weights_lie_in_the_file_once(lowered: LoweredVision) -> None:
+    found = {s.kind: s for s in sections(lowered.path)}
+    whole, view = found["vision_encoder"], found["vision_encoder_512"]
+    assert whole.begin < view.begin < view.end == whole.end and view.begin % 16384 == 0
+    weights = sum(4 * torch.Size(s.shape).numel() for s in EncodeImage(read_layout(lowered.job.vision)).specs.values())
+    assert whole.end - whole.begin < 1.3 * weights
+
+
+@pytest.fixture(scope="module")
+def int8_encoder(lowered: LoweredVision, config: VisionConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("int8") / "encoder.tflite"
+    specs = EncodeImage(read_layout(config)).specs
+    bind(lowered.encoder_graph, specs, RECIPES["int8"], lowered.job.checkpoint.read, path)
+    return path
+
+
+def test_int8_equals_the_fake_quant_reference(
+    lowered: LoweredVision, config: VisionConfig, int8_encoder: Path, tmp_path: Path
+) -> None:
+    extract(lowered.path, "vision_adapter", tmp_path / "adapter.tflite")
+    model = LiteRtVision(dict.fromkeys(SIDES, int8_encoder), tmp_path / "adapter.tflite")
+    exact = VisionReference(lowered.job.checkpoint, config)
+    rounded = VisionReference(lowered.job.checkpoint, config, RECIPES["int8"])
+    for side in SIDES:
+        image = golden_image(side)
+        got, want = model.embed(image), rounded.embed(image)
+        noise = relative_error(want, exact.embed(image))
+        assert relative_error(got, want) < RECIPES["int8"].tower_tolerance
+        assert relative_error(got, want) < noise / 2  # it is this rounding, not another
+
+
+def test_the_delegate_takes_the_encoder(lowered: LoweredVision, int8_encoder: Path) -> None:
+    (encoder,) = (s for s in lowered.lowered.subgraphs if s.name == "vision_encoder")
+    assert encoder.signatures == ("vision_encoder_256", "vision_encoder_512")
+    for delegation in (encoder.delegation, measure(int8_encoder)):
+        assert delegation is not None and delegation.flop_share > 0.99, delegation
+        heavy = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL", "SOFTMAX", "GELU", "MEAN"}
+        assert not heavy & delegation.fallbacks.keys(), delegation.fallbacks
+
+
+def test_an_image_of_another_size_is_refused(lowered: LoweredVision) -> None:
+    model = LiteRtBackend().open_towers(lowered.job.directory).vision
+    assert model is not None
+    with pytest.raises(EngineError, match="256, 512"):
+        model.embed(np.zeros((300, 300, 3), np.float32))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two pictures of other shapes than the tower takes."""
+    folder, paths = tmp_path_factory.mktemp("photos"), []
+    for i, (width, height, name) in enumerate(((300, 200, "a.png"), (180, 400, "b.jpg"))):
+        pixels = (golden_image(512)[:height, :width] * (255 - 60 * i)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+        paths.append(folder / name)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def chat(lowered: LoweredVision) -> Iterator[LiteRtChat]:
+    chat = LiteRtChat(lowered.path, media=MediaFrontEnd(SIDES[0]))
+    yield chat
+    chat.close()
+
+
+@pytest.fixture(scope="module")
+def hf(lowered: LoweredVision) -> Any:
+    """The multimodal model in ``transformers``, with its own processor's prompt."""
+    from transformers import Gemma3nForConditionalGeneration
+
+    return Gemma3nForConditionalGeneration.from_pretrained(
+        lowered.job.checkpoint.directory, dtype=torch.float32, attn_implementation={"text_config": "eager"}
+    ).eval()
+
+
+@torch.no_grad()
+def reference(hf: Any, lowered: LoweredVision, images: list[Path], text: str, count: int) -> str:
+    """Greedy answer of ``transformers``, its own vision tower included."""
+    tokenizer, vision = lowered.job.tokenizer, lowered.job.vision
+    assert vision is not None
+    around = [tokenizer.token(i) for i in (vision.boi_id, vision.image_id, vision.eoi_id)]
+    block = "\n\n" + around[0] + around[1] * vision.soft_tokens + around[2] + "\n\n"
+    prompt = f"<start_of_turn>user\n{block * len(images)}{text}<end_of_turn>\n<start_of_turn>model\n"
+    ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
+    pixels = np.stack([load_image(path, SIDES[0]) for path in images]).astype(np.float32) / 255
+    out: list[int] = []
+    for _ in range(count):
+        given = {"input_ids": torch.tensor([ids + out])}
+        logits = hf(**given, pixel_values=torch.from_numpy(pixels).permute(0, 3, 1, 2)).logits[0, -1]
+        out.append(int(logits.argmax()))
+        if out[-1] in tokenizer.stop_ids:
+            return tokenizer.decode(out[:-1])
+    return tokenizer.decode(out)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_greedy_text_about_pictures_equals_transformers(
+    count: int, chat: LiteRtChat, hf: Any, lowered: LoweredVision, photos: list[Path]
+) -> None:
+    chat.reset()
+    images = photos[:count]
+    got = "".join(chat.send(QUESTION, GREEDY, 8, Attachments(tuple(images))))
+    assert got == reference(hf, lowered, images, QUESTION, 8)
+    assert len(got) > 3
+
+
+def test_another_picture_gives_another_answer(chat: LiteRtChat, photos: list[Path]) -> None:
+    answers = set()
+    for path in photos:
+        chat.reset()
+        answers.add("".join(chat.send(QUESTION, GREEDY, 8, Attachments((path,)))))
+    assert len(answers) == 2
+
+
+def test_the_tower_is_loaded_with_the_first_picture_and_can_be_released(
+    lowered: LoweredVision, photos: list[Path]
+) -> None:
+    chat = LiteRtChat(lowered.path, media=MediaFrontEnd(SIDES[0]))
+    list(chat.send("Hi", GREEDY, 2))
+    assert chat.loaded_towers == frozenset()
+    list(chat.send(QUESTION, GREEDY, 2, Attachments((photos[0],))))
+    assert chat.loaded_towers == {"vision"} and len(chat.turns) == 4
+    chat.reset()
+    chat.release_towers()
+    list(chat.send("Hi", GREEDY, 2))
+    assert chat.loaded_towers == frozenset()
+    chat.close()
+
+
+def test_a_text_bundle_takes_no_picture(lowered: LoweredVision, photos: list[Path]) -> None:
+    chat = LiteRtChat(lowered.path)
+    with pytest.raises(EngineError, match="no vision tower"):
+        list(chat.send(QUESTION, GREEDY, 2, Attachments((photos[0],))))
