@@ -10,7 +10,7 @@ compile() {
     shift 2
     if [ -e "$jar" ] && [ -z "$(find "$@" -name '*.kt' -newer "$jar" -print -quit)" ]; then return; fi
     # The npm package's kotlinc has no execute bit and calls itself a sh script; it needs bash.
-    java -Xmx1500m -cp "$KOTLIN/lib/kotlin-preloader.jar" org.jetbrains.kotlin.preloading.Preloader \
+    java -Xmx1500m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "$KOTLIN/lib/kotlin-preloader.jar" org.jetbrains.kotlin.preloading.Preloader \
         -cp "$KOTLIN/lib/kotlin-compiler.jar" org.jetbrains.kotlin.cli.jvm.K2JVMCompiler \
         -kotlin-home "$KOTLIN" -jvm-target 1.8 -no-reflect -Werror -cp "$classpath" ${KOTLIN_OPTIONS:-} \
         -d "$jar.new.jar" $(find "$@" -name '*.kt' | sort)

@@ -1,4 +1,4 @@
-"""Sideload a bundle over adb: look at the device first, stream the files so that a broken copy resumes, hash them there.
+"""Sideload a bundle over adb: look at the device first, stream files so that a broken copy resumes, hash them there.
 
 Needs ``adb`` (Android's platform tools) and a device with Android 8 or later, whose shell tells exit codes.
 """
@@ -86,7 +86,7 @@ class Adb:
         return result.stdout
 
     def append(self, source: Path, offset: int, target: str, report: Callable[[int], None]) -> None:
-        """Append ``source`` from byte ``offset`` on to ``target``; ``report`` is told how many bytes each write took."""
+        """Append ``source`` from byte ``offset`` on to ``target``; ``report`` is told the bytes of each write."""
         command = [self._program, "-s", self.serial, "shell", "-T", f"cat >> {shlex.quote(target)}"]
         with source.open("rb") as file:
             file.seek(offset)
@@ -190,9 +190,8 @@ def check_device(facts: DeviceFacts, bundle: Bundle, missing_bytes: int) -> None
             "compile a smaller size, or push it all the same with --force"
         )
     if facts.free < missing_bytes + SPARE_BYTES:
-        raise DeviceUnfit(
-            f"{facts.model} has {_gib(facts.free)} free, the bundle needs {_gib(missing_bytes + SPARE_BYTES)} more: make room"
-        )
+        needed = _gib(missing_bytes + SPARE_BYTES)
+        raise DeviceUnfit(f"{facts.model} has {_gib(facts.free)} free, the bundle needs {needed} more: make room")
 
 
 def push_bundle(adb: Adb, bundle: Bundle, report: Report = lambda done, total: None, *, force: bool = False) -> str:

@@ -38,7 +38,7 @@ class BundleMaker(private val folder: File) {
     /** [change] edits the manifest's JSON tree before it is written. */
     fun make(change: (MutableMap<String, Any?>) -> Unit = {}): File {
         folder.mkdirs()
-        val manifest = JsonTree.mutable(Golden.read("manifest_short.json")) as MutableMap<String, Any?>
+        val manifest = JsonTree.map(JsonTree.mutable(Golden.read("manifest_short.json")))
         val files = JsonTree.list(manifest["files"])
         for (file in files) {
             val entry = JsonTree.map(file)
