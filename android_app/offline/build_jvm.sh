@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles the app's plain Kotlin modules and their tests for the host's JVM, and runs the tests.
+# Compiles the app's plain Kotlin code, its host engines and its tests for this machine's JVM, and runs the tests.
 # usage: build_jvm.sh PARTS OUT
 set -euo pipefail
 PARTS=$(realpath "${1:?usage: build_jvm.sh PARTS OUT}")
@@ -8,11 +8,11 @@ APP=$(cd "$(dirname "$0")/.." && pwd)
 source "$APP/offline/kotlin.sh"
 mkdir -p "$OUT"
 
-compile "$OUT/core.jar" "$GSON" "$APP/core/src/main/kotlin"
-compile "$OUT/host.jar" "$OUT/core.jar:$GSON" "$APP/host/src/main/kotlin"
-compile "$OUT/tests.jar" "$OUT/core.jar:$GSON:$TEST_LIBRARIES" "$APP/core/src/test/kotlin"
+# One call for all of it: most of a call's time is the compiler's own start.
+sources=("$APP/core/src/main/kotlin" "$APP/host/src/main/kotlin" "$APP/core/src/test/kotlin")
+compile "$OUT/jvm.jar" "$GSON:$TEST_LIBRARIES" "${sources[@]}"
 
 classes=$(cd "$APP/core/src/test/kotlin" && grep -lr '@Test' . | sed -E 's|^\./||; s|/|.|g; s|\.kt$||' | sort)
 resources="$APP/core/src/test/resources:$APP/../runtime_shims/g3n_runtime"
-java -Xmx512m "-Dg3n.repository=$APP/.." \
-    -cp "$OUT/tests.jar:$OUT/core.jar:$GSON:$KOTLIN_STDLIB:$TEST_LIBRARIES:$resources" org.junit.runner.JUnitCore $classes
+java -Xmx512m "-Dg3n.repository=$APP/.." -cp "$OUT/jvm.jar:$GSON:$KOTLIN_STDLIB:$TEST_LIBRARIES:$resources" \
+    org.junit.runner.JUnitCore $classes

@@ -17,27 +17,23 @@ import java.io.Reader
 class GemmaTokenizer private constructor(
     private val ids: Map<String, Int>,
     private val merges: MergeRanks,
-    private val added: AddedTokens,
+    private val added: Added,
 ) {
-    private val names: Array<String?> = arrayOfNulls<String>(1 + maxOf(ids.values.max(), added.ids.values.maxOrNull() ?: 0))
+    private val raw = AddedTokens(added.raw)
+    private val normalized = AddedTokens(added.normalized)
+    private val names: Array<String?> = arrayOfNulls<String>(1 + (ids.values + added.all.values).max())
     private val byteIds = IntArray(256) { ids["<0x%02X>".format(it)] ?: throw EngineException("the tokenizer lacks byte $it") }
 
     init {
         for ((name, id) in ids) names[id] = name
-        for ((name, id) in added.ids) names[id] = name
+        for ((name, id) in added.all) names[id] = name
     }
 
     /** Ids of [text], without a leading bos; control tokens such as `<end_of_turn>` are recognised in it. */
     fun encode(text: String): IntArray {
         val out = IntList()
-        var begin = 0
-        while (begin < text.length) {
-            val match = added.next(text, begin)
-            val end = match?.start ?: text.length
-            if (end > begin) encodePlain(text.substring(begin, end).replace(' ', SPACE), out)
-            if (match == null) break
-            out.add(match.id)
-            begin = match.end
+        raw.split(text, out::add) { rest ->
+            normalized.split(rest.replace(' ', SPACE), out::add) { encodePlain(it, out) }
         }
         return out.toArray()
     }
@@ -47,6 +43,13 @@ class GemmaTokenizer private constructor(
 
     /** The byte that [id] stands for, or -1. */
     fun byteOf(id: Int): Int = byteIds.indexOf(id)
+
+    /** Tokens cut out of a text as it is, and those cut out of what is left once its spaces are replaced. */
+    private class Added {
+        val raw = HashMap<String, Int>()
+        val normalized = HashMap<String, Int>()
+        val all: Map<String, Int> get() = raw + normalized
+    }
 
     private fun encodePlain(text: String, out: IntList) {
         val symbols = IntList()
@@ -75,7 +78,7 @@ class GemmaTokenizer private constructor(
 
         private fun read(source: Reader): GemmaTokenizer {
             val reader = JsonReader(source)
-            var added = emptyMap<String, Int>()
+            var added = Added()
             var model: Model? = null
             reader.beginObject()
             while (reader.hasNext()) {
@@ -89,7 +92,7 @@ class GemmaTokenizer private constructor(
             }
             reader.endObject()
             val (ids, pairs) = checkNotNull(model) { "it has no model" }
-            return GemmaTokenizer(ids, MergeRanks.of(ids, pairs), AddedTokens(added))
+            return GemmaTokenizer(ids, MergeRanks.of(ids, pairs), added)
         }
 
         /** Spaces become `▁` before anything else, so that a split at spaces, which the full models name, does nothing. */
@@ -98,25 +101,27 @@ class GemmaTokenizer private constructor(
             check(step["type"] == type && step["pattern"] == mapOf("String" to " ")) { "it has the step $step" }
         }
 
-        private fun readAdded(reader: JsonReader): Map<String, Int> {
-            val out = HashMap<String, Int>()
+        private fun readAdded(reader: JsonReader): Added {
+            val out = Added()
             reader.beginArray()
             while (reader.hasNext()) {
                 var id = -1
                 var content = ""
+                var isNormalized = false
                 reader.beginObject()
                 while (reader.hasNext()) {
                     when (reader.nextName()) {
                         "id" -> id = reader.nextInt()
                         "content" -> content = reader.nextString()
-                        "lstrip", "rstrip", "single_word", "normalized" ->
+                        "normalized" -> isNormalized = reader.nextBoolean()
+                        "lstrip", "rstrip", "single_word" ->
                             check(!reader.nextBoolean()) { "an added token is matched in a way that Gemma's are not" }
                         else -> reader.skipValue()
                     }
                 }
                 reader.endObject()
                 check(id in 0 until MAX_VOCABULARY && content.isNotEmpty()) { "an added token has id $id" }
-                out[content] = id
+                if (isNormalized) out.normalized[content.replace(' ', SPACE)] = id else out.raw[content] = id
             }
             reader.endArray()
             return out
