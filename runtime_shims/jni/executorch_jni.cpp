@@ -34,13 +34,14 @@ Module& module_of(jlong handle) { return *reinterpret_cast<Module*>(handle); }
 
 extern "C" {
 
-JNIEXPORT jlong JNICALL Java_org_g3n_host_NativeProgram_open(JNIEnv* env, jclass, jstring path, jint threads) {
+JNIEXPORT jlong JNICALL
+Java_org_g3n_host_NativeProgram_open(JNIEnv* env, jclass, jstring path, jstring data_path, jint threads) {
   return g3n::guarded<jlong>(env, 0, [&] {
     const std::string name = g3n::utf8(env, path);
     if (auto* pool = executorch::extension::threadpool::get_threadpool()) {
       pool->_unsafe_reset_threadpool(static_cast<uint32_t>(threads));
     }
-    auto module = std::make_unique<Module>(name, Module::LoadMode::Mmap);
+    auto module = std::make_unique<Module>(name, g3n::utf8(env, data_path), Module::LoadMode::Mmap);
     if (const Error error = module->load(); error != Error::Ok) fail("loading " + name, error);
     return reinterpret_cast<jlong>(module.release());
   });

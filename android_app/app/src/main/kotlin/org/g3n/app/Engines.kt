@@ -5,6 +5,7 @@ import org.g3n.core.engine.DecoderEngine
 import org.g3n.core.engine.Engine
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.EngineFactory
+import org.g3n.core.engine.FirstThatLoads
 
 /** The engines whose libraries are packed into this APK; one built without an SDK may lack some. */
 object Engines : EngineFactory {
@@ -19,7 +20,10 @@ object Engines : EngineFactory {
         if (runtime !in available) throw EngineException("this build of the app carries no engine for ${runtime.id}")
         return when (runtime) {
             Runtime.LITERT -> LiteRtLmEngine()
-            Runtime.EXECUTORCH -> DecoderEngine(::ModuleProgram)
+            Runtime.EXECUTORCH -> FirstThatLoads(
+                DecoderEngine { path, _, threads -> ModuleProgram(path, DecoderEngine.METHOD, threads) },
+                LlmModuleEngine(),
+            )
         }
     }
 

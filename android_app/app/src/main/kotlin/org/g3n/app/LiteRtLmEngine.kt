@@ -42,7 +42,7 @@ class LiteRtLmEngine : Engine {
         cleanUp()
         val manifest = config.bundle.manifest
         val backend = if (config.device == Device.CPU) Backend.CPU(config.threads) else Backend.GPU()
-        val made = translated {
+        val made = translatedErrors {
             LiteRtLm(
                 LiteRtLmConfig(
                     modelPath = config.bundle.file("litertlm").path,
@@ -55,7 +55,7 @@ class LiteRtLmEngine : Engine {
                 ),
             )
         }
-        translated { made.initialize() }
+        translatedErrors { made.initialize() }
         engine = made
     }
 
@@ -68,7 +68,7 @@ class LiteRtLmEngine : Engine {
             samplerConfig = SamplerConfig(topK, sampling.topP, sampling.temperature, sampling.seed),
             maxOutputToken = maxNewTokens,
         )
-        val conversation = translated { loaded.createConversation(config) }
+        val conversation = translatedErrors { loaded.createConversation(config) }
         try {
             running = conversation
             return answer(conversation, message(turns.last()), maxNewTokens, onPiece)
@@ -80,7 +80,7 @@ class LiteRtLmEngine : Engine {
 
     private fun answer(conversation: Conversation, message: Message, maxNewTokens: Int, onPiece: (String) -> Unit): Answer {
         val events = LinkedBlockingQueue<Event>()
-        translated { conversation.sendMessageAsync(message, Forwarding(events)) }
+        translatedErrors { conversation.sendMessageAsync(message, Forwarding(events)) }
         var pieces = 0
         while (true) {
             when (val event = events.take()) {
@@ -154,7 +154,7 @@ class LiteRtLmEngine : Engine {
     }
 
     private companion object {
-        fun <T> translated(call: () -> T): T = try {
+        fun <T> translatedErrors(call: () -> T): T = try {
             call()
         } catch (error: RuntimeException) {
             throw EngineException(error.message ?: "LiteRT-LM failed", error)

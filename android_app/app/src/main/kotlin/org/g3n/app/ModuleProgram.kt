@@ -6,9 +6,21 @@ import org.pytorch.executorch.EValue
 import org.pytorch.executorch.Module
 import org.pytorch.executorch.Tensor
 
-/** An ExecuTorch program through the official Android library. */
-class ModuleProgram(path: String, threads: Int) : Program {
-    private val module = translated { Module.load(path, Module.LOAD_MODE_MMAP, threads) }
+/**
+ * An ExecuTorch program through the official Android library.
+ *
+ * Its `Module` takes no data file, so a program whose weights lie partly in the `.ptd` does not load this way.
+ */
+class ModuleProgram(path: String, method: String, threads: Int) : Program {
+    private val module = translated {
+        val loaded = Module.load(path, Module.LOAD_MODE_MMAP, threads)
+        try {
+            loaded.apply { loadMethod(method) }
+        } catch (error: RuntimeException) {
+            loaded.destroy()
+            throw error
+        }
+    }
 
     override fun constants(name: String): LongArray = translated {
         val values = module.execute(name)
@@ -27,14 +39,13 @@ class ModuleProgram(path: String, threads: Int) : Program {
 
     override fun close() = module.destroy()
 
-    private companion object {
-        /** ExecuTorch's own errors and those of a library that does not load become ours. */
-        fun <T> translated(call: () -> T): T = try {
-            call()
-        } catch (error: RuntimeException) {
-            throw EngineException(error.message ?: "ExecuTorch failed", error)
-        } catch (error: LinkageError) {
-            throw EngineException("ExecuTorch's library does not load: ${error.message}", error)
-        }
-    }
+}
+
+/** Runs [call] into ExecuTorch: its own errors, and those of a library that does not load, become an [EngineException]. */
+internal fun <T> translated(call: () -> T): T = try {
+    call()
+} catch (error: RuntimeException) {
+    throw EngineException(error.message ?: "ExecuTorch failed", error)
+} catch (error: LinkageError) {
+    throw EngineException("ExecuTorch's library does not load: ${error.message}", error)
 }

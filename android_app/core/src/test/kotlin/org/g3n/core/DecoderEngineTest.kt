@@ -50,7 +50,7 @@ class DecoderEngineTest {
         }
         config = EngineConfig(Bundle.open(folder), Runtime.EXECUTORCH, Device.CPU, 2, null)
         program = ScriptedProgram(tokenizer.encode("A dog is a dog.") + 106)
-        engine = DecoderEngine { _, threads -> program.also { it.threads = threads } }
+        engine = DecoderEngine { _, _, threads -> program.also { it.threads = threads } }
         engine.initialize(config)
     }
 

@@ -4,8 +4,8 @@ import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.Program
 
 /** An ExecuTorch program on the host's JVM. */
-class HostProgram(path: String, threads: Int) : Program {
-    private var handle = translated { NativeProgram.open(path, threads) }
+class HostProgram(path: String, dataPath: String, threads: Int) : Program {
+    private var handle = translated { NativeProgram.open(path, dataPath, threads) }
 
     override fun constants(name: String): LongArray = translated { NativeProgram.constants(handle, name) }
 

@@ -3,7 +3,7 @@ package org.g3n.host
 /** The native side of [HostProgram], see `runtime_shims/jni/executorch_jni.cpp`. */
 internal object NativeProgram {
     @JvmStatic
-    external fun open(path: String, threads: Int): Long
+    external fun open(path: String, dataPath: String, threads: Int): Long
 
     @JvmStatic
     external fun constants(handle: Long, method: String): LongArray

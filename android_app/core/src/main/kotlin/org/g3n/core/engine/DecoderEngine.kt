@@ -24,9 +24,9 @@ class DecoderEngine(private val loader: ProgramLoader) : Engine {
         cleanUp()
         val bundle = config.bundle
         val tokenizer = GemmaTokenizer.load(bundle.file("tokenizer_json"))
-        val program = loader.load(bundle.file("executorch_model").path, config.threads)
+        val tables = bundle.file("executorch_tables")
+        val program = loader.load(bundle.file("executorch_model").path, tables.path, config.threads)
         try {
-            val tables = bundle.file("executorch_tables")
             loaded = Loaded(
                 program,
                 tokenizer,
@@ -143,7 +143,8 @@ class DecoderEngine(private val loader: ProgramLoader) : Engine {
         }
     }
 
-    private companion object {
+    companion object {
+        /** The method that takes embedding rows and gives logits. */
         const val METHOD = "text_decoder"
     }
 }

@@ -12,7 +12,8 @@ interface Program : AutoCloseable {
     fun logits(method: String, rows: FloatArray, positions: LongArray): FloatArray
 }
 
-/** Loads a program from a `.pte` with a number of threads. */
+/** Loads programs. */
 fun interface ProgramLoader {
-    fun load(path: String, threads: Int): Program
+    /** The `.pte` at [path], whose weights may also lie in the `.ptd` at [dataPath]. Raises [EngineException]. */
+    fun load(path: String, dataPath: String, threads: Int): Program
 }
