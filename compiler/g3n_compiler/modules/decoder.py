@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -48,12 +49,23 @@ class State(NamedTuple):
 
 
 class TextDecoder:
-    """The decoder's arithmetic over any :class:`Weights`, :class:`KVCache` and :class:`Dialect`."""
+    """The decoder's arithmetic over any :class:`Weights`, :class:`KVCache` and :class:`Dialect`.
 
-    def __init__(self, config: TextConfig, weights: Weights, dialect: Dialect | None = None) -> None:
+    Args:
+        observe: called after each layer with its index and the streams that it hands on, to compare layer by layer.
+    """
+
+    def __init__(
+        self,
+        config: TextConfig,
+        weights: Weights,
+        dialect: Dialect | None = None,
+        observe: Callable[[int, tuple[Tensor, ...]], None] | None = None,
+    ) -> None:
         self.config = config
         self.weights = weights
         self.dialect = dialect or Dialect()
+        self.observe = observe or (lambda layer, streams: None)
 
     # -- entry points ------------------------------------------------------------------------------------------------
 
@@ -69,6 +81,7 @@ class TextDecoder:
         last = self.config.num_kv_layers - 1
         for i in range(last):
             state = self.layer(i, state, cache)
+            self.observe(i, state.streams)
         predicted = self.predict(last, state.streams)
         self.keys_values(
             last,
@@ -82,6 +95,7 @@ class TextDecoder:
         state = self.begin(embeddings, ple, positions)
         for i in range(self.config.num_layers):
             state = self.layer(i, state, cache)
+            self.observe(i, state.streams)
         return self.logits(state.streams)
 
     # -- the parts, in order -------------------------------------------------------------------------------------------

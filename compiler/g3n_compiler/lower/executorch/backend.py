@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
-from g3n_compiler.lower.backend import Job, Lowered, LoweredFile, LoweredSubgraph, TextModel
+from g3n_compiler.lower.backend import Job, LayeredModel, Lowered, LoweredFile, LoweredSubgraph, TextModel
 from g3n_compiler.lower.executorch.lower import MODEL, TABLES, MethodName, lower_text
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_runtime.engine import GREEDY
@@ -75,6 +76,9 @@ class ExecuTorchBackend:
     def open_models(self, directory: Path) -> dict[str, TextModel]:
         parts = ExecuTorchParts(directory / MODEL, directory / TABLES)
         return {method: ExecuTorchModel(parts, method) for method in ENTRY_POINTS}
+
+    def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
+        return {}
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         parts = ExecuTorchParts(directory / MODEL, directory / TABLES, directory / TOKENIZER)

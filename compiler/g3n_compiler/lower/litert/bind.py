@@ -15,7 +15,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from g3n_compiler.errors import TargetError
-from g3n_compiler.lower.litert import flatbuffer
+from g3n_compiler.lower.litert import cuts, flatbuffer
 from g3n_compiler.lower.litert.stream import Read, check_scheme, stream_rows
 from g3n_compiler.modules.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Recipe, Scheme
@@ -55,6 +55,7 @@ def bind(
         raise TargetError(
             f"no signature of the graph reads {len(missing)} weights, e.g. {missing[0]}: it was not converted whole"
         )
+    cuts.hide(model)
     size = flatbuffer.place(model)
     bound = []
     with path.open("wb") as file:
