@@ -1,8 +1,8 @@
 """An ``adb`` without a phone: the protocol's visible behaviour over a folder that stands for the device's disk.
 
 Messages and exit codes are adb's. Device commands run in a real ``sh``, joined by spaces as adb joins them, with the
-paths of the device moved under the folder. ``state.json`` beside this script's copy says what is connected and what goes
-wrong.
+paths of the device moved under the folder. ``state.json`` beside this script's copy says what is connected and what
+goes wrong.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@ package org.g3n.app
 
 import android.Manifest
 import android.app.Activity
+import android.app.AlertDialog
 import android.content.Intent
 import android.content.pm.PackageManager
 import android.os.Bundle
@@ -14,7 +15,6 @@ import android.view.View
 import android.widget.Button
 import android.widget.EditText
 import android.widget.ListView
-import android.widget.PopupMenu
 import android.widget.TextView
 import org.g3n.core.bundle.Modality
 import org.g3n.core.chat.Attachment
@@ -55,7 +55,7 @@ class ChatActivity : Activity(), ChatView {
         view<Button>(R.id.retry).setOnClickListener { presenter.retry() }
         recordStop.setOnClickListener { recorder?.stop() }
         val attach = view<Button>(R.id.attach)
-        attach.setOnClickListener { showAttachMenu(attach) }
+        attach.setOnClickListener { showAttachMenu() }
         attach.visibility = if (presenter.modalities.size > 1) View.VISIBLE else View.GONE
     }
 
@@ -88,22 +88,18 @@ class ChatActivity : Activity(), ChatView {
         else -> super.onOptionsItemSelected(item)
     }
 
-    private fun showAttachMenu(anchor: View) {
-        val popup = PopupMenu(this, anchor)
+    private fun showAttachMenu() {
+        val choices = ArrayList<Pair<Int, () -> Unit>>()
         if (Modality.VISION in presenter.modalities) {
-            popup.menu.add(R.string.chat_picture).onClick { startActivityForResult(attachments.galleryIntent(), GALLERY) }
-            popup.menu.add(R.string.chat_camera).onClick { startActivityForResult(attachments.cameraIntent(), CAMERA) }
+            choices += R.string.chat_picture to { startActivityForResult(attachments.galleryIntent(), GALLERY) }
+            choices += R.string.chat_camera to { startActivityForResult(attachments.cameraIntent(), CAMERA) }
         }
-        if (Modality.AUDIO in presenter.modalities) popup.menu.add(R.string.chat_record).onClick { askAndRecord() }
-        popup.menu.add(R.string.chat_remove).onClick { presenter.removeAttachments() }
-        popup.show()
-    }
-
-    private fun MenuItem.onClick(action: () -> Unit) {
-        setOnMenuItemClickListener {
-            action()
-            true
-        }
+        if (Modality.AUDIO in presenter.modalities) choices += R.string.chat_record to { askAndRecord() }
+        choices += R.string.chat_remove to { presenter.removeAttachments() }
+        AlertDialog.Builder(this)
+            .setTitle(R.string.chat_attach)
+            .setItems(Array(choices.size) { getString(choices[it].first) }) { _, which -> choices[which].second() }
+            .show()
     }
 
     override fun onActivityResult(requestCode: Int, resultCode: Int, data: Intent?) {

@@ -73,7 +73,7 @@ class LoadActivity : Activity(), LoadView {
             list.addView(
                 Button(this).apply {
                     text = folder.name
-                    isAllCaps = false
+                    setAllCaps(false)
                     setOnClickListener { loader.open(folder) }
                 },
             )
