@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.multimodal import Modality
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.lower.backend import (
     Delegation,
@@ -51,6 +52,8 @@ class FakeBackend:
     text: what the engine says; ``None`` for the reference's own text.
     writes_to: where the artifact's bytes go, instead of into the bundle.
     """
+
+    modalities: tuple[Modality, ...] = ("text",)
 
     def __init__(
         self, runtime: Runtime, error: float = 0.0, text: str | None = None, writes_to: Path | None = None

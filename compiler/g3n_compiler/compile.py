@@ -14,7 +14,7 @@ from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.hub import check_size, name_size, resolve_checkpoint
 from g3n_compiler.checkpoint.ledger import account
 from g3n_compiler.checkpoint.lora import LoraAdapter
-from g3n_compiler.checkpoint.multimodal import MODALITIES
+from g3n_compiler.checkpoint.multimodal import MODALITIES, Modality
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import ContextError, TargetError
@@ -82,6 +82,9 @@ def compile_bundle(
         progress(f"slicing: {choice.why}")
     adapter = None if options.lora is None else LoraAdapter(options.lora, checkpoint)
     ledger = account(checkpoint, modalities)
+    backends = {runtime: backend_for(runtime) for runtime in runtimes}
+    for backend in backends.values():
+        _require_modalities(backend, ledger.modalities)
     checkpoint.update = adapter
     checkpoint.hard_rows = HardRows.of(checkpoint, ledger.modalities)
     config = checkpoint.text
@@ -120,7 +123,6 @@ def compile_bundle(
             resolutions,
             steps,
         )
-        backends = {runtime: backend_for(runtime) for runtime in runtimes}
         parts = [backend.lower(job) for backend in backends.values()]
         lowered = _join(parts)
         placed = place(lowered.subgraphs, target)
@@ -159,6 +161,14 @@ def _peak_memory(options: CompileOptions, recipe: Recipe, runtimes: Sequence[Run
 
 def _core_of(runtime: Runtime, nbytes: int) -> LoweredSubgraph:
     return LoweredSubgraph("core", runtime, "", "", nbytes, (), None)
+
+
+def _require_modalities(backend: Backend, wanted: Sequence[Modality]) -> None:
+    if missing := [m for m in wanted if m not in backend.modalities]:
+        raise TargetError(
+            f"{backend.runtime} bundles have no {' and no '.join(missing)} yet: use another --runtime, or leave "
+            f"it out with --modalities {','.join(m for m in wanted if m not in missing)}"
+        )
 
 
 def _modalities(asked: tuple[str, ...] | None) -> tuple[str, ...]:

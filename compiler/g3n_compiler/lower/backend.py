@@ -177,6 +177,8 @@ class Backend(Protocol):
     """One runtime."""
 
     runtime: Runtime
+    modalities: tuple[Modality, ...]
+    """What it can lower."""
 
     def lower(self, job: Job) -> Lowered:
         """Write the bundle's files of this runtime into ``job.directory``."""

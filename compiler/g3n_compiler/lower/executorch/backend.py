@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.multimodal import Modality
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
-from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.backend import Job, LayeredModel, Lowered, LoweredFile, LoweredSubgraph, TextModel, Towers
 from g3n_compiler.lower.executorch.lower import MODEL, TABLES, MethodName, lower_text
 from g3n_compiler.targets import Runtime, Subgraph
@@ -31,13 +31,9 @@ class ExecuTorchBackend:
     """See :class:`g3n_compiler.lower.backend.Backend`."""
 
     runtime: Runtime = "executorch"
+    modalities: tuple[Modality, ...] = ("text",)
 
     def lower(self, job: Job) -> Lowered:
-        if towers := [m for m in job.modalities if m != "text"]:
-            raise TargetError(
-                f"the {towers[0]} tower cannot be compiled for ExecuTorch yet: use --runtime litert, or leave it out "
-                "with --modalities text"
-            )
         made = lower_text(
             job.config,
             job.checkpoint.read,

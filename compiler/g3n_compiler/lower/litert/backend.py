@@ -21,6 +21,7 @@ from g3n_compiler.bundle.litertlm import (
 )
 from g3n_compiler.bundle.steps import Steps
 from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.multimodal import Modality
 from g3n_compiler.lower.backend import (
     Delegation,
     Job,
@@ -60,6 +61,7 @@ class LiteRtBackend:
     """See :class:`g3n_compiler.lower.backend.Backend`."""
 
     runtime: Runtime = "litert"
+    modalities: tuple[Modality, ...] = ("text", "vision", "audio")
 
     def lower(self, job: Job) -> Lowered:
         steps = job.steps
