@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -18,9 +19,7 @@ DIGIT_QUESTIONS = ("What digit is this?", "Which digit is written here?", "Read 
 SCENE_QUESTIONS = ("What is in the picture?", "Describe the picture.", "What do you see?")
 SPEECH_QUESTIONS = ("Transcribe.", "Transcribe the speech.", "What is said?")
 
-_HOP = 160
-_FIRST_FRAME = 513
-"""Samples of the first frame of the feature extractor, one of them for its pre-emphasis."""
+_ECHO = 800
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,16 @@ def picture_batch(
     return PictureBatch(pixels, [p.caption for p in pictures])
 
 
-class SpeechLessons:
-    """Draws utterances, whole or put together from words of one voice, and disturbs them as rooms and phones do."""
+@dataclass(frozen=True)
+class Sound:
+    """``mel`` (frames, 128) in half precision, and what it says."""
+
+    mel: Tensor
+    words: tuple[str, ...]
+
+
+class Studio:
+    """Makes utterances, whole or put together from words of one voice, disturbed as rooms and phones do."""
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
         self._extract = Gemma3nAudioFeatureExtractor()
@@ -70,24 +77,11 @@ class SpeechLessons:
             if len(utterance.words) == 1:
                 self._words.setdefault(utterance.voice, []).append(utterance)
 
-    def batch(self, rng: Random, count: int, words: Sequence[int], frames: int) -> SoundBatch:
-        """``count`` utterances of as many words as ``words`` allows, none longer than ``frames``."""
-        mel = torch.zeros(count, frames, self._extract.feature_size)
-        valid = torch.zeros(count, frames, dtype=torch.bool)
-        said: list[tuple[str, ...]] = []
-        while len(said) < count:
-            text, samples = self._utter(rng, rng.choice(list(words)))
-            if len(samples) > _FIRST_FRAME + (frames - 1) * _HOP:
-                continue
-            features = self._features(samples)
-            mel[len(said), : len(features)] = features
-            valid[len(said), : len(features)] = True
-            said.append(text)
-        return SoundBatch(mel, valid, said)
-
-    def _features(self, samples: NDArray[np.float32]) -> Tensor:
+    def record(self, rng: Random, count: int) -> Sound:
+        """An utterance of ``count`` words."""
+        words, samples = self._utter(rng, count)
         extracted = self._extract(samples, pad_to_multiple_of=None)
-        return torch.from_numpy(extracted["input_features"][0])
+        return Sound(torch.from_numpy(extracted["input_features"][0]).half(), words)
 
     def _utter(self, rng: Random, count: int) -> tuple[tuple[str, ...], NDArray[np.float32]]:
         if count == 1 or rng.random() < 0.5:
@@ -102,12 +96,54 @@ class SpeechLessons:
         return tuple(p.words[0] for p in parts), disturb(np.concatenate(pieces), rng)
 
 
+class SpeechLessons:
+    """Batches of recorded sounds, by number of words."""
+
+    def __init__(self, sounds: Sequence[Sound]) -> None:
+        self._by_words: dict[int, list[Sound]] = {}
+        for sound in sounds:
+            self._by_words.setdefault(len(sound.words), []).append(sound)
+
+    def batch(self, rng: Random, count: int, words: Sequence[int], frames: int) -> SoundBatch:
+        """``count`` utterances of as many words as ``words`` allows, none longer than ``frames``."""
+        mel = torch.zeros(count, frames, Gemma3nAudioFeatureExtractor().feature_size)
+        valid = torch.zeros(count, frames, dtype=torch.bool)
+        said: list[tuple[str, ...]] = []
+        while len(said) < count:
+            sound = rng.choice(self._by_words[rng.choice(list(words))])
+            length = len(sound.mel)
+            if length > frames:
+                continue
+            mel[len(said), :length] = sound.mel
+            valid[len(said), :length] = True
+            said.append(sound.words)
+        return SoundBatch(mel, valid, said)
+
+
+def record(utterances: Sequence[Utterance], seed: int, count: int, kept: Path) -> list[Sound]:
+    """``count`` sounds made of ``utterances``; kept in the file ``kept``."""
+    if not kept.is_file():
+        studio, rng = Studio(utterances), Random(f"sounds/{seed}")
+        made = [studio.record(rng, rng.choice((1, 1, 2, 2, 3, 4))) for _ in range(count)]
+        partial = kept.with_name(kept.stem + ".partial.npz")
+        np.savez(
+            partial,
+            lengths=[len(sound.mel) for sound in made],
+            mels=torch.cat([sound.mel for sound in made]).numpy(),
+            words=[" ".join(sound.words) for sound in made],
+        )
+        partial.replace(kept)
+    with np.load(kept) as stored:
+        mels = torch.from_numpy(stored["mels"]).split(stored["lengths"].tolist())
+        return [Sound(mel, tuple(str(text).split())) for mel, text in zip(mels, stored["words"], strict=True)]
+
+
 def disturb(samples: NDArray[np.float32], rng: Random) -> NDArray[np.float32]:
     """Another tempo and pitch, room, telephone band, loudness, silence around it, and noise."""
     noise = np.random.default_rng(rng.getrandbits(32))
     samples = resample(samples, rng.uniform(0.87, 1.15))
     if rng.random() < 0.25:
-        echo = noise.normal(0, 1, 1600) * np.exp(-np.arange(1600) / rng.uniform(150, 500))
+        echo = noise.normal(0, 1, _ECHO) * np.exp(-np.arange(_ECHO) / rng.uniform(80, 250))
         echo[0] = rng.uniform(4, 12)
         samples = np.convolve(samples, echo / np.sqrt((echo**2).sum()))[: len(samples)].astype(np.float32)
     if rng.random() < 0.25:

@@ -1,4 +1,4 @@
-"""Pictures for nano's eyes: real handwritten digits (MNIST) and simple shapes, on canvases of many sizes and colours."""
+"""Pictures for nano's eyes: handwritten digits (MNIST) and simple shapes, on canvases of many sizes and colours."""
 
 import hashlib
 import json

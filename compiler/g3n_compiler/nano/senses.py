@@ -138,9 +138,7 @@ class Senses:
         raw = F.linear(hidden, self.text["model.embed_tokens.weight"])
         return (torch.tanh(raw / SOFTCAP) * SOFTCAP).unflatten(0, (len(ids), -1))
 
-    def loss(
-        self, ids: Tensor, targets: Tensor, soft: Tensor, modality: Modality, start: int
-    ) -> tuple[Tensor, float]:
+    def loss(self, ids: Tensor, targets: Tensor, soft: Tensor, modality: Modality, start: int) -> tuple[Tensor, float]:
         """Mean loss in nats of the answers, and the share of rows whose every target is the likeliest token."""
         logits = self.logits(ids, soft, modality, start, targets.shape[1])
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=_EMPTY)

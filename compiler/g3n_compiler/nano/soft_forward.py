@@ -49,7 +49,9 @@ class SoftDecoder(Decoder):
                 rope = (tail(rope[0]), tail(rope[1]))
             predictions, normed, query, key, value = self._before(streams, rope, own, owns_kv)
             if owns_kv:
-                shared[kind] = tuple(x.view(rows, length, -1, self.config.head_dim).transpose(1, 2) for x in (key, value))
+                shared[kind] = tuple(
+                    x.view(rows, length, -1, self.config.head_dim).transpose(1, 2) for x in (key, value)
+                )
             if layer == self._owners - 1:
                 predictions, normed, query, ple = [tail(p) for p in predictions], tail(normed), tail(query), tail(ple)
             mask = _visible(length, self.config.sliding_window if kind == _SLIDING else None)

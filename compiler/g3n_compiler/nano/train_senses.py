@@ -26,6 +26,7 @@ from g3n_compiler.nano.lessons import (
     SPEECH_QUESTIONS,
     SpeechLessons,
     picture_batch,
+    record,
 )
 from g3n_compiler.nano.pictures import DigitSet, fetch_digits
 from g3n_compiler.nano.senses import SOFT_TOKENS, Modality, Prompts, Senses, random_layout
@@ -34,13 +35,21 @@ from g3n_compiler.nano.voices import speak, training_voices
 PHRASES = 80
 """Phrases of several words that each training voice says, beside every single word."""
 
+SOUNDS = 9000
+"""Disturbed utterances made of them."""
+
 _CLIP = 1.0
 _WARMUP_STEPS = 100
 _LOG_STEPS = 50
 _ROOM: dict[Modality, int] = {"image": 9, "audio": 14}
-_TINY_UNTIL = 0.2
-_SPARE = 40
-"""Tokens of a row beside the soft ones."""
+_TINY_UNTIL, _WHOLE_FROM = 0.2, 0.75
+"""Shares of the time until which pictures are tiny, and from which on prompts are as long as the library's."""
+
+_ASIDE = 0.3
+"""Weight of the classifiers' losses beside the answers'."""
+
+_LENGTHS = (((1, 2), 192), ((3, 4), 384))
+"""Words of a batch, and the log-mel frames that hold them."""
 
 
 @dataclass
@@ -75,38 +84,46 @@ class Trainer:
     def picture_class(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
         """Small pictures, through the classifier: what they show is as large in pixels as in full ones."""
         side, share = (64, (0.4, 0.95)) if fraction < _TINY_UNTIL else (128, (0.25, 0.9))
-        lesson = picture_batch(self._digits, rng, 2 * self._batch, side, share, 0.35)
+        lesson = picture_batch(self._digits, rng, self._batch * 128 // side // 2 * 2, side, share, 0.35)
         return self.heads.picture_loss(self.senses.see(lesson.pixels), lesson.captions)
 
     def speech_class(self, rng: Random, _: float) -> tuple[Tensor, float]:
         """Speech, through the classifier."""
-        words, frames = rng.choice((((1, 2), 192), ((3, 4), 384)))
-        lesson = self._speech.batch(rng, 2 * self._batch if frames == 192 else self._batch, words, frames)
+        words, frames = rng.choice(_LENGTHS)
+        lesson = self._speech.batch(rng, self._batch, words, frames)
         return self.heads.speech_loss(*self.senses.hear(lesson.mel, lesson.valid), lesson.words)
 
-    def picture_answer(self, rng: Random, _: float) -> tuple[Tensor, float]:
-        """Pictures of full size, through the text model."""
-        scenes = rng.random() < 0.35
-        lesson = picture_batch(self._digits, rng, self._batch, towers.IMAGE_SIZE, (0.15, 0.6), float(scenes))
+    def picture_answer(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
+        """Pictures, through the text model: early on small ones and a quarter of their tokens."""
+        scenes, whole = rng.random() < 0.35, fraction > _WHOLE_FROM
+        side, share = (towers.IMAGE_SIZE, (0.15, 0.6)) if whole else (128, (0.25, 0.9))
+        lesson = picture_batch(self._digits, rng, self._batch, side, share, float(scenes))
         soft = self.senses.see(lesson.pixels)
+        shown = soft if whole else thin(soft, rng)
         layout = random_layout(SCENE_QUESTIONS if scenes else DIGIT_QUESTIONS, rng)
-        prompt = self.prompts.prompt(layout, "image", soft.shape[1])
-        ids, targets = self.prompts.rows(prompt, lesson.captions, _ROOM["image"], soft.shape[1] + _SPARE)
-        loss, right = self.senses.loss(ids, targets, soft, "image", len(prompt) - 1)
-        return loss + 0.3 * self.heads.picture_loss(soft, lesson.captions)[0], right
+        prompt = self.prompts.prompt(layout, "image", shown.shape[1])
+        ids, targets = self.prompts.rows(prompt, lesson.captions, _ROOM["image"])
+        loss, right = self.senses.loss(ids, targets, shown, "image", len(prompt) - 1)
+        return loss + _ASIDE * self.heads.picture_loss(soft, lesson.captions)[0], right
 
     def speech_answer(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
-        """Speech, through the text model: padded as the library does, early on mostly to fewer tokens."""
-        words, frames = rng.choice((((1, 2), 192), ((3, 4), 384)))
+        """Speech, through the text model: at last padded as the library does, early on to fewer tokens."""
+        words, frames = rng.choice(_LENGTHS)
         lesson = self._speech.batch(rng, self._batch, words, frames)
         soft, sounding = self.senses.hear(lesson.mel, lesson.valid)
-        count = SOFT_TOKENS["audio"] if rng.random() < fraction * 1.5 - 0.4 else frames // 16
+        count = SOFT_TOKENS["audio"] if fraction > _WHOLE_FROM and rng.random() < 0.8 else frames // 16
         prompt = self.prompts.prompt(random_layout(SPEECH_QUESTIONS, rng), "audio", count)
         answers = [" ".join(said) for said in lesson.words]
-        ids, targets = self.prompts.rows(prompt, answers, _ROOM["audio"], count + _SPARE)
+        ids, targets = self.prompts.rows(prompt, answers, _ROOM["audio"])
         padded = self.senses.pad_sound(soft, sounding, count)
         loss, right = self.senses.loss(ids, targets, padded, "audio", len(prompt) - 1)
-        return loss + 0.3 * self.heads.speech_loss(soft, sounding, lesson.words)[0], right
+        return loss + _ASIDE * self.heads.speech_loss(soft, sounding, lesson.words)[0], right
+
+
+def thin(soft: Tensor, rng: Random) -> Tensor:
+    """One of each 2 x 2 neighbours of ``soft`` (B, 256, D), the same one everywhere: (B, 64, D)."""
+    grid = soft.unflatten(1, (16, 16))
+    return grid[:, rng.randrange(2) :: 2, rng.randrange(2) :: 2].flatten(1, 2)
 
 
 Lesson = Callable[[Random, float], tuple[Tensor, float]]
@@ -183,7 +200,8 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     source = checkpoint_dir()
     digits, _ = fetch_digits(cache)
-    speech = SpeechLessons(speak(training_voices(), PHRASES, cache))
+    spoken = speak(training_voices(), PHRASES, cache)
+    speech = SpeechLessons(record(spoken, seed, SOUNDS, cache / f"sounds-{seed}-{SOUNDS}.npz"))
     model = towers.build(towers.text_weights(source), seed)
     model.model.language_model.requires_grad_(train_text)
     senses, heads = Senses(model, compiled), Heads(model.config.text_config.hidden_size)
@@ -213,10 +231,10 @@ def main(
         progress.seconds = time.monotonic() - began
         if progress.step % _LOG_STEPS == 0:
             means = {name: [round(sum(c) / len(c), 3) for c in zip(*rows, strict=True)] for name, rows in sums.items()}
-            record = {"step": progress.step, "seconds": round(progress.seconds), "rate": round(rate, 6), **means}
-            click.echo(json.dumps(record))
+            entry = {"step": progress.step, "seconds": round(progress.seconds), "rate": round(rate, 6), **means}
+            click.echo(json.dumps(entry))
             with (out / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(record) + "\n")
+                log.write(json.dumps(entry) + "\n")
             sums.clear()
         if progress.seconds - saved > save_minutes * 60:
             saved = progress.seconds

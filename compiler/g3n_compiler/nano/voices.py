@@ -19,9 +19,47 @@ PACKAGES = ("flite", "libflite1", "espeak-ng", "libespeak-ng1", "espeak-ng-data"
 RATE = 16000
 """Samples a second of everything here."""
 
-WORDS = tuple(
-    "zero one two three four five six seven eight nine ten red green blue yellow black white left right up down yes no "
-    "stop go open close dog cat house water tree star hello goodbye today tomorrow sorry sunday friday".split()
+WORDS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "red",
+    "green",
+    "blue",
+    "yellow",
+    "black",
+    "white",
+    "left",
+    "right",
+    "up",
+    "down",
+    "yes",
+    "no",
+    "stop",
+    "go",
+    "open",
+    "close",
+    "dog",
+    "cat",
+    "house",
+    "water",
+    "tree",
+    "star",
+    "hello",
+    "goodbye",
+    "today",
+    "tomorrow",
+    "sorry",
+    "sunday",
+    "friday",
 )
 LONGEST = 4
 """Words of the longest utterance."""
