@@ -105,7 +105,11 @@ class Senses:
         self.decoder = SoftDecoder(model.config.text_config)
 
     def see(self, pixels: Tensor) -> Tensor:
-        """Soft tokens (B, 256, D) of ``pixels`` (B, 3, H, W) in [0, 1]."""
+        """Soft tokens (B, 256, D) of ``pixels`` (B, 3, side, side) in [0, 1].
+
+        Of fewer than 256 pixels a side it gives only the (side / 16)**2 tokens that the library would enlarge.
+        """
+        self.model.model.vision_tower.timm_model.msfa.output_resolution = (min(16, pixels.shape[-1] // 16),) * 2
         features = self._timm(pixels).flatten(2).transpose(1, 2)
         soft: Tensor = self._vision(inputs_embeds=features * features.shape[-1] ** 0.5)
         return soft

@@ -48,8 +48,11 @@ _TINY_UNTIL, _WHOLE_FROM = 0.2, 0.75
 _ASIDE = 0.3
 """Weight of the classifiers' losses beside the answers'."""
 
-_LENGTHS = (((1, 2), 192), ((3, 4), 384))
+_LENGTHS: tuple[tuple[tuple[int, ...], int], ...] = (((1, 2), 192), ((3, 4), 384))
 """Words of a batch, and the log-mel frames that hold them."""
+
+_SINGLE_UNTIL, _SINGLE_FRAMES = 0.15, 128
+"""Share of the time until which speech is single words, and the frames that hold most of them."""
 
 
 @dataclass
@@ -87,10 +90,13 @@ class Trainer:
         lesson = picture_batch(self._digits, rng, self._batch * 128 // side // 2 * 2, side, share, 0.35)
         return self.heads.picture_loss(self.senses.see(lesson.pixels), lesson.captions)
 
-    def speech_class(self, rng: Random, _: float) -> tuple[Tensor, float]:
-        """Speech, through the classifier."""
+    def speech_class(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
+        """Speech, through the classifier: at first one word at a time."""
+        count = self._batch
         words, frames = rng.choice(_LENGTHS)
-        lesson = self._speech.batch(rng, self._batch, words, frames)
+        if fraction < _SINGLE_UNTIL:
+            count, words, frames = 2 * count, (1,), _SINGLE_FRAMES
+        lesson = self._speech.batch(rng, count, words, frames)
         return self.heads.speech_loss(*self.senses.hear(lesson.mel, lesson.valid), lesson.words)
 
     def picture_answer(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
@@ -99,11 +105,10 @@ class Trainer:
         side, share = (towers.IMAGE_SIZE, (0.15, 0.6)) if whole else (128, (0.25, 0.9))
         lesson = picture_batch(self._digits, rng, self._batch, side, share, float(scenes))
         soft = self.senses.see(lesson.pixels)
-        shown = soft if whole else thin(soft, rng)
         layout = random_layout(SCENE_QUESTIONS if scenes else DIGIT_QUESTIONS, rng)
-        prompt = self.prompts.prompt(layout, "image", shown.shape[1])
+        prompt = self.prompts.prompt(layout, "image", soft.shape[1])
         ids, targets = self.prompts.rows(prompt, lesson.captions, _ROOM["image"])
-        loss, right = self.senses.loss(ids, targets, shown, "image", len(prompt) - 1)
+        loss, right = self.senses.loss(ids, targets, soft, "image", len(prompt) - 1)
         return loss + _ASIDE * self.heads.picture_loss(soft, lesson.captions)[0], right
 
     def speech_answer(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
@@ -118,12 +123,6 @@ class Trainer:
         padded = self.senses.pad_sound(soft, sounding, count)
         loss, right = self.senses.loss(ids, targets, padded, "audio", len(prompt) - 1)
         return loss + _ASIDE * self.heads.speech_loss(soft, sounding, lesson.words)[0], right
-
-
-def thin(soft: Tensor, rng: Random) -> Tensor:
-    """One of each 2 x 2 neighbours of ``soft`` (B, 256, D), the same one everywhere: (B, 64, D)."""
-    grid = soft.unflatten(1, (16, 16))
-    return grid[:, rng.randrange(2) :: 2, rng.randrange(2) :: 2].flatten(1, 2)
 
 
 Lesson = Callable[[Random, float], tuple[Tensor, float]]
@@ -172,7 +171,7 @@ def restore(out: Path, senses: Senses, heads: Heads, optimizer: torch.optim.Adam
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("nano-corpus"), help="folder for the packages")
 @click.option("--resume", is_flag=True, help="go on from DIR/state.pt")
 @click.option("--alone", default=0.35, show_default=True, help="share of the time in which towers learn alone")
-@click.option("--peak-rate", default=1.5e-3, show_default=True)
+@click.option("--peak-rate", default=4e-4, show_default=True)
 @click.option("--decay", default=0.02, show_default=True, help="weight decay of matrices and kernels")
 @click.option("--batch", default=16, show_default=True)
 @click.option("--save-minutes", default=4.0, show_default=True)
