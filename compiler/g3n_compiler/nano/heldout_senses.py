@@ -15,7 +15,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
-from g3n_compiler.nano.lessons import DIGIT_QUESTIONS, SCENE_QUESTIONS, SPEECH_QUESTIONS, disturb
+from g3n_compiler.nano.lessons import DIGIT_QUESTIONS, SCENE_QUESTIONS, SPEECH_QUESTIONS
 from g3n_compiler.nano.pictures import DigitSet, draw_digit, draw_scene
 from g3n_compiler.nano.voices import RATE, Utterance
 
@@ -57,9 +57,9 @@ def write(digits: DigitSet, speech: Sequence[Utterance], out: Path) -> None:
         rng, voice, words = Random(f"heldout/speech/{i}"), voices[i % len(voices)], 1 + i // len(voices) % 4
         spoken = rng.choice([u for u in speech if u.voice == voice and len(u.words) == words])
         name = f"{i:02d}.ogg"
-        # a little of a room's disturbance, as in training
-        samples = disturb(spoken.samples.astype(np.float32) / 32768, rng)
-        soundfile.write(out / "speech" / name, samples, RATE, format="OGG", subtype="VORBIS")
+        samples = np.pad(spoken.samples.astype(np.float32) / 32768, (RATE // 10, RATE * 3 // 10))
+        samples += np.random.default_rng(i).normal(0, 1e-3, len(samples)).astype(np.float32)
+        soundfile.write(out / "speech" / name, samples, RATE, format="OGG", subtype="VORBIS", compression_level=0.7)
         clips.append({"file": name, "voice": voice, "words": " ".join(spoken.words)})
     labels = "".join(str(label) for label in digits.labels[chosen])
     text = json.dumps({"digits": labels, "speech": clips}, indent=1)

@@ -109,10 +109,10 @@ def _size(rng: Random, base: int) -> tuple[int, int]:
 
 
 def draw_digit(digit: Digits, label: int, rng: Random, base: int, share: tuple[float, float]) -> Picture:
-    """A handwritten ``digit`` (28, 28) in some ink on some paper, ``share`` of the shorter side high."""
+    """A handwritten ``digit`` (28, 28) in dark ink on lighter paper, ``share`` of the shorter side high."""
     while True:
         paper, ink = (_near(rng.choice(list(COLOURS.values())), rng, 40) for _ in range(2))
-        if abs(_luminance(paper) - _luminance(ink)) > 70:
+        if _luminance(paper) - _luminance(ink) > 70:
             break
     size = _size(rng, base)
     image = _canvas(size, paper, rng)

@@ -42,8 +42,9 @@ _CLIP = 1.0
 _WARMUP_STEPS = 100
 _LOG_STEPS = 50
 _ROOM: dict[Modality, int] = {"image": 9, "audio": 14}
-_TINY_UNTIL, _WHOLE_FROM = 0.2, 0.75
-"""Shares of the time until which pictures are tiny, and from which on prompts are as long as the library's."""
+_TINY_UNTIL, _SMALL_UNTIL, _WHOLE_FROM = 0.2, 0.45, 0.75
+"""Shares of the time until which pictures to classify and to answer about are tiny, and from which on prompts are as
+long as the library's."""
 
 _ASIDE = 0.3
 """Weight of the classifiers' losses beside the answers'."""
@@ -100,9 +101,11 @@ class Trainer:
         return self.heads.speech_loss(*self.senses.hear(lesson.mel, lesson.valid), lesson.words)
 
     def picture_answer(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
-        """Pictures, through the text model: early on small ones and a quarter of their tokens."""
-        scenes, whole = rng.random() < 0.35, fraction > _WHOLE_FROM
-        side, share = (towers.IMAGE_SIZE, (0.15, 0.6)) if whole else (128, (0.25, 0.9))
+        """Pictures, through the text model: early on small ones, of which it sees fewer tokens."""
+        scenes = rng.random() < 0.35
+        side, share = (64, (0.4, 0.95)) if fraction < _SMALL_UNTIL else (128, (0.25, 0.9))
+        if fraction > _WHOLE_FROM:
+            side, share = towers.IMAGE_SIZE, (0.15, 0.6)
         lesson = picture_batch(self._digits, rng, self._batch, side, share, float(scenes))
         soft = self.senses.see(lesson.pixels)
         layout = random_layout(SCENE_QUESTIONS if scenes else DIGIT_QUESTIONS, rng)
@@ -170,7 +173,7 @@ def restore(out: Path, senses: Senses, heads: Heads, optimizer: torch.optim.Adam
 @click.option("--minutes", type=float, required=True, help="time budget of the whole training, resumed or not")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("nano-corpus"), help="folder for the packages")
 @click.option("--resume", is_flag=True, help="go on from DIR/state.pt")
-@click.option("--alone", default=0.35, show_default=True, help="share of the time in which towers learn alone")
+@click.option("--alone", default=0.25, show_default=True, help="share of the time in which towers learn alone")
 @click.option("--peak-rate", default=4e-4, show_default=True)
 @click.option("--decay", default=0.02, show_default=True, help="weight decay of matrices and kernels")
 @click.option("--batch", default=16, show_default=True)
