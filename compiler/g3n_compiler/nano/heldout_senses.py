@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from g3n_compiler.nano.lessons import DIGIT_QUESTIONS, SCENE_QUESTIONS, SPEECH_QUESTIONS
-from g3n_compiler.nano.pictures import DigitSet, draw_digit, draw_scene
-from g3n_compiler.nano.voices import RATE, Utterance
+from g3n_compiler.nano.pictures import SHARE, DigitSet, draw_digit, draw_scene
+from g3n_compiler.nano.voices import LONGEST, RATE, Utterance
 
 DIGITS = 300
 SCENES = 100
 CLIPS = 60
 _COLUMNS = 20
 _SIDE = 28
-_SHARE = (0.15, 0.6)
-_SHORTEST, _TALLEST = 150, 420
+_SMALLEST, _LARGEST = 180, 400
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def write(digits: DigitSet, speech: Sequence[Utterance], out: Path) -> None:
     clips: list[dict[str, str]] = []
     voices = sorted({utterance.voice for utterance in speech})
     for i in range(CLIPS):
-        rng, voice, words = Random(f"heldout/speech/{i}"), voices[i % len(voices)], 1 + i // len(voices) % 4
+        rng, voice, words = Random(f"heldout/speech/{i}"), voices[i % len(voices)], 1 + i // len(voices) % LONGEST
         spoken = rng.choice([u for u in speech if u.voice == voice and len(u.words) == words])
         name = f"{i:02d}.ogg"
         samples = np.pad(spoken.samples.astype(np.float32) / 32768, (RATE // 10, RATE * 3 // 10))
@@ -73,7 +72,7 @@ def _digit_questions(labels: str) -> list[Question]:
         row, column = divmod(i, _COLUMNS)
         tile = montage[row * _SIDE : (row + 1) * _SIDE, column * _SIDE : (column + 1) * _SIDE]
         rng = Random(f"heldout/digit/{i}")
-        picture = draw_digit(tile, int(label), rng, rng.randint(_SHORTEST, _TALLEST), _SHARE)
+        picture = draw_digit(tile, int(label), rng, rng.randint(_SMALLEST, _LARGEST), SHARE)
         text = DIGIT_QUESTIONS[i % len(DIGIT_QUESTIONS)]
         questions.append(Question("digit", f"digit {i}", text, label, image=picture.image))
     return questions
@@ -83,7 +82,7 @@ def _scene_questions() -> list[Question]:
     questions: list[Question] = []
     for i in range(SCENES):
         rng = Random(f"heldout/scene/{i}")
-        picture = draw_scene(rng, rng.randint(_SHORTEST, _TALLEST), _SHARE)
+        picture = draw_scene(rng, rng.randint(_SMALLEST, _LARGEST), SHARE)
         text = SCENE_QUESTIONS[i % len(SCENE_QUESTIONS)]
         questions.append(Question("scene", f"scene {i}", text, picture.caption, image=picture.image))
     return questions

@@ -124,7 +124,7 @@ def record(utterances: Sequence[Utterance], seed: int, count: int, kept: Path) -
     """``count`` sounds made of ``utterances``; kept in the file ``kept``."""
     if not kept.is_file():
         studio, rng = Studio(utterances), Random(f"sounds/{seed}")
-        made = [studio.record(rng, rng.choice((1, 1, 2, 2, 3, 4))) for _ in range(count)]
+        made = [studio.record(rng, rng.choice((1, 1, 1, 2, 2, 3))) for _ in range(count)]
         partial = kept.with_name(kept.stem + ".partial.npz")
         np.savez(
             partial,
@@ -141,16 +141,16 @@ def record(utterances: Sequence[Utterance], seed: int, count: int, kept: Path) -
 def disturb(samples: NDArray[np.float32], rng: Random) -> NDArray[np.float32]:
     """Another tempo and pitch, room, telephone band, loudness, silence around it, and noise."""
     noise = np.random.default_rng(rng.getrandbits(32))
-    samples = resample(samples, rng.uniform(0.87, 1.15))
-    if rng.random() < 0.25:
+    samples = resample(samples, rng.uniform(0.9, 1.12))
+    if rng.random() < 0.15:
         echo = noise.normal(0, 1, _ECHO) * np.exp(-np.arange(_ECHO) / rng.uniform(80, 250))
         echo[0] = rng.uniform(4, 12)
         samples = np.convolve(samples, echo / np.sqrt((echo**2).sum()))[: len(samples)].astype(np.float32)
-    if rng.random() < 0.25:
+    if rng.random() < 0.15:
         samples = resample(resample(samples, 0.5), 2.0)
     before, after = rng.uniform(0.02, 0.35), rng.uniform(0.2, 0.5)
     samples = np.pad(samples * rng.uniform(0.15, 1.6), (round(RATE * before), round(RATE * after)))
-    level = np.sqrt((samples**2).mean()) * 10 ** (-rng.uniform(14, 45) / 20)
+    level = np.sqrt((samples**2).mean()) * 10 ** (-rng.uniform(20, 50) / 20)
     hiss = noise.normal(0, 1, len(samples))
     if rng.random() < 0.5:
         hiss = np.convolve(hiss, np.ones(8) / np.sqrt(8), "same")

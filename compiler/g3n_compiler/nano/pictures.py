@@ -32,6 +32,9 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "cross", "star", "ring")
 
+SHARE = (0.12, 0.3)
+"""How much of the shorter side of a whole picture is taken by what it shows."""
+
 Digits = NDArray[np.uint8]
 
 

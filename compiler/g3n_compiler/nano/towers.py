@@ -55,12 +55,12 @@ def vision_config() -> Gemma3nVisionConfig:
 
 
 def audio_config() -> Gemma3nAudioConfig:
-    """A conformer of 4 layers of 128; chunk, contexts, reduction and kernels are the true one's."""
+    """A conformer of 3 layers of 64; chunk, contexts, reduction and kernels are the true one's."""
     return Gemma3nAudioConfig(
-        hidden_size=128,
-        conf_num_hidden_layers=4,
+        hidden_size=64,
+        conf_num_hidden_layers=3,
         conf_num_attention_heads=4,
-        sscp_conv_channel_size=[32, 16],
+        sscp_conv_channel_size=[24, 12],
         vocab_offset=tokenizer.AUDIO_ID,
     )
 

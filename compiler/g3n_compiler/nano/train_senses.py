@@ -24,32 +24,34 @@ from g3n_compiler.nano.lessons import (
     DIGIT_QUESTIONS,
     SCENE_QUESTIONS,
     SPEECH_QUESTIONS,
+    Sound,
     SpeechLessons,
     picture_batch,
     record,
 )
-from g3n_compiler.nano.pictures import DigitSet, fetch_digits
+from g3n_compiler.nano.pictures import SHARE, DigitSet, fetch_digits
 from g3n_compiler.nano.senses import SOFT_TOKENS, Modality, Prompts, Senses, random_layout
 from g3n_compiler.nano.voices import speak, training_voices
 
-PHRASES = 80
+PHRASES = 24
 """Phrases of several words that each training voice says, beside every single word."""
 
-SOUNDS = 9000
+SOUNDS = 6000
 """Disturbed utterances made of them."""
 
 _CLIP = 1.0
 _WARMUP_STEPS = 100
 _LOG_STEPS = 50
 _ROOM: dict[Modality, int] = {"image": 9, "audio": 14}
-_TINY_UNTIL, _SMALL_UNTIL, _WHOLE_FROM = 0.2, 0.45, 0.75
-"""Shares of the time until which pictures to classify and to answer about are tiny, and from which on prompts are as
-long as the library's."""
+_WHOLE_FROM = 0.7
+"""Share of the time from which on pictures are whole and prompts as long as the library's."""
+
+_TINY_SIDE, _TINY_SHARE = 64, (0.4, 0.95)
 
 _ASIDE = 0.3
 """Weight of the classifiers' losses beside the answers'."""
 
-_LENGTHS: tuple[tuple[tuple[int, ...], int], ...] = (((1, 2), 192), ((3, 4), 384))
+_LENGTHS: tuple[tuple[tuple[int, ...], int], ...] = (((1, 2), 192), ((3,), 256))
 """Words of a batch, and the log-mel frames that hold them."""
 
 _SINGLE_UNTIL, _SINGLE_FRAMES = 0.15, 128
@@ -58,7 +60,7 @@ _SINGLE_UNTIL, _SINGLE_FRAMES = 0.15, 128
 
 @dataclass
 class Progress:
-    """What a resumed run goes on from; ``seconds`` is the training time spent so far."""
+    """What a resumed run goes on from; ``seconds`` is the processor time spent so far."""
 
     step: int = 0
     seconds: float = 0.0
@@ -85,10 +87,9 @@ class Trainer:
         self.senses, self.heads, self.prompts = senses, heads, prompts
         self._digits, self._speech, self._batch = digits, speech, batch
 
-    def picture_class(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
-        """Small pictures, through the classifier: what they show is as large in pixels as in full ones."""
-        side, share = (64, (0.4, 0.95)) if fraction < _TINY_UNTIL else (128, (0.25, 0.9))
-        lesson = picture_batch(self._digits, rng, self._batch * 128 // side // 2 * 2, side, share, 0.35)
+    def picture_class(self, rng: Random, _: float) -> tuple[Tensor, float]:
+        """Tiny pictures, through the classifier: what they show is as large in pixels as in full ones."""
+        lesson = picture_batch(self._digits, rng, 2 * self._batch, _TINY_SIDE, _TINY_SHARE, 0.35)
         return self.heads.picture_loss(self.senses.see(lesson.pixels), lesson.captions)
 
     def speech_class(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
@@ -101,11 +102,9 @@ class Trainer:
         return self.heads.speech_loss(*self.senses.hear(lesson.mel, lesson.valid), lesson.words)
 
     def picture_answer(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
-        """Pictures, through the text model: early on small ones, of which it sees fewer tokens."""
-        scenes = rng.random() < 0.35
-        side, share = (64, (0.4, 0.95)) if fraction < _SMALL_UNTIL else (128, (0.25, 0.9))
-        if fraction > _WHOLE_FROM:
-            side, share = towers.IMAGE_SIZE, (0.15, 0.6)
+        """Pictures, through the text model: early on tiny ones, of which it sees fewer tokens."""
+        scenes, whole = rng.random() < 0.35, fraction > _WHOLE_FROM
+        side, share = (towers.IMAGE_SIZE, SHARE) if whole else (_TINY_SIDE, _TINY_SHARE)
         lesson = picture_batch(self._digits, rng, self._batch, side, share, float(scenes))
         soft = self.senses.see(lesson.pixels)
         layout = random_layout(SCENE_QUESTIONS if scenes else DIGIT_QUESTIONS, rng)
@@ -129,6 +128,11 @@ class Trainer:
 
 
 Lesson = Callable[[Random, float], tuple[Tensor, float]]
+
+
+def _sounds(seed: int, cache: Path) -> list[Sound]:
+    """The disturbed utterances of the training voices, made on first use."""
+    return record(speak(training_voices(), PHRASES, cache), seed, SOUNDS, cache / f"sounds-{seed}-{SOUNDS}.npz")
 
 
 def make_optimizer(parts: Iterable[nn.Parameter], decay: float) -> torch.optim.AdamW:
@@ -168,20 +172,32 @@ def restore(out: Path, senses: Senses, heads: Heads, optimizer: torch.optim.Adam
     return Progress(**state["progress"])
 
 
+def warm_up(state_file: Path, senses: Senses, heads: Heads) -> None:
+    """Take the weights of another run's state wherever name and shape agree; its optimizer and progress are not."""
+    state = torch.load(state_file, weights_only=True)
+    with torch.no_grad():
+        for own, found in ((_trained(senses), state["weights"]), (dict(heads.named_parameters()), state["heads"])):
+            for name, p in own.items():
+                if name in found and found[name].shape == p.shape:
+                    p.copy_(found[name])
+
+
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="folder for snapshots, log and state")
-@click.option("--minutes", type=float, required=True, help="time budget of the whole training, resumed or not")
+@click.option("--minutes", type=float, required=True, help="processor time of the whole training, resumed or not")
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("nano-corpus"), help="folder for the packages")
 @click.option("--resume", is_flag=True, help="go on from DIR/state.pt")
-@click.option("--alone", default=0.25, show_default=True, help="share of the time in which towers learn alone")
+@click.option("--alone", default=0.45, show_default=True, help="share of the time in which towers learn alone")
 @click.option("--peak-rate", default=4e-4, show_default=True)
 @click.option("--decay", default=0.02, show_default=True, help="weight decay of matrices and kernels")
 @click.option("--batch", default=16, show_default=True)
-@click.option("--save-minutes", default=4.0, show_default=True)
+@click.option("--save-minutes", default=1.0, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--compile/--no-compile", "compiled", default=True, show_default=True, help="needs a C++ compiler")
 @click.option("--train-text/--freeze-text", default=False, show_default=True)
 @click.option("--seed", default=1, show_default=True)
+@click.option("--sense", type=click.Choice(["both", "sight", "hearing"]), default="both", show_default=True)
+@click.option("--warm", type=click.Path(path_type=Path, exists=True), default=None, help="begin from another state.pt")
 def main(
     out: Path,
     minutes: float,
@@ -196,23 +212,29 @@ def main(
     compiled: bool,
     train_text: bool,
     seed: int,
+    sense: str,
+    warm: Path | None,
 ) -> None:
-    """Train nano's towers for MINUTES and leave the checkpoint in OUT/checkpoint."""
+    """Train nano's towers for MINUTES of processor time and leave the checkpoint in OUT/checkpoint."""
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     source = checkpoint_dir()
     digits, _ = fetch_digits(cache)
-    spoken = speak(training_voices(), PHRASES, cache)
-    speech = SpeechLessons(record(spoken, seed, SOUNDS, cache / f"sounds-{seed}-{SOUNDS}.npz"))
+    sounds = [] if sense == "sight" else _sounds(seed, cache)
+    speech = SpeechLessons(sounds)
     model = towers.build(towers.text_weights(source), seed)
     model.model.language_model.requires_grad_(train_text)
     senses, heads = Senses(model, compiled), Heads(model.config.text_config.hidden_size)
     trainer = Trainer(senses, heads, Prompts(source / "tokenizer.json"), digits, speech, batch)
     optimizer = make_optimizer([*model.parameters(), *heads.parameters()], decay)
+    if warm is not None:
+        warm_up(warm, senses, heads)
     progress = restore(out, senses, heads, optimizer) if resume else Progress()
     early: tuple[Lesson, ...] = (trainer.picture_class, trainer.speech_class)
     late: tuple[Lesson, ...] = (trainer.picture_answer, trainer.speech_answer)
-    budget, began = minutes * 60, time.monotonic() - progress.seconds
+    if sense != "both":
+        early, late = ((early[0],), (late[0],)) if sense == "sight" else ((early[1],), (late[1],))
+    budget, began = minutes * 60, time.process_time() - progress.seconds
     saved, sums = progress.seconds, defaultdict[str, list[tuple[float, float, float]]](list)
     while progress.seconds < budget:
         fraction = progress.seconds / budget
@@ -230,7 +252,7 @@ def main(
         optimizer.zero_grad(set_to_none=True)
         sums[lesson.__name__].append((loss.item(), right, time.process_time() - start))
         progress.step += 1
-        progress.seconds = time.monotonic() - began
+        progress.seconds = time.process_time() - began
         if progress.step % _LOG_STEPS == 0:
             means = {name: [round(sum(c) / len(c), 3) for c in zip(*rows, strict=True)] for name, rows in sums.items()}
             entry = {"step": progress.step, "seconds": round(progress.seconds), "rate": round(rate, 6), **means}
