@@ -27,6 +27,8 @@ FLOOR = 1e-5
 PAD_TO = 128
 NEEDED = WINDOW + 1
 """Samples that one frame is made of: the window and the sample after it."""
+AUDIO_STREAM = "audio_stream"
+"""The model of one streaming step, in every bundle that hears."""
 LOOKAHEAD = 6
 """Mel frames that a soft token hears past its own first."""
 

@@ -5,14 +5,17 @@ Needs ``ai-edge-litert`` (the interpreter) and numpy only.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from g3n_runtime.audio import HOP, Step, clip_hops, frame_count, token_steps
-from g3n_runtime.errors import SoundError
+from g3n_runtime.audio import AUDIO_STREAM, HOP, Step, clip_hops, frame_count, token_steps
+from g3n_runtime.bundle import Bundle
+from g3n_runtime.errors import EngineError, SoundError
 
 
 class LiteRtClipEncoder:
@@ -88,6 +91,35 @@ class LiteRtStreamEncoder:
         token = out.pop("soft_token")[0, 0]
         self._now = out
         return token
+
+
+def open_stream(bundle: Bundle, threads: int = 2) -> LiteRtStreamEncoder:
+    """The streaming encoder of ``bundle``, whose model is copied into its cache the first time.
+
+    The interpreter maps whole files only; the model lies within the ``.litertlm``.
+
+    Raises:
+        EngineError: the bundle has no ears for LiteRT, or its cache cannot be written.
+    """
+    audio = bundle.manifest["audio"]
+    if audio is None or audio["stream"] is None:
+        raise EngineError(
+            f"{bundle.directory.name} has no streaming audio encoder: compile it with --modalities text,audio"
+        )
+    begin, end = audio["stream"]
+    path = bundle.directory / ".cache" / f"{AUDIO_STREAM}-{begin}-{end}.tflite"
+    try:
+        if not path.exists() or path.stat().st_size != end - begin:
+            path.parent.mkdir(exist_ok=True)
+            partial = path.with_suffix(".partial")
+            with bundle.file("litertlm").open("rb") as source, partial.open("wb") as target:
+                source.seek(begin)
+                shutil.copyfileobj(source, target, 1 << 24)
+            os.truncate(partial, end - begin)
+            partial.replace(path)
+    except OSError as error:
+        raise EngineError(f"the streaming encoder cannot be copied to {path} ({error.strerror}): make room") from None
+    return LiteRtStreamEncoder(path, threads)
 
 
 def constant_of(path: Path) -> np.ndarray:

@@ -26,9 +26,9 @@ from g3n_compiler.modules.audio_weights import (
 from g3n_compiler.modules.multimodal_embedder import Embedder
 from g3n_compiler.modules.weights import WeightSpec
 from g3n_compiler.trace.signatures import GraphWeights
-from g3n_runtime.audio import HOP
+from g3n_runtime.audio import AUDIO_STREAM, HOP
 
-ENCODE, ADAPT, STREAM = "audio_encode", "audio_adapt", "audio_stream"
+ENCODE, ADAPT, STREAM = "audio_encode", "audio_adapt", AUDIO_STREAM
 
 
 class AudioSignature(nn.Module):
