@@ -86,12 +86,12 @@ class Studio:
     def _utter(self, rng: Random, count: int) -> tuple[tuple[str, ...], NDArray[np.float32]]:
         if count == 1 or rng.random() < 0.5:
             chosen = rng.choice(self._phrases[count])
-            return chosen.words, disturb(chosen.samples.astype(np.float32) / 32768, rng)
+            return chosen.words, disturb(_to_float(chosen.samples), rng)
         parts = [rng.choice(self._words[rng.choice(sorted(self._words))])]
         parts += [rng.choice(self._words[parts[0].voice]) for _ in range(count - 1)]
         pieces: list[NDArray[np.float32]] = []
         for part in parts:
-            pieces.append(part.samples.astype(np.float32) / 32768)
+            pieces.append(_to_float(part.samples))
             pieces.append(np.zeros(round(RATE * rng.uniform(0.0, 0.2)), np.float32))
         return tuple(p.words[0] for p in parts), disturb(np.concatenate(pieces), rng)
 
@@ -155,3 +155,7 @@ def disturb(samples: NDArray[np.float32], rng: Random) -> NDArray[np.float32]:
     if rng.random() < 0.5:
         hiss = np.convolve(hiss, np.ones(8) / np.sqrt(8), "same")
     return np.clip(samples + hiss * level, -1, 1).astype(np.float32)
+
+
+def _to_float(samples: NDArray[np.int16]) -> NDArray[np.float32]:
+    return samples.astype(np.float32) / np.float32(32768)
