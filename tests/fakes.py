@@ -9,8 +9,9 @@ import numpy as np
 
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.lower.backend import Delegation, Job, Lowered, LoweredFile, LoweredSubgraph, TextModel, Towers
-from g3n_compiler.targets import Runtime
+from g3n_compiler.targets import Runtime, Subgraph
 from g3n_compiler.verify.reference import Reference
+from g3n_compiler.verify.vision import VisionReference
 
 
 class FakeModel:
@@ -35,6 +36,21 @@ class FakeModel:
         return self._reference.greedy(ids, count)[0]
 
 
+VISION: tuple[Subgraph, ...] = ("vision_encoder", "vision_adapter")
+
+
+class FakeVision:
+    """Answers with the reference's soft tokens, off by ``error``."""
+
+    def __init__(self, job: Job, error: float) -> None:
+        assert job.vision is not None
+        self.resolutions = job.resolutions
+        self._reference, self._error = VisionReference(job.checkpoint, job.vision, job.recipe), error
+
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        return self._reference.embed(image) * (1 + self._error)
+
+
 class FakeBackend:
     """Args:
     error: relative error of the artifact's logits.
@@ -57,9 +73,14 @@ class FakeBackend:
         (job.directory / "tokenizer.json").write_bytes(job.tokenizer.json_path.read_bytes())
         digest = file_sha256(path)
         delegation = Delegation("fake", 9, 10, 0.9, 0.99, {"GATHER": 1})
+        towers = (
+            LoweredSubgraph(subgraph, self.runtime, f"{self.runtime}_model", digest, 500, (subgraph,), delegation)
+            for subgraph in (VISION if job.vision else ())
+        )
         return Lowered(
             (LoweredFile(name, f"{self.runtime}_model"), LoweredFile("tokenizer.json", "tokenizer")),
             (
+                *towers,
                 LoweredSubgraph("core", self.runtime, f"{self.runtime}_model", digest, 7000, ("decode",), delegation),
                 LoweredSubgraph(
                     "token_embedding", self.runtime, f"{self.runtime}_model", digest, 10, ("lookup",), None
@@ -75,7 +96,10 @@ class FakeBackend:
         return {"fake": FakeModel(Reference(self._job.checkpoint, self._job.recipe), self._error)}
 
     def open_towers(self, directory: Path) -> Towers:
-        return Towers()
+        assert self._job is not None
+        if self._job.vision is None:
+            return Towers()
+        return Towers(FakeVision(self._job, self._error))
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         assert self._job is not None

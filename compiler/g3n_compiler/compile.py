@@ -10,6 +10,7 @@ from g3n_compiler.bundle.manifest import Provenance, build_manifest, write_manif
 from g3n_compiler.bundle.staging import staged
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.hub import check_size, name_size, resolve_checkpoint
+from g3n_compiler.checkpoint.image_processor import load_resample
 from g3n_compiler.checkpoint.ledger import account
 from g3n_compiler.checkpoint.lora import LoraAdapter
 from g3n_compiler.checkpoint.multimodal import MODALITIES
@@ -144,6 +145,7 @@ def _resolutions(asked: tuple[int, ...] | None, checkpoint: Checkpoint, modaliti
             raise TargetError("--image-sizes was given, but no vision tower is compiled: leave it out")
         return ()
     resolutions = tuple(dict.fromkeys(asked or DEFAULT_RESOLUTIONS))
+    load_resample(checkpoint.directory)
     layout = read_layout(checkpoint.vision)
     for side in resolutions:
         layout.check_resolution(side)

@@ -13,7 +13,7 @@ from typing import Any
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.engine import Attachments
 from g3n_runtime.errors import EngineError
-from g3n_runtime.image import load_image, png
+from g3n_runtime.image import Resample, load_image, png
 
 PARTS = {"image": "vision", "audio": "audio"}
 """Kinds of parts of a turn, and the tower that each needs."""
@@ -24,11 +24,12 @@ class MediaFrontEnd:
     """What a bundle takes beside text; ``image_side`` in pixels, ``None`` where it takes no images."""
 
     image_side: int | None = None
+    resample: Resample = "bilinear"
 
     @classmethod
     def of(cls, bundle: Bundle) -> MediaFrontEnd:
         vision = bundle.manifest.get("vision")
-        return cls(vision["image_sizes"][0] if vision else None)
+        return cls(vision["image_sizes"][0], vision["resample"]) if vision else cls()
 
     def content(self, text: str, attachments: Attachments) -> str | list[dict[str, Any]]:
         """The content of a user's message: plain text, or parts.
@@ -45,7 +46,7 @@ class MediaFrontEnd:
                 raise EngineError(
                     "the bundle has no vision tower: compile the checkpoint with --modalities text,vision"
                 )
-            parts.append(_part("image", png(load_image(path, self.image_side))))
+            parts.append(_part("image", png(load_image(path, self.image_side, self.resample))))
         if attachments.audio:
             raise EngineError("the bundle has no audio tower: compile the checkpoint with --modalities text,audio")
         return [*parts, {"type": "text", "text": text}]

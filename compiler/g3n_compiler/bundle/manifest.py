@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 
 from g3n_compiler.bundle.memory import kv_bytes, kv_layers, memory_ledger
+from g3n_compiler.checkpoint.image_processor import load_resample
 from g3n_compiler.checkpoint.ledger import Ledger
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
@@ -81,9 +82,7 @@ def build_manifest(
         "context": job.context,
         "prefill_lengths": list(job.prefill_lengths),
         "kv": {"dtype": "float32", "bytes": kv_bytes(config, job.context), "layers": kv_layers(config, job.context)},
-        "vision": None
-        if job.vision is None
-        else {"image_sizes": list(job.resolutions), "soft_tokens": job.vision.soft_tokens},
+        "vision": _vision(job),
         "files": [_file(job.directory, f.path, f.role) for f in lowered.files],
         "subgraphs": [_subgraph(p, recipe.name, parity) for p in placed],
         "tokenizer": {
@@ -114,6 +113,17 @@ def build_manifest(
 
 def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _vision(job: Job) -> dict[str, Any] | None:
+    """What a front end needs to know about images."""
+    if job.vision is None:
+        return None
+    return {
+        "image_sizes": list(job.resolutions),
+        "soft_tokens": job.vision.soft_tokens,
+        "resample": load_resample(job.checkpoint.directory),
+    }
 
 
 def _file(directory: Path, path: str, role: str) -> dict[str, Any]:
