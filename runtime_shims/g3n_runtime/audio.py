@@ -27,6 +27,8 @@ FLOOR = 1e-5
 PAD_TO = 128
 NEEDED = WINDOW + 1
 """Samples that one frame is made of: the window and the sample after it."""
+AUDIO_STREAM = "audio_stream"
+"""The model of one streaming step, in every bundle that hears."""
 LOOKAHEAD = 6
 """Mel frames that a soft token hears past its own first."""
 
@@ -144,6 +146,15 @@ def require_enough(samples: int) -> None:
             f"the sound has {samples} samples at 16 kHz ({1000 * samples / RATE:.0f} ms), expected at least "
             f"{NEEDED} (33 ms): record a longer one"
         )
+
+
+def clip_hops(sound: np.ndarray) -> np.ndarray:
+    """``sound [n]`` as hops ``[T, 160]`` that begin exactly the mel frames of the reference, zeros at the end."""
+    require_enough(len(sound))
+    hops = frame_count(len(sound)) + NEEDED // HOP
+    padded = np.zeros(hops * HOP, np.float32)
+    padded[: min(len(sound), len(padded))] = sound[: len(padded)]
+    return padded.reshape(hops, HOP)
 
 
 def mel_filters(bins: int = BINS) -> np.ndarray:

@@ -24,6 +24,10 @@ class MediaError(G3nError):
     exit_code = 61
 
 
+class SoundError(MediaError):
+    """A sound is no sound, damaged, too short, or too long for one clip."""
+
+
 class BundleError(G3nError):
     """A bundle is incomplete, malformed or made by a newer version."""
 
@@ -40,9 +44,3 @@ class UnsafePath(BundleError):
     """A manifest names a path that leaves the bundle's folder."""
 
     exit_code = 52
-
-
-class SoundError(G3nError):
-    """A sound is no sound, damaged, too short or too long."""
-
-    exit_code = 71

@@ -5,14 +5,17 @@ Needs ``ai-edge-litert`` (the interpreter) and numpy only.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from g3n_runtime.audio import HOP, Step, frame_count, require_enough, token_steps
-from g3n_runtime.errors import SoundError
+from g3n_runtime.audio import AUDIO_STREAM, HOP, Step, clip_hops, frame_count, token_steps
+from g3n_runtime.bundle import Bundle
+from g3n_runtime.errors import EngineError, SoundError
 
 
 class LiteRtClipEncoder:
@@ -29,15 +32,16 @@ class LiteRtClipEncoder:
         self._hops = int(self._encode.get_input_details()["src_inputs"]["shape"][1])
 
     def __call__(self, sound: np.ndarray) -> np.ndarray:
-        """Soft tokens ``[N, hidden]`` float32 of ``sound [n]`` at 16 kHz.
+        """Soft tokens ``[N, hidden]`` float32 of ``sound [n]`` at 16 kHz, without the padding.
 
         Raises:
             SoundError: the sound is shorter than a mel frame or longer than a clip.
         """
-        return self._adapt(**self.features(sound))["mm_embedding"][0, : self._count]
+        tokens = self.padded(sound)
+        return tokens[: -(-frame_count(len(sound)) * len(tokens) // self._hops)]
 
-    def features(self, sound: np.ndarray) -> dict[str, np.ndarray]:
-        """The encoder's outputs, padded to the longest clip: ``features`` and ``mask``."""
+    def padded(self, sound: np.ndarray) -> np.ndarray:
+        """As the engine and the reference give them: filled up with the padding's embedding to the longest clip's."""
         hops = clip_hops(sound)
         if len(hops) > self._hops:
             raise SoundError(
@@ -47,8 +51,7 @@ class LiteRtClipEncoder:
         src_inputs = np.zeros((1, self._hops, HOP), np.float32)
         src_inputs[0, : len(hops)] = hops
         out = self._encode(src_inputs=src_inputs, mask=np.arange(self._hops)[None] < len(hops))
-        self._count = int(out["mask"].sum())
-        return out
+        return self._adapt(features=out["features"], mask=out["mask"])["mm_embedding"][0]
 
 
 class LiteRtStreamEncoder:
@@ -90,10 +93,35 @@ class LiteRtStreamEncoder:
         return token
 
 
-def clip_hops(sound: np.ndarray) -> np.ndarray:
-    """``sound [n]`` as hops ``[T, 160]`` that begin exactly the mel frames of the reference, zeros at the end."""
-    require_enough(len(sound))
-    hops = frame_count(len(sound)) + 3
-    padded = np.zeros(hops * HOP, np.float32)
-    padded[: min(len(sound), len(padded))] = sound[: len(padded)]
-    return padded.reshape(hops, HOP)
+def open_stream(bundle: Bundle, threads: int = 2) -> LiteRtStreamEncoder:
+    """The streaming encoder of ``bundle``, whose model is copied into its cache the first time.
+
+    The interpreter maps whole files only; the model lies within the ``.litertlm``.
+
+    Raises:
+        EngineError: the bundle has no ears for LiteRT, or its cache cannot be written.
+    """
+    audio = bundle.manifest["audio"]
+    if audio is None or audio["stream"] is None:
+        raise EngineError(
+            f"{bundle.directory.name} has no streaming audio encoder: compile it with --modalities text,audio"
+        )
+    begin, end = audio["stream"]
+    path = bundle.directory / ".cache" / f"{AUDIO_STREAM}-{begin}-{end}.tflite"
+    try:
+        if not path.exists() or path.stat().st_size != end - begin:
+            path.parent.mkdir(exist_ok=True)
+            partial = path.with_suffix(".partial")
+            with bundle.file("litertlm").open("rb") as source, partial.open("wb") as target:
+                source.seek(begin)
+                shutil.copyfileobj(source, target, 1 << 24)
+            os.truncate(partial, end - begin)
+            partial.replace(path)
+    except OSError as error:
+        raise EngineError(f"the streaming encoder cannot be copied to {path} ({error.strerror}): make room") from None
+    return LiteRtStreamEncoder(path, threads)
+
+
+def constant_of(path: Path) -> np.ndarray:
+    """The row ``[1, hidden]`` of a model that is a constant (``end_of_audio``)."""
+    return Interpreter(model_path=str(path)).get_signature_runner()()["embedding"][0]

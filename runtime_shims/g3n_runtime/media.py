@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from g3n_runtime.audio import clip_hops
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.engine import Attachments
 from g3n_runtime.errors import EngineError
 from g3n_runtime.image import Resample, load_image, png
+from g3n_runtime.sound import read_clip, wav
 
 PARTS = {"image": "vision", "audio": "audio"}
 """Kinds of parts of a turn, and the tower that each needs."""
@@ -25,11 +27,13 @@ class MediaFrontEnd:
 
     image_side: int | None = None
     resample: Resample = "bilinear"
+    audio: bool = False
 
     @classmethod
     def of(cls, bundle: Bundle) -> MediaFrontEnd:
         vision = bundle.manifest.get("vision")
-        return cls(vision["image_sizes"][0], vision["resample"]) if vision else cls()
+        audio = "audio" in bundle.manifest["model"]["modalities"]
+        return cls(vision["image_sizes"][0], vision["resample"], audio) if vision else cls(audio=audio)
 
     def content(self, text: str, attachments: Attachments) -> str | list[dict[str, Any]]:
         """The content of a user's message: plain text, or parts.
@@ -47,8 +51,10 @@ class MediaFrontEnd:
                     "the bundle has no vision tower: compile the checkpoint with --modalities text,vision"
                 )
             parts.append(_part("image", png(load_image(path, self.image_side, self.resample))))
-        if attachments.audio:
-            raise EngineError("the bundle has no audio tower: compile the checkpoint with --modalities text,audio")
+        for path in attachments.audio:
+            if not self.audio:
+                raise EngineError("the bundle has no audio tower: compile the checkpoint with --modalities text,audio")
+            parts.append(_part("audio", wav(clip_hops(read_clip(path)).reshape(-1))))
         return [*parts, {"type": "text", "text": text}]
 
     @staticmethod

@@ -5,6 +5,7 @@ WAV, FLAC, OGG (Vorbis, Opus) and MP3 are decoded by libsndfile (``soundfile``),
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,13 @@ def to_mono(samples: np.ndarray, name: str = "the sound") -> np.ndarray:
         raise SoundError(f"{name} has {bad} samples that are NaN or infinite: record or export it again")
     mono = samples if samples.ndim == 1 else samples.mean(1, dtype=np.float32)
     return np.ascontiguousarray(mono, np.float32)
+
+
+def wav(samples: np.ndarray) -> bytes:
+    """``samples [n]`` float32 at 16 kHz as a WAV file that loses nothing."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, RATE, subtype="FLOAT", format="WAV")
+    return buffer.getvalue()
 
 
 def _check(path: Path, file: soundfile.SoundFile) -> None:

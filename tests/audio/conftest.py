@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from g3n_compiler.checkpoint.config import AudioConfig, load_audio_config
+from g3n_compiler.checkpoint.config import read_json
+from g3n_compiler.checkpoint.multimodal import AudioConfig, load_audio_config
 from g3n_compiler.modules.audio import AudioEncoder
 from g3n_compiler.modules.audio_weights import AudioReader, audio_embedder_weights, audio_weights
+from g3n_compiler.modules.multimodal_embedder import Embedder
 from g3n_compiler.modules.weights import TensorWeights, WeightSpec
 
 SMALL: dict[str, Any] = {
@@ -44,19 +47,26 @@ class Ears:
         reader = AudioReader(self.config, self.read)
         return AudioEncoder(self.config, TensorWeights({n: reader(s) for n, s in self.specs.items()}))
 
+    def embed(self, features: Tensor) -> Tensor:
+        """Our embedder's soft tokens."""
+        return Embedder(self.config.embedder, "audio", self.encoder().weights).soft(features)
+
     @torch.no_grad()
     def reference(self, mel: Tensor, mask: Tensor) -> Tensor:
         """The reference's features ``[1, N, hidden]``."""
         return self.tower(mel, mask == 0, return_dict=True).last_hidden_state
 
 
-def make_ears(directory: Path, seed: int = 0, **audio: Any) -> Ears:
-    """A random tower whose norms and scales are far from their trivial init; ``config.json`` goes to ``directory``."""
+def make_ears(directory: Path, model: Mapping[str, Any] | None = None, **audio: Any) -> Ears:
+    """A random tower whose norms and scales are far from their trivial init; ``config.json`` goes to ``directory``.
+
+    ``model`` has fields of the whole model's config, ``audio`` those of the tower's.
+    """
     from transformers import Gemma3nConfig
     from transformers.models.gemma3n import modeling_gemma3n as gemma3n
 
-    torch.manual_seed(seed)
-    config = Gemma3nConfig(audio_config={**SMALL, **audio})
+    torch.manual_seed(0)
+    config = Gemma3nConfig(audio_config={**SMALL, **audio}, **(model or {}))
     config.save_pretrained(directory)
     tower = gemma3n.Gemma3nAudioEncoder._from_config(config.audio_config, dtype=torch.float32).eval()
     embedder = gemma3n.Gemma3nMultimodalEmbedder(config.audio_config, config.text_config).float().eval()
@@ -68,9 +78,7 @@ def make_ears(directory: Path, seed: int = 0, **audio: Any) -> Ears:
                 parameter.normal_(0, 1.5 / parameter[0].numel() ** 0.5)
     tensors = {f"audio_tower.{k}": v for k, v in tower.state_dict().items()}
     tensors |= {f"embed_audio.{k}": v for k, v in embedder.state_dict().items()}
-    loaded = load_audio_config(directory)
-    assert loaded is not None
-    return Ears(loaded, tower, embedder, tensors)
+    return Ears(load_audio_config(read_json(directory / "config.json")), tower, embedder, tensors)
 
 
 def random_mel(frames: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from g3n_compiler.checkpoint.config import AudioConfig
+from g3n_compiler.checkpoint.multimodal import AudioConfig
 from g3n_compiler.modules.audio import AudioOps
 from g3n_compiler.modules.audio_stream import LOOKAHEAD, Stream, empty_state, state_shapes, step
 from g3n_compiler.verify.parity import EXACT

@@ -14,6 +14,7 @@ from typing import Any
 
 import jsonschema
 
+from g3n_compiler.bundle.litertlm import sections
 from g3n_compiler.bundle.memory import kv_bytes, kv_layers, memory_ledger
 from g3n_compiler.checkpoint.image_processor import load_resample
 from g3n_compiler.checkpoint.ledger import Ledger
@@ -24,6 +25,7 @@ from g3n_compiler.partition import Placed
 from g3n_compiler.targets import Target
 from g3n_compiler.verify.parity import Parity
 from g3n_compiler.verify.reference import parameter_count
+from g3n_runtime.audio import AUDIO_STREAM
 from g3n_runtime.bundle import MANIFEST, SCHEMA_VERSION, schema
 
 VERSIONS = ("torch", "executorch", "litert-torch", "ai-edge-litert", "litert-lm", "onnx", "onnxruntime", "transformers")
@@ -83,6 +85,7 @@ def build_manifest(
         "prefill_lengths": list(job.prefill_lengths),
         "kv": {"dtype": "float32", "bytes": kv_bytes(config, job.context), "layers": kv_layers(config, job.context)},
         "vision": _vision(job),
+        "audio": _audio(job, lowered),
         "files": [_file(job.directory, f.path, f.role) for f in lowered.files],
         "subgraphs": [_subgraph(p, recipe.name, parity) for p in placed],
         "tokenizer": {
@@ -109,6 +112,19 @@ def build_manifest(
     }
     jsonschema.validate(manifest, schema())
     return manifest
+
+
+def _audio(job: Job, lowered: Lowered) -> dict[str, Any] | None:
+    """The audio tower; ``stream`` is where the streaming step's model lies in the ``.litertlm``."""
+    if job.audio is None:
+        return None
+    path = next((job.directory / f.path for f in lowered.files if f.role == "litertlm"), None)
+    stream = None if path is None else next((s for s in sections(path) if s.kind == AUDIO_STREAM), None)
+    return {
+        "soft_tokens": job.audio.max_soft_tokens,
+        "frames_per_token": job.audio.frames_per_token,
+        "stream": None if stream is None else [stream.begin, stream.end],
+    }
 
 
 def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:

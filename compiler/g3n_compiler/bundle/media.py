@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from g3n_runtime.audio import HOP, RATE
+
 
 @dataclass(frozen=True)
 class ImageMedia:
@@ -22,14 +24,24 @@ class ImageMedia:
 
 
 @dataclass(frozen=True)
+class AudioMedia:
+    """Sounds: the texts of the tokens around soft tokens."""
+
+    placeholder: str
+    start: str
+    end: str
+
+
+@dataclass(frozen=True)
 class Media:
     """The media of a bundle; ``None`` for what it does not take."""
 
     image: ImageMedia | None = None
+    audio: AudioMedia | None = None
 
     @property
     def placeholders(self) -> tuple[str, ...]:
-        return () if self.image is None else (self.image.placeholder,)
+        return tuple(m.placeholder for m in (self.image, self.audio) if m is not None)
 
     def describe(self, model: Any) -> None:
         """Fill ``model``, the ``GenericModel`` message of ``LlmModelType``."""
@@ -45,6 +57,17 @@ class Media:
             # The adapter's last row is the end of the image already.
             model.add_image_end = False
             model.image_prefix = model.image_suffix = ""
+        if self.audio is not None:
+            model.audio_enabled = True
+            model.audio_token_regex = re.escape(self.audio.placeholder)
+            model.start_of_audio_token.token_str = self.audio.start
+            model.end_of_audio_token.token_str = self.audio.end
+            model.add_audio_end = True
+            model.audio_prefix = model.audio_suffix = ""
+            # The encoder's graph has the model's own mel front end: the engine hands over the sound in hops of 10 ms.
+            model.skip_mel_spectrogram_extraction = True
+            model.audio_sample_rate_hz, model.audio_num_channels, model.audio_input_scale = RATE, 1, 1.0
+            model.audio_frame_length = model.audio_hop_length = HOP
 
     def template(self, template: str) -> str:
         """``template`` with the blank lines that the processor puts around every placeholder."""

@@ -1,7 +1,7 @@
-"""The models' configurations as frozen dataclasses, read from a Hugging Face ``config.json``.
+"""The text model's configuration as a frozen dataclass, read from a Hugging Face ``config.json``.
 
-Source: ``transformers`` ``Gemma3nTextConfig``, of which both the nested (``text_config``) and the flat (text-only
-checkpoint) form are read, and both spellings of the RoPE bases; ``Gemma3nAudioConfig``.
+Source: ``transformers`` ``Gemma3nTextConfig``; both its nested (``text_config``) and flat (text-only
+checkpoint) forms are read, and both spellings of the RoPE bases.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from g3n_compiler.errors import CheckpointError, WrongModel
 
 LayerType = Literal["sliding_attention", "full_attention"]
 MODEL_TYPES = ("gemma3n", "gemma3n_text")
-SUBSAMPLING = 4
-"""Mel frames for each frame of the audio tower: two convolutions of stride 2."""
 
 
 @dataclass(frozen=True)
@@ -72,58 +70,6 @@ class TextConfig:
         return min(self.sliding_window, context) if self.is_sliding(layer) else context
 
 
-@dataclass(frozen=True)
-class AudioConfig:
-    """Shape of the audio tower (Universal Speech Model, arXiv 2303.01037) and of its way into the text model."""
-
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    past: int
-    """Frames before its own that a frame attends to."""
-    logit_cap: float
-    conv_kernel: int
-    """Frames that the light convolution of a layer spans."""
-    reduction: int
-    """Frames for each soft token."""
-    residual_weight: float
-    clipping: float
-    conv_channels: tuple[int, int]
-    """Channels of the two subsampling convolutions."""
-    group_norm_eps: float
-    rms_norm_eps: float
-    mel_bins: int
-    text_hidden_size: int
-    vocab_size: int
-    vocab_offset: int
-    max_soft_tokens: int
-    """Soft tokens of the longest clip; the reference pads every clip to as many."""
-    padding_id: int
-    """The token whose embedding pads a clip, the vocabulary's last."""
-    begin_id: int
-    soft_id: int
-    end_id: int
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
-
-    @property
-    def frames_per_token(self) -> int:
-        """Mel frames of 10 ms for each soft token."""
-        return SUBSAMPLING * self.reduction
-
-    @property
-    def bins(self) -> tuple[int, int, int]:
-        """Frequencies that enter the first convolution, leave it, and leave the second."""
-        first = (self.mel_bins + 1) // 2
-        return self.mel_bins, first, (first + 1) // 2
-
-    def soft_tokens(self, frames: int) -> int:
-        """Soft tokens that ``frames`` mel frames become."""
-        return -(-frames // self.frames_per_token)
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from ``path``; raises :class:`CheckpointError` when it is missing or is not one."""
     try:
@@ -157,66 +103,6 @@ def load_text_config(directory: Path) -> TextConfig:
         return _parse(text, eos)
     except (KeyError, TypeError, ValueError) as error:
         raise WrongModel(f"config.json does not describe a Gemma 3n text model: {error!r}") from None
-
-
-def load_audio_config(directory: Path) -> AudioConfig | None:
-    """Read the audio tower's part of ``config.json``; ``None`` when the model has no ears.
-
-    Raises:
-        WrongModel: the tower is of a shape that the reference does not define or that cannot be streamed.
-    """
-    raw = read_json(directory / "config.json")
-    if not raw.get("audio_config"):
-        return None
-    try:
-        return _parse_audio(raw)
-    except (KeyError, TypeError, ValueError) as error:
-        raise WrongModel(f"config.json does not describe a Gemma 3n audio tower: {error!r}") from None
-
-
-def _parse_audio(raw: dict[str, Any]) -> AudioConfig:
-    audio, text = raw["audio_config"], raw["text_config"]
-    for name, expected in (("sscp_conv_kernel_size", [[3, 3]] * 2), ("sscp_conv_stride_size", [[2, 2]] * 2)):
-        found = [list(pair) for pair in audio.get(name, expected)]
-        if found != expected:
-            raise ValueError(f"{name} {found}, expected {expected}")
-    if right := audio.get("conf_attention_context_right", 0):
-        raise ValueError(f"conf_attention_context_right {right}: a tower that hears the future is not Gemma 3n's")
-    hidden, heads = int(audio.get("hidden_size", 1536)), int(audio.get("conf_num_attention_heads", 8))
-    left, channels = int(audio.get("conf_attention_context_left", 13)), audio.get("sscp_conv_channel_size", (128, 32))
-    if hidden % heads or left < 2 or len(channels) != 2:
-        raise ValueError(f"hidden_size {hidden}, {heads} heads, context {left}, channels {channels}")
-    config = AudioConfig(
-        hidden_size=hidden,
-        num_layers=int(audio.get("conf_num_hidden_layers", 12)),
-        num_heads=heads,
-        past=left - 1,
-        logit_cap=float(audio.get("conf_attention_logit_cap", 50.0)),
-        conv_kernel=int(audio.get("conf_conv_kernel_size", 5)),
-        reduction=int(audio.get("conf_reduction_factor", 4)),
-        residual_weight=float(audio.get("conf_residual_weight", 0.5)),
-        clipping=float(audio.get("gradient_clipping", 1e10)),
-        conv_channels=(int(channels[0]), int(channels[1])),
-        group_norm_eps=float(audio.get("sscp_conv_group_norm_eps", 1e-3)),
-        rms_norm_eps=float(audio.get("rms_norm_eps", 1e-6)),
-        mel_bins=int(audio.get("input_feat_size", 128)),
-        text_hidden_size=int(text["hidden_size"]),
-        vocab_size=int(audio.get("vocab_size", 128)),
-        vocab_offset=int(audio.get("vocab_offset", 262272)),
-        max_soft_tokens=int(raw.get("audio_soft_tokens_per_image", 188)),
-        padding_id=int(text["vocab_size"]) - 1,
-        begin_id=int(raw.get("boa_token_id", 256000)),
-        soft_id=int(raw.get("audio_token_id", 262273)),
-        end_id=int(raw.get("eoa_token_id", 262272)),
-    )
-    if config.reduction < 2:
-        raise ValueError(f"conf_reduction_factor {config.reduction}: below 2 a token is shorter than what it hears")
-    hard = range(config.vocab_offset, config.vocab_offset + config.vocab_size)
-    if config.end_id not in hard or config.padding_id not in hard:
-        raise ValueError(
-            f"end of audio {config.end_id} and padding {config.padding_id} are not both audio tokens ({hard})"
-        )
-    return config
 
 
 def _per_layer(value: Any, n: int, name: str) -> list[Any]:

@@ -13,6 +13,7 @@ import torch
 from g3n_compiler.checkpoint.multimodal import Modality, Tower
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.errors import TargetError, UnknownTensor
+from g3n_compiler.modules.audio_weights import audio_tensors
 from g3n_compiler.modules.vision_weights import vision_weights
 from g3n_compiler.modules.weights import WeightSpec, dead_weights, embedding_weights, text_weights
 
@@ -24,7 +25,12 @@ def _vision(checkpoint: Checkpoint) -> Mapping[str, WeightSpec]:
     return vision_weights(checkpoint.vision, checkpoint.text.hidden_size)
 
 
-TOWER_WEIGHTS: dict[Tower, Callable[[Checkpoint], Mapping[str, WeightSpec]]] = {"vision": _vision}
+def _audio(checkpoint: Checkpoint) -> Mapping[str, WeightSpec]:
+    assert checkpoint.audio is not None
+    return audio_tensors(checkpoint.audio)
+
+
+TOWER_WEIGHTS: dict[Tower, Callable[[Checkpoint], Mapping[str, WeightSpec]]] = {"vision": _vision, "audio": _audio}
 """The towers that this version compiles, and all tensors of each."""
 
 

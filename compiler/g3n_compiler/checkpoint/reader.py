@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from g3n_compiler.checkpoint.config import TextConfig, load_text_config, read_json
-from g3n_compiler.checkpoint.multimodal import EmbedderConfig, Tower, VisionConfig, load_vision_config
+from g3n_compiler.checkpoint.multimodal import (
+    AudioConfig,
+    EmbedderConfig,
+    Tower,
+    VisionConfig,
+    load_audio_config,
+    load_vision_config,
+)
 from g3n_compiler.checkpoint.safetensors import SafetensorsFile, TensorEntry
 from g3n_compiler.errors import BadHeader, CheckpointError, MissingShard, UnknownTensor
 from g3n_compiler.modules.weights import WeightSpec
@@ -78,11 +85,15 @@ class Checkpoint:
         stem_bias = self.tower_prefix + STEM_BIAS in self._owner
         return load_vision_config(read_json(self.directory / "config.json"), stem_bias)
 
+    @cached_property
+    def audio(self) -> AudioConfig | None:
+        """The audio tower's config; ``None`` where the checkpoint has no tensor of one."""
+        return load_audio_config(read_json(self.directory / "config.json")) if "audio" in self.towers else None
+
     def embedder(self, tower: Tower) -> EmbedderConfig | None:
         """The embedder of ``tower``; ``None`` where the checkpoint has none."""
-        if tower == "vision":
-            return None if self.vision is None else self.vision.embedder
-        return None
+        config = self.vision if tower == "vision" else self.audio
+        return None if config is None else config.embedder
 
     @staticmethod
     def tower_of(name: str) -> Tower | None:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.checkpoint.multimodal import Modality, VisionConfig
+from g3n_compiler.checkpoint.multimodal import AudioConfig, Modality, VisionConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
 from g3n_compiler.quantize.recipe import Recipe
@@ -43,6 +43,11 @@ class Job:
     def vision(self) -> VisionConfig | None:
         """The vision tower, if it is compiled."""
         return self.checkpoint.vision if "vision" in self.modalities else None
+
+    @property
+    def audio(self) -> AudioConfig | None:
+        """The audio tower, if it is compiled."""
+        return self.checkpoint.audio if "audio" in self.modalities else None
 
 
 @dataclass(frozen=True)
@@ -116,11 +121,25 @@ class VisionModel(Protocol):
         """Soft tokens in the text space and the end-of-image row ``[T + 1, hidden]`` of ``image [S, S, 3]`` in 0..1."""
 
 
+class AudioModel(Protocol):
+    """An emitted audio tower under its stock runtime, as verification sees it."""
+
+    def clip(self, sound: np.ndarray) -> np.ndarray:
+        """Soft tokens in the text space ``[N, hidden]`` of ``sound [n]`` at 16 kHz, filled up to the longest clip's."""
+
+    def stream(self, sound: np.ndarray) -> np.ndarray:
+        """Soft tokens ``[N, hidden]`` of a sound of any length, made step by step."""
+
+    def end(self) -> np.ndarray:
+        """The end-of-audio row ``[1, hidden]``."""
+
+
 @dataclass(frozen=True)
 class Towers:
     """The emitted towers; ``None`` where a bundle has none."""
 
     vision: VisionModel | None = None
+    audio: AudioModel | None = None
 
 
 class Backend(Protocol):

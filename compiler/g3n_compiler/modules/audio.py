@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from g3n_compiler.checkpoint.config import AudioConfig
-from g3n_compiler.modules.audio_weights import EMBEDDER, POSITIONS, QUERY_SCALE, TOWER
+from g3n_compiler.checkpoint.multimodal import AudioConfig
+from g3n_compiler.modules.audio_weights import POSITIONS, QUERY_SCALE, TOWER
+from g3n_compiler.modules.dialect import Dialect
 from g3n_compiler.modules.weights import Weights
 
 HIDDEN = -1e9
@@ -48,10 +49,10 @@ class Time(Protocol):
         """
 
 
-class AudioOps:
+class AudioOps(Dialect):
     """The operations that backends want written differently; plain PyTorch, as eager mode and ONNX take them."""
 
-    def conv(self, x: Tensor, weight: Tensor) -> Tensor:
+    def subsample(self, x: Tensor, weight: Tensor) -> Tensor:
         """``x [1, T, bins, in]`` -> ``[1, (T - 1) / 2, (bins + 1) / 2, out]``.
 
         Stride 2 both ways, one bin of padding on either side and none in time. ``weight`` is ``[out, 3, 3, in]``, or
@@ -64,10 +65,6 @@ class AudioOps:
         """``x [1, T, K]``, ``weight [1, 1, width, K]`` -> ``[1, T - width + 1, K]``, a filter for each channel."""
         y = F.conv1d(x.permute(0, 2, 1), weight.permute(3, 0, 1, 2).squeeze(1), groups=x.shape[-1])
         return y.permute(0, 2, 1)
-
-    def mean(self, x: Tensor) -> Tensor:
-        """Mean over the last dimension, kept."""
-        return x.mean(-1, keepdim=True)
 
     def frame_mean(self, x: Tensor) -> Tensor:
         """Mean over each frame of ``[1, T, bins, channels]`` -> ``[1, T, 1, 1]``."""
@@ -120,14 +117,6 @@ class AudioEncoder:
         frames = self.subsample(mel * mask.unsqueeze(-1), half, quarter, Clip())
         return self.conform(frames, quarter, Clip())
 
-    def embed(self, features: Tensor) -> Tensor:
-        """Features ``[1, N, hidden]`` -> soft tokens ``[1, N, text_hidden]`` in the text model's space."""
-        return self._project(self.norm(EMBEDDER + "soft_embedding_norm", features, self.config.rms_norm_eps))
-
-    def embed_hard(self, rows: Tensor) -> Tensor:
-        """Rows ``[1, N, hidden]`` of the audio tokens' own table -> ``[1, N, text_hidden]``."""
-        return self._project(self.norm(EMBEDDER + "hard_embedding_norm", rows, self.config.rms_norm_eps))
-
     # -- the parts, in order -------------------------------------------------------------------------------------------
 
     def subsample(self, mel: Tensor, half: Tensor, quarter: Tensor, time: Time) -> Tensor:
@@ -139,7 +128,7 @@ class AudioEncoder:
         p = TOWER + "subsample_conv_projection."
         x = mel.unsqueeze(-1)
         for i, valid in enumerate((half, quarter)):
-            x = self.ops.conv(time.window(f"conv_{i}", x), self.weights.tensor(f"{p}conv_{i}.conv"))
+            x = self.ops.subsample(time.window(f"conv_{i}", x), self.weights.tensor(f"{p}conv_{i}.conv"))
             valid = valid.view(1, -1, 1, 1)
             centred, variance = time.normalize(f"norm_{i}", x, valid, self.ops)
             scale = self.weights.tensor(f"{p}conv_{i}.norm")
@@ -209,10 +198,6 @@ class AudioEncoder:
         """RMS norm over the last dimension."""
         return x * torch.rsqrt(self.ops.mean(x * x) + eps) * self.weights.tensor(name)
 
-    def _project(self, x: Tensor) -> Tensor:
-        y = self.weights.linear(EMBEDDER + "embedding_projection", x)
-        return y * torch.rsqrt(self.ops.mean(y * y) + self.config.rms_norm_eps)
-
     def _clip(self, x: Tensor) -> Tensor:
         return torch.clamp(x, -self.config.clipping, self.config.clipping)
 
@@ -259,7 +244,8 @@ def every(x: Tensor, step: int, first: int = 0) -> Tensor:
     if step == 1:
         return x
     groups = -(-x.shape[1] // step)
-    return _pad(x, groups * step).reshape(1, groups, step, *x.shape[2:])[:, :, first]
+    grouped = _pad(x, groups * step).reshape(1, groups, step, *x.shape[2:])
+    return grouped[:, :, first : first + 1].reshape(1, groups, *x.shape[2:])
 
 
 def _pad(x: Tensor, frames: int) -> Tensor:

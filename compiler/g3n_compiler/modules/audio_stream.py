@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from g3n_compiler.checkpoint.config import SUBSAMPLING, AudioConfig
+from g3n_compiler.checkpoint.multimodal import SUBSAMPLING, AudioConfig
 from g3n_compiler.modules.audio import AudioEncoder, AudioOps, every
 
 LOOKAHEAD = 6

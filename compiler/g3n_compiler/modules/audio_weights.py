@@ -13,26 +13,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from g3n_compiler.checkpoint.config import AudioConfig
-from g3n_compiler.modules.weights import Role, WeightSpec
+from g3n_compiler.checkpoint.multimodal import AudioConfig
+from g3n_compiler.modules.multimodal_embedder import embed_hard_ids, embedder_weights
+from g3n_compiler.modules.weights import Read, Role, WeightSpec
 
 TOWER = "audio_tower."
 EMBEDDER = "embed_audio."
 POSITIONS = "relative_positions"
 QUERY_SCALE = "query_scale"
+PADDING = EMBEDDER + "padding"
 LONGEST_TIMESCALE = 1e4
-
-
-class Read(Protocol):
-    """Reads a weight as float32, all of it or rows ``[begin, end)`` of it."""
-
-    def __call__(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor: ...
 
 
 def audio_weights(config: AudioConfig) -> dict[str, WeightSpec]:
@@ -48,24 +43,24 @@ def audio_weights(config: AudioConfig) -> dict[str, WeightSpec]:
         p = f"{TOWER}subsample_conv_projection.conv_{i}."
         add(p + "conv", (1, 3, 3, channels[1]) if i == 0 else (channels[2], 3, 3, channels[1]))
         add(p + "norm", (channels[i + 1],))
-    add(f"{TOWER}subsample_conv_projection.input_proj_linear", (d, c.bins[2] * channels[2]), "linear")
+    add(f"{TOWER}subsample_conv_projection.input_proj_linear", (d, c.bins[2] * channels[2]), "audio")
     for i in range(c.num_layers):
         p = f"{TOWER}conformer.{i}."
         _add_ffw(add, p + "ffw_layer_start.", d)
         a = p + "attention.attn."
         add(p + "attention.pre_attn_norm", (d,))
         for part in "qkv":
-            add(f"{a}{part}_proj", (d, d), "linear")
+            add(f"{a}{part}_proj", (d, d), "audio")
         add(a + QUERY_SCALE, (c.head_dim,), tensor=a + "per_dim_scale")
         positions = (c.num_heads, c.past + 1, c.head_dim)
         add(a + POSITIONS, positions, tensor=a + "relative_position_embedding.pos_proj.weight")
-        add(p + "attention.post", (d, d), "linear")
+        add(p + "attention.post", (d, d), "audio")
         add(p + "attention.post_norm", (d,))
         add(p + "lconv1d.pre_layer_norm", (d,))
-        add(p + "lconv1d.linear_start", (2 * d, d), "linear")
+        add(p + "lconv1d.linear_start", (2 * d, d), "audio")
         add(p + "lconv1d.depthwise_conv1d", (1, 1, c.conv_kernel, d))
         add(p + "lconv1d.conv_norm", (d,))
-        add(p + "lconv1d.linear_end", (d, d), "linear")
+        add(p + "lconv1d.linear_end", (d, d), "audio")
         _add_ffw(add, p + "ffw_layer_end.", d)
         add(p + "norm", (d,))
     return specs
@@ -73,17 +68,18 @@ def audio_weights(config: AudioConfig) -> dict[str, WeightSpec]:
 
 def audio_embedder_weights(config: AudioConfig) -> dict[str, WeightSpec]:
     """The weights that bring soft and hard audio tokens into the text model's space."""
-    d = config.hidden_size
-    shapes: dict[str, tuple[tuple[int, ...], Role]] = {
-        "soft_embedding_norm": ((d,), "float"),
-        "embedding_projection": ((config.text_hidden_size, d), "linear"),
-        "embedding": ((config.vocab_size, d), "float"),
-        "hard_embedding_norm": ((d,), "float"),
-    }
-    return {
-        EMBEDDER + name: WeightSpec(EMBEDDER + name, shape, role, f"{EMBEDDER}{name}.weight")
-        for name, (shape, role) in shapes.items()
-    }
+    return embedder_weights(config.embedder, "audio", config.text_hidden_size)
+
+
+def audio_tensors(config: AudioConfig) -> dict[str, WeightSpec]:
+    """Every tensor of a checkpoint that the tower is made of, shapes as stored."""
+    return {n: stored(config, s) for n, s in (audio_weights(config) | audio_embedder_weights(config)).items()}
+
+
+def padding_weight(config: AudioConfig) -> WeightSpec:
+    """What fills a clip up to the longest's soft tokens: the embedding of the vocabulary's last token, as it enters
+    the text model."""
+    return WeightSpec(PADDING, (config.text_hidden_size,), "float", EMBEDDER + "embedding.weight")
 
 
 def stored(config: AudioConfig, spec: WeightSpec) -> WeightSpec:
@@ -107,11 +103,19 @@ class AudioReader:
         self._config, self._read = config, read
 
     def __call__(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor:
+        if spec.name == PADDING:
+            return self.hard_row(self._config.padding_id)
         source = stored(self._config, spec)
         if source.shape == spec.shape and not spec.name.endswith(QUERY_SCALE):
             return self._read(spec, rows)
         value = self._derive(spec, self._read(source))
         return value if rows is None else value[rows[0] : rows[1]]
+
+    def hard_row(self, token: int) -> Tensor:
+        """What ``embed_audio`` makes of an audio token's id: ``[text_hidden]`` float32."""
+        c = self._config
+        rows = embed_hard_ids(c.embedder, "audio", self._read, c.text_hidden_size)
+        return rows[token - c.embedder.vocab_offset]
 
     def _derive(self, spec: WeightSpec, value: Tensor) -> Tensor:
         c = self._config
@@ -136,6 +140,6 @@ def sinusoids(config: AudioConfig) -> Tensor:
 
 def _add_ffw(add: Callable[..., None], prefix: str, width: int) -> None:
     add(prefix + "pre_layer_norm", (width,))
-    add(prefix + "ffw_layer_1", (4 * width, width), "linear")
-    add(prefix + "ffw_layer_2", (width, 4 * width), "linear")
+    add(prefix + "ffw_layer_1", (4 * width, width), "audio")
+    add(prefix + "ffw_layer_2", (width, 4 * width), "audio")
     add(prefix + "post_layer_norm", (width,))

@@ -12,16 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from g3n_compiler.checkpoint.config import AudioConfig
+from g3n_compiler.checkpoint.multimodal import AudioConfig
 from g3n_compiler.modules.audio import AudioEncoder, every
 from g3n_compiler.modules.audio_mel import LOST, LogMelGraph
-from g3n_compiler.modules.audio_stream import empty_state, step
-from g3n_compiler.modules.audio_weights import EMBEDDER, audio_embedder_weights, audio_weights
+from g3n_compiler.modules.audio_stream import empty_state, state_shapes, step
+from g3n_compiler.modules.audio_weights import (
+    EMBEDDER,
+    PADDING,
+    audio_embedder_weights,
+    audio_weights,
+    padding_weight,
+)
+from g3n_compiler.modules.multimodal_embedder import Embedder
 from g3n_compiler.modules.weights import WeightSpec
 from g3n_compiler.trace.signatures import GraphWeights
-from g3n_runtime.audio import HOP
+from g3n_runtime.audio import AUDIO_STREAM, HOP
 
-ENCODE, ADAPT, STREAM = "audio_encode", "audio_adapt", "audio_stream"
+ENCODE, ADAPT, STREAM = "audio_encode", "audio_adapt", AUDIO_STREAM
 
 
 class AudioSignature(nn.Module):
@@ -34,6 +41,9 @@ class AudioSignature(nn.Module):
 
     def encoder(self, weights: Mapping[str, Tensor]) -> AudioEncoder:
         return AudioEncoder(self.config, GraphWeights(weights, self.specs))
+
+    def embedder(self, weights: Mapping[str, Tensor]) -> Embedder:
+        return Embedder(self.config.embedder, "audio", GraphWeights(weights, self.specs))
 
     def sample_inputs(self) -> dict[str, Any]:
         """Inputs, weights apart: zeros of the right shapes and dtypes."""
@@ -52,7 +62,9 @@ class Encode(AudioSignature):
         src_inputs: ``[1, T, HOP]`` float, the sound cut into hops of 10 ms.
 
     Returns:
-        ``features [1, T / 16, hidden]`` float and ``mask [1, T / 16]`` bool, true for soft tokens that the sound has.
+        ``features [1, T / 16, hidden]`` float, zero past the sound's end, and ``mask [1, T / 16]`` bool, all true: like
+        the reference, the engine then gives every clip as many soft tokens as the longest, and :class:`Adapt` puts the
+        padding's embedding where there are no features.
     """
 
     def __init__(self, config: AudioConfig) -> None:
@@ -63,7 +75,7 @@ class Encode(AudioSignature):
         known = mask.to(torch.float32)[:, LOST:]
         known = torch.cat((known, torch.zeros(1, LOST)), 1)
         features = self.encoder(weights).encode(self.mel(src_inputs), known)
-        return {"features": features, "mask": every(known, self.config.frames_per_token) > 0.5}
+        return {"features": features, "mask": every(known, self.config.frames_per_token) > -1.0}
 
     def sample_inputs(self) -> dict[str, Any]:
         hops = self.config.max_soft_tokens * self.config.frames_per_token
@@ -74,14 +86,17 @@ class Adapt(AudioSignature):
     """Features -> soft tokens in the text model's space.
 
     Returns:
-        ``mm_embedding [1, N, text_hidden]``, zero where ``mask`` is false.
+        ``mm_embedding [1, N, text_hidden]``, the padding's embedding where the features are zero.
     """
 
     def __init__(self, config: AudioConfig) -> None:
-        super().__init__(config, soft_weights(config))
+        super().__init__(config, soft_weights(config) | {PADDING: padding_weight(config)})
 
     def forward(self, mask: Tensor, features: Tensor, **weights: Tensor) -> dict[str, Tensor]:
-        return {"mm_embedding": self.encoder(weights).embed(features) * mask.to(torch.float32).unsqueeze(-1)}
+        embedder = self.embedder(weights)
+        loudest = torch.amax(torch.abs(features), -1, keepdim=True)
+        heard = (loudest > 0).to(torch.float32) * mask.to(torch.float32).unsqueeze(-1)
+        return {"mm_embedding": embedder.soft(features) * heard + embedder.weights.tensor(PADDING) * (1 - heard)}
 
     def sample_inputs(self) -> dict[str, Any]:
         n = self.config.max_soft_tokens
@@ -98,9 +113,13 @@ class StreamStep(AudioSignature):
         super().__init__(config, audio_weights(config) | soft_weights(config))
 
     def forward(self, mel: Tensor, known: Tensor, state: Mapping[str, Tensor], **weights: Tensor) -> dict[str, Tensor]:
-        encoder = self.encoder(weights)
-        features, after = step(encoder, mel, known, state)
-        return {"soft_token": encoder.embed(features)} | {f"state_{name}": x for name, x in after.items()}
+        features, after = step(self.encoder(weights), mel, known, state)
+        named = {f"state_{name}": after[name] for name in state}
+        return {"soft_token": self.embedder(weights).soft(features), **named}
+
+    def state_order(self) -> tuple[str, ...]:
+        """Names of the state's outputs, in their order after ``soft_token``."""
+        return tuple(f"state_{name}" for name in state_shapes(self.config))
 
     def sample_inputs(self) -> dict[str, Any]:
         n = self.config.frames_per_token

@@ -11,6 +11,7 @@ from g3n_compiler.lower.backend import Backend, Job, TextModel
 from g3n_compiler.lower.onnx.parity import onnx_checks
 from g3n_compiler.modules.embedder import EmbeddingTables
 from g3n_compiler.targets import Runtime
+from g3n_compiler.verify.audio import audio_checks
 from g3n_compiler.verify.golden import GENERATED, PROMPTS, Golden, golden_inputs
 from g3n_compiler.verify.parity import (
     EXACT,
@@ -60,6 +61,10 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
         job.progress("comparing the vision tower")
         towers = {runtime: backend.open_towers(job.directory).vision for runtime, backend in backends.items()}
         parity.checks += vision_checks(job, job.vision, towers)
+    if job.audio is not None:
+        job.progress("comparing the audio tower")
+        ears = {runtime: backend.open_towers(job.directory).audio for runtime, backend in backends.items()}
+        parity.checks += audio_checks(job, job.audio, ears)
     return parity
 
 

@@ -10,26 +10,28 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from ai_edge_litert import schema_py_generated as schema
 
-from g3n_compiler.checkpoint.config import AudioConfig
-from g3n_compiler.lower.backend import Delegation
+from g3n_compiler.bundle.litertlm import extract
+from g3n_compiler.checkpoint.multimodal import AudioConfig
+from g3n_compiler.lower.backend import Delegation, Job
 from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.graph import convert_modules
+from g3n_compiler.lower.litert.parts import TowerPart
 from g3n_compiler.lower.litert.split import split_signatures
-from g3n_compiler.modules.audio import AudioEncoder
-from g3n_compiler.modules.audio_weights import EMBEDDER, AudioReader, Read, audio_embedder_weights
-from g3n_compiler.modules.weights import TensorWeights
+from g3n_compiler.modules.audio_weights import AudioReader
+from g3n_compiler.modules.weights import Read
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.trace.audio_signatures import ADAPT, ENCODE, STREAM, Adapt, AudioSignature, Encode, StreamStep
+from g3n_runtime.litert_audio import LiteRtClipEncoder, LiteRtStreamEncoder, constant_of
 
 END = "end_of_audio"
 
@@ -45,6 +47,45 @@ class AudioParts:
     end: Path
     delegation: Delegation
     """Of both encoder signatures together."""
+
+
+def lower_audio(job: Job, config: AudioConfig, folder: Path) -> list[TowerPart]:
+    """Convert, quantise and bind all of the tower into ``folder``."""
+    job.progress("litert: converting the audio tower")
+    return tower_parts(write_audio(convert_audio(config), config, job.recipe, job.checkpoint.read, folder))
+
+
+def tower_parts(made: AudioParts) -> list[TowerPart]:
+    """What :func:`write_audio` wrote, as sections."""
+    views = {STREAM: made.stream_begin}
+    return [
+        TowerPart("audio_encoder", "audio_encoder_hw", made.encoder, (ENCODE, STREAM), made.delegation, views),
+        TowerPart("audio_adapter", "audio_adapter", made.adapter, (ADAPT,), measure(made.adapter)),
+        TowerPart("end_of_audio", "end_of_audio", made.end, (END,), None),
+    ]
+
+
+class ExtractedAudio:
+    """The tower of a finished ``.litertlm``, copied out so that the interpreter can map it; see ``AudioModel``."""
+
+    def __init__(self, path: Path) -> None:
+        self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".audio-")
+        folder = Path(self._scratch.name)
+        kinds = ("audio_encoder_hw", "audio_adapter", "end_of_audio", STREAM)
+        encoder, adapter, end, stream = (folder / f"{kind}.tflite" for kind in kinds)
+        for kind, part in zip(kinds, (encoder, adapter, end, stream), strict=True):
+            extract(path, kind, part)
+        self._clip, self._stream = LiteRtClipEncoder(encoder, adapter), LiteRtStreamEncoder(stream)
+        self._end = end
+
+    def clip(self, sound: np.ndarray) -> np.ndarray:
+        return self._clip.padded(sound)
+
+    def stream(self, sound: np.ndarray) -> np.ndarray:
+        return np.stack(list(self._stream([sound])))
+
+    def end(self) -> np.ndarray:
+        return constant_of(self._end)
 
 
 def convert_audio(config: AudioConfig) -> dict[str, bytes]:
@@ -64,18 +105,8 @@ def write_audio(
     delegation = measure(parts[ENCODE])
     begins = split_signatures(parts[ENCODE], (ENCODE, STREAM))
     bind(graphs[ADAPT], Adapt(config).specs, recipe, reader, parts[ADAPT])
-    write_constant(parts[END], END, hard_row(config, read, config.end_id))
+    write_constant(parts[END], END, reader.hard_row(config.end_id).view(1, 1, -1).numpy())
     return AudioParts(parts[ENCODE], begins[STREAM], parts[ADAPT], parts[END], delegation)
-
-
-def hard_row(config: AudioConfig, read: Read, token: int) -> np.ndarray:
-    """What ``embed_audio`` makes of an audio token's id: ``[1, 1, text_hidden]`` float32."""
-    specs = audio_embedder_weights(config)
-    row = token - config.vocab_offset
-    table = specs[EMBEDDER + "embedding"]
-    weights = TensorWeights({n: read(s) for n, s in specs.items() if s is not table})
-    with torch.no_grad():
-        return AudioEncoder(config, weights).embed_hard(read(table, (row, row + 1)).view(1, 1, -1)).numpy()
 
 
 def write_constant(path: Path, signature: str, value: np.ndarray) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from g3n_compiler.bundle.litertlm import sections
-from g3n_compiler.bundle.media import ImageMedia, Media
+from g3n_compiler.bundle.media import AudioMedia, ImageMedia, Media
 from g3n_compiler.lower.backend import Job, Towers
+from g3n_compiler.lower.litert.audio import ExtractedAudio, lower_audio
 from g3n_compiler.lower.litert.parts import TowerPart
 from g3n_compiler.lower.litert.vision import ExtractedVision, lower_vision
 
@@ -16,18 +17,25 @@ def lower_towers(job: Job, folder: Path) -> list[TowerPart]:
     parts: list[TowerPart] = []
     if job.vision is not None:
         parts += lower_vision(job, job.vision, folder)
+    if job.audio is not None:
+        parts += lower_audio(job, job.audio, folder)
     return parts
 
 
 def open_towers(path: Path) -> Towers:
     """The towers of a finished ``.litertlm``."""
     kinds = {section.kind for section in sections(path)}
-    return Towers(ExtractedVision(path) if "vision_encoder" in kinds else None)
+    return Towers(
+        ExtractedVision(path) if "vision_encoder" in kinds else None,
+        ExtractedAudio(path) if "audio_encoder_hw" in kinds else None,
+    )
 
 
 def media_of(job: Job) -> Media:
     """What the engine is told about images and sounds."""
-    if job.vision is None:
-        return Media()
-    token, vision = job.tokenizer.token, job.vision
-    return Media(ImageMedia(job.resolutions[0], token(vision.image_id), token(vision.boi_id), token(vision.eoi_id)))
+    token, image, audio = job.tokenizer.token, None, None
+    if (vision := job.vision) is not None:
+        image = ImageMedia(job.resolutions[0], token(vision.image_id), token(vision.boi_id), token(vision.eoi_id))
+    if (ears := job.audio) is not None:
+        audio = AudioMedia(token(ears.soft_id), token(ears.begin_id), token(ears.end_id))
+    return Media(image, audio)

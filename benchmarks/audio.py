@@ -1,0 +1,237 @@
+"""The audio tower at its true size (681 million parameters, random weights): parity, delegation, memory, speed.
+
+    python benchmarks/audio.py FOLDER compile     # once: writes a random tower and its TFLite models into FOLDER
+    python benchmarks/audio.py FOLDER parity      # 1, 5 and 30 s against transformers and the fake-quant reference
+    python benchmarks/audio.py FOLDER speed       # seconds of encoding for each second of sound, both forms
+    python benchmarks/audio.py FOLDER long        # 90 s through the streaming step: tokens, memory, equality
+
+The stages are apart because each is measured in a fresh process.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+from torch import Tensor
+
+from g3n_compiler.checkpoint.config import read_json
+from g3n_compiler.checkpoint.multimodal import AudioConfig, load_audio_config
+from g3n_compiler.checkpoint.safetensors import SafetensorsFile
+from g3n_compiler.lower.litert.audio import convert_audio, write_audio
+from g3n_compiler.modules.audio import AudioEncoder
+from g3n_compiler.modules.audio_weights import AudioReader, audio_embedder_weights, audio_weights, stored
+from g3n_compiler.modules.multimodal_embedder import Embedder
+from g3n_compiler.modules.weights import LazyWeights, Weights, WeightSpec
+from g3n_compiler.quantize.fake import FakeQuantWeights
+from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.verify.parity import relative_error
+from g3n_runtime.audio import RATE, LogMel
+from g3n_runtime.litert_audio import LiteRtClipEncoder, LiteRtStreamEncoder
+
+TOWER = "tower.safetensors"
+STREAM_BEGIN = "stream_begin.json"
+NAMES = ("fp32", "int8")
+THREADS = 2
+SECONDS = (1, 5, 30)
+console = Console()
+
+
+def sound_of(seconds: float) -> np.ndarray:
+    """A voice-like sound: a gliding buzz with pauses, and noise; the longer one begins with the shorter one."""
+    at = np.arange(int(seconds * RATE)) / RATE
+    pitch = np.cumsum(120 + 40 * np.sin(2 * np.pi * 0.7 * at)) / RATE
+    buzz = sum(np.sin(2 * np.pi * k * pitch) / k for k in range(1, 20))
+    envelope = np.clip(np.sin(2 * np.pi * 1.3 * at), 0, None) ** 0.5
+    noise = np.random.default_rng(0).standard_normal(90 * RATE)[: len(at)]
+    return (0.15 * buzz * envelope + 0.01 * noise).astype(np.float32)
+
+
+def write_tower(folder: Path) -> AudioConfig:
+    """``config.json`` and a random tower in bfloat16, one tensor at a time."""
+    from transformers import Gemma3nConfig
+
+    Gemma3nConfig().save_pretrained(folder)
+    config = load_audio_config(read_json(folder / "config.json"))
+    generator = torch.Generator().manual_seed(0)
+    tensors: dict[str, Tensor] = {}
+    for spec in (audio_weights(config) | audio_embedder_weights(config)).values():
+        shape = stored(config, spec).shape
+        value = torch.randn(shape, generator=generator)
+        fan_in = value[0].numel()
+        tensors[spec.tensor] = (value * 0.1 + 1 if len(shape) == 1 else value * fan_in**-0.5).bfloat16()
+    save_file(tensors, folder / TOWER)
+    return config
+
+
+def open_tower(folder: Path) -> tuple[AudioConfig, Callable[..., Tensor]]:
+    config = load_audio_config(read_json(folder / "config.json"))
+    file = SafetensorsFile(folder / TOWER)
+
+    def read(spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor:
+        return file.read(spec.tensor, rows).float()
+
+    return config, read
+
+
+def memory() -> dict[str, float]:
+    """Resident gigabytes of this process: now (anonymous, file-backed), and the peak."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return {k: int(n) / 1e6 for k, n in re.findall(r"^(VmHWM|RssAnon|RssFile):\s+(\d+) kB", status, re.MULTILINE)}
+
+
+@click.group()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.pass_context
+def main(context: click.Context, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(THREADS)
+    context.obj = folder
+
+
+@main.command("compile")
+@click.pass_obj
+def compile_tower(folder: Path) -> None:
+    if not (folder / TOWER).exists():
+        write_tower(folder)
+        console.print("tower written; run again to compile in a process of its own")
+        return
+    config, read = open_tower(folder)
+    start = time.perf_counter()
+    graphs = convert_audio(config)
+    console.print(f"graphs: {time.perf_counter() - start:.0f} s, {memory()}")
+    for name in NAMES:
+        start = time.perf_counter()
+        (folder / name).mkdir(exist_ok=True)
+        parts = write_audio(graphs, config, RECIPES[name], read, folder / name)
+        # A step's model must be a file of its own for the interpreter; in a bundle both are sections.
+        with parts.encoder.open("rb") as whole, (folder / name / "stream.tflite").open("wb") as stream:
+            whole.seek(parts.stream_begin)
+            while block := whole.read(1 << 24):
+                stream.write(block)
+        size = parts.encoder.stat().st_size
+        console.print(f"{name}: {size / 1e6:.0f} MB, {time.perf_counter() - start:.0f} s, {memory()}")
+        console.print(json.dumps(asdict(parts.delegation)))
+
+
+@main.command()
+@click.pass_obj
+def parity(folder: Path) -> None:
+    config, read = open_tower(folder)
+    table = Table("seconds", "tokens", "eager / transformers", "fp32 clip", "fp32 stream", "int8 clip", "int8 stream")
+    for seconds in SECONDS:
+        sound = sound_of(seconds)
+        exact, rounded = (ours(config, read, name, sound) for name in NAMES)
+        cells = [relative_error(exact, hf(folder, config, read, sound))]
+        for name, expected in zip(NAMES, (exact, rounded), strict=True):
+            cells.append(relative_error(clip_encoder(folder, name)(sound), expected))
+            cells.append(relative_error(np.stack(list(stream_encoder(folder, name)([sound]))), expected))
+        table.add_row(str(seconds), str(len(exact)), *(f"{c:.1e}" for c in cells))
+    console.print("largest relative error: fp32 against eager fp32, int8 against the fake-quant reference")
+    console.print(table)
+
+
+@main.command()
+@click.pass_obj
+def speed(folder: Path) -> None:
+    table = Table("", "clip of 30 s", "stream, 160 ms a step", "slowest step")
+    for name in NAMES:
+        clip, sound = clip_encoder(folder, name), sound_of(30)
+        clip(sound)
+        whole = best(lambda clip=clip, sound=sound: clip(sound))
+        del clip
+        steps = step_seconds(folder, name, sound_of(16))
+        table.add_row(name, f"{whole / 30:.3f}", f"{np.mean(steps) / 0.16:.3f}", f"{max(steps) * 1000:.0f} ms")
+    console.print(f"seconds of encoding for each second of sound, {THREADS} threads")
+    console.print(table)
+
+
+@main.command()
+@click.option("--recipe", default="int8", type=click.Choice(NAMES))
+@click.pass_obj
+def long(folder: Path, recipe: str) -> None:
+    encoder, sound = stream_encoder(folder, recipe), sound_of(90)
+    tokens, held = [], {}
+    for token in encoder(np.array_split(sound, 900)):
+        tokens.append(token)
+        if len(tokens) in (20, 188, 375, 563):
+            held[len(tokens)] = memory()["RssAnon"]
+    console.print(f"{len(tokens)} tokens; anonymous memory in GB by token: {held}")
+    clip = clip_encoder(folder, recipe)(sound[: 30 * RATE])
+    first = np.stack(tokens[: len(clip)])
+    console.print(f"first 30 s against the clip of 30 s: tokens 1-187 {relative_error(first[:187], clip[:187]):.1e}")
+    console.print(f"token 188, which the clip's end cuts short: {relative_error(first[187:], clip[187:]):.1e}")
+
+
+def clip_encoder(folder: Path, name: str) -> LiteRtClipEncoder:
+    return LiteRtClipEncoder(folder / name / "audio_encode.tflite", folder / name / "audio_adapt.tflite", THREADS)
+
+
+def stream_encoder(folder: Path, name: str) -> LiteRtStreamEncoder:
+    return LiteRtStreamEncoder(folder / name / "stream.tflite", THREADS)
+
+
+@torch.no_grad()
+def ours(config: AudioConfig, read: Callable[..., Tensor], name: str, sound: np.ndarray) -> np.ndarray:
+    """Our encoder over exact or fake-quantised weights, read as they are needed."""
+    specs, reader = audio_weights(config) | audio_embedder_weights(config), AudioReader(config, read)
+    weights: Weights = LazyWeights(reader, specs)
+    if name != "fp32":
+        weights = FakeQuantWeights(reader, specs, RECIPES[name], keep=False)
+    encoder = AudioEncoder(config, weights)
+    mel = torch.from_numpy(LogMel().clip(sound)).unsqueeze(0)
+    features = encoder.encode(mel, torch.ones(mel.shape[:2]))
+    return Embedder(config.embedder, "audio", weights).soft(features)[0].numpy()
+
+
+@torch.no_grad()
+def hf(folder: Path, config: AudioConfig, read: Callable[..., Tensor], sound: np.ndarray) -> np.ndarray:
+    """``transformers``, feature extractor included, eager in float32."""
+    from transformers import AutoConfig, Gemma3nAudioFeatureExtractor
+    from transformers.models.gemma3n import modeling_gemma3n as gemma3n
+
+    whole = AutoConfig.from_pretrained(folder)
+    tower = gemma3n.Gemma3nAudioEncoder(whole.audio_config).float().eval()
+    embedder = gemma3n.Gemma3nMultimodalEmbedder(whole.audio_config, whole.text_config).float().eval()
+    by_tensor = {s.tensor: stored(config, s) for s in (audio_weights(config) | audio_embedder_weights(config)).values()}
+    for prefix, module in (("audio_tower.", tower), ("embed_audio.", embedder)):
+        for name, parameter in module.named_parameters():
+            parameter.copy_(read(by_tensor[prefix + name]))
+    inputs = Gemma3nAudioFeatureExtractor()([sound], return_tensors="pt")
+    features = tower(inputs.input_features, ~inputs.input_features_mask.bool(), return_dict=True).last_hidden_state
+    return embedder(inputs_embeds=features)[0].numpy()
+
+
+def best(run: Callable[[], object], times: int = 3) -> float:
+    def once() -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(times))
+
+
+def step_seconds(folder: Path, name: str, sound: np.ndarray) -> list[float]:
+    """Seconds of each step, mel front end included, the first three apart."""
+    encoder = stream_encoder(folder, name)
+    pieces = iter(np.array_split(sound, len(sound) // 160))
+    seconds, tokens = [], encoder(pieces)
+    while True:
+        start = time.perf_counter()
+        if next(tokens, None) is None:
+            return seconds[3:]
+        seconds.append(time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The audio tower alone, from sound to soft tokens: ``transformers``, onnxruntime and each runtime's artifact against
+our eager reference."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from g3n_compiler.checkpoint.config import read_json
+from g3n_compiler.checkpoint.multimodal import AudioConfig
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.lower.backend import AudioModel, Job
+from g3n_compiler.lower.onnx.export import OnnxSession, export_onnx
+from g3n_compiler.modules.audio import AudioEncoder
+from g3n_compiler.modules.audio_stream import state_shapes
+from g3n_compiler.modules.audio_weights import TOWER, AudioReader, audio_embedder_weights, audio_weights
+from g3n_compiler.modules.multimodal_embedder import Embedder
+from g3n_compiler.modules.weights import LazyWeights, TensorWeights, Weights
+from g3n_compiler.quantize.fake import FakeQuantWeights
+from g3n_compiler.quantize.recipe import Recipe
+from g3n_compiler.targets import Runtime
+from g3n_compiler.trace.audio_signatures import Adapt, AudioSignature, Encode, StreamStep
+from g3n_compiler.verify.parity import EXACT, Check, relative_error
+from g3n_compiler.verify.reference import load_hf_embedder
+from g3n_runtime.audio import HOP, RATE, LogMel, clip_hops, token_steps
+
+SMALL_PARAMETERS = 100_000_000
+"""Towers up to this size are held in float32 whole, and compared with ``transformers`` at every compile."""
+CLIPS = (1.0, 5.0, 30.0)
+"""Seconds of the golden sounds."""
+LONGER = 1.1
+"""The streamed sound lasts this many times the longest clip."""
+NEXT = "next_"
+"""Outputs need other names than the inputs they replace."""
+
+
+def golden_sound(seconds: float) -> np.ndarray:
+    """A voice-like sound ``[n]`` float32 at 16 kHz, the same at every run: a gliding buzz with pauses, and noise."""
+    at = np.arange(int(seconds * RATE)) / RATE
+    pitch = np.cumsum(120 + 40 * np.sin(2 * np.pi * 0.7 * at)) / RATE
+    buzz = sum(np.sin(2 * np.pi * k * pitch) / k for k in range(1, 20))
+    envelope = np.clip(np.sin(2 * np.pi * 1.3 * at), 0, None) ** 0.5
+    noise = np.random.default_rng(0).standard_normal(len(at))
+    return (0.15 * buzz * envelope + 0.01 * noise).astype(np.float32)
+
+
+class AudioReference:
+    """The tower in eager PyTorch, over exact (``recipe=None``) or fake-quantised weights."""
+
+    def __init__(self, checkpoint: Checkpoint, config: AudioConfig, recipe: Recipe | None = None) -> None:
+        specs, reader = audio_weights(config) | audio_embedder_weights(config), AudioReader(config, checkpoint.read)
+        keep = is_small(config)
+        weights: Weights
+        if recipe is not None:
+            weights = FakeQuantWeights(reader, specs, recipe, keep)
+        elif keep:
+            weights = TensorWeights({name: reader(s) for name, s in specs.items()})
+        else:
+            weights = LazyWeights(reader, specs)
+        self.config, self.reader = config, reader
+        self._encoder = AudioEncoder(config, weights)
+        self._embedder = Embedder(config.embedder, "audio", weights)
+
+    @torch.no_grad()
+    def tokens(self, sound: np.ndarray) -> np.ndarray:
+        """Soft tokens ``[N, hidden]`` float32 of ``sound [n]``, of any length."""
+        mel = torch.from_numpy(LogMel(self.config.mel_bins).clip(sound))[None]
+        features = self._encoder.encode(mel, torch.ones(mel.shape[:2]))
+        return self._embedder.soft(features)[0].numpy()
+
+    def clip(self, sound: np.ndarray) -> np.ndarray:
+        """As :meth:`tokens`, filled up to the longest clip's as ``transformers`` does."""
+        tokens = self.tokens(sound)
+        padding = self.reader.hard_row(self.config.padding_id).numpy()
+        return np.concatenate((tokens, np.tile(padding, (self.config.max_soft_tokens - len(tokens), 1))))
+
+
+def is_small(config: AudioConfig) -> bool:
+    return sum(torch.Size(s.shape).numel() for s in audio_weights(config).values()) <= SMALL_PARAMETERS
+
+
+def audio_checks(job: Job, config: AudioConfig, models: Mapping[Runtime, AudioModel | None]) -> list[Check]:
+    """Every comparison of the tower: clips of several lengths, a stream that outlasts them, and the end row."""
+    exact = AudioReference(job.checkpoint, config)
+    rounded = exact if job.recipe.name == "fp32" else AudioReference(job.checkpoint, config, job.recipe)
+    longest = config.max_soft_tokens * config.frames_per_token * HOP / RATE
+    clips = {f"clip of {s:g} s": golden_sound(s) for s in dict.fromkeys(min(c, longest - 0.08) for c in CLIPS)}
+    streamed = golden_sound(longest * LONGER)
+    stream = f"stream of {len(streamed) / RATE:.1f} s"
+    checks: list[Check] = []
+    want = {name: exact.clip(sound) for name, sound in clips.items()}
+    if is_small(config):
+        hf = load_hf_audio(job.checkpoint, config)
+        checks += [_check(n, "eager", "transformers fp32", want[n], hf(s), EXACT) for n, s in clips.items()]
+    shortest = next(iter(clips))
+    onnx = onnx_clip(job.checkpoint, config, clips[shortest])
+    checks.append(_check(shortest, "onnxruntime", "eager fp32", onnx, want[shortest], EXACT))
+    onnx = onnx_stream(job.checkpoint, config, clips[shortest])
+    name = f"stream of {len(clips[shortest]) / RATE:.1f} s"
+    checks.append(_check(name, "onnxruntime", "eager fp32", onnx, exact.tokens(clips[shortest]), EXACT))
+    plain = job.recipe.name == "fp32"
+    reference, limit = ("eager fp32", EXACT) if plain else (f"fake-quant {job.recipe.name}", job.recipe.tower_tolerance)
+    expected = want if plain else {name: rounded.clip(sound) for name, sound in clips.items()}
+    tokens, end = rounded.tokens(streamed), exact.reader.hard_row(config.end_id).view(1, -1).numpy()
+    for runtime, model in models.items():
+        job.progress(f"comparing the {runtime} audio tower")
+        compare = functools.partial(_check, runtime=runtime, reference=reference, limit=limit)
+        for n, sound in clips.items():
+            checks.append(compare(n, got=_run(None if model is None else model.clip, sound), want=expected[n]))
+        checks.append(compare(stream, got=_run(None if model is None else model.stream, streamed), want=tokens))
+        error = relative_error(np.empty(0) if model is None else model.end(), end)
+        checks.append(Check("end of audio", "end_of_audio", runtime, "eager fp32", "relative error", error, EXACT))
+    return checks
+
+
+def load_hf_audio(checkpoint: Checkpoint, config: AudioConfig) -> Callable[[np.ndarray], np.ndarray]:
+    """``transformers``' feature extractor, tower and embedder, filled through our reader: the function of ``clip``."""
+    from transformers import Gemma3nAudioConfig, Gemma3nAudioFeatureExtractor
+    from transformers.models.gemma3n.modeling_gemma3n import Gemma3nAudioEncoder
+
+    fields = read_json(checkpoint.directory / "config.json")["audio_config"]
+    tower = Gemma3nAudioEncoder(Gemma3nAudioConfig(**fields)).float().eval()
+    with torch.no_grad():
+        for name, parameter in tower.named_parameters():
+            parameter.copy_(checkpoint.read_tensor(f"{checkpoint.tower_prefix}{TOWER}{name}"))
+    embedder = load_hf_embedder(checkpoint, "audio", config.embedder)
+    extract = Gemma3nAudioFeatureExtractor(feature_size=config.mel_bins)
+
+    @torch.no_grad()
+    def clip(sound: np.ndarray) -> np.ndarray:
+        inputs = extract([sound], return_tensors="pt")
+        out = tower(inputs.input_features, ~inputs.input_features_mask.bool(), return_dict=True).last_hidden_state
+        soft, padding = embedder(inputs_embeds=out)[0], embedder(input_ids=torch.tensor([[config.padding_id]]))[0]
+        return torch.cat((soft, padding.expand(config.max_soft_tokens - len(soft), -1))).numpy()
+
+    return clip
+
+
+def onnx_clip(checkpoint: Checkpoint, config: AudioConfig, sound: np.ndarray) -> np.ndarray:
+    """The clip's two graphs under onnxruntime with float32 weights fed as inputs; as :meth:`AudioReference.clip`."""
+    hops, longest = clip_hops(sound), config.max_soft_tokens * config.frames_per_token
+    known = np.arange(longest)[None] < len(hops)
+    src_inputs = np.zeros((1, longest, HOP), np.float32)
+    src_inputs[0, : len(hops)] = hops
+    encode = _OnnxSignature(checkpoint, config, Encode(config), ("features", "out_mask"))
+    out = encode({"mask": known, "src_inputs": src_inputs})
+    adapt = _OnnxSignature(checkpoint, config, Adapt(config), ("mm_embedding",))
+    return adapt({"mask": out["out_mask"], "features": out["features"]})["mm_embedding"][0]
+
+
+def onnx_stream(checkpoint: Checkpoint, config: AudioConfig, sound: np.ndarray) -> np.ndarray:
+    """The streaming step under onnxruntime, a soft token a step; as :meth:`AudioReference.tokens`."""
+    shapes = {f"state_{name}": shape for name, shape in state_shapes(config).items()}
+    names = tuple(f"{NEXT}{name}" for name in StreamStep(config).state_order())
+    run = _OnnxSignature(checkpoint, config, StreamStep(config), ("soft_token", *names))
+    state, tokens = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, []
+    for step in token_steps([sound], config.frames_per_token, config.mel_bins):
+        out = run({"mel": step.mel, "known": step.mask, **state})
+        state = {name: out[NEXT + name] for name in state}
+        tokens.append(out["soft_token"][0, 0])
+    return np.stack(tokens)
+
+
+class _OnnxSignature:
+    """One signature under onnxruntime; its weights are read once."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, config: AudioConfig, module: AudioSignature, outputs: Sequence[str]
+    ) -> None:
+        reader = AudioReader(config, checkpoint.read)
+        self._weights = {s.input_name: reader(s).numpy() for s in module.specs.values()}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "signature.onnx"
+            export_onnx(module.eval(), module.trace_inputs(), list(outputs), path)
+            self._session = OnnxSession(path)
+
+    def __call__(self, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
+        return self._session(inputs | self._weights)
+
+
+def _run(encode: Callable[[np.ndarray], np.ndarray] | None, sound: np.ndarray) -> np.ndarray:
+    return np.empty(0) if encode is None else encode(sound)
+
+
+def _check(what: str, runtime: str, reference: str, got: np.ndarray, want: np.ndarray, limit: float) -> Check:
+    name = f"{what}, {len(want)} soft tokens"
+    return Check(name, "audio_encoder", runtime, reference, "relative error", relative_error(got, want), limit)

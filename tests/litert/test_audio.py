@@ -1,0 +1,304 @@
+"""The audio tower's TFLite models: alone from sound to soft tokens, and in a bundle that the engine hears with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Gemma3nAudioFeatureExtractor
+
+from g3n_compiler.bundle.litertlm import View, executor_metadata, llm_metadata, sections, write_litertlm
+from g3n_compiler.checkpoint.ledger import account
+from g3n_compiler.checkpoint.multimodal import AudioConfig
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+from g3n_compiler.lower.backend import Job
+from g3n_compiler.lower.litert import flatbuffer
+from g3n_compiler.lower.litert.audio import AudioParts, ExtractedAudio, convert_audio, tower_parts, write_audio
+from g3n_compiler.lower.litert.bind import bind
+from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
+from g3n_compiler.lower.litert.parts import TowerPart
+from g3n_compiler.lower.litert.towers import media_of
+from g3n_compiler.modules.audio_mel import LOST, LogMelGraph
+from g3n_compiler.modules.multimodal_embedder import HardRows
+from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.trace.audio_signatures import STREAM
+from g3n_compiler.verify.audio import AudioReference, audio_checks
+from g3n_compiler.verify.parity import EXACT, Parity, relative_error
+from g3n_compiler.verify.reference import load_hf
+from g3n_runtime.audio import LogMel, clip_hops
+from g3n_runtime.engine import GREEDY, Attachments
+from g3n_runtime.errors import SoundError
+from g3n_runtime.litert import LiteRtChat
+from g3n_runtime.litert_audio import LiteRtClipEncoder, LiteRtStreamEncoder
+from g3n_runtime.media import MediaFrontEnd
+from tests.audio.conftest import Ears, make_ears
+from tests.audio.test_mel import voice
+from tests.litert.conftest import CONTEXT, PREFILL, Converted
+
+NEAR_FAKE_QUANT = 0.02
+"""Two roundings of the same activations may differ by a step where they lie between two."""
+CLIP_TOKENS = 24
+"""Soft tokens of the longest clip: 3.84 s."""
+LONGEST = CLIP_TOKENS * 16 * 160 - 3 * 160
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """A text model with ears: its checkpoint, the tower as ``transformers`` has it, and what was lowered."""
+
+    converted: Converted
+    ears: Ears
+    checkpoint: Checkpoint
+    graphs: dict[str, bytes]
+    folder: Path
+    lowered: dict[str, list[TowerPart]]
+
+    @property
+    def config(self) -> AudioConfig:
+        assert self.checkpoint.audio is not None
+        return self.checkpoint.audio
+
+    def job(self, recipe: str) -> Job:
+        folder = self.folder / recipe
+        folder.mkdir(exist_ok=True)
+        tokenizer = load_tokenizer(self.checkpoint.directory, self.checkpoint.text)
+        modalities = account(self.checkpoint, ("text", "audio")).modalities
+        return Job(self.checkpoint, tokenizer, RECIPES[recipe], CONTEXT, (PREFILL,), folder, lambda _: None, modalities)
+
+    def parts(self, recipe: str) -> list[TowerPart]:
+        """Encoder, adapter and end row of ``recipe``, lowered at the first call."""
+        if recipe not in self.lowered:
+            self.lowered[recipe] = tower_parts(self.write(recipe, self.job(recipe).directory))
+        return self.lowered[recipe]
+
+    def write(self, recipe: str, folder: Path) -> AudioParts:
+        return write_audio(self.graphs, self.config, RECIPES[recipe], self.checkpoint.read, folder)
+
+    def clip(self, recipe: str) -> LiteRtClipEncoder:
+        encoder, adapter, _ = self.parts(recipe)
+        return LiteRtClipEncoder(encoder.path, adapter.path)
+
+    def stream(self, recipe: str) -> LiteRtStreamEncoder:
+        encoder = self.parts(recipe)[0]
+        path = encoder.path.with_name("stream.tflite")
+        path.write_bytes(encoder.path.read_bytes()[encoder.views[STREAM] :])
+        return LiteRtStreamEncoder(path)
+
+    def pack(self, recipe: str) -> Path:
+        """The ``.litertlm`` of ``recipe``."""
+        job, text = self.job(recipe), self.checkpoint.text
+        path = job.directory / "model.litertlm"
+        if path.exists():
+            return path
+        models: dict[Any, Path] = {
+            k: job.directory / f"{k}.tflite" for k in ("prefill_decode", "embedder", "per_layer_embedder")
+        }
+        bind(self.converted.graph, text_weights(text), job.recipe, self.checkpoint.read, models["prefill_decode"])
+        write_token_embedder(text, job.recipe, self.checkpoint.read, models["embedder"])
+        write_ple_embedder(text, job.recipe, self.checkpoint.read, models["per_layer_embedder"])
+        models |= {part.kind: part.path for part in self.parts(recipe)}
+        views = [View(name, part.kind, at) for part in self.parts(recipe) for name, at in part.views.items()]
+        tokenizer = job.tokenizer
+        llm = llm_metadata(
+            CONTEXT, tokenizer.bos_id, tokenizer.stop_ids, chat_template=tokenizer.chat_template, media=media_of(job)
+        )
+        write_litertlm(path, models, tokenizer.sentencepiece, llm, executor_metadata(text, CONTEXT), views)
+        return path
+
+
+@pytest.fixture(scope="session")
+def hearing(converted: Converted, tmp_path_factory: pytest.TempPathFactory) -> Hearing:
+    """The tiny text model of this folder's tests, given ears."""
+    folder = tmp_path_factory.mktemp("hearing")
+    source, directory = converted.checkpoint.directory, folder / "checkpoint"
+    directory.mkdir()
+    text = json.loads((source / "config.json").read_text())
+    ids = {"boa_token_id": 4095, "eoa_token_id": 4224, "audio_token_id": 4225}
+    ears = make_ears(
+        directory,
+        {"text_config": text, "audio_soft_tokens_per_image": CLIP_TOKENS, **ids},
+        conf_num_hidden_layers=1,
+        vocab_offset=4224,
+    )
+    config = json.loads((directory / "config.json").read_text())
+    config["eos_token_id"] = text["eos_token_id"]
+    (directory / "config.json").write_text(json.dumps(config))
+    tensors = load_file(source / "model.safetensors") | {f"model.{n}": t.contiguous() for n, t in ears.tensors.items()}
+    save_file(tensors, directory / "model.safetensors")
+    for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja"):
+        (directory / name).write_bytes((source / name).read_bytes())
+    checkpoint = Checkpoint(directory)
+    checkpoint.hard_rows = HardRows.of(checkpoint, ("audio",))
+    assert checkpoint.audio is not None
+    return Hearing(converted, ears, checkpoint, convert_audio(checkpoint.audio), folder, {})
+
+
+@torch.no_grad()
+def reference(ears: Ears, sound: np.ndarray) -> np.ndarray:
+    """Soft tokens ``[N, hidden]`` that ``transformers`` makes of ``sound``."""
+    inputs = Gemma3nAudioFeatureExtractor()([sound], return_tensors="pt")
+    mask = inputs.input_features_mask.float()
+    return ears.embedder(inputs_embeds=ears.reference(inputs.input_features, mask))[0].numpy()
+
+
+@pytest.mark.parametrize("samples", [513, 16000, 16130, 48123, LONGEST])
+def test_clip_equals_transformers(samples: int, hearing: Hearing) -> None:
+    sound = voice(samples)
+    assert relative_error(hearing.clip("fp32")(sound), reference(hearing.ears, sound)) < EXACT
+
+
+@pytest.mark.parametrize("samples", [513, 16000, 16130, 48123, 100000])
+def test_stream_equals_transformers(samples: int, hearing: Hearing) -> None:
+    sound = voice(samples)
+    tokens = np.stack(list(hearing.stream("fp32")(iter(np.array_split(sound, 7)))))
+    assert relative_error(tokens, reference(hearing.ears, sound)) < EXACT
+
+
+@pytest.mark.parametrize("form", ["clip", "stream"])
+def test_int8_equals_the_fake_quant_reference(form: str, hearing: Hearing) -> None:
+    sound = voice(48123)
+    encode: dict[str, Callable[[], np.ndarray]] = {
+        "clip": lambda: hearing.clip("int8")(sound),
+        "stream": lambda: np.stack(list(hearing.stream("int8")([sound]))),
+    }
+    expected = AudioReference(hearing.checkpoint, hearing.config, RECIPES["int8"]).tokens(sound)
+    assert relative_error(encode[form](), expected) < NEAR_FAKE_QUANT
+    assert relative_error(expected, reference(hearing.ears, sound)) > NEAR_FAKE_QUANT / 4
+
+
+def test_a_clip_is_filled_up_as_the_reference_does(hearing: Hearing) -> None:
+    ears, sound = hearing.ears, voice(16000)
+    with torch.no_grad():
+        padding = ears.embedder(input_ids=torch.tensor([[ears.config.padding_id]]))[0].numpy()
+    expected = np.concatenate((reference(ears, sound), np.repeat(padding, CLIP_TOKENS - 7, 0)))
+    assert relative_error(hearing.clip("fp32").padded(sound), expected) < EXACT
+
+
+def test_a_second_sound_starts_afresh(hearing: Hearing) -> None:
+    stream, sound = hearing.stream("fp32"), voice(20000)
+    first, _, again = (np.stack(list(stream([s]))) for s in (sound, voice(30000, seed=1), sound))
+    assert np.array_equal(first, again)
+
+
+def test_all_flops_are_delegated(hearing: Hearing) -> None:
+    for recipe in ("fp32", "int8"):
+        for part in hearing.parts(recipe)[:2]:
+            assert part.delegation is not None
+            assert part.delegation.flop_share > 0.999
+            assert sum(part.delegation.fallbacks.values()) <= 6
+
+
+def test_signatures_share_the_weights(hearing: Hearing) -> None:
+    encoder = hearing.parts("int8")[0]
+    begin = encoder.views[STREAM]
+    models = flatbuffer.parse_file(encoder.path), flatbuffer.parse(np.memmap(encoder.path, np.uint8, "r", begin).data)
+    clip, stream = (
+        {b.offset + at for b in flatbuffer.external_buffers(m)} for m, at in zip(models, (0, begin), strict=True)
+    )
+    assert len(clip) > 20 and clip < stream
+    assert [len(m.signatureDefs) for m in models] == [1, 1]
+
+
+def test_same_input_same_bytes(hearing: Hearing, tmp_path: Path) -> None:
+    again = hearing.write("int8", tmp_path)
+    assert again.encoder.read_bytes() == hearing.parts("int8")[0].path.read_bytes()
+
+
+def test_front_end_in_the_graph() -> None:
+    sound = voice(30000)
+    sound += np.random.default_rng(5).normal(0, 0.01, len(sound)).astype(np.float32)
+    hops = torch.from_numpy(clip_hops(sound)).unsqueeze(0)
+    mel = LogMelGraph(128)(hops)[0, :-LOST].numpy()
+    expected = LogMel().clip(sound)
+    assert mel.shape == expected.shape
+    assert np.abs(mel - expected).max() < 2e-4
+
+
+def test_longer_than_a_clip(hearing: Hearing) -> None:
+    with pytest.raises(SoundError, match="streaming encoder"):
+        hearing.clip("fp32")(np.zeros(16000 * 5, np.float32))
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "int8"])
+def test_the_bundles_tower_passes_verification(recipe: str, hearing: Hearing) -> None:
+    job = hearing.job(recipe)
+    parity = Parity(audio_checks(job, hearing.config, {"litert": ExtractedAudio(hearing.pack(recipe))}))
+    parity.require()
+    assert {c.runtime for c in parity.checks} == {"eager", "onnxruntime", "litert"}
+    assert parity.worst("litert", "audio_encoder") is not None
+
+
+def test_verification_sees_a_tower_that_hears_something_else(hearing: Hearing) -> None:
+    class Deaf(ExtractedAudio):
+        def clip(self, sound: np.ndarray) -> np.ndarray:
+            return super().clip(sound * 0.5)
+
+        def stream(self, sound: np.ndarray) -> np.ndarray:
+            return super().stream(sound)[:-1]
+
+        def end(self) -> np.ndarray:
+            return super().end() * 1.01
+
+    checks = audio_checks(hearing.job("fp32"), hearing.config, {"litert": Deaf(hearing.pack("fp32"))})
+    assert not any(c.passed for c in checks if c.runtime == "litert")
+    assert not any(
+        c.passed for c in audio_checks(hearing.job("fp32"), hearing.config, {"litert": None}) if c.runtime == "litert"
+    )
+
+
+def test_sections(hearing: Hearing) -> None:
+    found = {s.kind: s for s in sections(hearing.pack("fp32"))}
+    assert {"audio_encoder_hw", "audio_adapter", "end_of_audio", STREAM} <= set(found)
+    assert found["audio_encoder_hw"].begin < found[STREAM].begin < found[STREAM].end == found["audio_encoder_hw"].end
+
+
+@torch.no_grad()
+def spoken_greedy(hearing: Hearing, prompt: str, sounds: list[np.ndarray], count: int) -> tuple[list[int], list[float]]:
+    """What ``transformers`` says to ``prompt`` whose audio tokens stand for ``sounds``; with each token's margin."""
+    config, text = hearing.config, hearing.checkpoint.text
+    hf, tokenizer = load_hf(hearing.checkpoint), hearing.job("fp32").tokenizer
+    ids = [text.bos_id, *tokenizer.encode(prompt)]
+    soft = torch.from_numpy(np.concatenate([AudioReference(hearing.checkpoint, config).clip(s) for s in sounds]))
+    assert ids.count(config.soft_id) == len(soft)
+    tokens: list[int] = []
+    margins: list[float] = []
+    for _ in range(count):
+        now = torch.tensor([ids + tokens])
+        embeds = hf.get_input_embeddings()(now)
+        embeds[0, now[0] == config.soft_id] = soft
+        end = hearing.ears.embedder(input_ids=torch.tensor([[config.end_id]]))
+        embeds[0, now[0] == config.end_id] = end[0]
+        ple = hf.model.get_per_layer_inputs(now)
+        logits = hf(inputs_embeds=embeds, per_layer_inputs=ple, use_cache=False).logits[0, -1]
+        best = logits.topk(2)
+        tokens.append(int(best.indices[0]))
+        margins.append(float(best.values[0] - best.values[1]))
+    return tokens, margins
+
+
+@pytest.mark.parametrize("samples", [16000, 16130, LONGEST])
+def test_stock_engine_answers_a_sound_as_transformers_does(samples: int, hearing: Hearing, tmp_path: Path) -> None:
+    sound, path = voice(samples), tmp_path / "a.wav"
+    soundfile.write(path, sound, 16000, subtype="FLOAT")
+    job, count = hearing.job("fp32"), 8
+    chat = LiteRtChat(hearing.pack("fp32"), media=MediaFrontEnd(audio=True))
+    said = "".join(chat.send("What is it?", GREEDY, count, Attachments(audio=(path,))))
+    chat.close()
+    c = hearing.config
+    begin, soft, end = (job.tokenizer.token(i) for i in (c.begin_id, c.soft_id, c.end_id))
+    block = f"\n\n{begin}{soft * CLIP_TOKENS}{end}\n\n"
+    prompt = f"<start_of_turn>user\n{block}What is it?<end_of_turn>\n<start_of_turn>model\n"
+    tokens, margins = spoken_greedy(hearing, prompt, [sound], count)
+    got = job.tokenizer.encode(said)
+    at = next((i for i, (a, b) in enumerate(zip(got, tokens, strict=False)) if a != b), min(len(got), len(tokens)))
+    assert at >= 4 or margins[at] < 1e-3, (got, tokens, margins)
