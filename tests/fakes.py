@@ -20,8 +20,9 @@ from g3n_compiler.lower.backend import (
     TextModel,
     Towers,
 )
-from g3n_compiler.targets import Runtime
+from g3n_compiler.targets import Runtime, Subgraph
 from g3n_compiler.verify.reference import Reference
+from g3n_compiler.verify.vision import VisionReference
 
 
 class FakeModel:
@@ -46,6 +47,21 @@ class FakeModel:
         return self._reference.greedy(ids, count)[0]
 
 
+VISION: tuple[Subgraph, ...] = ("vision_encoder", "vision_adapter")
+
+
+class FakeVision:
+    """Answers with the reference's soft tokens, off by ``error``."""
+
+    def __init__(self, job: Job, error: float) -> None:
+        assert job.vision is not None
+        self.resolutions = job.resolutions
+        self._reference, self._error = VisionReference(job.checkpoint, job.vision, job.recipe), error
+
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        return self._reference.embed(image) * (1 + self._error)
+
+
 class FakeBackend:
     """Args:
     error: relative error of the artifact's logits.
@@ -53,7 +69,7 @@ class FakeBackend:
     writes_to: where the artifact's bytes go, instead of into the bundle.
     """
 
-    modalities: tuple[Modality, ...] = ("text",)
+    modalities: tuple[Modality, ...] = ("text", "vision")
 
     def __init__(
         self, runtime: Runtime, error: float = 0.0, text: str | None = None, writes_to: Path | None = None
@@ -70,9 +86,14 @@ class FakeBackend:
         (job.directory / "tokenizer.json").write_bytes(job.tokenizer.json_path.read_bytes())
         digest = file_sha256(path)
         delegation = Delegation("fake", 9, 10, 0.9, 0.99, {"GATHER": 1})
+        towers = (
+            LoweredSubgraph(subgraph, self.runtime, f"{self.runtime}_model", digest, 500, (subgraph,), delegation)
+            for subgraph in (VISION if job.vision else ())
+        )
         return Lowered(
             (LoweredFile(name, f"{self.runtime}_model"), LoweredFile("tokenizer.json", "tokenizer")),
             (
+                *towers,
                 LoweredSubgraph("core", self.runtime, f"{self.runtime}_model", digest, 7000, ("decode",), delegation),
                 LoweredSubgraph(
                     "token_embedding", self.runtime, f"{self.runtime}_model", digest, 10, ("lookup",), None
@@ -91,7 +112,10 @@ class FakeBackend:
         return {}
 
     def open_towers(self, directory: Path) -> Towers:
-        return Towers()
+        assert self._job is not None
+        if self._job.vision is None:
+            return Towers()
+        return Towers(FakeVision(self._job, self._error))
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         assert self._job is not None

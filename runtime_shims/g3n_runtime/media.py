@@ -14,7 +14,7 @@ from g3n_runtime.audio import clip_hops
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.engine import Attachments
 from g3n_runtime.errors import EngineError
-from g3n_runtime.image import load_image, png
+from g3n_runtime.image import Resample, load_image, png
 from g3n_runtime.sound import read_clip, wav
 
 PARTS = {"image": "vision", "audio": "audio"}
@@ -26,12 +26,14 @@ class MediaFrontEnd:
     """What a bundle takes beside text; ``image_side`` in pixels, ``None`` where it takes no images."""
 
     image_side: int | None = None
+    resample: Resample = "bilinear"
     audio: bool = False
 
     @classmethod
     def of(cls, bundle: Bundle) -> MediaFrontEnd:
         vision = bundle.manifest.get("vision")
-        return cls(vision["image_sizes"][0] if vision else None, "audio" in bundle.manifest["model"]["modalities"])
+        audio = "audio" in bundle.manifest["model"]["modalities"]
+        return cls(vision["image_sizes"][0], vision["resample"], audio) if vision else cls(audio=audio)
 
     def content(self, text: str, attachments: Attachments) -> str | list[dict[str, Any]]:
         """The content of a user's message: plain text, or parts.
@@ -48,7 +50,7 @@ class MediaFrontEnd:
                 raise EngineError(
                     "the bundle has no vision tower: compile the checkpoint with --modalities text,vision"
                 )
-            parts.append(_part("image", png(load_image(path, self.image_side))))
+            parts.append(_part("image", png(load_image(path, self.image_side, self.resample))))
         for path in attachments.audio:
             if not self.audio:
                 raise EngineError("the bundle has no audio tower: compile the checkpoint with --modalities text,audio")

@@ -16,6 +16,7 @@ import jsonschema
 
 from g3n_compiler.bundle.litertlm import sections
 from g3n_compiler.bundle.memory import kv_bytes, kv_layers, memory_ledger
+from g3n_compiler.checkpoint.image_processor import load_resample
 from g3n_compiler.checkpoint.ledger import Ledger
 from g3n_compiler.checkpoint.reader import Checkpoint, file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
@@ -80,9 +81,7 @@ def build_manifest(
         "context": job.context,
         "prefill_lengths": list(job.prefill_lengths),
         "kv": {"dtype": "float32", "bytes": kv_bytes(config, job.context), "layers": kv_layers(config, job.context)},
-        "vision": None
-        if job.vision is None
-        else {"image_sizes": list(job.resolutions), "soft_tokens": job.vision.soft_tokens},
+        "vision": _vision(job),
         "audio": _audio(job, lowered),
         "files": [_file(job.directory, f.path, f.role) for f in lowered.files],
         "subgraphs": [_subgraph(p, recipe.name, parity) for p in placed],
@@ -141,6 +140,17 @@ def _slice(checkpoint: Checkpoint, reason: str | None) -> dict[str, Any]:
     if isinstance(checkpoint, SlicedCheckpoint):
         shape |= {"kept": list(checkpoint.plan.kept), "of": list(checkpoint.source.ffn_dims), "reason": reason}
     return shape
+
+
+def _vision(job: Job) -> dict[str, Any] | None:
+    """What a front end needs to know about images."""
+    if job.vision is None:
+        return None
+    return {
+        "image_sizes": list(job.resolutions),
+        "soft_tokens": job.vision.soft_tokens,
+        "resample": load_resample(job.checkpoint.directory),
+    }
 
 
 def _file(directory: Path, path: str, role: str) -> dict[str, Any]:
