@@ -87,10 +87,10 @@ class Clip:
         return F.pad(x, (0, 0, 0, 0, 0, 1 + x.shape[1] % 2))
 
     def extend(self, name: str, x: Tensor, frames: int) -> Tensor:
-        return torch.cat((x.new_zeros((x.shape[0], frames, *x.shape[2:])), x), 1)
+        return _pad(x, before=frames)
 
     def normalize(self, name: str, x: Tensor, valid: Tensor, ops: AudioOps) -> tuple[Tensor, Tensor]:
-        share = 1 / torch.arange(1, x.shape[1] + 1, dtype=torch.float32).view(1, -1, 1, 1)
+        share = torch.tensor([1 / (t + 1) for t in range(x.shape[1])]).view(1, -1, 1, 1)
         centred = x - ops.cumsum(ops.frame_mean(x)) * share
         return centred, ops.cumsum(ops.frame_mean(centred * centred)) * share
 
@@ -211,8 +211,7 @@ class AudioEncoder:
         known = time.extend("valid", valid, self.config.past)
         known = self._contexts(known, blocks, length).view(1, blocks, 1, -1)
         keys = length + self.config.past
-        distance = torch.arange(length).view(-1, 1) + self.config.past - torch.arange(keys).view(1, -1)
-        near = ((distance >= 0) & (distance <= self.config.past)).to(valid.dtype)
+        near = torch.tensor([[float(0 <= k - q <= self.config.past) for k in range(keys)] for q in range(length)])
         return (1 - known * near.view(1, 1, length, keys)) * HIDDEN
 
     def _contexts(self, x: Tensor, blocks: int, length: int) -> Tensor:
@@ -248,7 +247,7 @@ def every(x: Tensor, step: int, first: int = 0) -> Tensor:
     return grouped[:, :, first : first + 1].reshape(1, groups, *x.shape[2:])
 
 
-def _pad(x: Tensor, frames: int) -> Tensor:
-    """``x [1, T, ...]`` with zeros after it up to ``frames``."""
-    missing = frames - x.shape[1]
-    return x if missing == 0 else torch.cat((x, x.new_zeros((1, missing, *x.shape[2:]))), 1)
+def _pad(x: Tensor, frames: int = 0, before: int = 0) -> Tensor:
+    """``x [1, T, ...]`` with zeros after it up to ``frames``, or ``before`` of them ahead of it."""
+    after = max(frames - x.shape[1], 0)
+    return F.pad(x, (*(0, 0) * (x.dim() - 2), before, after)) if before or after else x

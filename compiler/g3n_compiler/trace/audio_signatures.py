@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from g3n_compiler.checkpoint.multimodal import AudioConfig
@@ -72,8 +73,7 @@ class Encode(AudioSignature):
         self.mel = LogMelGraph(config.mel_bins)
 
     def forward(self, mask: Tensor, src_inputs: Tensor, **weights: Tensor) -> dict[str, Tensor]:
-        known = mask.to(torch.float32)[:, LOST:]
-        known = torch.cat((known, torch.zeros(1, LOST)), 1)
+        known = F.pad(mask.to(torch.float32)[:, LOST:], (0, LOST))
         features = self.encoder(weights).encode(self.mel(src_inputs), known)
         return {"features": features, "mask": every(known, self.config.frames_per_token) > -1.0}
 

@@ -11,7 +11,6 @@ one tensor. A row of the result is a soft token followed by the per-layer embedd
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_par
 from g3n_compiler.modules.audio import AudioEncoder, AudioOps
 from g3n_compiler.modules.audio_mel import LOST, LogMelGraph
 from g3n_compiler.modules.audio_stream import state_shapes, step
-from g3n_compiler.modules.audio_weights import PADDING, AudioReader, audio_weights, padding_weight
+from g3n_compiler.modules.audio_weights import PADDING, AudioReader, audio_weights, padding_weight, stored
 from g3n_compiler.modules.multimodal_embedder import Embedder
 from g3n_compiler.modules.weights import Read, WeightSpec
 from g3n_compiler.quantize.recipe import Recipe
@@ -36,10 +35,12 @@ from g3n_compiler.trace.audio_signatures import soft_weights
 from g3n_runtime.audio import HOP
 
 ENCODER, STREAM = "audio_encoder", "audio_stream"
+FILTERS = (".conv", ".depthwise_conv1d")
 
 
 class XnnpackAudioOps(nn.Module, AudioOps):
-    """Means as products with constants: XNNPACK takes no mean of fewer than four dimensions."""
+    """Means as products with constants, filters as they are stored: XNNPACK takes no mean of less than 4 dimensions,
+    and a filter only if it is a constant itself."""
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
@@ -49,6 +50,12 @@ class XnnpackAudioOps(nn.Module, AudioOps):
 
     def mean(self, x: Tensor) -> Tensor:
         return F.linear(x, self.get_buffer(f"mean_{x.shape[-1]}"))
+
+    def subsample(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x.permute(0, 3, 1, 2), weight, stride=2, padding=(0, 1)).permute(0, 2, 3, 1)
+
+    def depthwise(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv1d(x.permute(0, 2, 1), weight, groups=x.shape[-1]).permute(0, 2, 1)
 
 
 class AudioMethod(nn.Module):
@@ -77,7 +84,7 @@ class EncodeClip(AudioMethod):
 
     def forward(self, sound: Tensor) -> Tensor:
         hops, known = sound[..., :HOP], sound[..., HOP:].reshape(1, -1)
-        known = torch.cat((known[:, LOST:], torch.zeros(1, LOST)), 1)
+        known = F.pad(known[:, LOST:], (0, LOST))
         soft = self.soft(self.encoder().encode(self.mel(hops), known))
         frames = self.config.frames_per_token
         heard = known.reshape(1, -1, frames)[..., :1]
@@ -98,9 +105,11 @@ def audio_programs(
     config: AudioConfig, recipe: Recipe, read: Read, ple: Tensor
 ) -> dict[str, torch.export.ExportedProgram]:
     """Both methods, traced, over one set of weights."""
-    specs: Mapping[str, WeightSpec] = audio_weights(config) | soft_weights(config) | {PADDING: padding_weight(config)}
+    specs: dict[str, WeightSpec] = audio_weights(config) | soft_weights(config) | {PADDING: padding_weight(config)}
+    specs |= {name: stored(config, spec) for name, spec in specs.items() if name.endswith(FILTERS)}
     reader = AudioReader(config, read)
-    weights = XnnpackWeights(specs, recipe, checkpoint_parts(reader))
+    source = checkpoint_parts(lambda spec: read(spec) if spec.name.endswith(FILTERS) else reader(spec))
+    weights = XnnpackWeights(specs, recipe, source)
     n, hops = config.frames_per_token, config.max_soft_tokens * config.frames_per_token
     state = tuple(torch.zeros(shape) for shape in state_shapes(config).values())
     inputs: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
