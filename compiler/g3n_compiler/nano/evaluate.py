@@ -14,20 +14,28 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Gemma3nForCausalLM
+from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
 from g3n_compiler.nano import checkpoint_dir, corpus, heldout_path
 from g3n_compiler.nano.config import SKIPPABLE, slice_config, slice_weights
 from g3n_compiler.nano.ngram import ORDER, KneserNey
 from g3n_compiler.nano.tokens import encode_documents
+from g3n_compiler.nano.towers import text_weights
 
 _BATCH_TOKENS = 4096
 
 
 def load(folder: Path) -> Gemma3nForCausalLM:
-    """The checkpoint in fp32 with the plain ("eager") attention, which is the reference of every figure."""
-    model = Gemma3nForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    return model.eval()
+    """The checkpoint's text model in fp32 with the plain ("eager") attention: the reference of every figure."""
+    config = Gemma3nTextConfig.from_pretrained(folder)
+    config._attn_implementation, config.dtype = "eager", torch.float32
+    model = Gemma3nForCausalLM(config).eval()
+    stored = {name.replace("model.language_model.", "model."): t for name, t in text_weights(folder).items()}
+    # what is left over are the dead weights of KV-shared layers
+    model.load_state_dict(
+        {name: stored[name].float() for name in model.state_dict() if name != "lm_head.weight"}, False
+    )
+    return model
 
 
 def losses(model: Gemma3nForCausalLM, documents: Sequence[Tensor]) -> list[float]:

@@ -124,7 +124,7 @@ def record(utterances: Sequence[Utterance], seed: int, count: int, kept: Path) -
     """``count`` sounds made of ``utterances``; kept in the file ``kept``."""
     if not kept.is_file():
         studio, rng = Studio(utterances), Random(f"sounds/{seed}")
-        made = [studio.record(rng, rng.choice((1, 1, 1, 2, 2, 3))) for _ in range(count)]
+        made = [studio.record(rng, rng.choice((1, 1, 1, 2))) for _ in range(count)]
         partial = kept.with_name(kept.stem + ".partial.npz")
         np.savez(
             partial,

@@ -30,6 +30,8 @@ COLOURS = {
     "purple": (130, 40, 160),
     "orange": (240, 135, 25),
 }
+_PAPERS = ((248, 248, 246), (246, 238, 214), (226, 236, 246), (214, 214, 210))
+_INKS = ((25, 25, 30), (25, 45, 150), (150, 25, 35), (20, 85, 45))
 SHAPES = ("circle", "square", "triangle", "cross", "star", "ring")
 
 SHARE = (0.12, 0.3)
@@ -90,10 +92,6 @@ def _near(colour: tuple[int, int, int], rng: Random, spread: int) -> tuple[int, 
     return r, g, b
 
 
-def _luminance(colour: tuple[int, int, int]) -> float:
-    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
-
-
 def _canvas(size: tuple[int, int], paper: tuple[int, int, int], rng: Random) -> Image.Image:
     """Paper with a slight slope of brightness and grain."""
     width, height = size
@@ -112,11 +110,8 @@ def _size(rng: Random, base: int) -> tuple[int, int]:
 
 
 def draw_digit(digit: Digits, label: int, rng: Random, base: int, share: tuple[float, float]) -> Picture:
-    """A handwritten ``digit`` (28, 28) in dark ink on lighter paper, ``share`` of the shorter side high."""
-    while True:
-        paper, ink = (_near(rng.choice(list(COLOURS.values())), rng, 40) for _ in range(2))
-        if _luminance(paper) - _luminance(ink) > 70:
-            break
+    """A handwritten ``digit`` (28, 28) in dark ink on light paper, ``share`` of the shorter side high."""
+    paper, ink = _near(rng.choice(_PAPERS), rng, 12), _near(rng.choice(_INKS), rng, 20)
     size = _size(rng, base)
     image = _canvas(size, paper, rng)
     side = max(20, round(min(size) * rng.uniform(*share)))

@@ -46,16 +46,22 @@ _ROOM: dict[Modality, int] = {"image": 9, "audio": 14}
 _WHOLE_FROM = 0.7
 """Share of the time from which on pictures are whole and prompts as long as the library's."""
 
+_UNUSED = {"both": (), "sight": ("audio_tower", "embed_audio"), "hearing": ("vision_tower", "embed_vision")}
+"""What each choice of ``--sense`` leaves untrained and out of its state."""
+
 _TINY_SIDE, _TINY_SHARE = 64, (0.4, 0.95)
+
+_SCENES = 0.25
+"""Share of pictures that show a shape and not a digit."""
 
 _ASIDE = 0.3
 """Weight of the classifiers' losses beside the answers'."""
 
-_LENGTHS: tuple[tuple[tuple[int, ...], int], ...] = (((1, 2), 192), ((3,), 256))
+_LENGTHS: tuple[tuple[tuple[int, ...], int], ...] = (((1,), 128), ((1,), 128), ((2,), 192))
 """Words of a batch, and the log-mel frames that hold them."""
 
-_SINGLE_UNTIL, _SINGLE_FRAMES = 0.15, 128
-"""Share of the time until which speech is single words, and the frames that hold most of them."""
+_SINGLE_UNTIL = 0.35
+"""Share of the time until which speech is single words."""
 
 
 @dataclass
@@ -89,23 +95,20 @@ class Trainer:
 
     def picture_class(self, rng: Random, _: float) -> tuple[Tensor, float]:
         """Tiny pictures, through the classifier: what they show is as large in pixels as in full ones."""
-        lesson = picture_batch(self._digits, rng, 2 * self._batch, _TINY_SIDE, _TINY_SHARE, 0.35)
+        lesson = picture_batch(self._digits, rng, 2 * self._batch, _TINY_SIDE, _TINY_SHARE, _SCENES)
         return self.heads.picture_loss(self.senses.see(lesson.pixels), lesson.captions)
 
     def speech_class(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
         """Speech, through the classifier: at first one word at a time."""
-        count = self._batch
-        words, frames = rng.choice(_LENGTHS)
-        if fraction < _SINGLE_UNTIL:
-            count, words, frames = 2 * count, (1,), _SINGLE_FRAMES
-        lesson = self._speech.batch(rng, count, words, frames)
+        words, frames = _LENGTHS[0] if fraction < _SINGLE_UNTIL else rng.choice(_LENGTHS)
+        lesson = self._speech.batch(rng, 2 * self._batch, words, frames)
         return self.heads.speech_loss(*self.senses.hear(lesson.mel, lesson.valid), lesson.words)
 
     def picture_answer(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
         """Pictures, through the text model: early on tiny ones, of which it sees fewer tokens."""
-        scenes, whole = rng.random() < 0.35, fraction > _WHOLE_FROM
+        scenes, whole = rng.random() < _SCENES, fraction > _WHOLE_FROM
         side, share = (towers.IMAGE_SIZE, SHARE) if whole else (_TINY_SIDE, _TINY_SHARE)
-        lesson = picture_batch(self._digits, rng, self._batch, side, share, float(scenes))
+        lesson = picture_batch(self._digits, rng, self._batch // (1 + whole), side, share, float(scenes))
         soft = self.senses.see(lesson.pixels)
         layout = random_layout(SCENE_QUESTIONS if scenes else DIGIT_QUESTIONS, rng)
         prompt = self.prompts.prompt(layout, "image", soft.shape[1])
@@ -197,7 +200,9 @@ def warm_up(state_file: Path, senses: Senses, heads: Heads) -> None:
 @click.option("--train-text/--freeze-text", default=False, show_default=True)
 @click.option("--seed", default=1, show_default=True)
 @click.option("--sense", type=click.Choice(["both", "sight", "hearing"]), default="both", show_default=True)
-@click.option("--warm", type=click.Path(path_type=Path, exists=True), default=None, help="begin from another state.pt")
+@click.option(
+    "--warm", type=click.Path(path_type=Path, exists=True), multiple=True, help="begin from the state.pt of other runs"
+)
 def main(
     out: Path,
     minutes: float,
@@ -213,22 +218,24 @@ def main(
     train_text: bool,
     seed: int,
     sense: str,
-    warm: Path | None,
+    warm: tuple[Path, ...],
 ) -> None:
     """Train nano's towers for MINUTES of processor time and leave the checkpoint in OUT/checkpoint."""
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     source = checkpoint_dir()
     digits, _ = fetch_digits(cache)
-    sounds = [] if sense == "sight" else _sounds(seed, cache)
+    sounds = [] if sense == "sight" or not minutes else _sounds(seed, cache)
     speech = SpeechLessons(sounds)
     model = towers.build(towers.text_weights(source), seed)
     model.model.language_model.requires_grad_(train_text)
+    for part in _UNUSED[sense]:
+        model.model.get_submodule(part).requires_grad_(False)
     senses, heads = Senses(model, compiled), Heads(model.config.text_config.hidden_size)
     trainer = Trainer(senses, heads, Prompts(source / "tokenizer.json"), digits, speech, batch)
     optimizer = make_optimizer([*model.parameters(), *heads.parameters()], decay)
-    if warm is not None:
-        warm_up(warm, senses, heads)
+    for state in warm:
+        warm_up(state, senses, heads)
     progress = restore(out, senses, heads, optimizer) if resume else Progress()
     early: tuple[Lesson, ...] = (trainer.picture_class, trainer.speech_class)
     late: tuple[Lesson, ...] = (trainer.picture_answer, trainer.speech_answer)

@@ -24,7 +24,7 @@ WORDS = (
     *("red", "green", "blue", "yellow", "black", "white", "left", "right", "up", "down"),
     *("yes", "no", "stop", "go"),
 )
-LONGEST = 3
+LONGEST = 2
 """Words of the longest utterance."""
 
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
@@ -150,7 +150,7 @@ def synthesise(voice: Voice, words: Sequence[str], tree: Path, scratch: Path) ->
 
 
 def phrases(voice: Voice, count: int) -> Iterator[tuple[str, ...]]:
-    """Every word alone, then ``count`` random phrases of 2 to :data:`LONGEST` words: the same for the same voice."""
+    """Every word alone, then ``count`` random phrases of 2 words or more: the same for the same voice."""
     rng = Random(int.from_bytes(hashlib.sha256(voice.key.encode()).digest()[:8], "big"))
     yield from ((word,) for word in WORDS)
     for _ in range(count):
