@@ -125,11 +125,15 @@ class ExecuTorchModel:
 
     def step(self, ids: Sequence[int], position: int) -> np.ndarray:
         """Logits ``[vocab]`` after ``ids``, the first of which is at ``position``."""
+        return self.call(ids, position)[0][0, -1]
+
+    def call(self, ids: Sequence[int], position: int) -> list[np.ndarray]:
+        """All outputs of the method for ``ids``, the first of which is at ``position``."""
         if position + len(ids) > self.context:
             raise EngineError(f"{position + len(ids)} tokens do not fit the bundle's context of {self.context}")
         positions = torch.arange(position, position + len(ids))
-        (logits,) = self._execute.execute([self._input(np.asarray(ids, np.int64)), positions])
-        return logits[0, -1].numpy().copy()
+        outputs = self._execute.execute([self._input(np.asarray(ids, np.int64)), positions])
+        return [output.numpy().copy() for output in outputs]
 
     def _input(self, ids: np.ndarray) -> torch.Tensor:
         if self.method == "forward":
@@ -140,6 +144,17 @@ class ExecuTorchModel:
 
     def _constant(self, name: str) -> list[Any]:
         return list(self._program.load_method(name).execute([]))
+
+
+class LayerProbe:
+    """A program's decoder with what goes into and comes out of each layer, a token a call."""
+
+    def __init__(self, parts: ExecuTorchParts) -> None:
+        self._model = ExecuTorchModel(parts, "layer_probe")
+
+    def layer_outputs(self, ids: Sequence[int]) -> np.ndarray:
+        """AltUp's streams ``[layers + 1, T, altup_num_inputs, hidden]`` float32 into the first layer and after each."""
+        return np.stack([self._model.call([token], position)[1] for position, token in enumerate(ids)], 1)
 
 
 def load_program(parts: ExecuTorchParts) -> Any:

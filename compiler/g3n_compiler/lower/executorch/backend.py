@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
+from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
 from g3n_compiler.lower.backend import Job, Lowered, LoweredFile, LoweredSubgraph, TextModel
 from g3n_compiler.lower.executorch.lower import MODEL, TABLES, MethodName, lower_text
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_runtime.engine import GREEDY
 from g3n_runtime.executorch import ROLES, ExecuTorchChat
-from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
+from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts, LayerProbe
 
 TOKENIZER = "tokenizer.json"
 ENTRY_POINTS: tuple[MethodName, ...] = ("text_decoder", "forward")
 """Methods that give logits. Ours looks the embedding rows up by itself, so that nothing else of the tables becomes
 resident; the stock text runner calls ``forward``. The weights are in the file once."""
+PROBE: MethodName = "layer_probe"
 TABLE_OF: dict[Subgraph, str] = {
     "token_embedding": "embed_tokens",
     "per_layer_embedding": "embed_tokens_per_layer",
@@ -39,18 +40,20 @@ class ExecuTorchBackend:
             job.directory,
             # A chunk is at least 2 tokens: by its second input's size the runner tells positions from a start.
             chunk=max(2, *job.prefill_lengths),
-            methods=ENTRY_POINTS,
+            methods=(*ENTRY_POINTS, PROBE),
             stop_ids=job.tokenizer.stop_ids,
             progress=lambda line: job.progress(f"executorch: {line}"),
         )
-        shutil.copyfile(job.tokenizer.json_path, job.directory / TOKENIZER)
+        # The runner fails on an id beyond its tokenizer.
+        tokenizer = pad_to_vocabulary(job.tokenizer.json_path, job.config.vocab_size)
+        (job.directory / TOKENIZER).write_bytes(tokenizer)
         core = LoweredSubgraph(
             "core",
             self.runtime,
             ROLES["model"],
             file_sha256(made.model),
             made.model.stat().st_size,
-            made.methods,
+            ENTRY_POINTS,
             made.delegation,
         )
         tables = (
@@ -75,6 +78,10 @@ class ExecuTorchBackend:
     def open_models(self, directory: Path) -> dict[str, TextModel]:
         parts = ExecuTorchParts(directory / MODEL, directory / TABLES)
         return {method: ExecuTorchModel(parts, method) for method in ENTRY_POINTS}
+
+    def probe(self, directory: Path) -> LayerProbe:
+        """What :meth:`lower` wrote, layer by layer."""
+        return LayerProbe(ExecuTorchParts(directory / MODEL, directory / TABLES))
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         parts = ExecuTorchParts(directory / MODEL, directory / TABLES, directory / TOKENIZER)

@@ -4,6 +4,7 @@
 ``forward``         tokens ``[1, T]``, positions ``[T]``        TextLLMRunner, and so Android's LlmModule
 ``token_embedding`` tokens ``[1, T]``                           MultimodalRunner, with ``text_decoder``
 ``text_decoder``    rows ``[1, T, width]``, positions ``[T]``   MultimodalRunner, and whoever looks rows up by itself
+``layer_probe``     a row ``[1, 1, width]``, position ``[1]``   verification: what each layer gave, beside the logits
 =================== =========================================== ====================================================
 
 A row is a scaled token embedding (or soft token) followed by the token's per-layer embeddings, all layers'. ``forward``
@@ -138,6 +139,22 @@ class RowDecoder(nn.Module):
         c = self.decoder.config
         embeddings = rows[..., : c.hidden_size].view(-1, 1, c.hidden_size)
         return self.decoder(embeddings, rows[..., c.hidden_size :], input_pos)
+
+
+class LayerProbe(nn.Module):
+    """``layer_probe``: logits, and ``[layers + 1, altup_num_inputs, hidden]``: the streams before and after each layer."""
+
+    def __init__(self, decoder: ChunkDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, rows: Tensor, input_pos: Tensor) -> tuple[Tensor, Tensor]:
+        c = self.decoder.config
+        embeddings = rows[..., : c.hidden_size].view(-1, 1, c.hidden_size)
+        streams = list(self.decoder.layers(embeddings, rows[..., c.hidden_size :], input_pos))
+        between = torch.cat([s for layer in streams for s in layer], 0)
+        logits = self.decoder.pieces.logits(*streams[-1])[0]
+        return logits, between.view(len(streams), c.altup_num_inputs, c.hidden_size)
 
 
 def row_width(config: TextConfig) -> int:
