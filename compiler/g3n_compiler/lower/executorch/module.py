@@ -142,7 +142,7 @@ class RowDecoder(nn.Module):
 
 
 class LayerProbe(nn.Module):
-    """``layer_probe``: logits, and ``[layers + 1, altup_num_inputs, hidden]``: the streams before and after each layer."""
+    """``layer_probe``: logits, and ``[layers + 1, altup_num_inputs, hidden]``: streams around each layer."""
 
     def __init__(self, decoder: ChunkDecoder) -> None:
         super().__init__()
