@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.lower.backend import Delegation, Job, Lowered, LoweredFile, LoweredSubgraph, TextModel
+from g3n_compiler.lower.backend import Delegation, Job, LayeredModel, Lowered, LoweredFile, LoweredSubgraph, TextModel
 from g3n_compiler.targets import Runtime
 from g3n_compiler.verify.reference import Reference
 
@@ -73,6 +74,9 @@ class FakeBackend:
     def open_models(self, directory: Path) -> dict[str, TextModel]:
         assert self._job is not None
         return {"fake": FakeModel(Reference(self._job.checkpoint, self._job.recipe), self._error)}
+
+    def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
+        return {}
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         assert self._job is not None

@@ -131,8 +131,14 @@ class ExecuTorchModel:
         """All outputs of the method for ``ids``, the first of which is at ``position``."""
         if position + len(ids) > self.context:
             raise EngineError(f"{position + len(ids)} tokens do not fit the bundle's context of {self.context}")
-        positions = torch.arange(position, position + len(ids))
-        outputs = self._execute.execute([self._input(np.asarray(ids, np.int64)), positions])
+        return self._run(self._input(np.asarray(ids, np.int64)), position)
+
+    def call_rows(self, rows: np.ndarray, position: int) -> list[np.ndarray]:
+        """As :meth:`call` for rows ``[T, width]`` float32, with a method that takes such."""
+        return self._run(torch.from_numpy(rows)[None], position)
+
+    def _run(self, tokens: torch.Tensor, position: int) -> list[np.ndarray]:
+        outputs = self._execute.execute([tokens, torch.arange(position, position + tokens.shape[1])])
         return [output.numpy().copy() for output in outputs]
 
     def _input(self, ids: np.ndarray) -> torch.Tensor:
@@ -144,17 +150,6 @@ class ExecuTorchModel:
 
     def _constant(self, name: str) -> list[Any]:
         return list(self._program.load_method(name).execute([]))
-
-
-class LayerProbe:
-    """A program's decoder with what goes into and comes out of each layer, a token a call."""
-
-    def __init__(self, parts: ExecuTorchParts) -> None:
-        self._model = ExecuTorchModel(parts, "layer_probe")
-
-    def layer_outputs(self, ids: Sequence[int]) -> np.ndarray:
-        """AltUp's streams ``[layers + 1, T, altup_num_inputs, hidden]`` float32 into the first layer and after each."""
-        return np.stack([self._model.call([token], position)[1] for position, token in enumerate(ids)], 1)
 
 
 def load_program(parts: ExecuTorchParts) -> Any:

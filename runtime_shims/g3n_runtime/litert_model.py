@@ -74,11 +74,11 @@ class LiteRtModel:
 
     def embeddings(self, ids: Sequence[int]) -> np.ndarray:
         """Scaled token embeddings ``[T, hidden]`` float32."""
-        return _Run._rows(self._embed, ids, len(ids))[0]
+        return _Run._rows(self._embed, ids)[0]
 
     def ple(self, ids: Sequence[int]) -> np.ndarray:
         """Scaled per-layer embeddings ``[T, layers * ple_dim]`` float32."""
-        return _Run._rows(self._embed_per_layer, ids, len(ids)).reshape(len(ids), -1)
+        return _Run._rows(self._embed_per_layer, ids).reshape(len(ids), -1)
 
     def greedy(self, ids: Sequence[int], count: int, stop: Sequence[int] = ()) -> list[int]:
         """Up to ``count`` most likely tokens after ``ids``; ends before a token of ``stop``."""
@@ -102,36 +102,67 @@ class _Run:
         self._caches = {name: np.zeros(shape, np.float32) for name, shape in model._cache_shapes.items()}
 
     def prefill(self, ids: Sequence[int]) -> None:
-        """Take ``ids`` in chunks: the longest signature while it is filled, then the shortest that holds the rest."""
-        lengths = self._model.prefill_lengths
-        while ids:
-            length = lengths[-1] if len(ids) >= lengths[-1] else next(n for n in lengths if n >= len(ids))
-            self._call(self._model._prefill[length], ids[:length], length)
-            ids = ids[length:]
+        """Take ``ids`` in chunks, as :func:`prefill_chunks` says."""
+        for count, length in prefill_chunks(len(ids), self._model.prefill_lengths):
+            self._call(self._model._prefill[length], ids[:count], length)
+            ids = ids[count:]
 
     def decode(self, token: int) -> np.ndarray:
         """Logits ``[vocab]`` after ``token``."""
         return self._call(self._model._decode, [token], 1)["logits"][0, 0]
 
     def _call(self, signature: Any, ids: Sequence[int], length: int) -> dict[str, np.ndarray]:
-        """Run ``ids``, padded to ``length`` with zero rows at position 0 that see nothing."""
-        count, context = len(ids), self._model.context
-        if self._position + count > context:
-            raise EngineError(f"{self._position + count} tokens do not fit the bundle's context of {context}")
-        inputs: dict[str, np.ndarray] = dict(self._caches)
-        inputs["embeddings"] = self._rows(self._model._embed, ids, length)
-        inputs["per_layer_embeddings"] = self._rows(self._model._embed_per_layer, ids, length)
-        inputs["input_pos"] = np.zeros(length, np.int32)
-        inputs["input_pos"][:count] = np.arange(self._position, self._position + count)
-        inputs["mask"] = np.full((1, 1, length, context), HIDDEN, np.float32)
-        for i in range(count):
-            inputs["mask"][0, 0, i, : self._position + i + 1] = 0
-        out = signature(**inputs)
+        """Run ``ids`` through a signature of ``length`` tokens."""
+        embeddings = self._rows(self._model._embed, ids)
+        ple = self._rows(self._model._embed_per_layer, ids)
+        inputs = signature_inputs(embeddings, ple, self._position, length, self._model.context)
+        out = signature(**inputs, **self._caches)
         self._caches = {name: out[name] for name in self._caches}
-        self._position += count
+        self._position += len(ids)
         return out
 
     @staticmethod
-    def _rows(embed: Any, ids: Sequence[int], length: int) -> np.ndarray:
+    def _rows(embed: Any, ids: Sequence[int]) -> np.ndarray:
         rows = [embed(token_ids=np.array([[i]], np.int32))["embeddings"] for i in ids]
-        return np.concatenate([*rows, *[np.zeros_like(rows[0])] * (length - len(ids))], axis=1)
+        return np.concatenate(rows, axis=1)
+
+
+def prefill_chunks(count: int, lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """How ``count`` prompt tokens are fed: ``(tokens, signature's length)`` for each call.
+
+    The longest of the rising ``lengths`` while it is filled, then the shortest that holds the rest.
+    """
+    chunks = [(lengths[-1], lengths[-1])] * (count // lengths[-1])
+    if rest := count % lengths[-1]:
+        chunks.append((rest, next(n for n in lengths if n >= rest)))
+    return chunks
+
+
+def signature_inputs(
+    embeddings: np.ndarray, ple: np.ndarray, position: int, length: int, context: int
+) -> dict[str, np.ndarray]:
+    """Inputs of a signature, caches apart, padded to its ``length`` with zero rows at position 0 that see nothing.
+
+    Args:
+        embeddings: ``[1, T, hidden]``.
+        ple: ``[1, T, layers, ple_dim]``.
+        position: of the first token.
+
+    Raises:
+        EngineError: the tokens reach past ``context``.
+    """
+    count = embeddings.shape[1]
+    if position + count > context:
+        raise EngineError(f"{position + count} tokens do not fit the bundle's context of {context}")
+    input_pos = np.zeros(length, np.int32)
+    input_pos[:count] = np.arange(position, position + count)
+    mask = np.full((1, 1, length, context), HIDDEN, np.float32)
+    for i in range(count):
+        mask[0, 0, i, : position + i + 1] = 0
+    padding = ((0, 0), (0, length - count))
+    return {
+        "embeddings": np.pad(embeddings, (*padding, (0, 0))),
+        "per_layer_embeddings": np.pad(ple, (*padding, (0, 0), (0, 0))),
+        "input_pos": input_pos,
+        "mask": mask,
+    }

@@ -12,7 +12,7 @@ import torch
 
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.errors import TargetError, UnknownTensor
-from g3n_compiler.modules.weights import dead_weights, embedding_weights, text_weights
+from g3n_compiler.modules.weights import embedding_weights, text_weights
 
 MODALITIES = ("text", "vision", "audio")
 TOWERS = {"vision": ("vision_tower.", "embed_vision."), "audio": ("audio_tower.", "embed_audio.")}
@@ -39,8 +39,8 @@ def account(checkpoint: Checkpoint, modalities: Collection[str]) -> Ledger:
     specs = [*text_weights(config).values(), *embedding_weights(config).values()]
     for spec in specs:
         checkpoint.check_shape(spec)
-    used = {prefix + s.tensor for s in specs}
-    dead = {prefix + name: why for name, why in dead_weights(config).items()}
+    used = {checkpoint.tensor_name(s.tensor) for s in specs}
+    dead = {prefix + name: why for name, why in checkpoint.dead_tensors().items()}
     left_out: dict[str, str] = {}
     unknown: list[str] = []
     for name in checkpoint.entries:

@@ -12,7 +12,7 @@ from torch import Tensor
 from g3n_compiler.checkpoint.config import TextConfig, load_text_config, read_json
 from g3n_compiler.checkpoint.safetensors import SafetensorsFile, TensorEntry
 from g3n_compiler.errors import BadHeader, CheckpointError, MissingShard, UnknownTensor
-from g3n_compiler.modules.weights import WeightSpec
+from g3n_compiler.modules.weights import WeightSpec, dead_weights
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -54,13 +54,21 @@ class Checkpoint:
         value = self._owner[name].read(name, rows).to(torch.float32)
         return value if self.update is None else self.update(name, rows, value)
 
+    def tensor_name(self, relative: str) -> str:
+        """Full name of a tensor of the text model, named as its config numbers the layers."""
+        return self.text_prefix + relative
+
+    def read_relative(self, relative: str, rows: tuple[int, int] | None = None) -> Tensor:
+        """As :meth:`read_tensor`, of a tensor of the text model."""
+        return self.read_tensor(self.text_prefix + relative, rows)
+
     def read(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor:
         """The float32 value of ``spec``, or some of its rows (counted within the spec)."""
         begin, end = spec.rows or (0, spec.shape[0])
         if rows is not None:
             begin, end = begin + rows[0], begin + rows[1]
         whole = spec.rows is None and rows is None
-        return self.read_tensor(self.text_prefix + spec.tensor, None if whole else (begin, end))
+        return self.read_relative(spec.tensor, None if whole else (begin, end))
 
     def check_shape(self, spec: WeightSpec) -> None:
         """Raise unless the checkpoint holds ``spec`` with the shape that the config implies."""
@@ -71,6 +79,10 @@ class Checkpoint:
         fits = shape[1:] == spec.shape[1:] and (shape == spec.shape if spec.rows is None else spec.rows[1] <= shape[0])
         if not fits:
             raise UnknownTensor(f"tensor {name!r} has shape {list(shape)}, config.json implies {list(spec.shape)}")
+
+    def dead_tensors(self) -> dict[str, str]:
+        """Tensors of the text model that inference never reads, by relative name, each with the reason."""
+        return dead_weights(self.text)
 
     def sha256(self) -> dict[str, str]:
         """Hash of each file that decides what is compiled, by file name."""

@@ -17,6 +17,8 @@ from g3n_compiler.errors import CheckpointError
 from g3n_compiler.lower.backend import Job
 from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.slice.plan import Slice
+from g3n_compiler.slice.view import SlicedCheckpoint
 from g3n_compiler.targets import RUNTIMES
 from g3n_compiler.verify.parity import Parity
 from g3n_compiler.verify.run import verify
@@ -33,7 +35,7 @@ def main(bundle: Path, checkpoint: Path | None, lora: Path | None, output: str) 
     """Compare a bundle with its checkpoint again; exits non-zero when anything differs."""
     opened = open_bundle(bundle)
     with quiet_toolchains(), progress_steps() as step:
-        source = Checkpoint(resolve_checkpoint(opened.manifest["model"]["size"], checkpoint))
+        source = _open_source(resolve_checkpoint(opened.manifest["model"]["size"], checkpoint), opened)
         adapter = None if lora is None else LoraAdapter(lora, source)
         source.update = adapter
         step("hashing the checkpoint")
@@ -53,6 +55,14 @@ def main(bundle: Path, checkpoint: Path | None, lora: Path | None, output: str) 
     else:
         _show(parity)
     parity.require()
+
+
+def _open_source(directory: Path, bundle: Bundle) -> Checkpoint:
+    """The checkpoint, or the slice of it that the bundle was made from."""
+    made = bundle.manifest["model"]["slice"]
+    if "kept" not in made:
+        return Checkpoint(directory)
+    return SlicedCheckpoint(directory, Slice(tuple(made["kept"]), tuple(made["ffn_dims"])))
 
 
 def _check_origin(bundle: Bundle, checkpoint: Checkpoint, adapter: dict[str, str] | None) -> None:

@@ -96,6 +96,24 @@ class TextModel(Protocol):
         """``count`` greedy tokens after the prompt ``ids``."""
 
 
+class LayeredModel(Protocol):
+    """An emitted decoder that can be run layer by layer, with no more than a layer of it in memory."""
+
+    def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
+        """What each layer hands on, then the logits.
+
+        All but the last token of the first ``prompt`` go through prefill, the rest token by token through decode.
+
+        Args:
+            embeddings: ``[1, T, hidden]`` float32, scaled.
+            ple: ``[1, T, layers, ple_dim]`` float32, scaled.
+
+        Yields:
+            AltUp's streams ``[T, n, hidden]`` after each layer below the last owner of keys and values,
+            ``[T - prompt + 1, n, hidden]`` after it and each layer above, at last logits ``[T - prompt + 1, vocab]``.
+        """
+
+
 class Backend(Protocol):
     """One runtime."""
 
@@ -106,6 +124,9 @@ class Backend(Protocol):
 
     def open_models(self, directory: Path) -> Mapping[str, TextModel]:
         """Open what :meth:`lower` wrote, for parity: a model for each way an engine may enter it, by name."""
+
+    def open_layers(self, directory: Path, config: TextConfig) -> Mapping[str, LayeredModel]:
+        """As :meth:`open_models`, to be run layer by layer; empty where the runtime cannot."""
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         """Greedy text of one chat turn from the stock engine, unmodified."""

@@ -175,6 +175,14 @@ class DecodeCache(ExternalCache):
     def _attend_sliding(self, entry: _Layer, query: Tensor) -> Tensor:
         return self._attend(query, entry.keys, entry.values, self._ring_mask)
 
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, by_position: bool = False) -> Tensor:
+        """The cache is the left factor of both products: XNNPACK repacks a right one, all of it, at every call."""
+        c = self.config
+        q = query.reshape(1, c.num_kv_heads, -1, c.head_dim)
+        scores = self.ops.matmul_transposed(keys, q).transpose(-1, -2)
+        weights = torch.softmax(scores + mask, -1)
+        return self.ops.matmul_transposed(values, weights).transpose(-1, -2).reshape(1, 1, -1)
+
     def _write(self, slot: Tensor, k_old: Tensor, v_old: Tensor, key: Tensor, value: Tensor) -> _Layer:
         k = self.ops.update(k_old, key, slot, 2)
         v = self.ops.update(v_old, value.transpose(-1, -2), slot, 3)

@@ -57,6 +57,8 @@ class Recipe:
     patterns: tuple[tuple[str, Scheme], ...] = field(default=())
     logit_tolerance: float = 1e-4
     """Largest allowed difference of logits against the recipe's own fake-quant reference, relative to their range."""
+    layer_tolerance: float = 1e-4
+    """The same of a single layer's output: what one step of int8 in a few activations comes to."""
 
     def scheme(self, spec: WeightSpec) -> Scheme:
         if spec.role == "float":
@@ -75,18 +77,20 @@ RECIPES: dict[str, Recipe] = {
     r.name: r
     for r in (
         Recipe("fp32", "no quantization: the exact reference", _uniform(FP32)),
-        Recipe("int8", "int8 everywhere, one scale a row", _uniform(INT8), logit_tolerance=0.05),
+        Recipe("int8", "int8 everywhere, one scale a row", _uniform(INT8), logit_tolerance=0.05, layer_tolerance=0.02),
         Recipe(
             "int4",
             "FFN, attention and per-layer embeddings int4; head, embeddings and the small projections int8",
             {"attention": INT4, "ffn": INT4, "linear": INT8, "head": INT8, "embedding": INT8, "ple": INT4},
             logit_tolerance=0.05,
+            layer_tolerance=0.02,
         ),
         Recipe(
             "int4-rtn",
             "int4 round-to-nearest everywhere: the naive baseline, for comparison only",
             _uniform(INT4_RTN),
             logit_tolerance=0.05,
+            layer_tolerance=0.02,
         ),
     )
 }

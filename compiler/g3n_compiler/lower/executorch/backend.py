@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
 from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
-from g3n_compiler.lower.backend import Job, Lowered, LoweredFile, LoweredSubgraph, TextModel
+from g3n_compiler.lower.backend import Job, LayeredModel, Lowered, LoweredFile, LoweredSubgraph, TextModel
+from g3n_compiler.lower.executorch.layers import PROBE, LayerProbe
 from g3n_compiler.lower.executorch.lower import MODEL, TABLES, MethodName, lower_text
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_runtime.engine import GREEDY
 from g3n_runtime.executorch import ROLES, ExecuTorchChat
-from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts, LayerProbe
+from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
 
 TOKENIZER = "tokenizer.json"
 ENTRY_POINTS: tuple[MethodName, ...] = ("text_decoder", "forward")
 """Methods that give logits. Ours looks the embedding rows up by itself, so that nothing else of the tables becomes
 resident; the stock text runner calls ``forward``. The weights are in the file once."""
-PROBE: MethodName = "layer_probe"
 TABLE_OF: dict[Subgraph, str] = {
     "token_embedding": "embed_tokens",
     "per_layer_embedding": "embed_tokens_per_layer",
@@ -79,9 +80,8 @@ class ExecuTorchBackend:
         parts = ExecuTorchParts(directory / MODEL, directory / TABLES)
         return {method: ExecuTorchModel(parts, method) for method in ENTRY_POINTS}
 
-    def probe(self, directory: Path) -> LayerProbe:
-        """What :meth:`lower` wrote, layer by layer."""
-        return LayerProbe(ExecuTorchParts(directory / MODEL, directory / TABLES))
+    def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
+        return {PROBE: LayerProbe(ExecuTorchParts(directory / MODEL, directory / TABLES), config)}
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         parts = ExecuTorchParts(directory / MODEL, directory / TABLES, directory / TOKENIZER)

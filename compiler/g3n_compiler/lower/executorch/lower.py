@@ -170,7 +170,7 @@ def build_methods(
         "forward": Method("forward", Forward(tables, decoder), (tokens, positions), (1, 0)),
         "token_embedding": Method("token_embedding", TokenEmbedding(tables), (tokens,), (1,)),
         "text_decoder": Method("text_decoder", RowDecoder(decoder), (rows, positions), (1, 0)),
-        "layer_probe": Method("layer_probe", LayerProbe(decoder), (rows[:, :1].clone(), positions[:1].clone()), ()),
+        "layer_probe": Method("layer_probe", LayerProbe(decoder), (rows, positions), (1, 0)),
     }
     return [made[name] for name in names]
 

@@ -4,7 +4,7 @@
 ``forward``         tokens ``[1, T]``, positions ``[T]``        TextLLMRunner, and so Android's LlmModule
 ``token_embedding`` tokens ``[1, T]``                           MultimodalRunner, with ``text_decoder``
 ``text_decoder``    rows ``[1, T, width]``, positions ``[T]``   MultimodalRunner, and whoever looks rows up by itself
-``layer_probe``     a row ``[1, 1, width]``, position ``[1]``   verification: what each layer gave, beside the logits
+``layer_probe``     rows ``[1, T, width]``, positions ``[T]``   verification: what each layer gave, beside the logits
 =================== =========================================== ====================================================
 
 A row is a scaled token embedding (or soft token) followed by the token's per-layer embeddings, all layers'. ``forward``
@@ -142,19 +142,20 @@ class RowDecoder(nn.Module):
 
 
 class LayerProbe(nn.Module):
-    """``layer_probe``: logits, and ``[layers + 1, altup_num_inputs, hidden]``: streams around each layer."""
+    """``layer_probe``: logits, then AltUp's streams ``[T, altup_num_inputs, hidden]`` after each layer.
+
+    From the last owner of keys and values on they are those of the last token alone.
+    """
 
     def __init__(self, decoder: ChunkDecoder) -> None:
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, rows: Tensor, input_pos: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, rows: Tensor, input_pos: Tensor) -> tuple[Tensor, ...]:
         c = self.decoder.config
         embeddings = rows[..., : c.hidden_size].view(-1, 1, c.hidden_size)
-        streams = list(self.decoder.layers(embeddings, rows[..., c.hidden_size :], input_pos))
-        between = torch.cat([s for layer in streams for s in layer], 0)
-        logits = self.decoder.pieces.logits(*streams[-1])[0]
-        return logits, between.view(len(streams), c.altup_num_inputs, c.hidden_size)
+        _, *streams = self.decoder.layers(embeddings, rows[..., c.hidden_size :], input_pos)
+        return self.decoder.pieces.logits(*streams[-1])[0], *(torch.cat(layer, 1) for layer in streams)
 
 
 def row_width(config: TextConfig) -> int:

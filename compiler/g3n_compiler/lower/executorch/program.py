@@ -20,7 +20,7 @@ DATA_ALIGNMENT = 16
 class Method:
     """A method to lower.
 
-    ``dynamic`` gives, for each input, the dimension that is the number of tokens; none for a method of fixed shapes.
+    ``dynamic`` gives, for each input, the dimension that is the number of tokens.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Method:
 def export_method(method: Method, longest: int) -> torch.export.ExportedProgram:
     """Trace ``method`` for any number of tokens from 1 to ``longest``."""
     tokens = torch.export.Dim("tokens", min=1, max=longest)
-    shapes = tuple({axis: tokens} for axis in method.dynamic) or None
+    shapes = tuple({axis: tokens} for axis in method.dynamic)
     with torch.no_grad():
         return torch.export.export(method.module.eval(), method.inputs, dynamic_shapes=shapes, strict=False)
 

@@ -15,8 +15,10 @@ from g3n_compiler.bundle.litertlm import (
     llm_metadata,
     write_litertlm,
 )
+from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.lower.backend import Job, Lowered, LoweredFile, LoweredSubgraph, TextModel
+from g3n_compiler.lower.backend import Job, LayeredModel, Lowered, LoweredFile, LoweredSubgraph, TextModel
+from g3n_compiler.lower.litert import layers
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
@@ -83,12 +85,28 @@ class LiteRtBackend:
     def open_models(self, directory: Path) -> dict[str, TextModel]:
         return {"signatures": _ExtractedModel(directory / MODEL)}
 
+    def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
+        return {"layers": _ExtractedLayers(directory / MODEL, config)}
+
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         chat = LiteRtChat(directory / MODEL)
         try:
             yield from chat.send(prompt, GREEDY, max_new_tokens)
         finally:
             chat.close()
+
+
+class _ExtractedLayers:
+    """The decoder of a finished ``.litertlm``, copied out so that it can be cut."""
+
+    def __init__(self, path: Path, config: TextConfig) -> None:
+        self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-")
+        decoder = Path(self._scratch.name) / "decoder.tflite"
+        extract(path, SECTIONS["core"], decoder)
+        self._model = layers.LayeredModel(decoder, config)
+
+    def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
+        return self._model.run(embeddings, ple, prompt)
 
 
 class _ExtractedModel:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.lower.litert.decoder import LiteRtDecoder
 from g3n_compiler.trace.signatures import check_lengths, signatures, trace_inputs
 
 
@@ -44,7 +45,7 @@ class LiteRtOps:
 def convert(config: TextConfig, context: int, prefill_lengths: Sequence[int]) -> bytes:
     """Convert the decoder for ``context`` positions: a TFLite flatbuffer whose weights are still graph inputs.
 
-    The same arguments give the same bytes.
+    The streams between layers are outputs until :mod:`.bind` hides them. The same arguments give the same bytes.
 
     Raises:
         ContextError: a prefill length or the context does not fit the model.
@@ -53,7 +54,7 @@ def convert(config: TextConfig, context: int, prefill_lengths: Sequence[int]) ->
 
     check_lengths(config, context, prefill_lengths)
     converter = litert_torch.Converter()
-    for name, (module, length) in signatures(config, prefill_lengths, LiteRtOps()).items():
+    for name, (module, length) in signatures(config, prefill_lengths, LiteRtOps(), LiteRtDecoder, cuts=True).items():
         converter.signature(name, module, sample_kwargs=trace_inputs(module, context, length))
     with _without_progress(litert_torch.config), torch.no_grad():
         return bytes(converter.convert().model_content())
