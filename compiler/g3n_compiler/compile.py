@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from g3n_compiler.bundle.key import bundle_key
 from g3n_compiler.bundle.manifest import Provenance, build_manifest, write_manifest
 from g3n_compiler.bundle.memory import memory_ledger
 from g3n_compiler.bundle.staging import staged
@@ -86,8 +87,20 @@ def compile_bundle(
     label = size if choice is None or choice.size else f"{size}-slice"
     name = f"{label}-{target.name}-{recipe.name}"
     destination = options.out or Path("exported") / name
-    with staged(destination) as directory:
-        job = Job(checkpoint, tokenizer, recipe, context, prefill_lengths, directory, progress)
+    options_of_bytes = {
+        "adapter": None if adapter is None else adapter.sha256,
+        "target": target.name,
+        "runtimes": runtimes,
+        "recipe": recipe.name,
+        "context": context,
+        "prefill_lengths": prefill_lengths,
+        "modalities": modalities,
+        "name": destination.name,
+        "command": options.command,
+    }
+    key = bundle_key(checkpoint.directory, hashes, options_of_bytes)
+    with staged(destination, key) as (directory, steps):
+        job = Job(checkpoint, tokenizer, recipe, context, prefill_lengths, directory, progress, steps)
         backends = {runtime: backend_for(runtime) for runtime in runtimes}
         parts = [backend.lower(job) for backend in backends.values()]
         lowered = _join(parts)

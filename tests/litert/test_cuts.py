@@ -12,22 +12,33 @@ import pytest
 from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.cuts import CutModel
-from g3n_compiler.lower.litert.layers import LayeredModel
+from g3n_compiler.lower.litert.layers import LayeredDecoder
 from g3n_compiler.quantize.recipe import RECIPES
-from g3n_compiler.trace.signatures import DECODE, is_stream, stream_name
+from g3n_compiler.trace.signatures import DECODE, are_streams, streams_name
 from g3n_compiler.verify.artifact import SAME
 from g3n_compiler.verify.layers import LayerErrors, layer_errors
 from g3n_compiler.verify.parity import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference
+from g3n_runtime.litert_model import LiteRtTables
 from tests.litert.conftest import Converted
 
 TOKENS = 60
 PROMPT = 50
 
 
+class Model:
+    """The tables of a recipe, and a decoder to be cut."""
+
+    def __init__(self, converted: Converted, recipe: str, decoder: Path) -> None:
+        parts = converted.parts(recipe)
+        tables = LiteRtTables(parts.embedder, parts.per_layer_embedder)
+        self.embeddings, self.ple = tables.embeddings, tables.ple
+        self.run = LayeredDecoder(decoder, converted.config).run
+
+
 def run(converted: Converted, recipe: str, decoder: Path, ids: list[int]) -> LayerErrors:
     reference = Reference(converted.checkpoint, RECIPES[recipe])
-    return layer_errors(reference, LayeredModel(decoder, converted.config), ids, PROMPT)
+    return layer_errors(reference, Model(converted, recipe, decoder), ids, PROMPT)
 
 
 @pytest.fixture
@@ -78,11 +89,11 @@ def test_a_fault_is_named_by_its_layer(
 
 def test_streams_between_layers_are_not_outputs_of_what_ships(converted: Converted) -> None:
     model = flatbuffer.parse_file(converted.parts("int4").decoder)
-    assert not any(is_stream(t.name.decode()) for d in model.signatureDefs for t in d.outputs)
+    assert not any(are_streams(t.name.decode()) for d in model.signatureDefs for t in d.outputs)
     kept = {t.name.decode() for t in model.subgraphs[model.signatureDefs[-1].subgraphIndex].tensors}
-    assert stream_name(0) in kept
+    assert streams_name(0) in kept
 
 
 def test_a_piece_of_no_such_tensor_is_refused(decoder: Callable[[str], Path]) -> None:
     with pytest.raises(TargetError, match="layer_9_streams"):
-        CutModel(decoder("int4")).piece(DECODE, [], [stream_name(9)])
+        CutModel(decoder("int4")).piece(DECODE, [], [streams_name(9)])

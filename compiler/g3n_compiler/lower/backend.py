@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from g3n_compiler.bundle.steps import Steps
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
@@ -30,6 +31,12 @@ class Job:
     prefill_lengths: tuple[int, ...]
     directory: Path
     progress: Progress
+    steps_folder: Path | None = None
+    """Where steps keep their files for a compile that goes on after a kill; by default inside ``directory``."""
+
+    @property
+    def steps(self) -> Steps:
+        return Steps(self.steps_folder or self.directory / ".steps", self.progress)
 
     @property
     def config(self) -> TextConfig:
@@ -97,7 +104,13 @@ class TextModel(Protocol):
 
 
 class LayeredModel(Protocol):
-    """An emitted decoder that can be run layer by layer, with no more than a layer of it in memory."""
+    """An emitted model whose decoder can be run layer by layer, with no more than a layer of it in memory."""
+
+    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
+        """As :meth:`TextModel.embeddings`."""
+
+    def ple(self, ids: Sequence[int]) -> np.ndarray:
+        """Rows of the emitted per-layer embedding ``[T, layers, ple_dim]``, scaled."""
 
     def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
         """What each layer hands on, then the logits.
@@ -105,8 +118,8 @@ class LayeredModel(Protocol):
         All but the last token of the first ``prompt`` go through prefill, the rest token by token through decode.
 
         Args:
-            embeddings: ``[1, T, hidden]`` float32, scaled.
-            ple: ``[1, T, layers, ple_dim]`` float32, scaled.
+            embeddings: ``[T, hidden]`` float32, scaled.
+            ple: ``[T, layers, ple_dim]`` float32, scaled.
 
         Yields:
             AltUp's streams ``[T, n, hidden]`` after each layer below the last owner of keys and values,

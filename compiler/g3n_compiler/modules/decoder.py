@@ -147,7 +147,7 @@ class TextDecoder:
             out[kind] = (angle.cos(), angle.sin())
         return out
 
-    # -- AltUp's streams, which a backend may keep in another form -------------------------------------------
+    # -- AltUp's streams, which a backend may keep in another form -----------------------------------------------------
 
     def join(self, *streams: Tensor) -> Streams:
         """Streams ``[1, T, hidden]`` in the form in which they go from layer to layer."""

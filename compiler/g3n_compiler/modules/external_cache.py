@@ -21,6 +21,8 @@ from g3n_compiler.checkpoint.config import TextConfig
 
 MASKED = -1e9
 """Added to the score of a position that may not be seen: finite, so that a padded row is no NaN."""
+STEP = 64
+"""Full layers attend to the positions in use, rounded up to a multiple of this."""
 BLOCK = 256
 """Prompt tokens that attend together on sliding layers: longer chunks would score keys outside every window."""
 
@@ -34,6 +36,9 @@ class CacheOps(Protocol):
     def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
         """Elements ``index [N]`` int32 of ``axis``."""
 
+    def prefix(self, x: Tensor, length: Tensor, axis: int) -> Tensor:
+        """The first ``length [1]`` int32 of ``axis``, or more: what lies behind them is masked."""
+
     def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
         """``a [1, B, M, K] @ b [1, B, N, K].T -> [1, B, M, N]``."""
 
@@ -46,6 +51,9 @@ class TorchOps:
 
     def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
         return x.index_select(axis, index)
+
+    def prefix(self, x: Tensor, length: Tensor, axis: int) -> Tensor:
+        return x
 
     def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
         return a @ b.transpose(-1, -2)
@@ -98,7 +106,12 @@ class ExternalCache:
         self.start = positions[0:1]
         self._inputs = inputs
         self._layers: dict[int, _Layer] = {}
-        self._full_mask = self._repeat(torch.maximum(mask, torch.full((1, 1, 1, 1), MASKED)))
+        if "full_attention" in config.layer_types:
+            last = torch.amax(positions, 0, keepdim=True) if positions.shape[0] > 1 else positions
+            context = torch.full((1,), mask.shape[3], dtype=torch.int32)
+            self._used = torch.minimum((last // STEP + 1) * STEP, context)
+            used = self.ops.prefix(mask, self._used, 3)
+            self._full_mask = self._repeat(torch.maximum(used, torch.full((1, 1, 1, 1), MASKED)))
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Take this chunk's ``key`` and ``value`` ``[1, T, KV, H]`` into owning ``layer``."""
@@ -112,7 +125,9 @@ class ExternalCache:
         entry = self._layers[layer]
         if self.config.is_sliding(layer):
             return self._attend_sliding(entry, query)
-        return self._attend(query, entry.keys, entry.values, self._full_mask)
+        keys = self.ops.prefix(entry.keys, self._used, 2)
+        values = self.ops.prefix(entry.values, self._used, 3)
+        return self._attend(query, keys, values, self._full_mask)
 
     def outputs(self) -> dict[str, Tensor]:
         """The caches after this chunk, by the names of the signature's outputs."""

@@ -17,20 +17,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.errors import ContextError
-from g3n_compiler.modules.decoder import TextDecoder
+from g3n_compiler.modules.decoder import Streams, TextDecoder
 from g3n_compiler.modules.external_cache import CacheOps, DecodeCache, PrefillCache, TorchOps, kv_cache_shapes
 from g3n_compiler.modules.weights import WeightSpec, text_weights
 
 DECODE = "decode"
 
 
-def stream_name(layer: int) -> str:
+def streams_name(layer: int) -> str:
     """Name of AltUp's streams as ``layer`` hands them on: where a graph can be cut to look at a layer alone."""
     return f"layer_{layer}_streams"
 
 
-def is_stream(name: str) -> bool:
-    """Whether ``name`` is one that :func:`stream_name` gives."""
+def are_streams(name: str) -> bool:
+    """Whether ``name`` is one that :func:`streams_name` gives."""
     return re.fullmatch(r"layer_\d+_streams", name) is not None
 
 
@@ -61,8 +61,9 @@ class Signature(nn.Module):
 
     Args:
         ops: how caches are written.
-        decoder: the decoder, in the form that suits a backend.
-        cuts: return the streams between layers too, under :func:`stream_name`, which must be one tensor.
+        decoder: the decoder in the form that suits a backend.
+        cuts: return what goes from layer to layer too, under :func:`streams_name`; for a decoder whose streams are one
+            tensor.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Signature(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.decoder = decoder
+        self.decoder_type = decoder
         self.ops = ops or TorchOps()
         self.cuts = cuts
         self.specs = text_weights(config)
@@ -82,11 +83,11 @@ class Signature(nn.Module):
     def build(self, weights: Mapping[str, Tensor], streams: dict[str, Tensor]) -> TextDecoder:
         """The decoder over ``weights``; what is to be returned of its streams is added to ``streams``."""
 
-        def observe(layer: int, found: Any) -> None:
+        def observe(layer: int, found: Streams) -> None:
             if self.cuts:
-                streams[stream_name(layer)] = found
+                streams[streams_name(layer)] = found
 
-        return self.decoder(self.config, GraphWeights(weights, self.specs), observe=observe)
+        return self.decoder_type(self.config, GraphWeights(weights, self.specs), observe=observe)
 
 
 class Prefill(Signature):

@@ -41,14 +41,17 @@ class LayerErrors:
 
 @torch.no_grad()
 def layer_errors(reference: Reference, model: LayeredModel, ids: Sequence[int], prompt: int) -> LayerErrors:
-    """Run ``ids`` through ``model``, all but the last token of the first ``prompt`` through prefill."""
-    embeddings, ple = reference.tables.embeddings(ids), reference.tables.ple(ids)
+    """Run ``ids`` through ``model``, all but the last token of the first ``prompt`` through prefill.
+
+    Both start from the model's own rows: a last bit of difference there could turn a rounding further on.
+    """
+    embeddings, ple = model.embeddings(ids), model.ple(ids)
     decoder, config = reference.decoder, reference.config
-    state = decoder.begin(embeddings, ple, torch.arange(len(ids)))
+    state = decoder.begin(torch.from_numpy(embeddings)[None], torch.from_numpy(ple)[None], torch.arange(len(ids)))
     cache = EagerCache(config)
     decoded = prompt - 1
     errors = []
-    produced = model.run(embeddings.numpy(), ple.numpy(), prompt)
+    produced = model.run(embeddings, ple, prompt)
     for layer in range(config.num_layers):
         expected = _layer(decoder, layer, state, cache, decoded)
         streams = next(produced)

@@ -22,7 +22,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.litert import flatbuffer
-from g3n_compiler.trace.signatures import is_stream
+from g3n_compiler.trace.signatures import are_streams
 
 PIECE = "piece"
 
@@ -31,7 +31,7 @@ def hide(model: Any) -> None:
     """Take the streams between layers out of every signature's outputs; their tensors keep the name, to be found."""
     for definition in model.signatureDefs:
         subgraph = model.subgraphs[definition.subgraphIndex]
-        hidden = {t.tensorIndex: t.name for t in definition.outputs if is_stream(t.name.decode())}
+        hidden = {t.tensorIndex: t.name for t in definition.outputs if are_streams(t.name.decode())}
         definition.outputs = [t for t in definition.outputs if t.tensorIndex not in hidden]
         subgraph.outputs = np.array([i for i in subgraph.outputs if i not in hidden], np.int32)
         for index, name in hidden.items():
@@ -98,7 +98,7 @@ class CutModel:
         found, operators = _between(starts, ends, whole.operators)
         begins = sorted(found)
         model = copy.copy(self._model)
-        model.subgraphs = [_reduced(whole, operators, begins, ends)]
+        model.subgraphs = [reduced(whole, operators, begins, ends)]
         places = {old: new for new, old in enumerate(_used(operators, begins, ends))}
         model.signatureDefs = [
             schema.SignatureDefT(
@@ -149,8 +149,8 @@ def _used(operators: Sequence[Any], begins: Sequence[int], ends: Sequence[int]) 
     return sorted(touched.union(begins, ends))
 
 
-def _reduced(whole: Any, operators: Sequence[Any], begins: Sequence[int], ends: Sequence[int]) -> Any:
-    """A subgraph of ``operators`` and their tensors only, renumbered."""
+def reduced(whole: Any, operators: Sequence[Any], begins: Sequence[int], ends: Sequence[int]) -> Any:
+    """A subgraph of ``operators`` of ``whole`` and their tensors only, renumbered."""
     used = _used(operators, begins, ends)
     places = {old: new for new, old in enumerate(used)} | {-1: -1}
     subgraph = schema.SubGraphT(tensors=[whole.tensors[i] for i in used], operators=[], name=whole.name)

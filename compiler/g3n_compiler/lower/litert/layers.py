@@ -10,7 +10,7 @@ import numpy as np
 
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.lower.litert.cuts import CutModel, Piece
-from g3n_compiler.trace.signatures import DECODE, prefill_name, stream_name
+from g3n_compiler.trace.signatures import DECODE, prefill_name, streams_name
 from g3n_runtime.litert_model import prefill_chunks, signature_inputs
 
 
@@ -27,11 +27,11 @@ class _Call:
     """Caches, as they were at this call, of the owners that later layers read."""
 
 
-class LayeredModel:
-    """See :class:`g3n_compiler.lower.backend.LayeredModel`.
+class LayeredDecoder:
+    """A bound decoder as :meth:`g3n_compiler.lower.backend.LayeredModel.run` runs it.
 
     Args:
-        path: a bound decoder; its flatbuffer is overwritten, so give a copy.
+        path: its flatbuffer is overwritten, so give a copy.
     """
 
     def __init__(self, path: Path, config: TextConfig, threads: int = 2) -> None:
@@ -50,17 +50,17 @@ class LayeredModel:
         for layer in range(self._config.num_layers):
             yield self._run_layer(layer, calls)
         decode = [call for call in calls if call.signature == DECODE]
-        head = self._model.piece(DECODE, [stream_name(self._config.num_layers - 1)], ["logits"])
+        head = self._model.piece(DECODE, [streams_name(self._config.num_layers - 1)], ["logits"])
         yield np.concatenate([head(call.streams)["logits"][0] for call in decode])
 
     def _schedule(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> list[_Call]:
         """All of the prompt but its last token through prefill, the rest token by token through decode."""
         chunks = [(n, prefill_name(length), length) for n, length in prefill_chunks(prompt - 1, self._lengths)]
-        chunks += [(1, DECODE, 1)] * (embeddings.shape[1] - (prompt - 1))
+        chunks += [(1, DECODE, 1)] * (len(embeddings) - (prompt - 1))
         calls, at = [], 0
         for count, signature, length in chunks:
             rows = slice(at, at + count)
-            inputs = signature_inputs(embeddings[:, rows], ple[:, rows], at, length, self._context)
+            inputs = signature_inputs(embeddings[rows], ple[rows], at, length, self._context)
             calls.append(_Call(signature, count, inputs))
             at += count
         return calls
@@ -70,7 +70,7 @@ class LayeredModel:
         last_owner = self._config.num_kv_layers - 1
         kv = [f"kv_cache_k_{layer}", f"kv_cache_v_{layer}"] if layer <= last_owner else []
         caches = {cache: np.zeros(self._caches[cache], np.float32) for cache in kv}
-        name = stream_name(layer)
+        name = streams_name(layer)
         piece: Piece | None = None
         signature = ""
         out = []
@@ -94,4 +94,4 @@ class LayeredModel:
     def _known(self, layer: int) -> list[str]:
         """What layers below ``layer`` have left: their last streams, and the caches that it may read."""
         shared = [f"kv_cache_{kind}_{owner}" for owner in sorted(self._read_later) if owner < layer for kind in "kv"]
-        return [*([stream_name(layer - 1)] if layer else []), *shared]
+        return [*([streams_name(layer - 1)] if layer else []), *shared]

@@ -1,4 +1,4 @@
-"""Stream weights, quantised, into a file: on every core, a few blocks of rows in memory whatever a tensor's size."""
+"""Stream weights, quantised, into a file, on every core: memory stays at a few blocks of rows, whatever their size."""
 
 from __future__ import annotations
 
