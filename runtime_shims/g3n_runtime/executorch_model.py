@@ -125,11 +125,21 @@ class ExecuTorchModel:
 
     def step(self, ids: Sequence[int], position: int) -> np.ndarray:
         """Logits ``[vocab]`` after ``ids``, the first of which is at ``position``."""
+        return self.call(ids, position)[0][0, -1]
+
+    def call(self, ids: Sequence[int], position: int) -> list[np.ndarray]:
+        """All outputs of the method for ``ids``, the first of which is at ``position``."""
         if position + len(ids) > self.context:
             raise EngineError(f"{position + len(ids)} tokens do not fit the bundle's context of {self.context}")
-        positions = torch.arange(position, position + len(ids))
-        (logits,) = self._execute.execute([self._input(np.asarray(ids, np.int64)), positions])
-        return logits[0, -1].numpy().copy()
+        return self._run(self._input(np.asarray(ids, np.int64)), position)
+
+    def call_rows(self, rows: np.ndarray, position: int) -> list[np.ndarray]:
+        """As :meth:`call` for rows ``[T, width]`` float32, with a method that takes such."""
+        return self._run(torch.from_numpy(rows)[None], position)
+
+    def _run(self, tokens: torch.Tensor, position: int) -> list[np.ndarray]:
+        outputs = self._execute.execute([tokens, torch.arange(position, position + tokens.shape[1])])
+        return [output.numpy().copy() for output in outputs]
 
     def _input(self, ids: np.ndarray) -> torch.Tensor:
         if self.method == "forward":

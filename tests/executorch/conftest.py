@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
 from g3n_compiler.lower.executorch.lower import ExecuTorchArtifacts, MethodName, lower_text
 from g3n_compiler.lower.executorch.pieces import Pieces
 from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_parts
@@ -18,10 +20,15 @@ from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.executorch_model import ExecuTorchParts
-from tests.conftest import make_tiny
+from tests.conftest import TINY, make_tiny
 
 CONTEXT, CHUNK, WINDOW = 96, 12, 16
-METHODS: dict[str, tuple[MethodName, ...]] = {"fp32": ("forward",), "int4": ("token_embedding", "text_decoder")}
+UNNAMED = 48
+"""Ids of the model's vocabulary that its tokenizer has no token for."""
+METHODS: dict[str, tuple[MethodName, ...]] = {
+    "fp32": ("forward",),
+    "int4": ("token_embedding", "layer_probe", "text_decoder"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Lowered:
 
     @property
     def parts(self) -> ExecuTorchParts:
-        return ExecuTorchParts(self.made.model, self.made.tables, self.checkpoint.directory / "tokenizer.json")
+        return ExecuTorchParts(self.made.model, self.made.tables, self.made.model.with_name("tokenizer.json"))
 
 
 Lower = Callable[[str], Lowered]
@@ -46,14 +53,20 @@ Lower = Callable[[str], Lowered]
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return make_tiny(
+    tiny = make_tiny(
         tmp_path_factory.mktemp("executorch"),
+        vocab_size=TINY["vocab_size"] + UNNAMED,
         num_hidden_layers=3,
         num_kv_shared_layers=1,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
         sliding_window=WINDOW,
         activation_sparsity_pattern=[0.95, 0.0, 0.0],
-    ).open()
+    )
+    with torch.no_grad():
+        # As likely to be drawn, together, as all that the tokenizer has a name for.
+        tiny.hf.model.embed_tokens.weight[TINY["vocab_size"] :] *= 1.45
+    tiny.hf.save_pretrained(tiny.directory)
+    return tiny.open()
 
 
 def eager_pieces(checkpoint: Checkpoint, recipe: str) -> Pieces:
@@ -64,7 +77,7 @@ def eager_pieces(checkpoint: Checkpoint, recipe: str) -> Pieces:
 
 
 def lower(checkpoint: Checkpoint, recipe: str, folder: Path) -> ExecuTorchArtifacts:
-    return lower_text(
+    made = lower_text(
         checkpoint.text,
         checkpoint.read,
         get_recipe(recipe),
@@ -73,6 +86,9 @@ def lower(checkpoint: Checkpoint, recipe: str, folder: Path) -> ExecuTorchArtifa
         chunk=CHUNK,
         methods=METHODS[recipe],
     )
+    tokenizer = pad_to_vocabulary(checkpoint.directory / "tokenizer.json", checkpoint.text.vocab_size)
+    (folder / "tokenizer.json").write_bytes(tokenizer)
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,7 @@ class TextModel(Protocol):
         """Teacher-forced logits ``[T, vocab]`` float32, every position through decode."""
 
     def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
-        """Logits ``[T - prompt + 1, vocab]`` from position ``prompt - 1`` on, the prompt going through prefill."""
+        """Logits ``[T - prompt + 1, vocab]`` from position ``prompt - 1`` on, the prompt going as the engine sends it."""
 
     def embeddings(self, ids: Sequence[int]) -> np.ndarray:
         """Rows of the emitted token embedding ``[T, hidden]``, scaled."""
@@ -129,7 +129,8 @@ class LayeredModel(Protocol):
     def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
         """What each layer hands on, then the logits.
 
-        All but the last token of the first ``prompt`` go through prefill, the rest token by token through decode.
+        The first ``prompt`` tokens go the way of a prompt, as :meth:`TextModel.prefilled_logits` sends them, the rest
+        token by token through decode.
 
         Args:
             embeddings: ``[T, hidden]`` float32, scaled.

@@ -76,9 +76,7 @@ def _layer_checks(context: _Context, entry: str, model: LayeredModel, logits: di
     for g in context.expected.golden:
         errors = layer_errors(context.rounded, model, g.ids, g.prompt)
         logits[g.name] = errors.logits
-        what = (
-            f"{entry}: each layer alone, {g.prompt - 1} tokens prefilled, {len(g.ids) - g.prompt + 1} decoded, {g.name}"
-        )
+        what = f"{entry}: each layer alone, {g.prompt} tokens of prompt, {len(g.ids) - g.prompt} decoded, {g.name}"
         yield context.check(what, "relative error", errors.worst, limit, f"worst in {errors.where}")
 
 

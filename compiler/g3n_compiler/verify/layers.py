@@ -41,7 +41,7 @@ class LayerErrors:
 
 @torch.no_grad()
 def layer_errors(reference: Reference, model: LayeredModel, ids: Sequence[int], prompt: int) -> LayerErrors:
-    """Run ``ids`` through ``model``, all but the last token of the first ``prompt`` through prefill.
+    """Run ``ids`` through ``model``, the first ``prompt`` of them as a prompt.
 
     Both start from the model's own rows: a last bit of difference there could turn a rounding further on.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,9 @@ from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.multimodal import Modality
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
+from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
 from g3n_compiler.lower.backend import Job, LayeredModel, Lowered, LoweredFile, LoweredSubgraph, TextModel, Towers
+from g3n_compiler.lower.executorch.layers import PROBE, LayerProbe
 from g3n_compiler.lower.executorch.lower import MODEL, TABLES, MethodName, lower_text
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_runtime.engine import GREEDY
@@ -42,18 +43,20 @@ class ExecuTorchBackend:
             job.directory,
             # A chunk is at least 2 tokens: by its second input's size the runner tells positions from a start.
             chunk=max(2, *job.prefill_lengths),
-            methods=ENTRY_POINTS,
+            methods=(*ENTRY_POINTS, PROBE),
             stop_ids=job.tokenizer.stop_ids,
             progress=lambda line: job.progress(f"executorch: {line}"),
         )
-        shutil.copyfile(job.tokenizer.json_path, job.directory / TOKENIZER)
+        # The runner fails on an id beyond its tokenizer.
+        tokenizer = pad_to_vocabulary(job.tokenizer.json_path, job.config.vocab_size)
+        (job.directory / TOKENIZER).write_bytes(tokenizer)
         core = LoweredSubgraph(
             "core",
             self.runtime,
             ROLES["model"],
             file_sha256(made.model),
             made.model.stat().st_size,
-            made.methods,
+            ENTRY_POINTS,
             made.delegation,
         )
         tables = (
@@ -80,7 +83,7 @@ class ExecuTorchBackend:
         return {method: ExecuTorchModel(parts, method) for method in ENTRY_POINTS}
 
     def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
-        return {}
+        return {PROBE: LayerProbe(ExecuTorchParts(directory / MODEL, directory / TABLES), config)}
 
     def open_towers(self, directory: Path) -> Towers:
         return Towers()

@@ -16,7 +16,15 @@ from g3n_compiler.errors import ContextError
 from g3n_compiler.lower.backend import Delegation
 from g3n_compiler.lower.executorch.cache import CacheBuffers
 from g3n_compiler.lower.executorch.delegation import DelegateCall, measure
-from g3n_compiler.lower.executorch.module import ChunkDecoder, Forward, RowDecoder, Tables, TokenEmbedding, row_width
+from g3n_compiler.lower.executorch.module import (
+    ChunkDecoder,
+    Forward,
+    LayerProbe,
+    RowDecoder,
+    Tables,
+    TokenEmbedding,
+    row_width,
+)
 from g3n_compiler.lower.executorch.pieces import Begin, Block, Logits, Open, Piece, Pieces, Predict
 from g3n_compiler.lower.executorch.program import Method, export_method, serialize, to_edge
 from g3n_compiler.lower.executorch.stored import store_weights
@@ -33,7 +41,7 @@ from g3n_compiler.lower.executorch.weights import checkpoint_parts
 from g3n_compiler.modules.weights import embedding_weights, text_weights
 from g3n_compiler.quantize.recipe import Recipe
 
-MethodName = Literal["forward", "token_embedding", "text_decoder"]
+MethodName = Literal["forward", "token_embedding", "text_decoder", "layer_probe"]
 MODEL = "model.pte"
 TABLES = "model.ptd"
 TABLES_TAG = "model"
@@ -103,7 +111,7 @@ def lower_text(
         }
         edge = to_edge(programs, metadata(config, context, chunk, file.layouts, stop_ids or config.eos_ids))
         # Before serialize, which turns the graphs into ones for the runtime.
-        decoders = [name for name in methods if name != "token_embedding"]
+        decoders = [name for name in methods if name in ("forward", "text_decoder")]
         calls = delegate_calls(templates, config, context, chunk)
         delegation = measure(edge, dict.fromkeys(decoders, calls), chunk)
         progress("writing the program")
@@ -163,6 +171,7 @@ def build_methods(
         "forward": Method("forward", Forward(tables, decoder), (tokens, positions), (1, 0)),
         "token_embedding": Method("token_embedding", TokenEmbedding(tables), (tokens,), (1,)),
         "text_decoder": Method("text_decoder", RowDecoder(decoder), (rows, positions), (1, 0)),
+        "layer_probe": Method("layer_probe", LayerProbe(decoder), (rows, positions), (1, 0)),
     }
     return [made[name] for name in names]
 

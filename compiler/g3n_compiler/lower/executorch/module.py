@@ -4,6 +4,7 @@
 ``forward``         tokens ``[1, T]``, positions ``[T]``        TextLLMRunner, and so Android's LlmModule
 ``token_embedding`` tokens ``[1, T]``                           MultimodalRunner, with ``text_decoder``
 ``text_decoder``    rows ``[1, T, width]``, positions ``[T]``   MultimodalRunner, and whoever looks rows up by itself
+``layer_probe``     rows ``[1, T, width]``, positions ``[T]``   verification: what each layer gave, beside the logits
 =================== =========================================== ====================================================
 
 A row is a scaled token embedding (or soft token) followed by the token's per-layer embeddings, all layers'. ``forward``
@@ -138,6 +139,23 @@ class RowDecoder(nn.Module):
         c = self.decoder.config
         embeddings = rows[..., : c.hidden_size].view(-1, 1, c.hidden_size)
         return self.decoder(embeddings, rows[..., c.hidden_size :], input_pos)
+
+
+class LayerProbe(nn.Module):
+    """``layer_probe``: logits, then AltUp's streams ``[T, altup_num_inputs, hidden]`` after each layer.
+
+    From the last owner of keys and values on they are those of the last token alone.
+    """
+
+    def __init__(self, decoder: ChunkDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, rows: Tensor, input_pos: Tensor) -> tuple[Tensor, ...]:
+        c = self.decoder.config
+        embeddings = rows[..., : c.hidden_size].view(-1, 1, c.hidden_size)
+        _, *streams = self.decoder.layers(embeddings, rows[..., c.hidden_size :], input_pos)
+        return self.decoder.pieces.logits(*streams[-1])[0], *(torch.cat(layer, 1) for layer in streams)
 
 
 def row_width(config: TextConfig) -> int:

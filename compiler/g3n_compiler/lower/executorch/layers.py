@@ -1,0 +1,42 @@
+"""What each layer of a lowered program hands on, for verification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
+
+PROBE = "layer_probe"
+
+
+class LayerProbe:
+    """See :class:`g3n_compiler.lower.backend.LayeredModel`.
+
+    The method calls the very delegates that the shipped ones call, all in memory together. The last token of the prompt
+    comes with the chunk before it, as the runner has it.
+    """
+
+    def __init__(self, parts: ExecuTorchParts, config: TextConfig) -> None:
+        self._model = ExecuTorchModel(parts, PROBE)
+        self._config = config
+
+    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
+        return self._model.embeddings(ids)
+
+    def ple(self, ids: Sequence[int]) -> np.ndarray:
+        return self._model.ple(ids).reshape(len(ids), self._config.num_layers, -1)
+
+    def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
+        rows = np.concatenate((embeddings, ple.reshape(len(ple), -1)), -1)
+        begins = [*range(0, prompt, self._model.chunk), *range(prompt, len(rows))]
+        ends = [*begins[1:], len(rows)]
+        calls = [self._model.call_rows(rows[a:b], a) for a, b in zip(begins, ends, strict=True)]
+        # Only the last chunk of the prompt has a last token that anybody asks for.
+        asked = [call for call, end in zip(calls, ends, strict=True) if end >= prompt]
+        last_owner = self._config.num_kv_layers - 1
+        for layer in range(self._config.num_layers):
+            yield np.concatenate([call[1 + layer] for call in (calls if layer < last_owner else asked)])
+        yield np.concatenate([call[0][0] for call in asked])

@@ -1,0 +1,51 @@
+"""Padding ``tokenizer.json``: every id gets a name, and text keeps its ids."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pytorch_tokenizers import CppHFTokenizer
+from tokenizers import Tokenizer
+
+from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
+from g3n_compiler.nano import checkpoint_dir
+
+SOURCE = checkpoint_dir() / "tokenizer.json"
+SIZE = Tokenizer.from_file(str(SOURCE)).get_vocab_size()
+TEXT = "What is a river?<end_of_turn>\n<start_of_turn>model\nlibÉré"
+
+
+def test_a_full_tokenizer_keeps_its_bytes() -> None:
+    assert pad_to_vocabulary(SOURCE, SIZE) == SOURCE.read_bytes()
+
+
+def test_every_id_has_a_name_for_both_readers(tmp_path: Path) -> None:
+    """A smaller tokenizer than the model's vocabulary, with a gap as well."""
+    spec = json.loads(SOURCE.read_text(encoding="utf-8"))
+    gap = max(spec["added_tokens"], key=lambda token: token["id"])
+    spec["added_tokens"].remove(gap)
+    del spec["model"]["vocab"][gap["content"]]
+    moved = {**gap, "id": gap["id"] + 3}
+    spec["added_tokens"].append(moved)
+    source, path = tmp_path / "source.json", tmp_path / "tokenizer.json"
+    source.write_text(json.dumps(spec), encoding="utf-8")
+    path.write_bytes(pad_to_vocabulary(source, SIZE + 40))
+
+    ours, stock = Tokenizer.from_file(str(path)), CppHFTokenizer()
+    stock.load(str(path))
+    assert ours.get_vocab_size() == SIZE + 40
+    for i in range(SIZE - 2, SIZE + 40):
+        assert ours.id_to_token(i) and ours.id_to_token(i) == stock.decode(i)
+    assert ours.id_to_token(gap["id"]) == f"<g3n_unused{gap['id']}>"
+    assert ours.token_to_id(gap["content"]) == moved["id"]
+    assert ours.encode(TEXT, add_special_tokens=False).ids == stock.encode(TEXT, 0, 0)
+    assert ours.encode(TEXT).ids == Tokenizer.from_file(str(SOURCE)).encode(TEXT).ids
+
+
+def test_the_runner_fails_without_it(tmp_path: Path) -> None:
+    stock = CppHFTokenizer()
+    stock.load(str(SOURCE))
+    with pytest.raises(RuntimeError):
+        stock.decode(SIZE + 5)
