@@ -105,7 +105,7 @@ class TextModel(Protocol):
         """Teacher-forced logits ``[T, vocab]`` float32, every position through decode."""
 
     def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
-        """Logits ``[T - prompt + 1, vocab]`` from position ``prompt - 1`` on, the prompt going as the engine sends it."""
+        """Logits ``[T - prompt + 1, vocab]`` from ``prompt - 1`` on, the prompt going as the engine sends it."""
 
     def embeddings(self, ids: Sequence[int]) -> np.ndarray:
         """Rows of the emitted token embedding ``[T, hidden]``, scaled."""

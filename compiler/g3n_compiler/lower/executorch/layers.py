@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
 
-PROBE = "layer_probe"
+PROBE: Final = "layer_probe"
 
 
 class LayerProbe:
