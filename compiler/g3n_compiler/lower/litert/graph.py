@@ -24,6 +24,7 @@ class LiteRtOps:
 
     def __init__(self) -> None:
         for module in (
+            "litert_torch.generative.custom_ops.bmm_4d",
             "litert_torch.generative.custom_ops.dynamic_update_slice",
             "litert_torch.backend.experimental.torch_tfl",
             "g3n_compiler.lower.litert.prefix",
@@ -40,10 +41,10 @@ class LiteRtOps:
 
     def prefix(self, x: Tensor, length: Tensor, axis: int) -> Tensor:
         sizes = [length if i == axis else torch.tensor([n], dtype=torch.int32) for i, n in enumerate(x.shape)]
-        return torch.ops.g3n.prefix(x, torch.cat(sizes), axis)
+        return torch.ops.g3n.prefix(x, torch.cat(sizes))
 
     def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.ops.tfl.batch_matmul(a, b, False, True)
+        return torch.ops.litert_torch.bmm_4d(a, b)
 
 
 def convert(config: TextConfig, context: int, prefill_lengths: Sequence[int]) -> bytes:

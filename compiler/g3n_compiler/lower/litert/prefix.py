@@ -1,8 +1,7 @@
 """``g3n::prefix``: a SLICE whose size is known at run time only, so that attention costs what is used of a cache.
 
-To the exporter its result is one element shorter than its input: the converter would drop a slice of everything. TFLite
-takes the length from the size operand, gives the tensor a dynamic shape, and works out the shapes of what follows as
-it runs.
+To the exporter its result is as long as its input. TFLite takes the length from the size operand: it gives the tensor a
+dynamic shape and works the shapes of what follows out when it runs.
 """
 
 from __future__ import annotations
@@ -18,22 +17,21 @@ from torch import Tensor
 
 
 @torch.library.custom_op("g3n::prefix", mutates_args=())
-def prefix(x: Tensor, size: Tensor, axis: int) -> Tensor:
-    """``x [4 axes]`` cut to ``size [4]`` int32, which differs from its shape in ``axis`` only."""
-    return x.narrow(axis, 0, int(size[axis])).clone()
+def prefix(x: Tensor, size: Tensor) -> Tensor:
+    """The first ``size [4]`` int32 elements of each axis of ``x``; all of it wherever no TFLite runs."""
+    return x.clone()
 
 
 @prefix.register_fake
-def _(x: Tensor, size: Tensor, axis: int) -> Tensor:
-    return torch.empty_like(x.narrow(axis, 0, x.shape[axis] - 1))
+def _(x: Tensor, size: Tensor) -> Tensor:
+    return torch.empty_like(x)
 
 
 @lowerings.lower(torch.ops.g3n.prefix)  # type: ignore[untyped-decorator]
-def _lower_prefix(context: Any, x: ir.Value, size: ir.Value, axis: int) -> ir.Value:
-    shape = [n - (i == axis) for i, n in enumerate(x.type.shape)]
+def _lower_prefix(context: Any, x: ir.Value, size: ir.Value) -> ir.Value:
     begin = lowerings.utils.numpy_array_constant(np.zeros(4, np.int32))
     return stablehlo.custom_call(
-        result=[ir.RankedTensorType.get(shape, x.type.element_type)],
+        result=[x.type],
         inputs=[x, begin, size],
         call_target_name=ir.StringAttr.get("tfl.slice"),
         has_side_effect=ir.BoolAttr.get(False),
