@@ -7,10 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint clean apk arm64-kit test-app
 
 help: ## what each command does
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/'
 
 setup: $(READY) ## install the pinned dependencies into .venv
 
@@ -35,6 +35,20 @@ lint: setup ## ruff and mypy
 
 test: setup lint ## lint, types and tests
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+
+# The app's targets need Debian (or its apt) and npm: they fetch a Kotlin compiler and packaging tools by name.
+PARTS := build/android/parts
+
+apk: ## build the sample app into build/android/g3n.apk, without an Android SDK
+	@PYTHON=$(PYTHON) android_app/offline/fetch_parts.sh $(PARTS) jvm apk
+	@android_app/offline/build_apk.sh $(PARTS) build/android
+
+arm64-kit: setup ## put an emulated aarch64 machine into build/arm64, for g3n-verify --arch arm64
+	@PYTHON=$(BIN)/python android_app/offline/fetch_parts.sh $(PARTS) arm64
+	@android_app/offline/build_arm64.sh $(PARTS) build/arm64
+
+test-app: apk arm64-kit ## the app's tests on the JVM, real chats in both engines, the APK read back, parity on Arm
+	$(BIN)/python -m pytest android_app/tests
 
 clean: ## remove what the commands made
 	rm -rf exported build $(VENV)

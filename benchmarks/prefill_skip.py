@@ -24,8 +24,8 @@ from torch import Tensor
 
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.lower.litert.bind import bind
+from g3n_compiler.lower.litert.decoder import LiteRtDecoder
 from g3n_compiler.lower.litert.graph import LiteRtOps
-from g3n_compiler.modules.decoder import TextDecoder
 from g3n_compiler.modules.external_cache import PrefillCache
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.trace.signatures import GraphWeights, Prefill, sample_inputs, used_weights
@@ -64,11 +64,11 @@ class AllLayers(Prefill):
         **weights: Tensor,
     ) -> dict[str, Tensor]:
         cache = PrefillCache(self.config, kv_cache, input_pos, mask, self.ops)
-        decoder = TextDecoder(self.config, GraphWeights(weights, self.specs))
+        decoder = self.decoder_type(self.config, GraphWeights(weights, self.specs))
         state = decoder.begin(embeddings, per_layer_embeddings, input_pos)
         for i in range(self.config.num_layers):
             state = decoder.layer(i, state, cache)
-        return {**cache.outputs(), "hidden": state.streams[0]}
+        return {**cache.outputs(), "hidden": state.streams}
 
 
 def save_random(directory: Path) -> Checkpoint:
@@ -115,8 +115,8 @@ def main(tokens: int, runs: int) -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = save_random(Path(folder))
-        skipping = Prefill(checkpoint.text, LiteRtOps()).eval()
-        complete = AllLayers(checkpoint.text, LiteRtOps()).eval()
+        skipping = Prefill(checkpoint.text, LiteRtOps(), LiteRtDecoder).eval()
+        complete = AllLayers(checkpoint.text, LiteRtOps(), LiteRtDecoder).eval()
         owned = used_weights(skipping, tokens + 1, tokens)
         every = {n: s for n, s in complete.specs.items() if n != "norm" and not n.startswith(HEAD)}
         paths = Path(folder) / "skip.tflite", Path(folder) / "all.tflite"

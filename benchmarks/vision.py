@@ -81,12 +81,12 @@ def checkpoint(work: Path) -> None:
     assert opened.vision is not None
     text = [*text_weights(opened.text).values(), *embedding_weights(opened.text).values()]
     for spec in text:
-        tensors[opened.full_name(spec)] = torch.zeros(1, dtype=torch.bfloat16)
+        tensors[opened.tensor_name(spec.tensor)] = torch.zeros(1, dtype=torch.bfloat16)
     for spec in vision_weights(opened.vision, 2048).values():
         shape = spec.shape
         if spec.axes is not None:
             shape = tuple(shape[spec.axes.index(i)] for i in range(len(shape)))
-        tensors[opened.full_name(spec)] = _random(spec.name, shape).to(torch.bfloat16)
+        tensors[opened.tensor_name(spec.tensor)] = _random(spec.name, shape).to(torch.bfloat16)
     save_file(tensors, work / "model.safetensors")
 
 

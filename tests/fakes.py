@@ -7,8 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.multimodal import Modality
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.lower.backend import Delegation, Job, Lowered, LoweredFile, LoweredSubgraph, TextModel, Towers
+from g3n_compiler.lower.backend import (
+    Delegation,
+    Job,
+    LayeredModel,
+    Lowered,
+    LoweredFile,
+    LoweredSubgraph,
+    TextModel,
+    Towers,
+)
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_compiler.verify.reference import Reference
 from g3n_compiler.verify.vision import VisionReference
@@ -58,6 +69,8 @@ class FakeBackend:
     writes_to: where the artifact's bytes go, instead of into the bundle.
     """
 
+    modalities: tuple[Modality, ...] = ("text",)
+
     def __init__(
         self, runtime: Runtime, error: float = 0.0, text: str | None = None, writes_to: Path | None = None
     ) -> None:
@@ -94,6 +107,9 @@ class FakeBackend:
     def open_models(self, directory: Path) -> dict[str, TextModel]:
         assert self._job is not None
         return {"fake": FakeModel(Reference(self._job.checkpoint, self._job.recipe), self._error)}
+
+    def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
+        return {}
 
     def open_towers(self, directory: Path) -> Towers:
         assert self._job is not None

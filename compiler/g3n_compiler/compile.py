@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from g3n_compiler.bundle.key import bundle_key
 from g3n_compiler.bundle.manifest import Provenance, build_manifest, write_manifest
+from g3n_compiler.bundle.memory import memory_ledger
 from g3n_compiler.bundle.staging import staged
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.hub import check_size, name_size, resolve_checkpoint
 from g3n_compiler.checkpoint.image_processor import load_resample
 from g3n_compiler.checkpoint.ledger import account
 from g3n_compiler.checkpoint.lora import LoraAdapter
-from g3n_compiler.checkpoint.multimodal import MODALITIES
+from g3n_compiler.checkpoint.multimodal import MODALITIES, Modality
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import ContextError, TargetError
-from g3n_compiler.lower.backend import Backend, Job, Lowered, Progress
+from g3n_compiler.lower.backend import Backend, Job, Lowered, LoweredSubgraph, Progress
 from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.modules.multimodal_embedder import HardRows
 from g3n_compiler.modules.vision_layout import read_layout
+from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.partition import place
-from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.quantize.recipe import Recipe, get_recipe
 from g3n_compiler.report import write_report
+from g3n_compiler.slice.choose import SliceOptions, choose_slice
+from g3n_compiler.slice.view import SlicedCheckpoint
 from g3n_compiler.targets import Runtime, choose_runtimes, get_target
 from g3n_compiler.verify.run import verify
 
@@ -49,6 +54,7 @@ class CompileOptions:
     soc: str | None = None
     out: Path | None = None
     command: str = ""
+    slicing: SliceOptions = field(default_factory=SliceOptions)
 
 
 def compile_bundle(
@@ -69,8 +75,17 @@ def compile_bundle(
     size = name_size(options.size, options.checkpoint)
     checkpoint = Checkpoint(resolve_checkpoint(size, options.checkpoint))
     check_size(size, checkpoint.text)
+    choice = choose_slice(size, options.slicing, checkpoint.text, _peak_memory(options, recipe, runtimes))
+    if choice is not None:
+        checkpoint.close()
+        checkpoint = SlicedCheckpoint(checkpoint.directory, choice.plan)
+        size = choice.size or size
+        progress(f"slicing: {choice.why}")
     adapter = None if options.lora is None else LoraAdapter(options.lora, checkpoint)
     ledger = account(checkpoint, modalities)
+    backends = {runtime: backend_for(runtime) for runtime in runtimes}
+    for backend in backends.values():
+        _require_modalities(backend, ledger.modalities)
     checkpoint.update = adapter
     checkpoint.hard_rows = HardRows.of(checkpoint, ledger.modalities)
     config = checkpoint.text
@@ -80,9 +95,23 @@ def compile_bundle(
     tokenizer = load_tokenizer(checkpoint.directory, config)
     hashes = checkpoint.sha256()
 
-    name = f"{size}-{target.name}-{recipe.name}"
+    label = size if choice is None or choice.size else f"{size}-slice"
+    name = f"{label}-{target.name}-{recipe.name}"
     destination = options.out or Path("exported") / name
-    with staged(destination) as directory:
+    options_of_bytes = {
+        "adapter": None if adapter is None else adapter.sha256,
+        "target": target.name,
+        "runtimes": runtimes,
+        "recipe": recipe.name,
+        "context": context,
+        "prefill_lengths": prefill_lengths,
+        "modalities": ledger.modalities,
+        "image_sizes": resolutions,
+        "name": destination.name,
+        "command": options.command,
+    }
+    key = bundle_key(checkpoint.directory, hashes, options_of_bytes)
+    with staged(destination, key) as (directory, steps):
         job = Job(
             checkpoint,
             tokenizer,
@@ -93,8 +122,8 @@ def compile_bundle(
             progress,
             ledger.modalities,
             resolutions,
+            steps,
         )
-        backends = {runtime: backend_for(runtime) for runtime in runtimes}
         parts = [backend.lower(job) for backend in backends.values()]
         lowered = _join(parts)
         placed = place(lowered.subgraphs, target)
@@ -108,12 +137,39 @@ def compile_bundle(
             None if adapter is None else adapter.sha256,
             ledger,
             options.command,
+            None if choice is None else choice.why,
         )
         manifest = build_manifest(destination.name, job, target, placed, lowered, parity, origin)
         write_report(directory, manifest)
         write_manifest(directory, manifest)
     checkpoint.close()
     return destination
+
+
+def _peak_memory(options: CompileOptions, recipe: Recipe, runtimes: Sequence[Runtime]) -> Callable[[TextConfig], int]:
+    """Bytes that a bundle of some configuration takes at most in any of ``runtimes``, by the memory ledger."""
+
+    def peak(config: TextConfig) -> int:
+        context = _context(options.context, config)
+        prefill = max(_prefill_lengths(options.prefill_lengths, context))
+        core = sum(recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values())
+        return max(
+            max(memory_ledger(config, context, prefill, r, [_core_of(r, core)])["peak"].values()) for r in runtimes
+        )
+
+    return peak
+
+
+def _core_of(runtime: Runtime, nbytes: int) -> LoweredSubgraph:
+    return LoweredSubgraph("core", runtime, "", "", nbytes, (), None)
+
+
+def _require_modalities(backend: Backend, wanted: Sequence[Modality]) -> None:
+    if missing := [m for m in wanted if m not in backend.modalities]:
+        raise TargetError(
+            f"{backend.runtime} bundles have no {' and no '.join(missing)} yet: use another --runtime, or leave "
+            f"it out with --modalities {','.join(m for m in wanted if m not in missing)}"
+        )
 
 
 def _modalities(asked: tuple[str, ...] | None) -> tuple[str, ...]:

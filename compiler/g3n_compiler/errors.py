@@ -76,6 +76,12 @@ class ContextError(G3nError):
     exit_code = 21
 
 
+class SliceError(G3nError):
+    """The checkpoint cannot give the slice that was asked for."""
+
+    exit_code = 22
+
+
 class DiskError(G3nError):
     """The disk is full or not writable."""
 

@@ -28,6 +28,27 @@ class LiteRtParts:
     per_layer_embedder: Path
 
 
+class LiteRtTables:
+    """The two embedding tables of a bundle."""
+
+    def __init__(self, embedder: Path, per_layer_embedder: Path) -> None:
+        self._interpreters = [Interpreter(model_path=str(path)) for path in (embedder, per_layer_embedder)]
+        self._embed, self._embed_per_layer = (i.get_signature_runner() for i in self._interpreters)
+
+    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
+        """Scaled token embeddings ``[T, hidden]`` float32."""
+        return self._rows(self._embed, ids)[0]
+
+    def ple(self, ids: Sequence[int]) -> np.ndarray:
+        """Scaled per-layer embeddings ``[T, layers, ple_dim]`` float32."""
+        return self._rows(self._embed_per_layer, ids)[0]
+
+    @staticmethod
+    def _rows(embed: Any, ids: Sequence[int]) -> np.ndarray:
+        rows = [embed(token_ids=np.array([[i]], np.int32))["embeddings"] for i in ids]
+        return np.concatenate(rows, axis=1)
+
+
 class LiteRtModel:
     """Calls a bundle's signatures as the engine does, but returns logits.
 
@@ -37,19 +58,14 @@ class LiteRtModel:
     """
 
     def __init__(self, parts: LiteRtParts, threads: int = 2) -> None:
-        self._interpreters = [
-            Interpreter(model_path=str(path), num_threads=threads)
-            for path in (parts.decoder, parts.embedder, parts.per_layer_embedder)
-        ]
-        decoder, embedder, per_layer = self._interpreters
+        self._interpreter = decoder = Interpreter(model_path=str(parts.decoder), num_threads=threads)
+        self.tables = LiteRtTables(parts.embedder, parts.per_layer_embedder)
         self._decode = decoder.get_signature_runner("decode")
         self._prefill = {
             int(name.removeprefix("prefill_")): decoder.get_signature_runner(name)
             for name in decoder.get_signature_list()
             if name.startswith("prefill_")
         }
-        self._embed = embedder.get_signature_runner()
-        self._embed_per_layer = per_layer.get_signature_runner()
         details = self._decode.get_input_details()
         self.context = int(details["mask"]["shape"][-1])
         self._cache_shapes = {n: tuple(d["shape"]) for n, d in details.items() if n.startswith("kv_cache_")}
@@ -73,12 +89,12 @@ class LiteRtModel:
         return np.stack([run.decode(token) for token in ids[prompt - 1 :]])
 
     def embeddings(self, ids: Sequence[int]) -> np.ndarray:
-        """Scaled token embeddings ``[T, hidden]`` float32."""
-        return _Run._rows(self._embed, ids, len(ids))[0]
+        """See :meth:`LiteRtTables.embeddings`."""
+        return self.tables.embeddings(ids)
 
     def ple(self, ids: Sequence[int]) -> np.ndarray:
         """Scaled per-layer embeddings ``[T, layers * ple_dim]`` float32."""
-        return _Run._rows(self._embed_per_layer, ids, len(ids)).reshape(len(ids), -1)
+        return self.tables.ple(ids).reshape(len(ids), -1)
 
     def greedy(self, ids: Sequence[int], count: int, stop: Sequence[int] = ()) -> list[int]:
         """Up to ``count`` most likely tokens after ``ids``; ends before a token of ``stop``."""
@@ -102,36 +118,61 @@ class _Run:
         self._caches = {name: np.zeros(shape, np.float32) for name, shape in model._cache_shapes.items()}
 
     def prefill(self, ids: Sequence[int]) -> None:
-        """Take ``ids`` in chunks: the longest signature while it is filled, then the shortest that holds the rest."""
-        lengths = self._model.prefill_lengths
-        while ids:
-            length = lengths[-1] if len(ids) >= lengths[-1] else next(n for n in lengths if n >= len(ids))
-            self._call(self._model._prefill[length], ids[:length], length)
-            ids = ids[length:]
+        """Take ``ids`` in chunks, as :func:`prefill_chunks` says."""
+        for count, length in prefill_chunks(len(ids), self._model.prefill_lengths):
+            self._call(self._model._prefill[length], ids[:count], length)
+            ids = ids[count:]
 
     def decode(self, token: int) -> np.ndarray:
         """Logits ``[vocab]`` after ``token``."""
         return self._call(self._model._decode, [token], 1)["logits"][0, 0]
 
     def _call(self, signature: Any, ids: Sequence[int], length: int) -> dict[str, np.ndarray]:
-        """Run ``ids``, padded to ``length`` with zero rows at position 0 that see nothing."""
-        count, context = len(ids), self._model.context
-        if self._position + count > context:
-            raise EngineError(f"{self._position + count} tokens do not fit the bundle's context of {context}")
-        inputs: dict[str, np.ndarray] = dict(self._caches)
-        inputs["embeddings"] = self._rows(self._model._embed, ids, length)
-        inputs["per_layer_embeddings"] = self._rows(self._model._embed_per_layer, ids, length)
-        inputs["input_pos"] = np.zeros(length, np.int32)
-        inputs["input_pos"][:count] = np.arange(self._position, self._position + count)
-        inputs["mask"] = np.full((1, 1, length, context), HIDDEN, np.float32)
-        for i in range(count):
-            inputs["mask"][0, 0, i, : self._position + i + 1] = 0
-        out = signature(**inputs)
+        """Run ``ids`` through a signature of ``length`` tokens."""
+        tables = self._model.tables
+        inputs = signature_inputs(tables.embeddings(ids), tables.ple(ids), self._position, length, self._model.context)
+        out = signature(**inputs, **self._caches)
         self._caches = {name: out[name] for name in self._caches}
-        self._position += count
+        self._position += len(ids)
         return out
 
-    @staticmethod
-    def _rows(embed: Any, ids: Sequence[int], length: int) -> np.ndarray:
-        rows = [embed(token_ids=np.array([[i]], np.int32))["embeddings"] for i in ids]
-        return np.concatenate([*rows, *[np.zeros_like(rows[0])] * (length - len(ids))], axis=1)
+
+def prefill_chunks(count: int, lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """How ``count`` prompt tokens are fed: ``(tokens, signature's length)`` for each call.
+
+    The longest of the rising ``lengths`` while it is filled, then the shortest that holds the rest.
+    """
+    chunks = [(lengths[-1], lengths[-1])] * (count // lengths[-1])
+    if rest := count % lengths[-1]:
+        chunks.append((rest, next(n for n in lengths if n >= rest)))
+    return chunks
+
+
+def signature_inputs(
+    embeddings: np.ndarray, ple: np.ndarray, position: int, length: int, context: int
+) -> dict[str, np.ndarray]:
+    """Inputs of a signature, caches apart, padded to its ``length`` with zero rows at position 0 that see nothing.
+
+    Args:
+        embeddings: ``[T, hidden]``.
+        ple: ``[T, layers, ple_dim]``.
+        position: of the first token.
+
+    Raises:
+        EngineError: the tokens reach past ``context``.
+    """
+    count = len(embeddings)
+    if position + count > context:
+        raise EngineError(f"{position + count} tokens do not fit the bundle's context of {context}")
+    input_pos = np.zeros(length, np.int32)
+    input_pos[:count] = np.arange(position, position + count)
+    mask = np.full((1, 1, length, context), HIDDEN, np.float32)
+    for i in range(count):
+        mask[0, 0, i, : position + i + 1] = 0
+    padding = (0, length - count)
+    return {
+        "embeddings": np.pad(embeddings, (padding, (0, 0)))[None],
+        "per_layer_embeddings": np.pad(ple, (padding, (0, 0), (0, 0)))[None],
+        "input_pos": input_pos,
+        "mask": mask,
+    }

@@ -115,8 +115,14 @@ def test_checkpoint_of_another_size_than_named(tiny_copy: Path, tmp_path: Path) 
     expect(result, errors.WrongModel, "10 layers", "leave --size out")
 
 
-@pytest.mark.parametrize("runtime", ["litert", "executorch"])
-@pytest.mark.parametrize("name", ["model.layers.2.mlp.up_proj.weight", "model.embed_tokens_per_layer.weight"])
+@pytest.mark.parametrize(
+    ("runtime", "name"),
+    [
+        ("litert", "model.layers.2.mlp.up_proj.weight"),
+        ("executorch", "model.layers.2.mlp.up_proj.weight"),
+        ("executorch", "model.embed_tokens_per_layer.weight"),
+    ],
+)
 def test_nan_weight(runtime: str, name: str, tmp_path: Path) -> None:
     model = make_tiny(
         tmp_path / "checkpoint",
@@ -136,34 +142,31 @@ def test_nan_weight(runtime: str, name: str, tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_killed_in_the_middle_leaves_nothing_like_a_bundle(tmp_path: Path) -> None:
-    out = tmp_path / "out" / "nano"
-    command = [sys.executable, "-m", "g3n_compiler.cli.compile", "--runtime", "litert", "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    partial = out.with_name(".nano.partial")
+def work_folder(process: subprocess.Popen[str], out: Path) -> Path:
+    """Where a compile that was just started does its work, once it has begun."""
     deadline = time.monotonic() + 120
-    while not partial.exists() and time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.poll() is None:
+        if found := list(out.parent.glob(f".{out.name}.*.work")):
+            return found[0]
         time.sleep(0.05)
-    time.sleep(2)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert partial.exists() and not out.exists()
-    with pytest.raises(errors.BundleError):
-        open_bundle(partial)
+    raise AssertionError("the compile ended before it began to write")
 
 
-def test_interrupted_compile_cleans_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_ended_in_the_middle_leaves_nothing_like_a_bundle(sent: signal.Signals, code: int, tmp_path: Path) -> None:
     out = tmp_path / "out" / "nano"
     command = [sys.executable, "-m", "g3n_compiler.cli.compile", "--runtime", "litert", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    partial = out.with_name(".nano.partial")
-    deadline = time.monotonic() + 120
-    while not partial.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    work = work_folder(process, out)
+    time.sleep(1)
+    process.send_signal(sent)
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
-    assert list(out.parent.iterdir()) == []
+    assert process.returncode == code and "Traceback" not in said
+    assert sent is signal.SIGKILL or "interrupted" in said
+    assert list(out.parent.iterdir()) == [work]  # hidden, and where the same command goes on
+    for folder in (work, work / "bundle"):
+        with pytest.raises(errors.BundleError):
+            open_bundle(folder)
 
 
 def test_not_a_bundle(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,13 @@ def test_make_targets_exist() -> None:
 
 def test_fixture_command_is_the_readmes() -> None:
     assert "g3n-compile --target host --size nano --runtime both" in COMMANDS
+
+
+def test_quality_table(nano_int4: Path) -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "quality.py"
+    words = [sys.executable, str(script), str(nano_int4), "--documents", "2"]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    rows = re.findall(r"^\| int4 \| (litert|executorch) \| ([\d.]+) \| ([+-][\d.]+)% \|$", result.stdout, re.MULTILINE)
+    assert [runtime for runtime, _, _ in rows] == ["litert", "executorch"]
+    assert all(abs(float(loss)) < 10 for _, _, loss in rows)

@@ -12,6 +12,9 @@ import pytest
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.lower.executorch.lower import ExecuTorchArtifacts, MethodName, lower_text
+from g3n_compiler.lower.executorch.pieces import Pieces
+from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_parts
+from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.executorch_model import ExecuTorchParts
@@ -51,6 +54,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
         sliding_window=WINDOW,
         activation_sparsity_pattern=[0.95, 0.0, 0.0],
     ).open()
+
+
+def eager_pieces(checkpoint: Checkpoint, recipe: str) -> Pieces:
+    """The decoder's pieces as PyTorch modules over the checkpoint's weights."""
+    specs, parts = text_weights(checkpoint.text), checkpoint_parts(checkpoint.read)
+    weights = XnnpackWeights(specs, get_recipe(recipe), parts)
+    return Pieces(checkpoint.text, lambda kind, layer: kind(checkpoint.text, weights, layer))
 
 
 def lower(checkpoint: Checkpoint, recipe: str, folder: Path) -> ExecuTorchArtifacts:

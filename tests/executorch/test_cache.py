@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from g3n_compiler.checkpoint.config import LayerType
 from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.lower.executorch.cache import CacheBuffers
 from g3n_compiler.lower.executorch.module import ChunkDecoder
-from g3n_compiler.lower.executorch.weights import XnnpackWeights
-from g3n_compiler.modules.weights import text_weights
-from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.verify.parity import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference
-from tests.executorch.conftest import CHUNK, CONTEXT, WINDOW
+from tests.executorch.conftest import CHUNK, CONTEXT, WINDOW, eager_pieces
 from tests.modules.test_decoder import ids_of
 
 Make = Callable[[int, int], ChunkDecoder]
@@ -25,8 +24,8 @@ Make = Callable[[int, int], ChunkDecoder]
 @pytest.fixture(scope="module")
 def make(checkpoint: Checkpoint) -> Make:
     """The module that is lowered, in fp32, for a context and a chunk."""
-    weights = XnnpackWeights(text_weights(checkpoint.text), RECIPES["fp32"], checkpoint.read)
-    return lambda context, chunk: ChunkDecoder(checkpoint.text, weights, context, chunk).eval()
+    pieces = eager_pieces(checkpoint, "fp32")
+    return lambda context, chunk: ChunkDecoder(checkpoint.text, pieces, context, chunk).eval()
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +61,27 @@ def test_chunks_of_any_size(make: Make, reference: Reference, seed: int) -> None
     check(make(CONTEXT, CHUNK), reference, ids, split(len(ids), CHUNK, seed))
 
 
-def test_a_chunk_longer_than_the_window_gets_a_longer_ring(make: Make, reference: Reference) -> None:
+def test_a_chunk_may_be_longer_than_the_window(make: Make, reference: Reference) -> None:
     decoder = make(CONTEXT, WINDOW + 9)
-    assert decoder.caches.slots("sliding_attention") == WINDOW + 9
+    assert decoder.caches.slots("sliding_attention") == WINDOW + WINDOW + 8
     chunks = [WINDOW + 9, 1, WINDOW + 5, 1, WINDOW + 9]
     check(decoder, reference, ids_of(sum(chunks), reference.config.vocab_size), chunks)
+
+
+@pytest.mark.parametrize("kind", ["sliding_attention", "full_attention"])
+@pytest.mark.parametrize("lengths", [[1] * 60, [CHUNK] * 5, [3, CHUNK, 1, CHUNK, 7, CHUNK, 11]])
+def test_each_query_sees_its_positions_alone(kind: LayerType, lengths: list[int], checkpoint: Checkpoint) -> None:
+    """The masks against a list of what was really written last into each slot."""
+    caches = CacheBuffers(checkpoint.text, CONTEXT, CHUNK)
+    held, at = torch.full((caches.slots(kind),), -1), 0
+    for n in lengths:
+        positions = torch.arange(at, at + n)
+        held[positions % len(held)] = positions
+        seen = caches.mask(kind, positions[-1:], positions)[0, :n] == 0
+        for position, row in zip(positions.tolist(), seen, strict=True):
+            first = max(0, position - WINDOW + 1) if kind == "sliding_attention" else 0
+            assert sorted(held[row].tolist()) == list(range(first, position + 1))
+        at += n
 
 
 def test_a_context_below_the_window_needs_no_ring(make: Make, reference: Reference) -> None:

@@ -10,11 +10,11 @@ from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.errors import NotFinite
 from g3n_compiler.lower.executorch.lower import build_methods
 from g3n_compiler.lower.executorch.program import export_method
-from g3n_compiler.lower.executorch.weights import XnnpackWeights
+from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_parts
 from g3n_compiler.modules.weights import WeightSpec, text_weights
 from g3n_compiler.quantize.recipe import RECIPES, Recipe, Scheme
 from g3n_compiler.quantize.rows import fake_quantize, fake_quantize_activations
-from tests.executorch.conftest import CHUNK, CONTEXT
+from tests.executorch.conftest import CHUNK, CONTEXT, eager_pieces
 
 SPEC = WeightSpec("w", (24, 16), "ffn", "w.weight")
 
@@ -24,7 +24,7 @@ def test_a_linear_is_the_fake_quant_reference(bits: int) -> None:
     scheme = Scheme(bits)  # type: ignore[arg-type]
     torch.manual_seed(0)
     weight, x = torch.randn(SPEC.shape), torch.randn(5, 1, 16)
-    held = XnnpackWeights({"w": SPEC}, Recipe("r", "", {"ffn": scheme}), lambda spec: weight)
+    held = XnnpackWeights({"w": SPEC}, Recipe("r", "", {"ffn": scheme}), checkpoint_parts(lambda spec: weight))
     expected = F.linear(fake_quantize_activations(x), fake_quantize(weight, scheme))
     torch.testing.assert_close(held.linear("w", x), expected, rtol=1e-5, atol=1e-5)
 
@@ -34,13 +34,13 @@ def test_values_that_are_not_finite_are_named(bad: float) -> None:
     weight = torch.zeros(SPEC.shape)
     weight[3, 4] = bad
     with pytest.raises(NotFinite, match=r"'w.weight' holds 1 values"):
-        XnnpackWeights({"w": SPEC}, Recipe("r", "", {"ffn": Scheme(8)}), lambda spec: weight)
+        XnnpackWeights({"w": SPEC}, Recipe("r", "", {"ffn": Scheme(8)}), checkpoint_parts(lambda spec: weight))
 
 
 def test_no_quantised_weight_meets_float_activations(checkpoint: Checkpoint) -> None:
     recipe = RECIPES["int4"]
-    weights = XnnpackWeights(text_weights(checkpoint.text), recipe, checkpoint.read)
-    (method,) = build_methods(checkpoint.text, weights, recipe, CONTEXT, CHUNK, ["forward"])
+    pieces = eager_pieces(checkpoint, "int4")
+    (method,) = build_methods(checkpoint.text, pieces, recipe, CONTEXT, CHUNK, ["forward"])
     nodes = export_method(method, CHUNK).graph.nodes
     dequantised = [n for n in nodes if "dequantize_per_channel" in str(n.target)]
     quantised = [s for s in text_weights(checkpoint.text).values() if recipe.scheme(s).bits < 32]

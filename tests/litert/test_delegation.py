@@ -34,7 +34,7 @@ def test_flops_of_linears(converted: Converted) -> None:
     assert largest[f"prefill_{PREFILL}"] == 2 * PREFILL * config.hidden_size * config.ffn_dims[0]
 
 
-def test_flops_of_attention(converted: Converted) -> None:
+def test_flops_of_attention_and_altup(converted: Converted) -> None:
     config = converted.config
     products = [
         op.flops
@@ -42,7 +42,10 @@ def test_flops_of_attention(converted: Converted) -> None:
         if op.name == "BATCH_MATMUL"
     ]
     seen = sorted(config.cache_length(config.kv_owner(i), CONTEXT) for i in range(config.num_layers))
-    assert sorted(products) == [2 * config.num_heads * config.head_dim * n for n in seen for _ in range(2)]
+    attention = [2 * config.num_heads * config.head_dim * n for n in seen for _ in range(2)]
+    streams = config.altup_num_inputs
+    altup = [2 * streams * mixed * config.hidden_size for mixed in (streams, 2) for _ in range(config.num_layers)]
+    assert sorted(products) == sorted(attention + altup)
 
 
 def test_a_table_lookup_falls_back(converted: Converted) -> None:

@@ -7,10 +7,11 @@ this writer gives the same bytes for the same input. Format: ``litert_lm_builder
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -246,19 +247,33 @@ def find_section(path: Path, kind: str) -> Section:
     return found[0]
 
 
+def section_digest(path: Path, kind: str) -> tuple[str, int]:
+    """SHA-256 and length in bytes of the section of ``kind``."""
+    section = find_section(path, kind)
+    digest = hashlib.sha256()
+    for block in _content(path, section):
+        digest.update(block)
+    return digest.hexdigest(), section.end - section.begin
+
+
 def extract(path: Path, kind: str, out: Path) -> Section:
     """Copy the bytes of the section of ``kind`` to ``out``."""
     section = find_section(path, kind)
-    with path.open("rb") as source, out.open("wb") as target:
+    with out.open("wb") as target:
+        target.writelines(_content(path, section))
+    return section
+
+
+def _content(path: Path, section: Section) -> Iterator[bytes]:
+    remaining = section.end - section.begin
+    with path.open("rb") as source:
         source.seek(section.begin)
-        remaining = section.end - section.begin
         while remaining:
             block = source.read(min(remaining, 1 << 20))
             if not block:
-                raise BundleError(f"{path} ended while {kind} was read: copy the file again")
-            target.write(block)
+                raise BundleError(f"{path} ended while {section.kind} was read: copy the file again")
+            yield block
             remaining -= len(block)
-    return section
 
 
 def _header(kinds: Sequence[SectionKind], views: Sequence[View]) -> Any:

@@ -18,13 +18,14 @@ from g3n_compiler.bundle.litertlm import sections
 from g3n_compiler.bundle.memory import kv_bytes, kv_layers, memory_ledger
 from g3n_compiler.checkpoint.image_processor import load_resample
 from g3n_compiler.checkpoint.ledger import Ledger
-from g3n_compiler.checkpoint.reader import file_sha256
+from g3n_compiler.checkpoint.reader import Checkpoint, file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
 from g3n_compiler.lower.backend import Job, Lowered
+from g3n_compiler.modules.weights import parameter_count
 from g3n_compiler.partition import Placed
+from g3n_compiler.slice.view import SlicedCheckpoint
 from g3n_compiler.targets import Target
 from g3n_compiler.verify.parity import Parity
-from g3n_compiler.verify.reference import parameter_count
 from g3n_runtime.audio import AUDIO_STREAM
 from g3n_runtime.bundle import MANIFEST, SCHEMA_VERSION, schema
 
@@ -52,6 +53,7 @@ class Provenance:
     adapter: Mapping[str, str] | None
     ledger: Ledger
     command: str
+    slice_reason: str | None = None
 
 
 def build_manifest(
@@ -67,13 +69,8 @@ def build_manifest(
             "family": "gemma3n",
             "size": origin.size,
             "modalities": list(origin.modalities),
-            "parameters": parameter_count(job.checkpoint),
-            "slice": {
-                "num_layers": config.num_layers,
-                "ffn_dims": list(config.ffn_dims),
-                "num_kv_shared_layers": config.num_kv_shared_layers,
-                "layer_types": list(config.layer_types),
-            },
+            "parameters": parameter_count(config),
+            "slice": _slice(job.checkpoint, origin.slice_reason),
         },
         "target": {"name": target.name, "placement": {k: asdict(v) for k, v in target.placement.items()}},
         "recipe": {
@@ -140,6 +137,20 @@ def _vision(job: Job) -> dict[str, Any] | None:
         "soft_tokens": job.vision.soft_tokens,
         "resample": load_resample(job.checkpoint.directory),
     }
+
+
+def _slice(checkpoint: Checkpoint, reason: str | None) -> dict[str, Any]:
+    """The shape of what was compiled and, for a MatFormer slice, what was cut from what."""
+    config = checkpoint.text
+    shape: dict[str, Any] = {
+        "num_layers": config.num_layers,
+        "ffn_dims": list(config.ffn_dims),
+        "num_kv_shared_layers": config.num_kv_shared_layers,
+        "layer_types": list(config.layer_types),
+    }
+    if isinstance(checkpoint, SlicedCheckpoint):
+        shape |= {"kept": list(checkpoint.plan.kept), "of": list(checkpoint.source.ffn_dims), "reason": reason}
+    return shape
 
 
 def _file(directory: Path, path: str, role: str) -> dict[str, Any]:

@@ -1,37 +1,84 @@
-"""Write a bundle beside its destination and rename it when it is whole: nothing half-written is ever taken for one."""
+"""Write a bundle beside its destination and rename it when it is whole: nothing half-written is ever taken for one.
+
+The work folder is hidden, named after a key of all that decides the bundle's bytes, and survives a kill: the same
+compile finds it again. One with another key is removed.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from g3n_compiler.errors import DiskError
+from g3n_compiler.errors import DiskError, G3nError
 from g3n_runtime.bundle import MANIFEST
+
+KEY_LENGTH = 16
+
+
+class Staging(NamedTuple):
+    """The work folder: ``directory`` becomes the bundle, ``steps`` keeps what a resumed compile does not redo."""
+
+    directory: Path
+    steps: Path
 
 
 @contextmanager
-def staged(destination: Path) -> Iterator[Path]:
-    """A fresh folder to write a bundle into; on success it replaces ``destination``, on any error it is removed.
+def staged(destination: Path, key: str) -> Iterator[Staging]:
+    """A work folder to write a bundle in; on success it replaces ``destination``.
 
-    A folder that a killed compile left is removed first. Disk errors become :class:`DiskError`.
+    It is removed on success and on a :class:`G3nError`, which the same inputs would only meet again. Disk errors become
+    :class:`DiskError`.
+
+    Args:
+        key: hash of everything that the bundle's bytes depend on.
     """
     if destination.exists() and not (destination / MANIFEST).is_file():
         raise DiskError(f"{destination} exists and is not a g3n bundle: choose another --out or remove it")
-    partial = destination.with_name(f".{destination.name}.partial")
+    work = destination.with_name(f".{destination.name}.{key[:KEY_LENGTH]}.work")
+    with translated_disk_errors(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        _remove_others(work, destination)
+        with _locked(work, destination):
+            try:
+                staging = Staging(work / "bundle", work / "steps")
+                shutil.rmtree(staging.directory, ignore_errors=True)
+                staging.directory.mkdir()
+                yield staging
+                _sync(staging.directory)
+                _swap(staging.directory, destination)
+            except (G3nError, OSError):
+                shutil.rmtree(work, ignore_errors=True)
+                raise
+            shutil.rmtree(work)
+
+
+@contextmanager
+def _locked(work: Path, destination: Path) -> Iterator[None]:
+    """Hold ``work`` for this process; the lock ends with the process, however it ends."""
+    work.mkdir(exist_ok=True)
+    fd = os.open(work, os.O_RDONLY)
     try:
-        with translated_disk_errors(destination):
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            yield partial
-            _sync(partial)
-            _swap(partial, destination)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DiskError(f"another compile is writing {destination}: wait for it or choose another --out") from None
+        yield
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(fd)
+
+
+def _remove_others(work: Path, destination: Path) -> None:
+    """Remove what compiles of other inputs to the same destination left, but not what one is writing now."""
+    for other in destination.parent.glob(f".{destination.name}.*.work"):
+        if other != work:
+            with _locked(other, destination):
+                shutil.rmtree(other)
 
 
 @contextmanager

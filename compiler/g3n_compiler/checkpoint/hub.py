@@ -7,11 +7,13 @@ from pathlib import Path
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.errors import CheckpointError, HubError, WrongModel
 from g3n_compiler.nano import checkpoint_dir
+from g3n_compiler.slice.published import E4B_SHAPE, published
 
 HUB_IDS = {"e2b": "google/gemma-3n-E2B-it", "e4b": "google/gemma-3n-E4B-it"}
-SIZES = ("nano", *HUB_IDS)
-SHAPES = {"e2b": (30, 8192), "e4b": (35, 16384)}
-"""Layers and FFN width of each published size."""
+SIZES = ("nano", *HUB_IDS, *(name for name in published() if name not in HUB_IDS))
+"""The embedded checkpoint, the published models, and the published slices of E4B."""
+SHAPES = {"e2b": ((30, 8192), E4B_SHAPE), "e4b": (E4B_SHAPE,)}
+"""Layers and FFN width of the checkpoints that each published model can be made from."""
 CUSTOM = "custom"
 """What a manifest calls a checkpoint folder whose size the user did not name."""
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.jinja")
@@ -36,10 +38,11 @@ def name_size(size: str | None, directory: Path | None) -> str:
 def check_size(size: str, config: TextConfig) -> None:
     """Raise :class:`WrongModel` if a published ``size`` was asked for and the checkpoint has another shape."""
     shape = config.num_layers, max(config.ffn_dims)
-    if size in SHAPES and shape != SHAPES[size]:
+    if shape not in SHAPES.get(size, (shape,)):
+        expected = " or ".join(f"{layers} layers and FFNs of {width}" for layers, width in SHAPES[size])
         raise WrongModel(
-            f"the checkpoint has {shape[0]} layers and FFNs of {shape[1]}, {size} has {SHAPES[size][0]} and "
-            f"{SHAPES[size][1]}: leave --size out to compile it as it is"
+            f"the checkpoint has {shape[0]} layers and FFNs of {shape[1]}, --size {size} is made from {expected}: "
+            "leave --size out to compile it as it is"
         )
 
 
@@ -53,9 +56,9 @@ def resolve_checkpoint(size: str, directory: Path | None) -> Path:
         return directory
     if size == "nano":
         return checkpoint_dir()
-    if size not in HUB_IDS:
+    if size not in SIZES:
         raise CheckpointError("the bundle was compiled from a folder of its own: pass it with --checkpoint DIR")
-    return _download(HUB_IDS[size])
+    return _download(HUB_IDS.get(size, HUB_IDS["e4b"]))
 
 
 def _download(repo: str) -> Path:

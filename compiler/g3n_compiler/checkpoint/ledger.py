@@ -15,7 +15,7 @@ from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.errors import TargetError, UnknownTensor
 from g3n_compiler.modules.audio_weights import audio_tensors
 from g3n_compiler.modules.vision_weights import vision_weights
-from g3n_compiler.modules.weights import WeightSpec, dead_weights, embedding_weights, text_weights
+from g3n_compiler.modules.weights import WeightSpec, embedding_weights, text_weights
 
 BLOCK_ROWS = 8192
 
@@ -64,8 +64,8 @@ def account(checkpoint: Checkpoint, modalities: Collection[str]) -> Ledger:
         specs += TOWER_WEIGHTS[tower](checkpoint).values()
     for spec in specs:
         checkpoint.check_shape(spec)
-    used = {checkpoint.full_name(s) for s in specs}
-    dead = {prefix + name: why for name, why in dead_weights(config).items()}
+    used = {checkpoint.tensor_name(s.tensor) for s in specs}
+    dead = {prefix + name: why for name, why in checkpoint.dead_tensors().items()}
     left_out: dict[str, str] = {}
     unknown: list[str] = []
     for name in checkpoint.entries:

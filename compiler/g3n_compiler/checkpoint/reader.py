@@ -22,7 +22,7 @@ from g3n_compiler.checkpoint.multimodal import (
 )
 from g3n_compiler.checkpoint.safetensors import SafetensorsFile, TensorEntry
 from g3n_compiler.errors import BadHeader, CheckpointError, MissingShard, UnknownTensor
-from g3n_compiler.modules.weights import WeightSpec
+from g3n_compiler.modules.weights import WeightSpec, dead_weights
 
 if TYPE_CHECKING:
     from g3n_compiler.modules.multimodal_embedder import HardRows
@@ -101,14 +101,18 @@ class Checkpoint:
         relative = name.removeprefix("model.")
         return next((tower for tower, starts in TOWER_TENSORS.items() if relative.startswith(starts)), None)
 
-    def full_name(self, spec: WeightSpec) -> str:
-        """Name of the tensor that holds ``spec``."""
-        return (self.tower_prefix if self.tower_of(spec.tensor) else self.text_prefix) + spec.tensor
-
     def read_tensor(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
         """A tensor by its full name, float32; ``rows`` selects ``[begin, end)`` of its first dimension."""
         value = self._owner[name].read(name, rows).to(torch.float32)
         return value if self.update is None else self.update(name, rows, value)
+
+    def tensor_name(self, relative: str) -> str:
+        """Full name of a tensor, named as the config numbers the layers and without what precedes it in the file."""
+        return (self.tower_prefix if self.tower_of(relative) else self.text_prefix) + relative
+
+    def read_relative(self, relative: str, rows: tuple[int, int] | None = None) -> Tensor:
+        """As :meth:`read_tensor`, of a tensor named as in :meth:`tensor_name`."""
+        return self.read_tensor(Checkpoint.tensor_name(self, relative), rows)
 
     def read(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor:
         """The float32 value of ``spec``, or some of its rows (counted within the spec), in the graph's layout."""
@@ -116,7 +120,7 @@ class Checkpoint:
         if rows is not None:
             begin, end = begin + rows[0], begin + rows[1]
         whole = spec.rows is None and rows is None
-        value = self.read_tensor(self.full_name(spec), None if whole else (begin, end))
+        value = self.read_relative(spec.tensor, None if whole else (begin, end))
         if spec.role == "embedding" and self.hard_rows is not None:
             value = self.hard_rows(begin, value)
         if spec.axes is not None:
@@ -125,7 +129,7 @@ class Checkpoint:
 
     def check_shape(self, spec: WeightSpec) -> None:
         """Raise unless the checkpoint holds ``spec`` with the shape that the config implies."""
-        name = self.full_name(spec)
+        name = Checkpoint.tensor_name(self, spec.tensor)
         if name not in self._owner:
             raise UnknownTensor(f"tensor {name!r} is not in the checkpoint, but its config.json needs it")
         shape = self._owner[name].entries[name].shape
@@ -136,6 +140,10 @@ class Checkpoint:
         fits = shape[1:] == spec.shape[1:] and (shape == spec.shape if spec.rows is None else spec.rows[1] <= shape[0])
         if not fits:
             raise UnknownTensor(f"tensor {name!r} has shape {list(shape)}, config.json implies {list(spec.shape)}")
+
+    def dead_tensors(self) -> dict[str, str]:
+        """Tensors of the text model that inference never reads, by relative name, each with the reason."""
+        return dead_weights(self.text)
 
     def sha256(self) -> dict[str, str]:
         """Hash of each file that decides what is compiled, by file name."""

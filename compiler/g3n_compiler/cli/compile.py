@@ -20,13 +20,14 @@ from g3n_compiler.cli.common import (
 )
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.slice.choose import SliceOptions
 from g3n_compiler.targets import RUNTIMES, TARGETS
 from g3n_runtime.bundle import open_bundle
 
 
 @click.command(context_settings={"max_content_width": 120})
 @click.option("--target", default="host", show_default=True, help=f"Device: {', '.join(TARGETS)}.")
-@click.option("--size", help=f"Model: {', '.join(SIZES)} [default: nano, or as a --checkpoint is].")
+@click.option("--size", help=f"Model or published slice: {', '.join(SIZES)} [default: nano, or as a --checkpoint is].")
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder [default: the hub's, for the size]."
 )
@@ -39,6 +40,10 @@ from g3n_runtime.bundle import open_bundle
     "--image-sizes", type=IntegerList(), help="Image sides in pixels, the engine's own first [default: 768,512,256]."
 )
 @click.option("--lora", type=click.Path(path_type=Path), help="PEFT adapter folder to merge into the weights.")
+@click.option("--skip-layers", type=IntegerList(), help="MatFormer: layers of the checkpoint to leave out.")
+@click.option("--ffn-dims", type=IntegerList(), help="MatFormer: FFN width, one for all kept layers or one for each.")
+@click.option("--budget", help="MatFormer: best published slice of E4B within this peak memory, e.g. 2.5GB.")
+@click.option("--params", help="MatFormer: best published slice of E4B with at most so many parameters, e.g. 2.5b.")
 @click.option("--soc", help="Chip to compile for ahead of time, e.g. Tensor_G5.")
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle folder [default: exported/SIZE-TARGET-QUANT].")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -54,6 +59,10 @@ def main(
     modalities: tuple[str, ...] | None,
     image_sizes: tuple[int, ...] | None,
     lora: Path | None,
+    skip_layers: tuple[int, ...] | None,
+    ffn_dims: tuple[int, ...] | None,
+    budget: str | None,
+    params: str | None,
     soc: str | None,
     out: Path | None,
     output: str,
@@ -62,7 +71,7 @@ def main(
     options = CompileOptions(
         target, size, checkpoint, runtime, quant, context, prefill_lengths, modalities, image_sizes,
         lora, soc, out,
-        portable_command(sys.argv),
+        portable_command(sys.argv), SliceOptions(skip_layers, ffn_dims, budget, params),
     )  # fmt: skip
     with quiet_toolchains(), progress_steps() as step:
         directory = compile_bundle(options, step)

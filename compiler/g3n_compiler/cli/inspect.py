@@ -13,6 +13,9 @@ from g3n_compiler.cli.common import reports_errors, table_console
 from g3n_compiler.report import human_bytes
 from g3n_runtime.bundle import open_bundle
 
+BAR = 32
+"""Characters of the widest FFN."""
+
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -32,10 +35,27 @@ def main(bundle: Path, output: str) -> None:
         f"recipe {recipe['name']}, target {manifest['target']['name']}",
         highlight=False,
     )
+    if "kept" in model["slice"]:
+        console.print(_slice(model["slice"]))
     console.print(_subgraphs(manifest))
     console.print(_memory(manifest))
     checks = manifest["parity"]["checks"]
     console.print(f"{sum(c['passed'] for c in checks)} of {len(checks)} comparisons passed when it was compiled")
+
+
+def _slice(made: dict[str, Any]) -> Table:
+    """Each layer of the source with its width as a bar: kept in full, narrowed, or skipped."""
+    table = Table(title=f"Slice: {made['reason']}", title_justify="left")
+    for heading in ("layer", "FFN", ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    widest = max(made["of"])
+    width_of = dict(zip(made["kept"], made["ffn_dims"], strict=True))
+    for layer, whole in enumerate(made["of"]):
+        width = width_of.get(layer, 0)
+        kept, cut = (round(BAR * n / widest) for n in (width, whole - width))
+        bar = f"{'█' * kept}{'░' * cut}"
+        table.add_row(str(layer), f"{width:,}" if width else "skipped", bar)
+    return table
 
 
 def _subgraphs(manifest: dict[str, Any]) -> Table:

@@ -18,23 +18,36 @@ from g3n_compiler.lower.backend import Job
 from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.modules.multimodal_embedder import HardRows
 from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.slice.plan import Slice
+from g3n_compiler.slice.view import SlicedCheckpoint
 from g3n_compiler.targets import RUNTIMES
+from g3n_compiler.verify.arm64 import ArmKit, verify_arm64
 from g3n_compiler.verify.parity import Parity
 from g3n_compiler.verify.run import verify
 from g3n_runtime.bundle import Bundle, open_bundle
+
+ARM_KIT = Path("build") / "arm64"
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder [default: the one of its size].")
 @click.option("--lora", type=click.Path(path_type=Path), help="The adapter it was compiled with.")
+@click.option(
+    "--arch", type=click.Choice(["host", "arm64"]), default="host", show_default=True, help="Where to run it."
+)
+@click.option("--kit", type=click.Path(path_type=Path), default=ARM_KIT, show_default=True, help="See make arm64-kit.")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @reports_errors
-def main(bundle: Path, checkpoint: Path | None, lora: Path | None, output: str) -> None:
-    """Compare a bundle with its checkpoint again; exits non-zero when anything differs."""
+def main(bundle: Path, checkpoint: Path | None, lora: Path | None, arch: str, kit: Path, output: str) -> None:
+    """Compare a bundle with its checkpoint again; exits non-zero when anything differs.
+
+    With --arch arm64 it is compared with itself under the official aarch64 runtimes, emulated: for small bundles.
+    """
     opened = open_bundle(bundle)
+    arm = ArmKit(kit.absolute()) if arch == "arm64" else None
     with quiet_toolchains(), progress_steps() as step:
-        source = Checkpoint(resolve_checkpoint(opened.manifest["model"]["size"], checkpoint))
+        source = _open_source(resolve_checkpoint(opened.manifest["model"]["size"], checkpoint), opened)
         adapter = None if lora is None else LoraAdapter(lora, source)
         source.update = adapter
         step("hashing the checkpoint")
@@ -52,12 +65,23 @@ def main(bundle: Path, checkpoint: Path | None, lora: Path | None, output: str) 
             modalities,
             tuple((opened.manifest.get("vision") or {}).get("image_sizes", ())),
         )
-        parity = verify(job, {r: get_backend(r) for r in RUNTIMES if r in opened.runtimes})
+        if arm is None:
+            parity = verify(job, {r: get_backend(r) for r in RUNTIMES if r in opened.runtimes})
+        else:
+            parity = verify_arm64(job, opened, arm)
     if output == "json":
         click.echo(json.dumps(parity.as_dict()))
     else:
         _show(parity)
     parity.require()
+
+
+def _open_source(directory: Path, bundle: Bundle) -> Checkpoint:
+    """The checkpoint, or the slice of it that the bundle was made from."""
+    made = bundle.manifest["model"]["slice"]
+    if "kept" not in made:
+        return Checkpoint(directory)
+    return SlicedCheckpoint(directory, Slice(tuple(made["kept"]), tuple(made["ffn_dims"])))
 
 
 def _check_origin(bundle: Bundle, checkpoint: Checkpoint, adapter: dict[str, str] | None) -> None:

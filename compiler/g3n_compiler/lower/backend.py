@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from g3n_compiler.bundle.steps import Steps
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.multimodal import AudioConfig, Modality, VisionConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
@@ -34,6 +35,12 @@ class Job:
     modalities: tuple[Modality, ...] = ("text",)
     resolutions: tuple[int, ...] = ()
     """Image sides to compile the vision tower for; an engine that takes one size takes the first."""
+    steps_folder: Path | None = None
+    """Where steps keep their files for a compile that goes on after a kill; by default inside ``directory``."""
+
+    @property
+    def steps(self) -> Steps:
+        return Steps(self.steps_folder or self.directory / ".steps", self.progress)
 
     @property
     def config(self) -> TextConfig:
@@ -110,6 +117,30 @@ class TextModel(Protocol):
         """``count`` greedy tokens after the prompt ``ids``."""
 
 
+class LayeredModel(Protocol):
+    """An emitted model whose decoder can be run layer by layer, with no more than a layer of it in memory."""
+
+    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
+        """As :meth:`TextModel.embeddings`."""
+
+    def ple(self, ids: Sequence[int]) -> np.ndarray:
+        """Rows of the emitted per-layer embedding ``[T, layers, ple_dim]``, scaled."""
+
+    def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
+        """What each layer hands on, then the logits.
+
+        All but the last token of the first ``prompt`` go through prefill, the rest token by token through decode.
+
+        Args:
+            embeddings: ``[T, hidden]`` float32, scaled.
+            ple: ``[T, layers, ple_dim]`` float32, scaled.
+
+        Yields:
+            AltUp's streams ``[T, n, hidden]`` after each layer below the last owner of keys and values,
+            ``[T - prompt + 1, n, hidden]`` after it and each layer above, at last logits ``[T - prompt + 1, vocab]``.
+        """
+
+
 class VisionModel(Protocol):
     """An emitted vision tower under its stock runtime, as verification sees it."""
 
@@ -146,12 +177,17 @@ class Backend(Protocol):
     """One runtime."""
 
     runtime: Runtime
+    modalities: tuple[Modality, ...]
+    """What it can lower."""
 
     def lower(self, job: Job) -> Lowered:
         """Write the bundle's files of this runtime into ``job.directory``."""
 
     def open_models(self, directory: Path) -> Mapping[str, TextModel]:
         """Open what :meth:`lower` wrote, for parity: a model for each way an engine may enter it, by name."""
+
+    def open_layers(self, directory: Path, config: TextConfig) -> Mapping[str, LayeredModel]:
+        """As :meth:`open_models`, to be run layer by layer; empty where the runtime cannot."""
 
     def open_towers(self, directory: Path) -> Towers:
         """Open the towers that :meth:`lower` wrote, each alone."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ from g3n_compiler.modules.dialect import Dialect
 from g3n_compiler.modules.weights import Weights
 
 Rope = dict[LayerType, tuple[Tensor, Tensor]]
+Streams = Any
+"""AltUp's streams: a tuple of tensors ``[1, T, hidden]``, or however a backend's decoder keeps them."""
 
 
 class KVCache(Protocol):
@@ -38,8 +41,7 @@ class KVCache(Protocol):
 class State(NamedTuple):
     """What flows between layers: AltUp's streams and, beside them, what stays as the chunk came in."""
 
-    streams: tuple[Tensor, ...]
-    """``altup_num_inputs`` tensors ``[1, T, hidden]``."""
+    streams: Streams
     embeddings: Tensor
     """``[1, T, hidden]``."""
     ple: Tensor
@@ -48,12 +50,23 @@ class State(NamedTuple):
 
 
 class TextDecoder:
-    """The decoder's arithmetic over any :class:`Weights`, :class:`KVCache` and :class:`Dialect`."""
+    """The decoder's arithmetic over any :class:`Weights`, :class:`KVCache` and :class:`Dialect`.
 
-    def __init__(self, config: TextConfig, weights: Weights, dialect: Dialect | None = None) -> None:
+    Args:
+        observe: called after each layer with its index and the streams that it hands on, to compare layer by layer.
+    """
+
+    def __init__(
+        self,
+        config: TextConfig,
+        weights: Weights,
+        dialect: Dialect | None = None,
+        observe: Callable[[int, Streams], None] | None = None,
+    ) -> None:
         self.config = config
         self.weights = weights
         self.dialect = dialect or Dialect()
+        self.observe = observe or (lambda layer, streams: None)
 
     # -- entry points ------------------------------------------------------------------------------------------------
 
@@ -69,10 +82,11 @@ class TextDecoder:
         last = self.config.num_kv_layers - 1
         for i in range(last):
             state = self.layer(i, state, cache)
+            self.observe(i, state.streams)
         predicted = self.predict(last, state.streams)
         self.keys_values(
             last,
-            self.norm(f"layers.{last}.input_layernorm", predicted[self.config.altup_active_idx]),
+            self.norm(f"layers.{last}.input_layernorm", self.active(predicted)),
             state.rope,
             cache,
         )
@@ -82,43 +96,45 @@ class TextDecoder:
         state = self.begin(embeddings, ple, positions)
         for i in range(self.config.num_layers):
             state = self.layer(i, state, cache)
+            self.observe(i, state.streams)
         return self.logits(state.streams)
 
     # -- the parts, in order -------------------------------------------------------------------------------------------
 
     def begin(self, embeddings: Tensor, ple: Tensor, positions: Tensor) -> State:
         """Fan the embeddings out into AltUp's streams of equal magnitude, and rotate-embed the positions."""
+        return State(self.join(embeddings, *self.fan_out(embeddings)), embeddings, ple, self.rope(positions))
+
+    def fan_out(self, embeddings: Tensor) -> tuple[Tensor, ...]:
+        """AltUp's streams after the first, which is ``embeddings`` itself."""
         magnitude = self._magnitude(embeddings)
-        fanned = (
+        return tuple(
             self._to_magnitude(self.weights.linear(f"altup_projections.{i}", embeddings), magnitude)
             for i in range(self.config.altup_num_inputs - 1)
         )
-        return State((embeddings, *fanned), embeddings, ple, self.rope(positions))
 
     def layer(self, i: int, state: State, cache: KVCache) -> State:
         """One decoder layer: AltUp predict, attention with LAUREL, FFN, AltUp correct, per-layer embedding."""
         predicted = self.predict(i, state.streams)
-        x = self.norm(f"layers.{i}.input_layernorm", predicted[self.config.altup_active_idx])
+        x = self.norm(f"layers.{i}.input_layernorm", self.active(predicted))
         if i < self.config.num_kv_layers:
             self.keys_values(i, x, state.rope, cache)
         return self.block(i, predicted, x, state, cache)
 
-    def block(self, i: int, predicted: tuple[Tensor, ...], x: Tensor, state: State, cache: KVCache) -> State:
+    def block(self, i: int, predicted: Streams, x: Tensor, state: State, cache: KVCache) -> State:
         """The layer after its keys and values are in the cache; ``x`` is the normalised active stream.
 
         Apart from the cache nothing here reads another position, so a chunk may be narrowed before it.
         """
-        c, p = self.config, f"layers.{i}."
-        active = predicted[c.altup_active_idx]
+        p = f"layers.{i}."
+        active = self.active(predicted)
         attention = self.norm(p + "post_attention_layernorm", self.attention(i, x, state.rope, cache))
         laurel = self.weights.linear(p + "laurel.linear_right", self.weights.linear(p + "laurel.linear_left", x))
         laurel = x + self.norm(p + "laurel.post_laurel_norm", laurel)
         x = (active + attention + laurel) * (1 / math.sqrt(2))
         ffn = self.ffn(i, self.norm(p + "pre_feedforward_layernorm", x))
         x = x + self.norm(p + "post_feedforward_layernorm", ffn)
-        corrected = self.correct(i, predicted, x)
-        injected = self.inject_ple(i, corrected[c.altup_active_idx], state)
-        return state._replace(streams=(corrected[0], *(s + injected for s in corrected[1:])))
+        return state._replace(streams=self.advance(i, predicted, x, state))
 
     def rope(self, positions: Tensor) -> Rope:
         """cos and sin ``[1, T, 1, head_dim]`` for each attention type; full and sliding layers have their own base."""
@@ -131,19 +147,40 @@ class TextDecoder:
             out[kind] = (angle.cos(), angle.sin())
         return out
 
-    def predict(self, i: int, streams: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # -- AltUp's streams, which a backend may keep in another form -----------------------------------------------------
+
+    def join(self, *streams: Tensor) -> Streams:
+        """Streams ``[1, T, hidden]`` in the form in which they go from layer to layer."""
+        return streams
+
+    def split(self, streams: Streams) -> Sequence[Tensor]:
+        """The reverse of :meth:`join`."""
+        return tuple(streams)
+
+    def active(self, streams: Streams) -> Tensor:
+        """The stream that attention and FFN see ``[1, T, hidden]``."""
+        stream: Tensor = streams[self.config.altup_active_idx]
+        return stream
+
+    def advance(self, i: int, predicted: Streams, activated: Tensor, state: State) -> Streams:
+        """AltUp correct, and the layer's own embedding added to every stream but the first."""
+        corrected = self.correct(i, predicted, activated)
+        injected = self.inject_ple(i, self.active(corrected), state)
+        return (corrected[0], *(s + injected for s in corrected[1:]))
+
+    def predict(self, i: int, streams: Streams) -> Streams:
         """AltUp predict: ``stream_a + sum_b coef[a, b] * stream_b``, the coefficients routed from the active stream."""
         n = self.config.altup_num_inputs
-        routed = self._route(i, streams[self.config.altup_active_idx])
+        routed = self._route(i, self.active(streams))
         coefs = self.dialect.columns(routed, self.weights.tensor(f"layers.{i}.altup.prediction_coefs"))
         return self.dialect.mix(streams, [coefs[a * n : (a + 1) * n] for a in range(n)])
 
-    def correct(self, i: int, predicted: tuple[Tensor, ...], activated: Tensor) -> tuple[Tensor, ...]:
+    def correct(self, i: int, predicted: Streams, activated: Tensor) -> Streams:
         """AltUp correct: every stream moves by what the active one learned. The clip of 120 is for training."""
         coefs = self.dialect.columns(
             self._route(i, activated), self.weights.tensor(f"layers.{i}.altup.correction_coefs")
         )
-        innovation = activated - predicted[self.config.altup_active_idx]
+        innovation = activated - self.active(predicted)
         return tuple(s + innovation * (coef + 1.0) for s, coef in zip(predicted, coefs, strict=True))
 
     def keys_values(self, i: int, x: Tensor, rope: Rope, cache: KVCache) -> None:
@@ -187,11 +224,11 @@ class TextDecoder:
         projected = self.norm("per_layer_projection_norm", projected * self.config.hidden_size**-0.5)
         return (projected + self.dialect.layer_rows(state.ple, i)) * (1 / math.sqrt(2))
 
-    def logits(self, streams: tuple[Tensor, ...]) -> Tensor:
+    def logits(self, streams: Streams) -> Tensor:
         """Join AltUp's streams, normalise, project and softcap -> ``[1, T, vocab]``."""
-        magnitude = self._magnitude(streams[0])
-        x = streams[0]
-        for i, stream in enumerate(streams[1:]):
+        x, *others = self.split(streams)
+        magnitude = self._magnitude(x)
+        for i, stream in enumerate(others):
             x = x + self._to_magnitude(self.weights.linear(f"altup_unembed_projections.{i}", stream), magnitude)
         x = self.norm("norm", x * (1 / self.config.altup_num_inputs))
         cap = self.config.final_logit_softcap

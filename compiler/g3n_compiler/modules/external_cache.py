@@ -21,6 +21,10 @@ from g3n_compiler.checkpoint.config import TextConfig
 
 MASKED = -1e9
 """Added to the score of a position that may not be seen: finite, so that a padded row is no NaN."""
+STEP = 64
+"""Full layers attend to the positions in use, rounded up to a multiple of this."""
+FULL_BLOCK = 64
+"""Prompt tokens that attend together on full layers: their scores over a whole context must fit in a phone."""
 BLOCK = 256
 """Prompt tokens that attend together on sliding layers: longer chunks would score keys outside every window."""
 
@@ -34,6 +38,9 @@ class CacheOps(Protocol):
     def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
         """Elements ``index [N]`` int32 of ``axis``."""
 
+    def prefix(self, x: Tensor, length: Tensor, axis: int) -> Tensor:
+        """The first ``length [1]`` int32 of ``axis``, or more: what lies behind them is masked."""
+
     def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
         """``a [1, B, M, K] @ b [1, B, N, K].T -> [1, B, M, N]``."""
 
@@ -46,6 +53,9 @@ class TorchOps:
 
     def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
         return x.index_select(axis, index)
+
+    def prefix(self, x: Tensor, length: Tensor, axis: int) -> Tensor:
+        return x
 
     def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
         return a @ b.transpose(-1, -2)
@@ -98,7 +108,14 @@ class ExternalCache:
         self.start = positions[0:1]
         self._inputs = inputs
         self._layers: dict[int, _Layer] = {}
-        self._full_mask = self._repeat(torch.maximum(mask, torch.full((1, 1, 1, 1), MASKED)))
+        if "full_attention" in config.layer_types:
+            last = torch.amax(positions, 0, keepdim=True) if positions.shape[0] > 1 else positions
+            context = torch.full((1,), mask.shape[3], dtype=torch.int32)
+            self._used = torch.minimum((last // STEP + 1) * STEP, context)
+            self._full_masks = [
+                self._repeat(torch.maximum(self.ops.prefix(mask[:, :, rows], self._used, 3), torch.tensor(MASKED)))
+                for rows in _rows(positions.shape[0], FULL_BLOCK)
+            ]
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Take this chunk's ``key`` and ``value`` ``[1, T, KV, H]`` into owning ``layer``."""
@@ -112,7 +129,11 @@ class ExternalCache:
         entry = self._layers[layer]
         if self.config.is_sliding(layer):
             return self._attend_sliding(entry, query)
-        return self._attend(query, entry.keys, entry.values, self._full_mask)
+        rows = _rows(query.shape[1], FULL_BLOCK)
+        parts = [
+            self._attend(query[:, r], entry.keys, entry.values, m) for r, m in zip(rows, self._full_masks, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def outputs(self) -> dict[str, Tensor]:
         """The caches after this chunk, by the names of the signature's outputs."""
@@ -130,6 +151,10 @@ class ExternalCache:
 
     def _attend_sliding(self, entry: _Layer, query: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def _full_layer(self, k: Tensor, v: Tensor) -> _Layer:
+        """A full layer's caches, of which queries see the part in use."""
+        return _Layer(k, v, self.ops.prefix(k, self._used, 2), self.ops.prefix(v, self._used, 3))
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, by_position: bool = False) -> Tensor:
         """Grouped attention, scale 1.0: the heads of a group are rows beside each other, so KV is not repeated.
@@ -167,18 +192,25 @@ class DecodeCache(ExternalCache):
             self._ring_mask = _additive(slots <= self.start).view(1, 1, 1, length)
 
     def _append_full(self, k_old: Tensor, v_old: Tensor, key: Tensor, value: Tensor) -> _Layer:
-        return self._write(self.start, k_old, v_old, key, value)
+        return self._full_layer(*self._write(self.start, k_old, v_old, key, value))
 
     def _append_sliding(self, k_old: Tensor, v_old: Tensor, key: Tensor, value: Tensor) -> _Layer:
-        return self._write(self._slot, k_old, v_old, key, value)
+        k, v = self._write(self._slot, k_old, v_old, key, value)
+        return _Layer(k, v, k, v)
 
     def _attend_sliding(self, entry: _Layer, query: Tensor) -> Tensor:
         return self._attend(query, entry.keys, entry.values, self._ring_mask)
 
-    def _write(self, slot: Tensor, k_old: Tensor, v_old: Tensor, key: Tensor, value: Tensor) -> _Layer:
-        k = self.ops.update(k_old, key, slot, 2)
-        v = self.ops.update(v_old, value.transpose(-1, -2), slot, 3)
-        return _Layer(k, v, k, v)
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, by_position: bool = False) -> Tensor:
+        """The cache is the left factor of both products: XNNPACK repacks a right one, all of it, at every call."""
+        c = self.config
+        q = query.reshape(1, c.num_kv_heads, -1, c.head_dim)
+        scores = self.ops.matmul_transposed(keys, q).transpose(-1, -2)
+        weights = torch.softmax(scores + mask, -1)
+        return self.ops.matmul_transposed(values, weights).transpose(-1, -2).reshape(1, 1, -1)
+
+    def _write(self, slot: Tensor, k_old: Tensor, v_old: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        return self.ops.update(k_old, key, slot, 2), self.ops.update(v_old, value.transpose(-1, -2), slot, 3)
 
 
 class PrefillCache(ExternalCache):
@@ -204,13 +236,13 @@ class PrefillCache(ExternalCache):
         distance = self._chunk.view(t, 1) - self._chunk
         mask = torch.cat((_additive(seen), _additive((distance >= 0) & (distance < length))), 1)
         self._blocks: list[_Block] = []
-        for first in range(0, t, BLOCK):
-            end = min(first + BLOCK, t)
+        for rows in _rows(t, BLOCK):
+            first, end = rows.start, rows.stop
             # Queries a window into the chunk see nothing of the ring, whose slots are in no order to cut by.
             low = 0 if first < length else first
             columns = slice(low, length + end)
             block = mask[first:end, columns].view(1, 1, end - first, -1)
-            self._blocks.append(_Block(slice(first, end), columns, self._repeat(block)))
+            self._blocks.append(_Block(rows, columns, self._repeat(block)))
         newest = self._last - torch.remainder(self._last - slots, length)
         self._ring_source = torch.where(newest >= self.start, newest - self.start + length, slots)
 
@@ -224,8 +256,7 @@ class PrefillCache(ExternalCache):
 
     def _append_full(self, k_old: Tensor, v_old: Tensor, key: Tensor, value: Tensor) -> _Layer:
         k = self._merge(k_old, key, 2)
-        v = self._merge(v_old, value.transpose(-1, -2), 3)
-        return _Layer(k, v, k, v)
+        return self._full_layer(k, self._merge(v_old, value.transpose(-1, -2), 3))
 
     def _merge(self, old: Tensor, chunk: Tensor, axis: int) -> Tensor:
         """``old`` with the chunk's own tokens, but not its padding, written to their slots."""
@@ -246,6 +277,11 @@ class PrefillCache(ExternalCache):
             for b in self._blocks
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _rows(count: int, block: int) -> list[slice]:
+    """``count`` rows in blocks."""
+    return [slice(first, min(first + block, count)) for first in range(0, count, block)]
 
 
 def _additive(visible: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ sliced without a copy of the whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -157,6 +158,21 @@ def embedding_weights(config: TextConfig) -> dict[str, WeightSpec]:
             "embed_tokens_per_layer", ple_shape, "ple", "embed_tokens_per_layer.weight"
         ),
     }
+
+
+def core_parameter_count(config: TextConfig) -> int:
+    """Parameters that a device must hold: all but the two embedding tables ("effective" ones, as published).
+
+    The keys and values projections of KV-shared layers count, as they do in the published figures.
+    """
+    width = config.num_kv_heads * config.head_dim
+    dead = config.num_kv_shared_layers * (2 * width * config.hidden_size + config.head_dim)
+    return dead + sum(math.prod(s.shape) for s in text_weights(config).values() if s.role != "head")
+
+
+def parameter_count(config: TextConfig) -> int:
+    """Parameters of the text model as a checkpoint stores them; the head is the token embedding."""
+    return core_parameter_count(config) + sum(math.prod(s.shape) for s in embedding_weights(config).values())
 
 
 def dead_weights(config: TextConfig) -> dict[str, str]:

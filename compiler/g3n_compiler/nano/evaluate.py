@@ -109,9 +109,16 @@ def measure(model: Gemma3nForCausalLM, kinds: Sequence[str], documents: Sequence
     }
 
 
-def ngram_perplexity(cache: Path, tokenizer_json: Path, documents: Sequence[Tensor]) -> float:
+def measure_ngram(
+    cache: Path, tokenizer_json: Path, kinds: Sequence[str], documents: Sequence[Tensor]
+) -> dict[str, float]:
     """The same held-out tokens under a Kneser-Ney model of the whole training text (fetched into ``cache``)."""
-    return KneserNey(encode_documents(corpus.build(cache).train, tokenizer_json)).perplexity(documents)
+    ngram, name = KneserNey(encode_documents(corpus.build(cache).train, tokenizer_json)), f"Kneser-Ney {ORDER}-gram"
+    figures = {name: ngram.perplexity(documents)}
+    for kind in sorted(set(kinds)):
+        own = [document for document, k in zip(documents, kinds, strict=True) if k == kind]
+        figures[f"{name}, {kind} only"] = ngram.perplexity(own)
+    return figures
 
 
 @click.command()
@@ -126,19 +133,18 @@ def main(folder: Path, heldout: Path, limit: int | None, ngram: Path | None, as_
     torch.set_num_threads(threads)
     selected = corpus.read_documents(heldout)[:limit]
     documents = encode_documents(selected, folder / "tokenizer.json")
-    model = load(folder)
-    figures = measure(model, [d.kind for d in selected], documents)
+    kinds = [d.kind for d in selected]
+    figures = measure(load(folder), kinds, documents)
     full = figures["full"]
     if ngram is not None:
-        name = f"Kneser-Ney {ORDER}-gram"
-        figures[name] = ngram_perplexity(ngram, folder / "tokenizer.json", documents)
+        figures |= measure_ngram(ngram, folder / "tokenizer.json", kinds, documents)
     console = Console()
     if as_json:
         console.print_json(json.dumps(figures))
         return
     table = Table("what", "perplexity", "against full", title=f"{len(documents)} held-out documents")
     for what, value in figures.items():
-        comparable = not what.startswith("full")
+        comparable = what != "full" and not what.endswith(" only")
         table.add_row(what, f"{value:.3f}", f"{value / full - 1:+.2%}" if comparable else "")
     console.print(table)
 

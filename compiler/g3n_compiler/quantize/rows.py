@@ -5,13 +5,17 @@ The same integers and scales go into every backend and into the fake-quant refer
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from g3n_compiler.quantize.recipe import Scheme
 
+Array = np.ndarray[Any, np.dtype[np.float32]]
+CACHED_VALUES = 1 << 18
+"""Values worked on at a time, so that the passes over them stay in a core's cache."""
 CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)
 """Candidate scales of the clip search, as parts of the row's largest magnitude."""
 
@@ -27,21 +31,22 @@ class QuantizedRows(NamedTuple):
 
 
 def quantize_rows(weight: Tensor, scheme: Scheme) -> QuantizedRows:
-    """Quantise ``weight [R, K]`` float32 symmetrically with one scale a row; an all-zero row gets scale 1."""
-    largest = weight.abs().amax(-1)
-    scales = _scales(largest, scheme)
-    if scheme.clip_search:
-        best = torch.full_like(largest, torch.inf)
-        chosen = scales
-        for ratio in CLIP_RATIOS:
-            candidate = _scales(largest * ratio, scheme)
-            rounded = _round(weight, candidate, scheme).mul_(candidate[:, None])
-            error = rounded.sub_(weight).square_().sum(-1)
-            better = error < best
-            best = torch.where(better, error, best)
-            chosen = torch.where(better, candidate, chosen)
-        scales = chosen
-    return QuantizedRows(_round(weight, scales, scheme).to(torch.int8), scales)
+    """Quantise ``weight [R, K]`` float32 symmetrically with one scale a row; an all-zero row gets scale 1.
+
+    Works on one CPU core and lets other threads run: whoever has many rows gives a thread some of them each.
+    """
+    rows = weight.contiguous().numpy()
+    values, scales = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
+    step = max(1, CACHED_VALUES // max(1, rows.shape[1]))
+    scratch = np.empty((min(step, len(rows)), rows.shape[1]), np.float32)
+    for begin in range(0, len(rows), step):
+        block = rows[begin : begin + step]
+        rounded = scratch[: len(block)]
+        chosen = _clipped_scales(block, scheme, rounded) if scheme.clip_search else _scales(_largest(block), scheme)
+        scales[begin : begin + step] = chosen
+        _round(block, chosen, scheme, rounded)
+        values[begin : begin + step] = rounded
+    return QuantizedRows(torch.from_numpy(values), torch.from_numpy(scales))
 
 
 def fake_quantize(weight: Tensor, scheme: Scheme) -> Tensor:
@@ -67,10 +72,32 @@ def fake_quantize_activations(x: Tensor) -> Tensor:
     return (torch.clamp(torch.round(x / scale) + zero, -128, 127) - zero) * scale
 
 
-def _scales(largest: Tensor, scheme: Scheme) -> Tensor:
-    scales = largest / scheme.qmax
-    return torch.where(scales == 0, torch.ones_like(scales), scales)
+def _largest(weight: Array) -> Array:
+    return np.maximum(weight.max(-1), -weight.min(-1))
 
 
-def _round(weight: Tensor, scales: Tensor, scheme: Scheme) -> Tensor:
-    return (weight / scales[:, None]).round_().clamp_(-scheme.qmax, scheme.qmax)
+def _scales(largest: Array, scheme: Scheme) -> Array:
+    scales = largest / np.float32(scheme.qmax)
+    return np.where(scales == 0, np.float32(1), scales)
+
+
+def _clipped_scales(weight: Array, scheme: Scheme, scratch: Array) -> Array:
+    """For each row the candidate scale of least squared error; ``scratch`` is overwritten."""
+    largest = _largest(weight)
+    best = np.full(len(weight), np.inf, np.float32)
+    chosen = best
+    for ratio in CLIP_RATIOS:
+        candidate = _scales(largest * np.float32(ratio), scheme)
+        _round(weight, candidate, scheme, scratch)
+        scratch *= candidate[:, None]
+        scratch -= weight
+        error = np.einsum("rk,rk->r", scratch, scratch)
+        chosen = np.where(error < best, candidate, chosen)
+        best = np.minimum(error, best)
+    return chosen
+
+
+def _round(weight: Array, scales: Array, scheme: Scheme, out: Array) -> None:
+    np.divide(weight, scales[:, None], out=out)
+    np.rint(out, out=out)
+    np.clip(out, -scheme.qmax, scheme.qmax, out=out)

@@ -6,6 +6,7 @@ The contract is LiteRT-LM's; onnxruntime runs the very same modules. ExecuTorch'
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,21 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.errors import ContextError
-from g3n_compiler.modules.decoder import TextDecoder
+from g3n_compiler.modules.decoder import Streams, TextDecoder
 from g3n_compiler.modules.external_cache import CacheOps, DecodeCache, PrefillCache, TorchOps, kv_cache_shapes
 from g3n_compiler.modules.weights import WeightSpec, text_weights
 
 DECODE = "decode"
+
+
+def streams_name(layer: int) -> str:
+    """Name of AltUp's streams as ``layer`` hands them on: where a graph can be cut to look at a layer alone."""
+    return f"layer_{layer}_streams"
+
+
+def are_streams(name: str) -> bool:
+    """Whether ``name`` is one that :func:`streams_name` gives."""
+    return re.fullmatch(r"layer_\d+_streams", name) is not None
 
 
 def prefill_name(length: int) -> str:
@@ -46,13 +57,37 @@ class GraphWeights:
 
 
 class Signature(nn.Module):
-    """A signature's function. Weights come as one flat mapping by :attr:`WeightSpec.input_name`."""
+    """A signature's function. Weights come as one flat mapping by :attr:`WeightSpec.input_name`.
 
-    def __init__(self, config: TextConfig, ops: CacheOps | None = None) -> None:
+    Args:
+        ops: how caches are written.
+        decoder: the decoder in the form that suits a backend.
+        cuts: return what goes from layer to layer too, under :func:`streams_name`; for a decoder whose streams are one
+            tensor.
+    """
+
+    def __init__(
+        self,
+        config: TextConfig,
+        ops: CacheOps | None = None,
+        decoder: type[TextDecoder] = TextDecoder,
+        cuts: bool = False,
+    ) -> None:
         super().__init__()
         self.config = config
+        self.decoder_type = decoder
         self.ops = ops or TorchOps()
+        self.cuts = cuts
         self.specs = text_weights(config)
+
+    def build(self, weights: Mapping[str, Tensor], streams: dict[str, Tensor]) -> TextDecoder:
+        """The decoder over ``weights``; what is to be returned of its streams is added to ``streams``."""
+
+        def observe(layer: int, found: Streams) -> None:
+            if self.cuts:
+                streams[streams_name(layer)] = found
+
+        return self.decoder_type(self.config, GraphWeights(weights, self.specs), observe=observe)
 
 
 class Prefill(Signature):
@@ -73,9 +108,9 @@ class Prefill(Signature):
     ) -> dict[str, Tensor]:
         """Shapes as :func:`sample_inputs` gives them for ``length`` tokens."""
         cache = PrefillCache(self.config, kv_cache, input_pos, mask, self.ops)
-        decoder = TextDecoder(self.config, GraphWeights(weights, self.specs))
-        decoder.prefill(embeddings, per_layer_embeddings, input_pos, cache)
-        return cache.outputs()
+        streams: dict[str, Tensor] = {}
+        self.build(weights, streams).prefill(embeddings, per_layer_embeddings, input_pos, cache)
+        return cache.outputs() | streams
 
 
 class Decode(Signature):
@@ -96,17 +131,23 @@ class Decode(Signature):
     ) -> dict[str, Tensor]:
         """Shapes as :func:`sample_inputs` gives them for one token."""
         cache = DecodeCache(self.config, kv_cache, input_pos, mask, self.ops)
-        decoder = TextDecoder(self.config, GraphWeights(weights, self.specs))
-        logits = decoder.decode(embeddings, per_layer_embeddings, input_pos, cache)
-        return {**cache.outputs(), "logits": logits}
+        streams: dict[str, Tensor] = {}
+        logits = self.build(weights, streams).decode(embeddings, per_layer_embeddings, input_pos, cache)
+        return {**cache.outputs(), "logits": logits, **streams}
 
 
-def signatures(config: TextConfig, prefill_lengths: Sequence[int], ops: CacheOps) -> dict[str, tuple[Signature, int]]:
+def signatures(
+    config: TextConfig,
+    prefill_lengths: Sequence[int],
+    ops: CacheOps,
+    decoder: type[TextDecoder] = TextDecoder,
+    cuts: bool = False,
+) -> dict[str, tuple[Signature, int]]:
     """Module and token count of each signature, by name: prefills in rising length, then ``decode``."""
     out: dict[str, tuple[Signature, int]] = {}
     for length in sorted(set(prefill_lengths)):
-        out[prefill_name(length)] = (Prefill(config, ops).eval(), length)
-    out[DECODE] = (Decode(config, ops).eval(), 1)
+        out[prefill_name(length)] = (Prefill(config, ops, decoder, cuts).eval(), length)
+    out[DECODE] = (Decode(config, ops, decoder, cuts).eval(), 1)
     return out
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.multimodal import EmbedderConfig, Tower
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.modules.cache import EagerCache
 from g3n_compiler.modules.decoder import TextDecoder
 from g3n_compiler.modules.embedder import EmbeddingTables
-from g3n_compiler.modules.weights import LazyWeights, TensorWeights, Weights, text_weights
+from g3n_compiler.modules.weights import LazyWeights, TensorWeights, Weights, parameter_count, text_weights
 from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.recipe import Recipe
 
@@ -23,17 +24,8 @@ SMALL_PARAMETERS = 300_000_000
 CHUNK = 64
 
 
-def parameter_count(checkpoint: Checkpoint) -> int:
-    """Text parameters of the checkpoint as stored."""
-    return sum(
-        torch.Size(e.shape).numel()
-        for name, e in checkpoint.entries.items()
-        if name.startswith(checkpoint.text_prefix) and "tower" not in name and "embed_vision" not in name
-    )
-
-
 def is_small(checkpoint: Checkpoint) -> bool:
-    return parameter_count(checkpoint) <= SMALL_PARAMETERS
+    return parameter_count(checkpoint.text) <= SMALL_PARAMETERS
 
 
 def load_hf(checkpoint: Checkpoint) -> Any:
@@ -44,14 +36,13 @@ def load_hf(checkpoint: Checkpoint) -> Any:
 
     raw = read_json(checkpoint.directory / "config.json")
     fields = {k: v for k, v in raw.get("text_config", raw).items() if k not in ("dtype", "torch_dtype")}
-    config = Gemma3nTextConfig(**fields)
+    config = Gemma3nTextConfig(**(fields | _per_layer_fields(checkpoint.text)))
     config._attn_implementation = "eager"
     model = Gemma3nForCausalLM(config).float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name != "lm_head.weight":
-                source = checkpoint.text_prefix + name.removeprefix("model.")
-                parameter.copy_(checkpoint.read_tensor(source))
+                parameter.copy_(checkpoint.read_relative(name.removeprefix("model.")))
         if checkpoint.hard_rows is not None:
             # As `Gemma3nModel` embeds the towers' ids; the head, which is tied to the table, keeps their text rows.
             model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
@@ -60,6 +51,17 @@ def load_hf(checkpoint: Checkpoint) -> Any:
                 rows = load_hf_embedder(checkpoint, tower, embedder)(input_ids=ids[None])[0]
                 model.model.embed_tokens.weight[ids] = rows / checkpoint.text.hidden_size**0.5
     return model
+
+
+def _per_layer_fields(config: TextConfig) -> dict[str, Any]:
+    """What a slice changes, as ``transformers`` names it."""
+    return {
+        "num_hidden_layers": config.num_layers,
+        "intermediate_size": list(config.ffn_dims),
+        "layer_types": list(config.layer_types),
+        "activation_sparsity_pattern": list(config.sparsity),
+        "num_kv_shared_layers": config.num_kv_shared_layers,
+    }
 
 
 def load_hf_embedder(checkpoint: Checkpoint, tower: Tower, config: EmbedderConfig) -> Any:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from g3n_compiler.checkpoint.multimodal import AudioConfig
 from g3n_compiler.lower.backend import Delegation
-from g3n_compiler.lower.executorch.delegation import measure
+from g3n_compiler.lower.executorch.delegation import measure, partitioned_calls
 from g3n_compiler.lower.executorch.program import to_edge
-from g3n_compiler.lower.executorch.weights import XnnpackWeights
+from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_parts
 from g3n_compiler.modules.audio import AudioEncoder, AudioOps
 from g3n_compiler.modules.audio_mel import LOST, LogMelGraph
 from g3n_compiler.modules.audio_stream import state_shapes, step
@@ -100,7 +100,7 @@ def audio_programs(
     """Both methods, traced, over one set of weights."""
     specs: Mapping[str, WeightSpec] = audio_weights(config) | soft_weights(config) | {PADDING: padding_weight(config)}
     reader = AudioReader(config, read)
-    weights = XnnpackWeights(specs, recipe, lambda spec: reader(spec))
+    weights = XnnpackWeights(specs, recipe, checkpoint_parts(reader))
     n, hops = config.frames_per_token, config.max_soft_tokens * config.frames_per_token
     state = tuple(torch.zeros(shape) for shape in state_shapes(config).values())
     inputs: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
@@ -124,7 +124,7 @@ def write_audio(config: AudioConfig, recipe: Recipe, read: Read, ple: Tensor, pa
     from executorch.exir import ExecutorchBackendConfig
 
     edge: Any = to_edge(audio_programs(config, recipe, read, ple), metadata(config))
-    delegation = measure(edge, (ENCODER, STREAM), 1)
+    delegation = measure(edge, {method: partitioned_calls(edge, method) for method in (ENCODER, STREAM)}, 1)
     program = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True))
     with path.open("wb") as file:
         program.write_to_file(file)

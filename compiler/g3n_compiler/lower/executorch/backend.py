@@ -6,10 +6,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.multimodal import Modality
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
-from g3n_compiler.errors import TargetError
-from g3n_compiler.lower.backend import Job, Lowered, LoweredFile, LoweredSubgraph, TextModel, Towers
+from g3n_compiler.lower.backend import Job, LayeredModel, Lowered, LoweredFile, LoweredSubgraph, TextModel, Towers
 from g3n_compiler.lower.executorch.lower import MODEL, TABLES, MethodName, lower_text
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_runtime.engine import GREEDY
@@ -30,13 +31,9 @@ class ExecuTorchBackend:
     """See :class:`g3n_compiler.lower.backend.Backend`."""
 
     runtime: Runtime = "executorch"
+    modalities: tuple[Modality, ...] = ("text",)
 
     def lower(self, job: Job) -> Lowered:
-        if towers := [m for m in job.modalities if m != "text"]:
-            raise TargetError(
-                f"the {towers[0]} tower cannot be compiled for ExecuTorch yet: use --runtime litert, or leave it out "
-                "with --modalities text"
-            )
         made = lower_text(
             job.config,
             job.checkpoint.read,
@@ -81,6 +78,9 @@ class ExecuTorchBackend:
     def open_models(self, directory: Path) -> dict[str, TextModel]:
         parts = ExecuTorchParts(directory / MODEL, directory / TABLES)
         return {method: ExecuTorchModel(parts, method) for method in ENTRY_POINTS}
+
+    def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
+        return {}
 
     def open_towers(self, directory: Path) -> Towers:
         return Towers()

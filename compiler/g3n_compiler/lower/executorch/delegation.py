@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,39 +13,48 @@ import torch
 from g3n_compiler.lower.backend import Delegation
 
 
-def measure(edge: Any, methods: tuple[str, ...], tokens: int) -> Delegation:
-    """Delegation of an ``EdgeProgramManager``'s ``methods`` together, for calls of ``tokens`` tokens."""
-    inside: list[torch.fx.Node] = []
-    outside: list[torch.fx.Node] = []
-    for method in methods:
-        graph_module = edge.exported_program(method).graph_module
-        outside += operators(graph_module)
-        for delegate in delegates(graph_module):
-            inside += operators(delegate)
-    delegated = sum(flops(node, tokens) for node in inside)
-    total = delegated + sum(flops(node, tokens) for node in outside)
+@dataclass(frozen=True)
+class DelegateCall:
+    """What a delegate took, and the sizes of one call of it by their symbols."""
+
+    graph_module: torch.fx.GraphModule
+    sizes: Mapping[Any, int]
+
+
+def measure(edge: Any, calls: Mapping[str, Sequence[DelegateCall]], tokens: int) -> Delegation:
+    """Delegation of an ``EdgeProgramManager``'s methods together; ``calls`` are those that each makes."""
+    inside = outside = inside_flops = outside_flops = 0
+    fallbacks: Counter[str] = Counter()
+    for method, made in calls.items():
+        for call in made:
+            taken = operators(call.graph_module)
+            inside += len(taken)
+            inside_flops += sum(flops(node, call.sizes) for node in taken)
+        left = operators(edge.exported_program(method).graph_module)
+        outside += len(left)
+        outside_flops += sum(flops(node, defaultdict(lambda: tokens)) for node in left)
+        fallbacks.update(operator_name(node) for node in left)
     return Delegation(
-        measured_with="the partitioned edge program",
-        delegated_ops=len(inside),
-        total_ops=len(inside) + len(outside),
-        op_share=len(inside) / (len(inside) + len(outside)),
-        flop_share=delegated / total,
-        fallbacks=dict(sorted(Counter(operator_name(node) for node in outside).items())),
+        measured_with="the edge programs of the method and of what its delegates took",
+        delegated_ops=inside,
+        total_ops=inside + outside,
+        op_share=inside / (inside + outside),
+        flop_share=inside_flops / (inside_flops + outside_flops),
+        fallbacks=dict(sorted(fallbacks.items())),
     )
 
 
-def partitions(edge: Any, method: str) -> int:
+def partitioned_calls(edge: Any, method: str) -> list[DelegateCall]:
+    """The delegate calls of a method of fixed shapes that a partitioner made."""
+    graph_module = edge.exported_program(method).graph_module
+    attributes = [getattr(graph_module, str(n.target)) for n in graph_module.graph.nodes if n.op == "get_attr"]
+    return [DelegateCall(a.original_module.graph_module, {}) for a in attributes if hasattr(a, "original_module")]
+
+
+def delegate_calls(edge: Any, method: str) -> int:
     """Delegate calls of a method."""
-    return len(list(delegates(edge.exported_program(method).graph_module)))
-
-
-def delegates(graph_module: torch.fx.GraphModule) -> Iterator[torch.fx.GraphModule]:
-    """The graphs that were given to a delegate, as they were before it compiled them."""
-    for node in graph_module.graph.nodes:
-        if node.op == "get_attr":
-            lowered = getattr(graph_module, str(node.target))
-            if hasattr(lowered, "original_module"):
-                yield lowered.original_module.graph_module
+    nodes = edge.exported_program(method).graph_module.graph.nodes
+    return sum("call_delegate" in str(node.target) for node in nodes)
 
 
 def operators(graph_module: torch.fx.GraphModule) -> list[torch.fx.Node]:
@@ -63,26 +73,26 @@ def operator_name(node: torch.fx.Node) -> str:
     return parts[-2] if len(parts) > 1 else name
 
 
-def flops(node: torch.fx.Node, tokens: int) -> int:
+def flops(node: torch.fx.Node, sizes: Mapping[Any, int]) -> int:
     """Two for each multiply-add of a product; one for each element of any other operator's result."""
-    elements = _elements(node.meta["val"], tokens)
+    elements = _elements(node.meta["val"], sizes)
     name = operator_name(node)
     if name in ("linear", "bmm", "mm"):
-        return 2 * elements * _size(node.args[0].meta["val"].shape[-1], tokens)  # type: ignore[union-attr]
+        return 2 * elements * _size(node.args[0].meta["val"].shape[-1], sizes)  # type: ignore[union-attr]
     if name == "addmm":
-        return 2 * elements * _size(node.args[1].meta["val"].shape[-1], tokens)  # type: ignore[union-attr]
+        return 2 * elements * _size(node.args[1].meta["val"].shape[-1], sizes)  # type: ignore[union-attr]
     return elements
 
 
-def _elements(value: Any, tokens: int) -> int:
+def _elements(value: Any, sizes: Mapping[Any, int]) -> int:
     if isinstance(value, (tuple, list)):
-        return sum(_elements(v, tokens) for v in value)
-    return math.prod(_size(s, tokens) for s in value.shape) if isinstance(value, torch.Tensor) else 0
+        return sum(_elements(v, sizes) for v in value)
+    return math.prod(_size(s, sizes) for s in value.shape) if isinstance(value, torch.Tensor) else 0
 
 
-def _size(size: int | torch.SymInt, tokens: int) -> int:
-    """A dimension with the one symbol of a program, its number of tokens, replaced."""
+def _size(size: int | torch.SymInt, sizes: Mapping[Any, int]) -> int:
+    """A dimension with its symbols replaced."""
     if isinstance(size, int):
         return size
     expression = size.node.expr
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, tokens)))
+    return int(expression.subs({symbol: sizes[symbol] for symbol in expression.free_symbols}))

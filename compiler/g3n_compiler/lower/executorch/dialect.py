@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.lower.executorch.weights import XnnpackWeights
-from g3n_compiler.modules.decoder import Rope, TextDecoder
+from g3n_compiler.modules.decoder import TextDecoder
 from g3n_compiler.modules.dialect import Dialect
 
 
@@ -33,10 +33,6 @@ class XnnpackDialect(nn.Module, Dialect):
         self.register_buffer("rotation", rotation)
         self.register_buffer("eps", torch.tensor([config.rms_norm_eps]))
         self.register_buffer("one", torch.ones(1))
-        exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-        for kind in sorted(set(config.layer_types)):
-            frequencies = config.rope_theta(kind) ** -exponent
-            self.register_buffer(f"frequencies_{kind}", torch.cat([frequencies] * 2).view(1, -1))
 
     def mean(self, x: Tensor, plus: str | None = None) -> Tensor:
         """Mean over the last dimension, kept; ``plus`` names a constant to add to it."""
@@ -51,8 +47,8 @@ class XnnpackDialect(nn.Module, Dialect):
         return x * torch.sigmoid(x * (x * x * (0.044715 * scale) + scale))
 
     def layer_rows(self, ple: Tensor, i: int) -> Tensor:
-        """Layer ``i`` of rows ``[1, T, layers * ple_dim]`` -> ``[T, 1, ple_dim]``."""
-        return ple[..., i * self.ple_dim : (i + 1) * self.ple_dim].view(-1, 1, self.ple_dim)
+        """A piece is given its own layer's rows: ``[1, T, ple_dim]`` -> ``[T, 1, ple_dim]``."""
+        return ple.view(-1, 1, self.ple_dim)
 
 
 class XnnpackDecoder(TextDecoder):
@@ -66,14 +62,6 @@ class XnnpackDecoder(TextDecoder):
 
     def __init__(self, config: TextConfig, weights: XnnpackWeights, dialect: XnnpackDialect) -> None:
         super().__init__(config, weights, dialect)
-
-    def rope(self, positions: Tensor) -> Rope:
-        out: Rope = {}
-        for kind in dict.fromkeys(self.config.layer_types):
-            angle = positions.to(torch.float32).view(-1, 1) * self.dialect.get_buffer(f"frequencies_{kind}")
-            angle = angle.view(1, -1, 1, self.config.head_dim)
-            out[kind] = (angle.cos(), angle.sin())
-        return out
 
     def norm(self, name: str | None, x: Tensor) -> Tensor:
         y = x * torch.rsqrt(self.dialect.mean(x * x, "eps"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -13,9 +14,12 @@ import torch
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.errors import ContextError
 from g3n_compiler.lower.backend import Delegation
-from g3n_compiler.lower.executorch.delegation import measure, partitions
+from g3n_compiler.lower.executorch.cache import CacheBuffers
+from g3n_compiler.lower.executorch.delegation import DelegateCall, measure
 from g3n_compiler.lower.executorch.module import ChunkDecoder, Forward, RowDecoder, Tables, TokenEmbedding, row_width
-from g3n_compiler.lower.executorch.program import Method, export_method, place_outside, serialize, to_edge
+from g3n_compiler.lower.executorch.pieces import Begin, Block, Logits, Open, Piece, Pieces, Predict
+from g3n_compiler.lower.executorch.program import Method, export_method, serialize, to_edge
+from g3n_compiler.lower.executorch.stored import store_weights
 from g3n_compiler.lower.executorch.tables import (
     EmbeddingTable,
     ReadRows,
@@ -24,7 +28,8 @@ from g3n_compiler.lower.executorch.tables import (
     TableSource,
     write_tables,
 )
-from g3n_compiler.lower.executorch.weights import XnnpackWeights, values_buffer
+from g3n_compiler.lower.executorch.templates import Templates
+from g3n_compiler.lower.executorch.weights import checkpoint_parts
 from g3n_compiler.modules.weights import embedding_weights, text_weights
 from g3n_compiler.quantize.recipe import Recipe
 
@@ -47,8 +52,6 @@ class ExecuTorchArtifacts:
     methods: tuple[MethodName, ...]
     delegation: Delegation
     """Of the decoder methods."""
-    partitions: dict[MethodName, int]
-    """Delegate calls of each method."""
 
 
 def lower_text(
@@ -86,34 +89,54 @@ def lower_text(
     tied = head == sources["embed_tokens"].scheme and head.bits == 8
     progress("writing the embedding tables")
     file = write_tables(out_dir / TABLES, sources, read, ("embed_tokens",) if tied else ())
-    progress("quantising the weights")
-    weights = XnnpackWeights(specs, recipe, lambda spec: read(spec, None))
-    progress("tracing")
-    built = build_methods(config, weights, recipe, context, chunk, methods)
-    programs = {m.name: export_method(m, chunk) for m in built}
-    decoders = tuple(name for name in methods if name != "token_embedding")
-    if tied:
-        for name in decoders:
-            place_outside(programs[name], values_buffer("lm_head"), TABLES_TAG)
-    progress("partitioning and delegating to XNNPACK")
-    edge = to_edge(programs, metadata(config, context, chunk, file.layouts, stop_ids or config.eos_ids))
-    # Before serialize, which turns the graphs into ones for the runtime.
-    delegation = measure(edge, decoders, chunk)
-    counts = {name: partitions(edge, name) for name in methods}
-    progress("writing the program")
-    look_ups = {"forward", "token_embedding"}.intersection(methods)
-    rows = {f"{name}.{part}": layout.rows for name, layout in file.layouts.items() for part in layout.parts}
-    program = serialize(edge, rows if look_ups else {}, TABLES_TAG, file.keys)
-    with (out_dir / MODEL).open("wb") as output:
-        program.write_to_file(output)
+    outside = {"lm_head": file.weight_names["embed_tokens"]} if tied else {}
+    with tempfile.TemporaryDirectory(dir=out_dir, prefix=".weights-") as folder:
+        progress("quantising the weights")
+        parts = checkpoint_parts(lambda spec: read(spec, None))
+        stored = store_weights(specs, recipe, parts, Path(folder), outside)
+        progress("lowering each kind of layer to XNNPACK")
+        templates = Templates(config, specs, recipe, stored, chunk, context)
+        pieces = Pieces(config, templates)
+        progress("tracing the methods")
+        programs = {
+            m.name: export_method(m, chunk) for m in build_methods(config, pieces, recipe, context, chunk, methods)
+        }
+        edge = to_edge(programs, metadata(config, context, chunk, file.layouts, stop_ids or config.eos_ids))
+        # Before serialize, which turns the graphs into ones for the runtime.
+        decoders = [name for name in methods if name != "token_embedding"]
+        calls = delegate_calls(templates, config, context, chunk)
+        delegation = measure(edge, dict.fromkeys(decoders, calls), chunk)
+        progress("writing the program")
+        look_ups = {"forward", "token_embedding"}.intersection(methods)
+        rows = {f"{name}.{part}": layout.rows for name, layout in file.layouts.items() for part in layout.parts}
+        data = {**stored.data, **templates.constants}
+        program = serialize(edge, rows if look_ups else {}, TABLES_TAG, data)
+        with (out_dir / MODEL).open("wb") as output:
+            program.write_to_file(output)
     return ExecuTorchArtifacts(
         model=out_dir / MODEL,
         tables=out_dir / TABLES,
         file=file,
         methods=tuple(methods),
         delegation=delegation,
-        partitions=counts,
     )
+
+
+def delegate_calls(templates: Templates, config: TextConfig, context: int, chunk: int) -> list[DelegateCall]:
+    """The delegates that a decoder method calls for a chunk of ``chunk`` tokens, in their order."""
+    caches = CacheBuffers(config, context, chunk)
+
+    def call(kind: type[Piece], layer: int, tokens: int) -> DelegateCall:
+        template = templates.get(kind, layer)
+        sizes = {"tokens": tokens, "slots": caches.slots(config.layer_types[layer])}
+        return DelegateCall(template.operators, {symbol: sizes[name] for symbol, name in template.symbols.items()})
+
+    out = [call(Begin, 0, chunk)]
+    for i in range(config.num_layers):
+        owner, last = i < config.num_kv_layers, i >= config.num_kv_layers - 1
+        out.append(call(Open, i, chunk) if owner else call(Predict, i, 1))
+        out.append(call(Block, i, 1 if last else chunk))
+    return [*out, call(Logits, 0, 1)]
 
 
 def table_sources(config: TextConfig, recipe: Recipe) -> dict[str, TableSource]:
@@ -127,12 +150,12 @@ def table_sources(config: TextConfig, recipe: Recipe) -> dict[str, TableSource]:
 
 
 def build_methods(
-    config: TextConfig, weights: XnnpackWeights, recipe: Recipe, context: int, chunk: int, names: Sequence[MethodName]
+    config: TextConfig, pieces: Pieces, recipe: Recipe, context: int, chunk: int, names: Sequence[MethodName]
 ) -> list[Method]:
-    """The methods as modules over the same ``weights``, with inputs to trace them on."""
+    """The methods as modules over the same ``pieces``, with inputs to trace them on."""
     embed = {name: EmbeddingTable(s.spec.shape[1], s.scheme) for name, s in table_sources(config, recipe).items()}
     tables = Tables(config, embed["embed_tokens"], embed["embed_tokens_per_layer"])
-    decoder = ChunkDecoder(config, weights, context, chunk)
+    decoder = ChunkDecoder(config, pieces, context, chunk)
     length = min(EXAMPLE_TOKENS, chunk)
     tokens, positions = torch.zeros(1, length, dtype=torch.int64), torch.arange(length)
     rows = torch.zeros(1, length, row_width(config))

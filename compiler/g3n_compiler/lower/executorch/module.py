@@ -15,71 +15,72 @@ token.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.lower.executorch.cache import CacheBuffers, ChunkCache
-from g3n_compiler.lower.executorch.dialect import XnnpackDecoder, XnnpackDialect
+from g3n_compiler.checkpoint.config import LayerType, TextConfig
+from g3n_compiler.lower.executorch.cache import CacheBuffers
+from g3n_compiler.lower.executorch.pieces import Pieces
 from g3n_compiler.lower.executorch.tables import EmbeddingTable
-from g3n_compiler.lower.executorch.weights import XnnpackWeights
-from g3n_compiler.modules.decoder import State
 
 
 class ChunkDecoder(nn.Module):
     """A chunk of tokens through the decoder, KV cache included."""
 
-    def __init__(self, config: TextConfig, weights: XnnpackWeights, context: int, chunk: int) -> None:
+    def __init__(self, config: TextConfig, pieces: Pieces, context: int, chunk: int) -> None:
         super().__init__()
         self.config = config
-        self.weights = weights
-        self.dialect = XnnpackDialect(config)
+        self.pieces = pieces
         self.caches = CacheBuffers(config, context, chunk)
+        exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        for kind in sorted(set(config.layer_types)):
+            frequencies = config.rope_theta(kind) ** -exponent
+            self.register_buffer(f"frequencies_{kind}", torch.cat([frequencies] * 2).view(1, -1))
 
     def forward(self, embeddings: Tensor, ple: Tensor, positions: Tensor) -> Tensor:
-        """Logits of the last token.
+        """Logits ``[1, 1, vocab]`` of the last token.
 
         Args:
             embeddings: ``[T, 1, hidden]`` float, scaled.
             ple: ``[1, T, layers * ple_dim]`` float, scaled.
             positions: ``[T]`` int64, consecutive.
-
-        Returns:
-            ``[1, 1, vocab]``.
         """
-        c = self.config
-        decoder = XnnpackDecoder(c, self.weights, self.dialect)
-        cache = ChunkCache(self.caches, positions)
-        state = decoder.begin(embeddings, ple, positions)
-        last = c.num_kv_layers - 1
-        for i in range(last):
-            state = decoder.layer(i, state, cache)
-        predicted = decoder.predict(last, state.streams)
-        x = decoder.norm(f"layers.{last}.input_layernorm", predicted[c.altup_active_idx])
-        decoder.keys_values(last, x, state.rope, cache)
+        *_, streams = self.layers(embeddings, ple, positions)
+        return self.pieces.logits(*streams)[0]
 
-        narrow = LastToken(positions)
-        cache.narrow()
-        predicted = tuple(narrow(s) for s in predicted)
-        state = State(predicted, narrow(state.embeddings), state.ple[:, -1:], decoder.rope(positions[-1:]))
-        state = decoder.block(last, predicted, narrow(x), state, cache)
-        for i in range(last + 1, c.num_layers):
-            state = decoder.layer(i, state, cache)
-        logits = decoder.logits(state.streams)
-        cache.write()
-        return logits
+    def layers(self, embeddings: Tensor, ple: Tensor, positions: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """AltUp's streams before the first layer and after each; of the last token alone from the last KV owner on."""
+        c, last = self.config, positions[-1:]
+        streams = (embeddings, *self.pieces.begin(embeddings))
+        yield streams
+        view = self._view(last, positions)
+        for i in range(c.num_layers):
+            cos, sin, mask = view[c.layer_types[i]]
+            if i < c.num_kv_layers:
+                *opened, key, value = self.pieces.openings[i](*streams, cos, sin)
+                self.caches.write(i, positions, key, value)
+            else:
+                opened = list(self.pieces.openings[i](*streams))
+            if i == c.num_kv_layers - 1:
+                # Apart from the cache nothing reads another position from here on.
+                opened, embeddings, ple = [x[-1:] for x in opened], embeddings[-1:], ple[:, -1:]
+                view = self._view(last, last)
+                cos, sin, mask = view[c.layer_types[i]]
+            rows = ple[..., i * c.ple_dim : (i + 1) * c.ple_dim]
+            cached = self.caches.read(c.kv_owner(i))
+            streams = tuple(self.pieces.blocks[i](*opened, embeddings, rows, cos, sin, mask, *cached))
+            yield streams
 
-
-class LastToken:
-    """Takes the last of T tokens, as a product with a one-hot row: a slice of a dynamic dimension is not delegated."""
-
-    def __init__(self, positions: Tensor) -> None:
-        self._selector = (positions == positions[-1:]).to(torch.float32).view(1, 1, -1)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """``[T, 1, K] -> [1, 1, K]``."""
-        return torch.bmm(self._selector, x.view(1, -1, x.shape[-1]))
+    def _view(self, last: Tensor, at: Tensor) -> dict[LayerType, tuple[Tensor, Tensor, Tensor]]:
+        """By kind of layer: cos, sin and mask of queries at positions ``at``."""
+        out: dict[LayerType, tuple[Tensor, Tensor, Tensor]] = {}
+        for kind in dict.fromkeys(self.config.layer_types):
+            angle = at.to(torch.float32).view(-1, 1) * self.get_buffer(f"frequencies_{kind}")
+            angle = angle.view(1, -1, 1, self.config.head_dim)
+            out[kind] = angle.cos(), angle.sin(), self.caches.mask(kind, last, at)
+        return out
 
 
 class Tables(nn.Module):

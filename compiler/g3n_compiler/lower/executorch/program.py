@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from g3n_compiler.errors import ParityError
+
+DATA_ALIGNMENT = 16
+"""Of what delegates ask for by name, in bytes, as XNNPACK's serializer has it."""
 
 
 @dataclass(frozen=True)
@@ -33,41 +37,19 @@ def export_method(method: Method, longest: int) -> torch.export.ExportedProgram:
         return torch.export.export(method.module.eval(), method.inputs, dynamic_shapes=shapes, strict=False)
 
 
-def place_outside(program: torch.export.ExportedProgram, values: str, tag: str) -> None:
-    """Have XNNPACK look for the weight whose integers are in buffer ``values`` in the data file ``tag``, by its hash.
-
-    Raises:
-        ParityError: the program does not multiply by such a weight.
-    """
-    buffers = program.graph_signature.inputs_to_buffers
-    found = [
-        node
-        for node in program.graph.nodes
-        if "dequantize_per_channel" in str(node.target)
-        and buffers.get(node.args[0].name, "").rpartition(".")[2] == values
-    ]
-    if not found:
-        raise ParityError(f"no quantised weight {values!r} in the program, expected one to file outside")
-    for node in found:
-        # What XNNPACK's serializer reads.
-        node.meta["custom"] = {**node.meta.get("custom", {}), "delegate_constant_tag": tag}
-
-
 def to_edge(programs: Mapping[str, torch.export.ExportedProgram], constants: Mapping[str, Any]) -> Any:
-    """Partition and delegate; ``constants`` become methods without inputs. Returns an ``EdgeProgramManager``."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+    """Methods that call delegates already; ``constants`` become methods without inputs.
 
-    return to_edge_transform_and_lower(
-        dict(programs),
-        partitioner=[XnnpackPartitioner()],
-        # Quantised look-ups are not core ATen operators, which the validity check insists on.
-        compile_config=EdgeCompileConfig(_check_ir_validity=False),
-        constant_methods=dict(constants),
-    )
+    Returns an ``EdgeProgramManager``.
+    """
+    from executorch import exir
+
+    # Quantised look-ups are not core ATen operators, which the validity check insists on.
+    config = exir.EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
+    return exir.to_edge(dict(programs), constant_methods=dict(constants), compile_config=config)
 
 
-def serialize(edge: Any, table_rows: Mapping[str, int], tag: str, keys: Collection[str]) -> Any:
+def serialize(edge: Any, table_rows: Mapping[str, int], tag: str, data: Mapping[str, bytes | Path]) -> Any:
     """The ``model.pte`` as a ``Cord`` (``write_to_file``).
 
     Args:
@@ -75,13 +57,11 @@ def serialize(edge: Any, table_rows: Mapping[str, int], tag: str, keys: Collecti
         table_rows: rows of each buffer that lies in the data file, by the end of its qualified name; the graph was made
             with one row each.
         tag: what the program calls the data file.
-        keys: what the data file holds.
-
-    Raises:
-        ParityError: the program asks the data file for something that it does not hold.
+        data: what delegates ask for by name, as bytes or as files, which must stay until the ``Cord`` is written.
     """
     from executorch.exir import ExecutorchBackendConfig
-    from executorch.exir._serialize._named_data_store import NamedDataStoreOutput
+    from executorch.exir._serialize._cord import FileBackedData
+    from executorch.exir._serialize._named_data_store import NamedDataStore
     from executorch.exir._serialize._program import PTEFile, serialize_pte_binary
 
     def place(node: torch.fx.Node) -> str | None:
@@ -90,16 +70,13 @@ def serialize(edge: Any, table_rows: Mapping[str, int], tag: str, keys: Collecti
     # With the reinplace pass a chunk is written into its cache; without it the whole cache is copied twice a token.
     manager = edge.to_executorch(ExecutorchBackendConfig(external_constants=place, run_reinplace_pass=True))
     # The manager has already serialised a program for tables of one row; what follows is its own last step again.
-    program, named = manager.executorch_program, manager._named_data
+    program, store = manager.executorch_program, NamedDataStore()
     _bind_tables(program, table_rows)
-    wanted = named.external_data.get(tag, {})
-    if set(named.external_data) - {tag} or set(wanted) - set(keys):
-        raise ParityError(
-            f"the program looks for {sorted(set(wanted) - set(keys))} in {sorted(named.external_data)}, which the data "
-            "file was not made with: the pinned ExecuTorch version names weights in another way"
-        )
-    inside = NamedDataStoreOutput(named.buffers, named.pte_data, {})
-    return serialize_pte_binary(PTEFile(program, None, inside), extract_delegate_segments=True)
+    for name, held in sorted(data.items()):
+        entry = held if isinstance(held, bytes) else FileBackedData(str(held))
+        store.add_named_data(name, entry, DATA_ALIGNMENT)
+    named = store.get_named_data_store_output()
+    return serialize_pte_binary(PTEFile(program, None, named), extract_delegate_segments=True)
 
 
 def _bind_tables(program: Any, table_rows: Mapping[str, int]) -> None:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from g3n_compiler.lower.executorch.stored import data_name
 from g3n_compiler.lower.executorch.weights import require_finite
 from g3n_compiler.modules.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Scheme
@@ -54,11 +55,13 @@ class TableLayout:
 
 @dataclass(frozen=True)
 class TablesFile:
-    """What :func:`write_tables` wrote: each table's layout and the SHA-256 of its values, and every key in the file."""
+    """What :func:`write_tables` wrote."""
 
     layouts: dict[str, TableLayout]
     digests: dict[str, str]
-    keys: frozenset[str]
+    """SHA-256 of each table's values."""
+    weight_names: dict[str, dict[str, str]]
+    """What XNNPACK calls the parts of those tables that are a linear layer's weight too."""
 
 
 class EmbeddingTable(nn.Module):
@@ -108,8 +111,8 @@ def write_tables(
     """Write ``tables`` to ``path`` as a FlatTensor file with the keys ``<name>.values`` and ``<name>.scales``.
 
     Args:
-        shared: quantised tables that are a linear layer's weight too. Their bytes get the further keys under which
-            XNNPACK looks for such a weight: the SHA-256 of the values, and ``scale_`` with that of the scales.
+        shared: int8 tables that are a linear layer's weight too. Their bytes get the further keys under which
+            XNNPACK looks for such a weight.
 
     Raises:
         NotFinite: a row holds a NaN or an infinity.
@@ -124,6 +127,7 @@ def write_tables(
     buffers: list[bytes | FileBackedData] = []
     entries: dict[str, DataEntry] = {}
     digests: dict[str, str] = {}
+    weight_names: dict[str, dict[str, str]] = {}
 
     def add(data: bytes | FileBackedData, key: str, layout: TensorLayout, weight_key: str | None) -> None:
         entries[key] = DataEntry(len(buffers), PAGE, layout)
@@ -138,15 +142,17 @@ def write_tables(
             rows, width = source.spec.shape
             layout = TensorLayout(kinds[source.scheme.bits], [rows, _stored_width(width, source.scheme.bits)], [0, 1])
             values = stack.enter_context(FileBackedData(str(Path(scratch) / name)))
-            add(values, f"{name}.values", layout, digests[name] if name in shared else None)
-            if scales is not None:
-                data = scales.numpy().tobytes()
-                key = f"scale_{hashlib.sha256(data).hexdigest()}" if name in shared else None
-                add(data, f"{name}.scales", TensorLayout(ScalarType.FLOAT, [rows], [0]), key)
+            data = None if scales is None else scales.numpy().tobytes()
+            names: dict[str, str] = {}
+            if name in shared and data is not None:
+                names = weight_names[name] = {"values": digests[name], "scales": data_name("scales", data)}
+            add(values, f"{name}.values", layout, names.get("values"))
+            if data is not None:
+                add(data, f"{name}.scales", TensorLayout(ScalarType.FLOAT, [rows], [0]), names.get("scales"))
         serializer = FlatTensorSerializer(FlatTensorConfig(segment_alignment=PAGE))
         with path.open("wb") as file:
             serializer.serialize(DataPayload(buffers, entries)).write_to_file(file)
-    return TablesFile(_layouts(path, tables, [len(b) for b in buffers]), digests, frozenset(entries))
+    return TablesFile(_layouts(path, tables, [len(b) for b in buffers]), digests, weight_names)
 
 
 def _write_values(path: Path, source: TableSource, read: ReadRows) -> tuple[str, Tensor | None]:

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from g3n_compiler.errors import NotFinite
 from g3n_compiler.modules.weights import WeightSpec
-from g3n_compiler.quantize.recipe import Recipe
+from g3n_compiler.quantize.recipe import Recipe, Scheme
 from g3n_compiler.quantize.rows import quantize_rows
 
 Read = Callable[[WeightSpec], Tensor]
 """Returns a weight as float32."""
+PartsOf = Callable[[WeightSpec, Scheme], dict[str, Tensor]]
+"""Returns the tensors, by the names of :func:`part_shapes`, that a weight is kept in."""
 
 WEIGHT_RANGE = {8: (-128, 127), 4: (-8, 7)}
 """Declared integer range by bits. XNNPACK tells int4 from int8 by it, though symmetric rows never reach the minimum."""
@@ -32,23 +34,24 @@ ROW_GROUPS = {"altup.prediction_coefs": "n", "altup.correction_coefs": "1"}
 class XnnpackWeights(nn.Module):
     """:class:`~g3n_compiler.modules.weights.Weights` as buffers: float32, or int8 values with float32 scales.
 
-    Weights are read, checked and quantised one at a time.
-
     Args:
         specs: the weights to hold, by name.
         recipe: gives each its scheme.
-        read: returns a spec's float32 tensor.
-
-    Raises:
-        NotFinite: a weight holds a NaN or an infinity.
+        parts: what each is kept as: :func:`checkpoint_parts` for the weights themselves, one at a time.
     """
 
-    def __init__(self, specs: Mapping[str, WeightSpec], recipe: Recipe, read: Read) -> None:
+    def __init__(self, specs: Mapping[str, WeightSpec], recipe: Recipe, parts: PartsOf) -> None:
         super().__init__()
         self._bits: dict[str, int] = {}
         self._zeros: dict[int, str] = {}
         for name, spec in specs.items():
-            self._add(name, spec, recipe, read(spec))
+            scheme = recipe.scheme(spec)
+            self._bits[name] = scheme.bits
+            for part, tensor in parts(spec, scheme).items():
+                self.register_buffer(_buffer_name(name, part), tensor)
+            if scheme.bits != 32 and spec.shape[0] not in self._zeros:
+                self._zeros[spec.shape[0]] = f"zero_points_{spec.shape[0]}"
+                self.register_buffer(self._zeros[spec.shape[0]], torch.zeros(spec.shape[0], dtype=torch.int64))
 
     def tensor(self, name: str) -> Tensor:
         return self._buffer(name)
@@ -71,24 +74,34 @@ class XnnpackWeights(nn.Module):
     def _buffer(self, name: str, part: str = "") -> Tensor:
         return self.get_buffer(_buffer_name(name, part))
 
-    def _add(self, name: str, spec: WeightSpec, recipe: Recipe, weight: Tensor) -> None:
+
+def part_shapes(spec: WeightSpec, scheme: Scheme) -> dict[str, tuple[int, ...]]:
+    """The parts that a weight is kept in, and their shapes: itself, groups of its rows, or values and scales."""
+    if scheme.bits != 32:
+        return {"values": spec.shape, "scales": spec.shape[:1]}
+    group = next((size for suffix, size in ROW_GROUPS.items() if spec.name.endswith(suffix)), None)
+    if group is None:
+        return {"": spec.shape}
+    step = {"n": spec.shape[-1], "1": 1}[group]
+    return {f"rows{begin}_{begin + step}": (step, spec.shape[1]) for begin in range(0, spec.shape[0], step)}
+
+
+def checkpoint_parts(read: Read) -> PartsOf:
+    """Parts of a checkpoint's weights, which are read, checked and quantised as they are asked for.
+
+    What it returns raises :class:`NotFinite` for a weight that holds a NaN or an infinity.
+    """
+
+    def parts(spec: WeightSpec, scheme: Scheme) -> dict[str, Tensor]:
+        weight = read(spec)
         require_finite(spec.tensor, weight)
-        scheme = recipe.scheme(spec)
-        self._bits[name] = scheme.bits
         if scheme.bits != 32:
-            rows = quantize_rows(weight, scheme)
-            self.register_buffer(_buffer_name(name, "values"), rows.values)
-            self.register_buffer(_buffer_name(name, "scales"), rows.scales)
-            if spec.shape[0] not in self._zeros:
-                self._zeros[spec.shape[0]] = f"zero_points_{spec.shape[0]}"
-                self.register_buffer(self._zeros[spec.shape[0]], torch.zeros(spec.shape[0], dtype=torch.int64))
-            return
-        group = next((size for suffix, size in ROW_GROUPS.items() if name.endswith(suffix)), None)
-        step = {"n": spec.shape[-1], "1": 1}[group] if group else spec.shape[0]
-        for begin in range(0, spec.shape[0], step):
-            part = f"rows{begin}_{begin + step}" if group else ""
-            # A view would be serialised with all of the storage behind it.
-            self.register_buffer(_buffer_name(name, part), weight[begin : begin + step].clone())
+            return quantize_rows(weight, scheme)._asdict()
+        rows = [shape[0] for shape in part_shapes(spec, scheme).values()]
+        # A view would be serialised with all of the storage behind it.
+        return {part: t.clone() for part, t in zip(part_shapes(spec, scheme), weight.split(rows), strict=True)}
+
+    return parts
 
 
 def quantize_activations(x: Tensor) -> Tensor:
@@ -108,11 +121,6 @@ def require_finite(tensor: str, value: Tensor) -> None:
     if not bool(torch.isfinite(value).all()):
         count = int((~torch.isfinite(value)).sum())
         raise NotFinite(f"tensor {tensor!r} holds {count} values that are NaN or infinite: repair the checkpoint")
-
-
-def values_buffer(name: str) -> str:
-    """Name of the buffer with a quantised weight's integers."""
-    return _buffer_name(name, "values")
 
 
 def _buffer_name(name: str, part: str) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from g3n_compiler.errors import TargetError
-from g3n_compiler.lower.litert import flatbuffer, split
-from g3n_compiler.lower.litert.stream import Read, check_scheme, stream_rows
+from g3n_compiler.lower.litert import cuts, flatbuffer, split
+from g3n_compiler.lower.litert.stream import Placed, Read, check_scheme, stream_weights
 from g3n_compiler.modules.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Recipe, Scheme
 
@@ -56,17 +56,16 @@ def bind(
         raise TargetError(
             f"no signature of the graph reads {len(missing)} weights, e.g. {missing[0]}: it was not converted whole"
         )
+    cuts.hide(model)
     size = flatbuffer.place(model, split.room(model) if separate else 0)
-    bound = []
+    buffers = {name: model.buffers[use.buffer] for name, use in uses.items()}
+    placed = [Placed(spec, recipe.scheme(spec), buffers[name].offset) for name, spec in specs.items()]
     with path.open("wb") as file:
-        for name, spec in specs.items():
-            scheme, buffer = recipe.scheme(spec), model.buffers[uses[name].buffer]
-            scales = stream_rows(file, buffer.offset, read, spec, scheme)
-            for quantization in uses[name].quantizations:
+        for weight, scales in zip(placed, stream_weights(file, placed, read), strict=True):
+            for quantization in uses[weight.spec.name].quantizations:
                 quantization.scale = scales
-            bound.append(BoundWeight(name, scheme.label, buffer.offset, buffer.size))
         flatbuffer.write_header(file, model, size)
-    return tuple(bound)
+    return tuple(BoundWeight(w.spec.name, w.scheme.label, w.offset, buffers[w.spec.name].size) for w in placed)
 
 
 class _Use:

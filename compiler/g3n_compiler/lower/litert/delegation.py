@@ -1,16 +1,17 @@
 """What the XNNPACK delegate really takes of a finished TFLite model, found by letting it take the model apart.
 
 The interpreter is told not to fuse delegated nodes, so that each operator the delegate accepts becomes a delegate node
-of its own and can be named by its output. Weights are not needed for that: each signature is measured on a copy of
-the flatbuffer in front of a hole in a temporary file.
+of its own and can be named by its output. Weights are not needed for that: operators are measured on a copy of the
+flatbuffer in front of a hole in a temporary file, some at a time, since the delegate packs even a hole's zeros.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ from ai_edge_litert.interpreter import Interpreter
 
 from g3n_compiler.lower.backend import Delegation
 from g3n_compiler.lower.litert import flatbuffer
+from g3n_compiler.lower.litert.cuts import reduced
 
 MEASURED_WITH = "ai-edge-litert interpreter, XNNPACK"
+PART_BYTES = 128 << 20
+"""Constants measured at a time."""
 FREE = frozenset({"RESHAPE", "SLICE", "CONCATENATION", "TRANSPOSE", "GATHER", "PACK", "UNPACK", "DYNAMIC_UPDATE_SLICE"})
 """Operators that move values and compute none."""
 
@@ -34,9 +38,9 @@ class Operator:
     delegated: bool
 
 
-def measure(path: Path, threads: int = 2) -> Delegation:
-    """Delegation of all signatures of the model at ``path`` together."""
-    return summarize(op for operators in operators_by_signature(path, threads).values() for op in operators)
+def measure(path: Path, offset: int = 0, threads: int = 2) -> Delegation:
+    """Delegation of all signatures together of the model that begins at byte ``offset`` of ``path``."""
+    return summarize(op for operators in operators_by_signature(path, offset, threads).values() for op in operators)
 
 
 def summarize(operators: Iterable[Operator]) -> Delegation:
@@ -58,31 +62,67 @@ def summarize(operators: Iterable[Operator]) -> Delegation:
     )
 
 
-def operators_by_signature(path: Path, threads: int = 2) -> dict[str, list[Operator]]:
-    """Every operator of each signature of the model at ``path``."""
-    names = [d.signatureKey.decode() for d in flatbuffer.parse_file(path).signatureDefs]
-    return {name: _operators(path, name, threads) for name in names}
-
-
-def _operators(path: Path, signature: str, threads: int) -> list[Operator]:
-    model = flatbuffer.isolate(flatbuffer.parse_file(path), signature)
-    subgraph = model.subgraphs[0]
-    size = flatbuffer.place(model)
+def operators_by_signature(path: Path, offset: int = 0, threads: int = 2) -> dict[str, list[Operator]]:
+    """Every operator of each signature, in order."""
+    model = flatbuffer.parse_file(path, offset)
     with tempfile.NamedTemporaryFile(suffix=".tflite", dir=path.parent) as file:
-        flatbuffer.write_header(file, model, size)
-        file.flush()
-        interpreter = Interpreter(
-            model_path=file.name, num_threads=threads, experimental_disable_delegate_node_fusion=True
-        )
-        interpreter.allocate_tensors()  # applies the delegate
-        nodes = interpreter._get_ops_details()
-    taken = {int(t) for node in nodes if node["op_name"] == "DELEGATE" for t in node["outputs"]}
-    operators = []
+        scratch = Path(file.name)
+        return {
+            d.signatureKey.decode(): [
+                operator
+                for part in _parts(model, model.subgraphs[d.subgraphIndex])
+                for operator in _operators(model, model.subgraphs[d.subgraphIndex], part, scratch, threads)
+            ]
+            for d in model.signatureDefs
+        }
+
+
+def _parts(model: Any, subgraph: Any) -> Iterator[list[Any]]:
+    """The operators in runs whose constants stay below :data:`PART_BYTES` (a single larger one apart)."""
+    part: list[Any] = []
+    nbytes = 0
     for operator in subgraph.operators:
+        needed = sum(model.buffers[subgraph.tensors[t].buffer].size for t in operator.inputs if t >= 0)
+        if part and nbytes + needed > PART_BYTES:
+            yield part
+            part, nbytes = [], 0
+        part.append(operator)
+        nbytes += needed
+    yield part
+
+
+def _operators(model: Any, subgraph: Any, part: list[Any], scratch: Path, threads: int) -> list[Operator]:
+    produced = {int(t) for operator in part for t in operator.outputs}
+    read = {int(t) for operator in part for t in operator.inputs if t >= 0}
+    begins = sorted(t for t in read - produced if not _is_constant(model, subgraph.tensors[t]))
+    cut = copy.copy(model)
+    cut.subgraphs = [reduced(subgraph, part, begins, sorted(produced))]
+    cut.signatureDefs = []
+    taken = _taken(cut, scratch, threads)
+    operators = []
+    for operator, there in zip(part, cut.subgraphs[0].operators, strict=True):
         name = flatbuffer.operator_name(model, operator)
-        delegated = not taken.isdisjoint(int(t) for t in operator.outputs)
+        delegated = not taken.isdisjoint(int(t) for t in there.outputs)
         operators.append(Operator(name, _flops(name, operator, subgraph.tensors), delegated))
     return operators
+
+
+def _is_constant(model: Any, tensor: Any) -> bool:
+    buffer = model.buffers[tensor.buffer]
+    return buffer.offset > 1 or (buffer.data is not None and len(buffer.data) > 0)
+
+
+def _taken(model: Any, scratch: Path, threads: int) -> set[int]:
+    """Tensors that the delegate computes, of a model of one subgraph."""
+    size = flatbuffer.place(model)
+    with scratch.open("wb") as file:
+        flatbuffer.write_header(file, model, size)
+    interpreter = Interpreter(
+        model_path=str(scratch), num_threads=threads, experimental_disable_delegate_node_fusion=True
+    )
+    interpreter.allocate_tensors()  # applies the delegate
+    nodes = interpreter._get_ops_details()
+    return {int(t) for node in nodes if node["op_name"] == "DELEGATE" for t in node["outputs"]}
 
 
 def _flops(name: str, operator: Any, tensors: list[Any]) -> int:

@@ -17,7 +17,7 @@ from ai_edge_litert import schema_py_generated as schema
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.bind import TENSOR_TYPES
-from g3n_compiler.lower.litert.stream import Read, check_scheme, stream_rows
+from g3n_compiler.lower.litert.stream import Placed, Read, check_scheme, stream_weights
 from g3n_compiler.modules.weights import WeightSpec, embedding_weights
 from g3n_compiler.quantize.recipe import Recipe, Scheme
 
@@ -85,7 +85,8 @@ def _write_lookup(
         graph.tensors[table].quantization = quantization
     size = flatbuffer.place(graph.model)
     with path.open("wb") as file:
-        scales = stream_rows(file, flatbuffer.external_buffers(graph.model)[0].offset, read, spec, scheme)
+        placed = Placed(spec, scheme, flatbuffer.external_buffers(graph.model)[0].offset)
+        (scales,) = stream_weights(file, [placed], read)
         if quantization is not None:
             quantization.scale = scales * np.float32(scale)
         flatbuffer.write_header(file, graph.model, size)

@@ -26,9 +26,9 @@ def parse(content: bytes | memoryview) -> Any:
     return schema.ModelT.InitFromPackedBuf(content, 0)
 
 
-def parse_file(path: Path) -> Any:
-    """As :func:`parse`, without reading the external buffers."""
-    return parse(np.memmap(path, np.uint8, "r").data)
+def parse_file(path: Path, offset: int = 0) -> Any:
+    """As :func:`parse` of what begins at byte ``offset`` of a file, without reading the external buffers."""
+    return parse(np.memmap(path, np.uint8, "r", offset).data)
 
 
 def pack(model: Any) -> bytes:

@@ -15,17 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.lower.litert.decoder import LiteRtDecoder
 from g3n_compiler.trace.signatures import check_lengths, signatures, trace_inputs
 
 
 class LiteRtOps:
-    """Cache operations as the TFLite operators DYNAMIC_UPDATE_SLICE, GATHER and BATCH_MATMUL."""
+    """Cache operations as the TFLite operators DYNAMIC_UPDATE_SLICE, GATHER, SLICE and BATCH_MATMUL."""
 
     def __init__(self) -> None:
         for module in (
-            "litert_torch.generative.custom_ops.bmm_4d",
             "litert_torch.generative.custom_ops.dynamic_update_slice",
             "litert_torch.backend.experimental.torch_tfl",
+            "g3n_compiler.lower.litert.prefix",
         ):
             importlib.import_module(module)
 
@@ -37,20 +38,24 @@ class LiteRtOps:
     def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
         return torch.ops.tfl.gather(x, index, axis)
 
+    def prefix(self, x: Tensor, length: Tensor, axis: int) -> Tensor:
+        sizes = [length if i == axis else torch.tensor([n], dtype=torch.int32) for i, n in enumerate(x.shape)]
+        return torch.ops.g3n.prefix(x, torch.cat(sizes), axis)
+
     def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
-        return torch.ops.litert_torch.bmm_4d(a, b)
+        return torch.ops.tfl.batch_matmul(a, b, False, True)
 
 
 def convert(config: TextConfig, context: int, prefill_lengths: Sequence[int]) -> bytes:
     """Convert the decoder for ``context`` positions: a TFLite flatbuffer whose weights are still graph inputs.
 
-    The same arguments give the same bytes.
+    The streams between layers are outputs until :mod:`.bind` hides them. The same arguments give the same bytes.
 
     Raises:
         ContextError: a prefill length or the context does not fit the model.
     """
     check_lengths(config, context, prefill_lengths)
-    modules = signatures(config, prefill_lengths, LiteRtOps())
+    modules = signatures(config, prefill_lengths, LiteRtOps(), LiteRtDecoder, cuts=True)
     return convert_modules({n: (m, trace_inputs(m, context, length)) for n, (m, length) in modules.items()})
 
 

@@ -1,0 +1,165 @@
+package org.g3n.app
+
+import com.google.ai.edge.litertlm.Backend
+import com.google.ai.edge.litertlm.Content
+import com.google.ai.edge.litertlm.Contents
+import com.google.ai.edge.litertlm.Conversation
+import com.google.ai.edge.litertlm.ConversationConfig
+import com.google.ai.edge.litertlm.Message
+import com.google.ai.edge.litertlm.MessageCallback
+import com.google.ai.edge.litertlm.SamplerConfig
+import org.g3n.core.bundle.Device
+import org.g3n.core.bundle.Modality
+import org.g3n.core.bundle.Sampling
+import org.g3n.core.chat.Attachment
+import org.g3n.core.chat.Role
+import org.g3n.core.chat.Turn
+import org.g3n.core.engine.Answer
+import org.g3n.core.engine.Engine
+import org.g3n.core.engine.EngineConfig
+import org.g3n.core.engine.EngineException
+import org.g3n.core.engine.Finish
+import java.util.concurrent.LinkedBlockingQueue
+import com.google.ai.edge.litertlm.Engine as LiteRtLm
+import com.google.ai.edge.litertlm.EngineConfig as LiteRtLmConfig
+
+/**
+ * LiteRT-LM's Android library.
+ *
+ * Every run makes a conversation of its own: the library can keep a conversation's caches, but feeds the token that
+ * ended an answer as zeros at the next turn. Its API takes sound as a whole, so recordings are encoded when sent.
+ */
+class LiteRtLmEngine : Engine {
+    private var engine: LiteRtLm? = null
+
+    @Volatile
+    private var running: Conversation? = null
+
+    @Volatile
+    private var stopRequested = false
+
+    override fun initialize(config: EngineConfig) {
+        cleanUp()
+        val manifest = config.bundle.manifest
+        val backend = if (config.device == Device.CPU) Backend.CPU(config.threads) else Backend.GPU()
+        val made = translatedErrors {
+            LiteRtLm(
+                LiteRtLmConfig(
+                    modelPath = config.bundle.file("litertlm").path,
+                    backend = backend,
+                    visionBackend = backend.takeIf { Modality.VISION in manifest.modalities },
+                    // The audio encoder has operators that the GPU does not take.
+                    audioBackend = Backend.CPU(config.threads).takeIf { Modality.AUDIO in manifest.modalities },
+                    maxNumTokens = manifest.context,
+                    cacheDir = config.cacheDirectory?.path,
+                ),
+            )
+        }
+        translatedErrors { made.initialize() }
+        engine = made
+    }
+
+    override fun run(turns: List<Turn>, sampling: Sampling, maxNewTokens: Int, onPiece: (String) -> Unit): Answer {
+        val loaded = engine ?: throw EngineException("the engine is not initialized")
+        stopRequested = false
+        val topK = if (sampling.temperature == 0.0) 1 else sampling.topK
+        val config = ConversationConfig(
+            initialMessages = turns.dropLast(1).map(::message),
+            samplerConfig = SamplerConfig(topK, sampling.topP, sampling.temperature, sampling.seed),
+            maxOutputToken = maxNewTokens,
+        )
+        val conversation = translatedErrors { loaded.createConversation(config) }
+        try {
+            running = conversation
+            return answer(conversation, message(turns.last()), maxNewTokens, onPiece)
+        } finally {
+            running = null
+            conversation.close()
+        }
+    }
+
+    private fun answer(conversation: Conversation, message: Message, maxNewTokens: Int, onPiece: (String) -> Unit): Answer {
+        val events = LinkedBlockingQueue<Event>()
+        translatedErrors { conversation.sendMessageAsync(message, Forwarding(events)) }
+        var pieces = 0
+        while (true) {
+            when (val event = events.take()) {
+                is Event.Piece -> if (event.text.isNotEmpty()) {
+                    pieces++
+                    onPiece(event.text)
+                }
+                is Event.Failure -> {
+                    if (stopRequested) return Answer(Finish.STOPPED, null, pieces)
+                    throw EngineException(event.error.message ?: "LiteRT-LM failed", event.error)
+                }
+                Event.Done -> {
+                    val finish = when {
+                        stopRequested -> Finish.STOPPED
+                        pieces >= maxNewTokens -> Finish.LENGTH
+                        else -> Finish.END_OF_TURN
+                    }
+                    return Answer(finish, null, pieces)
+                }
+            }
+        }
+    }
+
+    override fun stop() {
+        stopRequested = true
+        try {
+            running?.cancelProcess()
+        } catch (_: IllegalStateException) {
+            // The conversation has just ended by itself.
+        }
+    }
+
+    override fun reset() = Unit
+
+    override fun cleanUp() {
+        engine?.let { if (it.isInitialized()) it.close() }
+        engine = null
+    }
+
+    private fun message(turn: Turn): Message {
+        val contents = turn.attachments.map { attachment ->
+            when (attachment.kind) {
+                Attachment.Kind.IMAGE -> Content.ImageFile(attachment.path)
+                Attachment.Kind.SOUND -> Content.AudioFile(attachment.path)
+            }
+        } + Content.Text(turn.text)
+        return if (turn.role == Role.MODEL) Message.model(Contents.of(contents)) else Message.user(Contents.of(contents))
+    }
+
+    private sealed class Event {
+        class Piece(val text: String) : Event()
+
+        class Failure(val error: Throwable) : Event()
+
+        object Done : Event()
+    }
+
+    /** Hands over from the library's thread to the one that waits. */
+    private class Forwarding(private val events: LinkedBlockingQueue<Event>) : MessageCallback {
+        override fun onMessage(message: Message) {
+            events.put(Event.Piece(message.toString()))
+        }
+
+        override fun onDone() {
+            events.put(Event.Done)
+        }
+
+        override fun onError(throwable: Throwable) {
+            events.put(Event.Failure(throwable))
+        }
+    }
+
+    private companion object {
+        fun <T> translatedErrors(call: () -> T): T = try {
+            call()
+        } catch (error: RuntimeException) {
+            throw EngineException(error.message ?: "LiteRT-LM failed", error)
+        } catch (error: LinkageError) {
+            throw EngineException("LiteRT-LM's library does not load: ${error.message}", error)
+        }
+    }
+}

@@ -1,0 +1,52 @@
+package org.g3n.app
+
+import android.media.AudioFormat
+import android.media.AudioRecord
+import android.media.MediaRecorder
+import org.g3n.core.chat.WaveFile
+import java.io.File
+
+/** Records what Gemma 3n hears: one channel of 16-bit samples at 16 kHz. The permission is there already. */
+class SoundRecorder(private val file: File, private val onEnd: (File?) -> Unit) {
+    @Volatile
+    private var isRunning = true
+
+    /** Ends the recording; `onEnd` follows on the recording thread. */
+    fun stop() {
+        isRunning = false
+    }
+
+    /** Starts on a thread of its own and ends by itself after [WaveFile.MAX_SECONDS]. */
+    fun start() {
+        Thread({ onEnd(record()) }, "g3n-record").start()
+    }
+
+    private fun record(): File? {
+        val smallest = AudioRecord.getMinBufferSize(RATE, AudioFormat.CHANNEL_IN_MONO, AudioFormat.ENCODING_PCM_16BIT)
+        if (smallest <= 0) return null
+        val recorder = AudioRecord(
+            MediaRecorder.AudioSource.VOICE_RECOGNITION, RATE, AudioFormat.CHANNEL_IN_MONO,
+            AudioFormat.ENCODING_PCM_16BIT, maxOf(smallest, RATE),
+        )
+        try {
+            if (recorder.state != AudioRecord.STATE_INITIALIZED) return null
+            recorder.startRecording()
+            val samples = ShortArray(RATE / READS_PER_SECOND)
+            WaveFile(file, RATE).use { out ->
+                while (isRunning && !out.isFull) {
+                    val count = recorder.read(samples, 0, samples.size)
+                    if (count <= 0) return null
+                    out.write(samples, count)
+                }
+            }
+            return file
+        } finally {
+            recorder.release()
+        }
+    }
+
+    private companion object {
+        const val RATE = WaveFile.GEMMA_RATE
+        const val READS_PER_SECOND = 10
+    }
+}

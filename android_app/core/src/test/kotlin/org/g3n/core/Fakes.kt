@@ -1,0 +1,119 @@
+package org.g3n.core
+
+import org.g3n.core.bundle.Device
+import org.g3n.core.bundle.Runtime
+import org.g3n.core.bundle.Sampling
+import org.g3n.core.chat.Turn
+import org.g3n.core.engine.Answer
+import org.g3n.core.engine.Engine
+import org.g3n.core.engine.EngineConfig
+import org.g3n.core.engine.EngineException
+import org.g3n.core.engine.EngineFactory
+import org.g3n.core.engine.Finish
+import org.g3n.core.session.Session
+import org.g3n.core.session.SessionJson
+import org.g3n.core.session.SessionStore
+import org.g3n.core.ui.Clock
+import org.g3n.core.ui.Threads
+
+/** Queues work until a test lets it run, so that what happens in between can be seen. */
+class QueuedThreads : Threads {
+    private val waiting = ArrayDeque<() -> Unit>()
+
+    override fun background(work: () -> Unit) {
+        waiting.addLast(work)
+    }
+
+    override fun main(work: () -> Unit) = work()
+
+    /** Runs all that waits, and what that adds. */
+    fun run() {
+        while (true) (waiting.removeFirstOrNull() ?: return)()
+    }
+}
+
+/** Ticks a quarter of a second at each look. */
+class TickingClock : Clock {
+    private var now = 0L
+
+    override fun nanos(): Long {
+        now += 250_000_000
+        return now
+    }
+}
+
+/**
+ * An engine that says a fixed answer piece by piece, and misbehaves when told to.
+ *
+ * @param answers by prompt; the last user's text selects one.
+ */
+class FakeEngine(
+    private val answers: Map<String, List<String>> = emptyMap(),
+    private val refuses: Set<Device> = emptySet(),
+    private val failsAfter: Int = Int.MAX_VALUE,
+) : Engine {
+    val seen = ArrayList<List<Turn>>()
+    val samplings = ArrayList<Sampling>()
+    var config: EngineConfig? = null
+    var resets = 0
+    var cleanUps = 0
+    var beforePiece: (Int) -> Unit = {}
+    private var stopped = false
+
+    override fun initialize(config: EngineConfig) {
+        if (config.device in refuses) throw EngineException("no OpenCL library on this device")
+        this.config = config
+    }
+
+    override fun run(turns: List<Turn>, sampling: Sampling, maxNewTokens: Int, onPiece: (String) -> Unit): Answer {
+        checkNotNull(config) { "run before initialize" }
+        stopped = false
+        seen += turns
+        samplings += sampling
+        val pieces = answers[turns.last().text] ?: listOf("I", " do", " not", " know")
+        for ((i, piece) in pieces.withIndex()) {
+            beforePiece(i)
+            if (stopped) return Answer(Finish.STOPPED, null, i)
+            if (i == failsAfter) throw EngineException("the driver was lost")
+            if (i == maxNewTokens) return Answer(Finish.LENGTH, null, i)
+            onPiece(piece)
+        }
+        return Answer(Finish.END_OF_TURN, null, pieces.size)
+    }
+
+    override fun stop() {
+        stopped = true
+    }
+
+    override fun reset() {
+        resets++
+    }
+
+    override fun cleanUp() {
+        cleanUps++
+        config = null
+    }
+}
+
+/** Makes [engines] one after the other. */
+class FakeFactory(private vararg val engines: FakeEngine) : EngineFactory {
+    private var next = 0
+
+    override fun create(runtime: Runtime): FakeEngine = engines[minOf(next++, engines.size - 1)]
+}
+
+/** Keeps a session as its JSON, as the file would. */
+class MemoryStore(var json: String? = null) : SessionStore {
+    var saves = 0
+
+    override fun save(session: Session) {
+        saves++
+        json = SessionJson.write(session)
+    }
+
+    override fun load(): Session? = json?.let(SessionJson::read)
+
+    override fun clear() {
+        json = null
+    }
+}

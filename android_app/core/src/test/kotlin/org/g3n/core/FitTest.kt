@@ -1,0 +1,55 @@
+package org.g3n.core
+
+import org.g3n.core.bundle.BundleSize
+import org.g3n.core.bundle.ManifestReader
+import org.g3n.core.bundle.Runtime
+import org.g3n.core.device.DeviceMemory
+import org.g3n.core.device.FitCheck
+import org.g3n.core.device.SizePolicy
+import org.g3n.core.device.Verdict
+import org.junit.Test
+import kotlin.test.assertEquals
+import kotlin.test.assertNull
+
+class FitTest {
+    private val manifest = ManifestReader.parse(Golden.text("manifest.json"))
+    private val ledger = manifest.ledger(Runtime.LITERT)
+
+    private fun device(totalMiB: Long, availableMiB: Long) = DeviceMemory(totalMiB shl 20, availableMiB shl 20, 100L shl 20)
+
+    @Test
+    fun `a phone is taken for the size it was sold as`() {
+        assertEquals(8L shl 30, device(7_400, 3_000).nominal)
+        assertEquals(2L shl 30, device(1_830, 900).nominal)
+        assertEquals(64L shl 30, device(64 shl 10, 0).nominal)
+    }
+
+    @Test
+    fun `the verdict is said with its figures`() {
+        assertEquals(Verdict.FITS, FitCheck.of(ledger, device(7_400, 3_000)).verdict)
+        assertEquals(Verdict.TIGHT, FitCheck.of(ledger, device(1_830, 150)).verdict)
+        val small = FitCheck.of(ledger.copy(leastDeviceRam = 6L shl 30), device(3_700, 3_000))
+        assertEquals(Verdict.TOO_SMALL, small.verdict)
+        assertEquals(ledger.peak, small.peak)
+        assertEquals(3_409_536 + 614_400 + 708_608, small.mapped)
+        assertEquals(2_900L shl 20, small.usable)
+        assertEquals(0, FitCheck.of(ledger, device(1_830, 50)).usable)
+    }
+
+    @Test
+    fun `the runtime that fits comes first`() {
+        val both = setOf(Runtime.LITERT, Runtime.EXECUTORCH)
+        assertEquals(Runtime.LITERT, FitCheck.preferred(manifest, device(7_400, 3_000), both))
+        assertEquals(Runtime.EXECUTORCH, FitCheck.preferred(manifest, device(7_400, 220), both))
+        assertNull(FitCheck.preferred(manifest, device(7_400, 3_000), emptySet()))
+    }
+
+    @Test
+    fun `the largest size that the device holds is preferred`() {
+        val elastic = manifest.copy(sizes = listOf(BundleSize("full", 8L shl 30), BundleSize("half", 4L shl 30)))
+        assertEquals("full", SizePolicy.preferred(elastic, device(7_400, 0))?.name)
+        assertEquals("half", SizePolicy.preferred(elastic, device(5_600, 0))?.name)
+        assertEquals("half", SizePolicy.preferred(elastic, device(1_800, 0))?.name)
+        assertNull(SizePolicy.preferred(manifest, device(7_400, 0)))
+    }
+}

@@ -1,0 +1,177 @@
+package org.g3n.host
+
+import com.google.gson.JsonArray
+import com.google.gson.JsonObject
+import org.g3n.core.bundle.Bundle
+import org.g3n.core.bundle.BundleSize
+import org.g3n.core.bundle.Device
+import org.g3n.core.bundle.Progress
+import org.g3n.core.bundle.Runtime
+import org.g3n.core.bundle.Sampling
+import org.g3n.core.chat.Attachment
+import org.g3n.core.chat.Turn
+import org.g3n.core.device.DeviceMemory
+import org.g3n.core.engine.DecoderEngine
+import org.g3n.core.engine.EngineConfig
+import org.g3n.core.engine.EngineFactory
+import org.g3n.core.engine.Finish
+import org.g3n.core.session.FileSessionStore
+import org.g3n.core.ui.ChatPresenter
+import org.g3n.core.ui.ChatView
+import org.g3n.core.ui.LoadOption
+import org.g3n.core.ui.LoadPresenter
+import org.g3n.core.ui.LoadView
+import org.g3n.core.ui.Stats
+import org.g3n.core.ui.Threads
+import java.io.File
+import kotlin.system.exitProcess
+
+/**
+ * The app without its screens: the presenters check and load a bundle, then say prompts greedily and print the turns.
+ *
+ * Arguments: bundle folder, runtime, tokens an answer may have, session file, then prompts. System properties
+ * `g3n.shims` (folder of the native shims) and `g3n.litertlm` (path of LiteRT-LM's library) say where the engines are.
+ */
+fun main(arguments: Array<String>) {
+    val (bundle, runtime, limit, session) = arguments
+    val threads = WorkQueue()
+    val chat = HostChat(File(bundle), Runtime.of(runtime), limit.toInt(), File(session), threads)
+    val out = chat.say(arguments.drop(4))
+    println(out)
+    // Threads of the engines are still there.
+    exitProcess(if (out.has("error")) 1 else 0)
+}
+
+/** Runs background work where the test waits for it. */
+private class WorkQueue : Threads {
+    private val waiting = ArrayDeque<() -> Unit>()
+
+    override fun background(work: () -> Unit) {
+        waiting.addLast(work)
+    }
+
+    override fun main(work: () -> Unit) = work()
+
+    fun run() {
+        while (true) (waiting.removeFirstOrNull() ?: return)()
+    }
+}
+
+private class HostChat(
+    private val bundle: File,
+    private val runtime: Runtime,
+    private val limit: Int,
+    private val session: File,
+    private val threads: WorkQueue,
+) {
+    private val screen = Screen()
+    private val loader = LoadPresenter(
+        emptyList(), engines(), Runtime.entries.toSet(), ::hostMemory, threads, cacheDirectory = null, engineThreads = 1,
+    )
+
+    /** Says each of [prompts] after the other in one conversation; the turns, finishes and speed as JSON. */
+    fun say(prompts: List<String>): JsonObject {
+        loader.attach(screen)
+        loader.open(bundle)
+        threads.run()
+        if (screen.error == null) {
+            loader.load(runtime, Device.CPU, null)
+            threads.run()
+        }
+        val engine = loader.engine ?: return screen.report()
+        val config = checkNotNull(screen.config)
+        val chat = ChatPresenter(engine, config, FileSessionStore(session), threads, System::nanoTime, limit)
+        chat.sampling = Sampling.GREEDY
+        chat.attach(screen)
+        for (prompt in prompts) {
+            chat.edit(prompt)
+            chat.send()
+            threads.run()
+        }
+        loader.release()
+        threads.run()
+        return screen.report()
+    }
+
+    private fun engines() = EngineFactory { wanted ->
+        val shims = checkNotNull(System.getProperty("g3n.shims")) { "run with -Dg3n.shims=FOLDER" }
+        when (wanted) {
+            Runtime.EXECUTORCH -> {
+                System.load("$shims/libg3n_executorch.so")
+                DecoderEngine(::HostProgram)
+            }
+            Runtime.LITERT -> {
+                System.load("$shims/libg3n_litertlm.so")
+                LiteRtLmHostEngine(checkNotNull(System.getProperty("g3n.litertlm")) { "run with -Dg3n.litertlm=FILE" })
+            }
+        }
+    }
+
+    private fun hostMemory(): DeviceMemory {
+        val kib = File("/proc/meminfo").readLines().associate { line ->
+            line.substringBefore(':') to line.filter { it.isDigit() }.toLong()
+        }
+        return DeviceMemory(kib.getValue("MemTotal") shl 10, kib.getValue("MemAvailable") shl 10, 0)
+    }
+}
+
+private class Screen : LoadView, ChatView {
+    var config: EngineConfig? = null
+    var error: Throwable? = null
+    private var turns: List<Turn> = emptyList()
+    private val finishes = JsonArray()
+    private val pieces = JsonArray()
+    private var verdict = ""
+
+    fun report() = JsonObject().apply {
+        addProperty("verdict", verdict)
+        add("finishes", finishes)
+        add("pieces", pieces)
+        add("turns", JsonArray().apply { turns.forEach { add(turn(it)) } })
+        error?.let { addProperty("error", it.message) }
+    }
+
+    private fun turn(turn: Turn) = JsonObject().apply {
+        addProperty("role", turn.role.name)
+        addProperty("text", turn.text)
+        addProperty("partial", turn.isPartial)
+    }
+
+    override fun showReady(bundle: Bundle, options: List<LoadOption>, size: BundleSize?) {
+        verdict = options.first().fit.verdict.name
+    }
+
+    override fun showLoaded(config: EngineConfig) {
+        this.config = config
+    }
+
+    override fun showTurns(turns: List<Turn>) {
+        this.turns = turns
+    }
+
+    override fun showStats(stats: Stats) = pieces.add(stats.pieces)
+
+    override fun showFinish(finish: Finish) = finishes.add(finish.name)
+
+    override fun showError(error: Throwable) {
+        this.error = error
+    }
+
+    override fun offerCpu(reason: String) = Unit
+
+    override fun showBundles(bundles: List<File>) = Unit
+
+    override fun showCopying(progress: Progress) = Unit
+
+    override fun showChecking(name: String, progress: Progress) = Unit
+
+    override fun showLoading(runtime: Runtime, device: Device) = Unit
+
+    override fun showAnswer(text: String) = Unit
+
+    override fun showDraft(text: String) = Unit
+
+    override fun showAttachments(attachments: List<Attachment>) = Unit
+
+    override fun showState(isRunning: Boolean, canRetry: Boolean) = Unit
+}

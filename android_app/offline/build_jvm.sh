@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Compiles the app's plain Kotlin code, its host engines and its tests for this machine's JVM, and runs the tests.
+# usage: build_jvm.sh PARTS OUT
+set -euo pipefail
+PARTS=$(realpath "${1:?usage: build_jvm.sh PARTS OUT}")
+OUT=$(realpath -m "${2:?usage: build_jvm.sh PARTS OUT}")
+APP=$(cd "$(dirname "$0")/.." && pwd)
+source "$APP/offline/kotlin.sh"
+mkdir -p "$OUT"
+
+# One call for all of it: most of a call's time is the compiler's own start.
+sources=("$APP/core/src/main/kotlin" "$APP/host/src/main/kotlin" "$APP/core/src/test/kotlin")
+compile "$OUT/jvm.jar" "$GSON:$TEST_LIBRARIES" "${sources[@]}"
+
+classes=$(cd "$APP/core/src/test/kotlin" && grep -lr '@Test' . | sed -E 's|^\./||; s|/|.|g; s|\.kt$||' | sort)
+resources="$APP/core/src/test/resources:$APP/../runtime_shims/g3n_runtime"
+java -Xmx512m "-Dg3n.repository=$APP/.." -cp "$OUT/jvm.jar:$GSON:$KOTLIN_STDLIB:$TEST_LIBRARIES:$resources" \
+    org.junit.runner.JUnitCore $classes

@@ -1,0 +1,97 @@
+"""What each layer of a bound model hands on, the model run layer by layer: one layer is in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.lower.litert.cuts import CutModel, Piece
+from g3n_compiler.trace.signatures import DECODE, prefill_name, streams_name
+from g3n_runtime.litert_model import prefill_chunks, signature_inputs
+
+
+@dataclass
+class _Call:
+    """One call of a signature: its inputs, and what the layers so far have made of them."""
+
+    signature: str
+    count: int
+    inputs: dict[str, np.ndarray]
+    streams: dict[str, np.ndarray] = field(default_factory=dict)
+    """What the layer before handed on ``[T, n, hidden]``, by its name."""
+    shared: dict[str, np.ndarray] = field(default_factory=dict)
+    """Caches, as they were at this call, of the owners that later layers read."""
+
+
+class LayeredDecoder:
+    """A bound decoder as :meth:`g3n_compiler.lower.backend.LayeredModel.run` runs it.
+
+    Args:
+        path: its flatbuffer is overwritten, so give a copy.
+    """
+
+    def __init__(self, path: Path, config: TextConfig, threads: int = 2) -> None:
+        self._model = CutModel(path, threads)
+        self._config = config
+        shapes = self._model.input_shapes(DECODE)
+        self._context = shapes["mask"][-1]
+        self._caches = {name: shape for name, shape in shapes.items() if name.startswith("kv_cache_")}
+        self._lengths = sorted(
+            int(name.removeprefix("prefill_")) for name in self._model.signatures if name.startswith("prefill_")
+        )
+        self._read_later = {config.kv_owner(i) for i in range(config.num_kv_layers, config.num_layers)}
+
+    def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
+        calls = self._schedule(embeddings, ple, prompt)
+        for layer in range(self._config.num_layers):
+            yield self._run_layer(layer, calls)
+        decode = [call for call in calls if call.signature == DECODE]
+        head = self._model.piece(DECODE, [streams_name(self._config.num_layers - 1)], ["logits"])
+        yield np.concatenate([head(call.streams)["logits"][0] for call in decode])
+
+    def _schedule(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> list[_Call]:
+        """All of the prompt but its last token through prefill, the rest token by token through decode."""
+        chunks = [(n, prefill_name(length), length) for n, length in prefill_chunks(prompt - 1, self._lengths)]
+        chunks += [(1, DECODE, 1)] * (len(embeddings) - (prompt - 1))
+        calls, at = [], 0
+        for count, signature, length in chunks:
+            rows = slice(at, at + count)
+            inputs = signature_inputs(embeddings[rows], ple[rows], at, length, self._context)
+            calls.append(_Call(signature, count, inputs))
+            at += count
+        return calls
+
+    def _run_layer(self, layer: int, calls: list[_Call]) -> np.ndarray:
+        """Take every call through one layer: the streams ``[T, n, hidden]`` of those that go on after it."""
+        last_owner = self._config.num_kv_layers - 1
+        kv = [f"kv_cache_k_{layer}", f"kv_cache_v_{layer}"] if layer <= last_owner else []
+        caches = {cache: np.zeros(self._caches[cache], np.float32) for cache in kv}
+        name = streams_name(layer)
+        piece: Piece | None = None
+        signature = ""
+        out = []
+        for call in calls:
+            prefilling = call.signature != DECODE
+            if prefilling and layer > last_owner:
+                continue
+            ends = layer == last_owner and prefilling
+            if piece is None or call.signature != signature:
+                piece, signature = None, call.signature
+                piece = self._model.piece(signature, self._known(layer), kv if ends else [name, *kv])
+            result = piece(call.inputs | call.shared | call.streams | caches)
+            caches = {cache: result[cache] for cache in kv}
+            if layer in self._read_later:
+                call.shared |= caches
+            call.streams = {} if ends else {name: result[name]}
+            if not ends:
+                out.append(result[name][: call.count])
+        return np.concatenate(out)
+
+    def _known(self, layer: int) -> list[str]:
+        """What layers below ``layer`` have left: their last streams, and the caches that it may read."""
+        shared = [f"kv_cache_{kind}_{owner}" for owner in sorted(self._read_later) if owner < layer for kind in "kv"]
+        return [*([streams_name(layer - 1)] if layer else []), *shared]

@@ -1,0 +1,70 @@
+"""Cheap classifiers on soft tokens, for training only: towers learn from them before any text is generated."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from g3n_compiler.nano.pictures import COLOURS, SHAPES
+from g3n_compiler.nano.voices import WORDS
+
+_COLOUR_NAMES = sorted(COLOURS)
+_PARTS = (10, len(COLOURS), len(SHAPES), len(COLOURS))
+_IGNORED = -100
+
+
+def caption_classes(caption: str) -> list[int]:
+    """Digit, colour, shape and colour of the paper as class numbers; -100 for what the picture has not."""
+    if caption.isdigit():
+        return [int(caption), _IGNORED, _IGNORED, _IGNORED]
+    _, colour, shape, _, paper = caption.rstrip(".").split()
+    return [_IGNORED, _COLOUR_NAMES.index(colour), SHAPES.index(shape), _COLOUR_NAMES.index(paper)]
+
+
+class Heads(nn.Module):
+    """Both towers' classifiers over soft tokens of ``width``."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.look = nn.Linear(width, 1)
+        self.classes = nn.Linear(width, sum(_PARTS))
+        self.words = nn.Linear(width, len(WORDS) + 1)
+
+    def picture_loss(self, soft: Tensor, captions: Sequence[str]) -> tuple[Tensor, float]:
+        """Mean cross entropy of what ``soft`` (B, N, D) shows, and the share of wholly right pictures."""
+        wanted = torch.tensor([caption_classes(caption) for caption in captions])
+        pooled = (self.look(soft).softmax(1) * self.classes(soft)).sum(1)
+        losses, right = [], torch.ones(len(captions), dtype=torch.bool)
+        for column, logits in enumerate(pooled.split(_PARTS, 1)):
+            target = wanted[:, column]
+            if (target != _IGNORED).any():
+                losses.append(F.cross_entropy(logits, target, ignore_index=_IGNORED))
+            right &= (logits.argmax(1) == target) | (target == _IGNORED)
+        return torch.stack(losses).sum(), right.float().mean().item()
+
+    def speech_loss(self, soft: Tensor, sounding: Tensor, words: Sequence[tuple[str, ...]]) -> tuple[Tensor, float]:
+        """CTC loss of ``soft`` (B, N, D), and the share of utterances whose best path is wholly right."""
+        log_probabilities = self.words(soft).log_softmax(-1)
+        numbers = [[WORDS.index(word) + 1 for word in said] for said in words]
+        lengths = sounding.sum(1)
+        if all(len(said) == 1 for said in numbers):
+            return self._word_loss(soft, sounding, torch.tensor(numbers)[:, 0])
+        loss = F.ctc_loss(
+            log_probabilities.transpose(0, 1),
+            torch.tensor([n for said in numbers for n in said]),
+            lengths,
+            torch.tensor([len(said) for said in numbers]),
+            zero_infinity=True,
+        )
+        best = log_probabilities.argmax(-1)
+        right = 0
+        for row, said in enumerate(numbers):
+            path = torch.unique_consecutive(best[row, : int(lengths[row])]).tolist()
+            right += [n for n in path if n] == said
+        return loss, right / len(words)
+
+    def _word_loss(self, soft: Tensor, sounding: Tensor, wanted: Tensor) -> tuple[Tensor, float]:
+        """Of single words, without an alignment to find: cross entropy of what is most heard at any moment."""
+        logits = self.words(soft)[..., 1:].masked_fill(~sounding[..., None], -torch.inf).logsumexp(1)
+        return F.cross_entropy(logits, wanted - 1), (logits.argmax(1) == wanted - 1).float().mean().item()

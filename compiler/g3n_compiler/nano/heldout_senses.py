@@ -1,0 +1,101 @@
+"""Held-out pictures and speech: kept in the package, so that any engine can be measured on them without a download.
+
+``heldout/digits.png`` is a montage of handwritten digits that training never saw, each drawn anew on a canvas that
+follows from its number; ``heldout/speech/*.ogg`` are phrases of voices that training never heard.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from PIL import Image
+
+from g3n_compiler.nano.lessons import DIGIT_QUESTIONS, SCENE_QUESTIONS, SPEECH_QUESTIONS
+from g3n_compiler.nano.pictures import SHARE, DigitSet, draw_digit, draw_scene
+from g3n_compiler.nano.voices import LONGEST, RATE, Utterance
+
+DIGITS = 300
+SCENES = 100
+CLIPS = 60
+_COLUMNS = 20
+_SIDE = 28
+_SMALLEST, _LARGEST = 180, 400
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request and its only right answer. ``kind`` is "digit", "scene" or "speech"; sound is mono, 16 kHz."""
+
+    kind: str
+    name: str
+    text: str
+    answer: str
+    image: Image.Image | None = None
+    sound: NDArray[np.float32] | None = None
+
+
+def folder() -> Path:
+    """Where the held-out files lie."""
+    return Path(__file__).resolve().parent / "heldout"
+
+
+def write(digits: DigitSet, speech: Sequence[Utterance], out: Path) -> None:
+    """Choose :data:`DIGITS` digits and :data:`CLIPS` phrases of the held-out sets, and write them to ``out``."""
+    (out / "speech").mkdir(parents=True, exist_ok=True)
+    chosen = Random("heldout/digits").sample(range(len(digits.labels)), DIGITS)
+    rows = digits.images[chosen].reshape(-1, _COLUMNS, _SIDE, _SIDE).transpose(0, 2, 1, 3)
+    Image.fromarray(rows.reshape(-1, _COLUMNS * _SIDE)).save(out / "digits.png", optimize=True)
+    clips: list[dict[str, str]] = []
+    voices = sorted({utterance.voice for utterance in speech})
+    for i in range(CLIPS):
+        rng, voice, words = Random(f"heldout/speech/{i}"), voices[i % len(voices)], 1 + i // len(voices) % LONGEST
+        spoken = rng.choice([u for u in speech if u.voice == voice and len(u.words) == words])
+        name = f"{i:02d}.ogg"
+        samples = np.pad(spoken.samples.astype(np.float32) / 32768, (RATE // 10, RATE * 3 // 10))
+        samples += np.random.default_rng(i).normal(0, 1e-3, len(samples)).astype(np.float32)
+        soundfile.write(out / "speech" / name, samples, RATE, format="OGG", subtype="VORBIS", compression_level=0.7)
+        clips.append({"file": name, "voice": voice, "words": " ".join(spoken.words)})
+    labels = "".join(str(label) for label in digits.labels[chosen])
+    text = json.dumps({"digits": labels, "speech": clips}, indent=1)
+    (out / "answers.json").write_text(text + "\n", "utf-8")
+
+
+def _digit_questions(labels: str) -> list[Question]:
+    montage = np.asarray(Image.open(folder() / "digits.png").convert("L"))
+    questions: list[Question] = []
+    for i, label in enumerate(labels):
+        row, column = divmod(i, _COLUMNS)
+        tile = montage[row * _SIDE : (row + 1) * _SIDE, column * _SIDE : (column + 1) * _SIDE]
+        rng = Random(f"heldout/digit/{i}")
+        picture = draw_digit(tile, int(label), rng, rng.randint(_SMALLEST, _LARGEST), SHARE)
+        text = DIGIT_QUESTIONS[i % len(DIGIT_QUESTIONS)]
+        questions.append(Question("digit", f"digit {i}", text, label, image=picture.image))
+    return questions
+
+
+def _scene_questions() -> list[Question]:
+    questions: list[Question] = []
+    for i in range(SCENES):
+        rng = Random(f"heldout/scene/{i}")
+        picture = draw_scene(rng, rng.randint(_SMALLEST, _LARGEST), SHARE)
+        text = SCENE_QUESTIONS[i % len(SCENE_QUESTIONS)]
+        questions.append(Question("scene", f"scene {i}", text, picture.caption, image=picture.image))
+    return questions
+
+
+def questions(digits: int = DIGITS, scenes: int = SCENES, clips: int = CLIPS) -> list[Question]:
+    """The first so many questions of each kind."""
+    answers = json.loads((folder() / "answers.json").read_text("utf-8"))
+    found = _digit_questions(answers["digits"][:digits]) + _scene_questions()[:scenes]
+    for i, clip in enumerate(answers["speech"][:clips]):
+        samples, rate = soundfile.read(folder() / "speech" / clip["file"], dtype="float32")
+        if rate != RATE or samples.ndim != 1:
+            raise ValueError(f"{clip['file']}: expected mono at {RATE} Hz, found shape {samples.shape} at {rate} Hz")
+        text = SPEECH_QUESTIONS[i % len(SPEECH_QUESTIONS)]
+        found.append(Question("speech", f"{clip['voice']} {clip['file']}", text, clip["words"], sound=samples))
+    return found

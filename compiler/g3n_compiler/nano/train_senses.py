@@ -1,0 +1,272 @@
+"""Teaches nano to see and hear: ``python -m g3n_compiler.nano.train_senses --out DIR --minutes N [--resume]``.
+
+The text model stays as it is, unless ``--train-text``. First the towers learn alone, through classifiers on their soft
+tokens; then through the text model, which has to answer. Rates follow the time budget, so that a run ends when it
+should on any machine; it can be stopped and resumed at any moment.
+"""
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import click
+import torch
+from torch import Tensor, nn
+
+from g3n_compiler.nano import checkpoint_dir, towers
+from g3n_compiler.nano.heads import Heads
+from g3n_compiler.nano.lessons import (
+    DIGIT_QUESTIONS,
+    SCENE_QUESTIONS,
+    SPEECH_QUESTIONS,
+    Sound,
+    SpeechLessons,
+    picture_batch,
+    record,
+)
+from g3n_compiler.nano.pictures import SHARE, DigitSet, fetch_digits
+from g3n_compiler.nano.senses import SOFT_TOKENS, Modality, Prompts, Senses, random_layout
+from g3n_compiler.nano.voices import speak, training_voices
+
+PHRASES = 24
+"""Phrases of several words that each training voice says, beside every single word."""
+
+SOUNDS = 6000
+"""Disturbed utterances made of them."""
+
+_CLIP = 1.0
+_WARMUP_STEPS = 100
+_LOG_STEPS = 50
+_ROOM: dict[Modality, int] = {"image": 9, "audio": 14}
+_WHOLE_FROM = 0.7
+"""Share of the time from which on pictures are whole and prompts as long as the library's."""
+
+_TINY_SIDE, _TINY_SHARE = 64, (0.4, 0.95)
+
+_ASIDE = 0.3
+"""Weight of the classifiers' losses beside the answers'."""
+
+_LENGTHS: tuple[tuple[tuple[int, ...], int], ...] = (((1, 2), 192), ((3,), 256))
+"""Words of a batch, and the log-mel frames that hold them."""
+
+_SINGLE_UNTIL, _SINGLE_FRAMES = 0.15, 128
+"""Share of the time until which speech is single words, and the frames that hold most of them."""
+
+
+@dataclass
+class Progress:
+    """What a resumed run goes on from; ``seconds`` is the processor time spent so far."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+def learning_rate(fraction: float, step: int, peak: float) -> float:
+    """Linear warm-up, then a cosine down to a fiftieth; ``fraction`` of the time budget."""
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
+    return peak * min(1.0, (step + 1) / _WARMUP_STEPS) * (0.02 + 0.98 * cosine)
+
+
+class Trainer:
+    """One model, its lessons, and the steps over them."""
+
+    def __init__(
+        self,
+        senses: Senses,
+        heads: Heads,
+        prompts: Prompts,
+        digits: DigitSet,
+        speech: SpeechLessons,
+        batch: int,
+    ) -> None:
+        self.senses, self.heads, self.prompts = senses, heads, prompts
+        self._digits, self._speech, self._batch = digits, speech, batch
+
+    def picture_class(self, rng: Random, _: float) -> tuple[Tensor, float]:
+        """Tiny pictures, through the classifier: what they show is as large in pixels as in full ones."""
+        lesson = picture_batch(self._digits, rng, 2 * self._batch, _TINY_SIDE, _TINY_SHARE, 0.35)
+        return self.heads.picture_loss(self.senses.see(lesson.pixels), lesson.captions)
+
+    def speech_class(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
+        """Speech, through the classifier: at first one word at a time."""
+        count = self._batch
+        words, frames = rng.choice(_LENGTHS)
+        if fraction < _SINGLE_UNTIL:
+            count, words, frames = 2 * count, (1,), _SINGLE_FRAMES
+        lesson = self._speech.batch(rng, count, words, frames)
+        return self.heads.speech_loss(*self.senses.hear(lesson.mel, lesson.valid), lesson.words)
+
+    def picture_answer(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
+        """Pictures, through the text model: early on tiny ones, of which it sees fewer tokens."""
+        scenes, whole = rng.random() < 0.35, fraction > _WHOLE_FROM
+        side, share = (towers.IMAGE_SIZE, SHARE) if whole else (_TINY_SIDE, _TINY_SHARE)
+        lesson = picture_batch(self._digits, rng, self._batch, side, share, float(scenes))
+        soft = self.senses.see(lesson.pixels)
+        layout = random_layout(SCENE_QUESTIONS if scenes else DIGIT_QUESTIONS, rng)
+        prompt = self.prompts.prompt(layout, "image", soft.shape[1])
+        ids, targets = self.prompts.rows(prompt, lesson.captions, _ROOM["image"])
+        loss, right = self.senses.loss(ids, targets, soft, "image", len(prompt) - 1)
+        return loss + _ASIDE * self.heads.picture_loss(soft, lesson.captions)[0], right
+
+    def speech_answer(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
+        """Speech, through the text model: at last padded as the library does, early on to fewer tokens."""
+        words, frames = rng.choice(_LENGTHS)
+        lesson = self._speech.batch(rng, self._batch, words, frames)
+        soft, sounding = self.senses.hear(lesson.mel, lesson.valid)
+        count = SOFT_TOKENS["audio"] if fraction > _WHOLE_FROM and rng.random() < 0.8 else frames // 16
+        prompt = self.prompts.prompt(random_layout(SPEECH_QUESTIONS, rng), "audio", count)
+        answers = [" ".join(said) for said in lesson.words]
+        ids, targets = self.prompts.rows(prompt, answers, _ROOM["audio"])
+        padded = self.senses.pad_sound(soft, sounding, count)
+        loss, right = self.senses.loss(ids, targets, padded, "audio", len(prompt) - 1)
+        return loss + _ASIDE * self.heads.speech_loss(soft, sounding, lesson.words)[0], right
+
+
+Lesson = Callable[[Random, float], tuple[Tensor, float]]
+
+
+def _sounds(seed: int, cache: Path) -> list[Sound]:
+    """The disturbed utterances of the training voices, made on first use."""
+    return record(speak(training_voices(), PHRASES, cache), seed, SOUNDS, cache / f"sounds-{seed}-{SOUNDS}.npz")
+
+
+def make_optimizer(parts: Iterable[nn.Parameter], decay: float) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices and kernels only; the caller sets the rate."""
+    trained = [p for p in parts if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-8)
+
+
+def _trained(senses: Senses) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in senses.model.named_parameters() if p.requires_grad}
+
+
+def save_state(out: Path, senses: Senses, heads: Heads, optimizer: torch.optim.AdamW, progress: Progress) -> None:
+    """Write ``out/state.pt`` for :func:`restore`."""
+    state = {
+        "weights": {name: p.detach() for name, p in _trained(senses).items()},
+        "heads": heads.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "progress": vars(progress),
+    }
+    torch.save(state, out / "state.pt.partial")
+    (out / "state.pt.partial").replace(out / "state.pt")
+
+
+def restore(out: Path, senses: Senses, heads: Heads, optimizer: torch.optim.AdamW) -> Progress:
+    """Load what :func:`save_state` left."""
+    state = torch.load(out / "state.pt", weights_only=True)
+    with torch.no_grad():
+        for name, p in _trained(senses).items():
+            p.copy_(state["weights"][name])
+    heads.load_state_dict(state["heads"])
+    optimizer.load_state_dict(state["optimizer"])
+    return Progress(**state["progress"])
+
+
+def warm_up(state_file: Path, senses: Senses, heads: Heads) -> None:
+    """Take the weights of another run's state wherever name and shape agree; its optimizer and progress are not."""
+    state = torch.load(state_file, weights_only=True)
+    with torch.no_grad():
+        for own, found in ((_trained(senses), state["weights"]), (dict(heads.named_parameters()), state["heads"])):
+            for name, p in own.items():
+                if name in found and found[name].shape == p.shape:
+                    p.copy_(found[name])
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="folder for snapshots, log and state")
+@click.option("--minutes", type=float, required=True, help="processor time of the whole training, resumed or not")
+@click.option("--cache", type=click.Path(path_type=Path), default=Path("nano-corpus"), help="folder for the packages")
+@click.option("--resume", is_flag=True, help="go on from DIR/state.pt")
+@click.option("--alone", default=0.45, show_default=True, help="share of the time in which towers learn alone")
+@click.option("--peak-rate", default=4e-4, show_default=True)
+@click.option("--decay", default=0.02, show_default=True, help="weight decay of matrices and kernels")
+@click.option("--batch", default=16, show_default=True)
+@click.option("--save-minutes", default=1.0, show_default=True)
+@click.option("--threads", default=2, show_default=True)
+@click.option("--compile/--no-compile", "compiled", default=True, show_default=True, help="needs a C++ compiler")
+@click.option("--train-text/--freeze-text", default=False, show_default=True)
+@click.option("--seed", default=1, show_default=True)
+@click.option("--sense", type=click.Choice(["both", "sight", "hearing"]), default="both", show_default=True)
+@click.option("--warm", type=click.Path(path_type=Path, exists=True), default=None, help="begin from another state.pt")
+def main(
+    out: Path,
+    minutes: float,
+    cache: Path,
+    resume: bool,
+    alone: float,
+    peak_rate: float,
+    decay: float,
+    batch: int,
+    save_minutes: float,
+    threads: int,
+    compiled: bool,
+    train_text: bool,
+    seed: int,
+    sense: str,
+    warm: Path | None,
+) -> None:
+    """Train nano's towers for MINUTES of processor time and leave the checkpoint in OUT/checkpoint."""
+    torch.set_num_threads(threads)
+    out.mkdir(parents=True, exist_ok=True)
+    source = checkpoint_dir()
+    digits, _ = fetch_digits(cache)
+    sounds = [] if sense == "sight" else _sounds(seed, cache)
+    speech = SpeechLessons(sounds)
+    model = towers.build(towers.text_weights(source), seed)
+    model.model.language_model.requires_grad_(train_text)
+    senses, heads = Senses(model, compiled), Heads(model.config.text_config.hidden_size)
+    trainer = Trainer(senses, heads, Prompts(source / "tokenizer.json"), digits, speech, batch)
+    optimizer = make_optimizer([*model.parameters(), *heads.parameters()], decay)
+    if warm is not None:
+        warm_up(warm, senses, heads)
+    progress = restore(out, senses, heads, optimizer) if resume else Progress()
+    early: tuple[Lesson, ...] = (trainer.picture_class, trainer.speech_class)
+    late: tuple[Lesson, ...] = (trainer.picture_answer, trainer.speech_answer)
+    if sense != "both":
+        early, late = ((early[0],), (late[0],)) if sense == "sight" else ((early[1],), (late[1],))
+    budget, began = minutes * 60, time.process_time() - progress.seconds
+    saved, sums = progress.seconds, defaultdict[str, list[tuple[float, float, float]]](list)
+    while progress.seconds < budget:
+        fraction = progress.seconds / budget
+        rng = Random(f"{seed}/{progress.step}")
+        lessons = early if fraction < alone else late
+        lesson = lessons[progress.step % len(lessons)]
+        rate = learning_rate(fraction, progress.step, peak_rate)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        start = time.process_time()
+        loss, right = lesson(rng, fraction)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_([*_trained(senses).values(), *heads.parameters()], _CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        sums[lesson.__name__].append((loss.item(), right, time.process_time() - start))
+        progress.step += 1
+        progress.seconds = time.process_time() - began
+        if progress.step % _LOG_STEPS == 0:
+            means = {name: [round(sum(c) / len(c), 3) for c in zip(*rows, strict=True)] for name, rows in sums.items()}
+            entry = {"step": progress.step, "seconds": round(progress.seconds), "rate": round(rate, 6), **means}
+            click.echo(json.dumps(entry))
+            with (out / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(entry) + "\n")
+            sums.clear()
+        if progress.seconds - saved > save_minutes * 60:
+            saved = progress.seconds
+            save_state(out, senses, heads, optimizer, progress)
+    save_state(out, senses, heads, optimizer, progress)
+    towers.export(model, source, out / "checkpoint")
+    click.echo(f"{progress.step} steps: {out / 'checkpoint'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""From what the user asked for to a slice: a published name, free widths and skips, or a budget."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.errors import SliceError
+from g3n_compiler.modules.weights import core_parameter_count
+from g3n_compiler.slice.plan import Slice, plan_slice
+from g3n_compiler.slice.published import Published, published, require_e4b
+
+UNITS = {"b": 1e9, "m": 1e6, "gb": 1e9, "mb": 1e6, "gib": 2**30, "mib": 2**20}
+
+
+@dataclass(frozen=True)
+class SliceOptions:
+    """What the user asked for beside the size; at most one of free choices and a limit."""
+
+    skip_layers: tuple[int, ...] | None = None
+    ffn_dims: tuple[int, ...] | None = None
+    budget: str | None = None
+    """Bytes of peak memory, such as ``2.5GB``."""
+    params: str | None = None
+    """Effective parameters, such as ``2.5b``."""
+
+    @property
+    def free(self) -> bool:
+        return self.skip_layers is not None or self.ffn_dims is not None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A slice and the sentence that says why it is this one."""
+
+    plan: Slice
+    size: str | None
+    """Its published name; ``None`` for one that the user made up."""
+    why: str
+
+
+def choose_slice(
+    size: str, options: SliceOptions, config: TextConfig, peak_memory: Callable[[TextConfig], int]
+) -> Choice | None:
+    """The slice to compile, or ``None`` for the whole checkpoint.
+
+    Args:
+        size: what to compile: one of the published names is a slice, unless the checkpoint has that very shape.
+        config: of the checkpoint.
+        peak_memory: bytes that a model of a configuration takes at most; asked for a ``budget`` only.
+
+    Raises:
+        SliceError: contradicting wishes, a slice the checkpoint cannot give, or a limit that nothing fits.
+    """
+    row = published().get(size)
+    if row is not None and (len(row.ffn_dims), max(row.ffn_dims)) == (config.num_layers, max(config.ffn_dims)):
+        row = None if row.ffn_dims == config.ffn_dims else row
+    wishes = {
+        f"--size {size}": row,
+        "--skip-layers or --ffn-dims": options.free or None,
+        "--budget": options.budget,
+        "--params": options.params,
+    }
+    asked = [wish for wish, value in wishes.items() if value is not None]
+    if len(asked) > 1:
+        raise SliceError(f"{asked[0]} and {asked[1]} each choose a slice: give one of them")
+    if options.free:
+        plan = plan_slice(config, options.skip_layers or (), options.ffn_dims)
+        return Choice(plan, None, f"{len(plan.kept)} of {config.num_layers} layers, as asked for")
+    if row is not None:
+        require_e4b(config, f"--size {size}")
+        return Choice(_plan(row, config), row.name, f"the published {row.name}, {row.mmlu_percent:.1f}% of MMLU")
+    if options.budget is not None:
+        limit = parse_quantity(options.budget, "--budget", ("gb", "mb", "gib", "mib"))
+        return _best(config, "--budget", options.budget, limit, peak_memory, lambda n: f"{n / 1e9:.2f} GB of memory")
+    if options.params is not None:
+        limit = parse_quantity(options.params, "--params", ("b", "m"))
+        return _best(
+            config, "--params", options.params, limit, core_parameter_count, lambda n: f"{n / 1e9:.2f}b parameters"
+        )
+    return None
+
+
+def parse_quantity(text: str, option: str, units: tuple[str, ...]) -> int:
+    """``2.5GB`` -> 2500000000; raises :class:`SliceError` for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip().lower())
+    if match is None or match[2] not in units:
+        expected = " or ".join(units)
+        raise SliceError(f"{option} {text!r} is not understood: expected a number and {expected}, as 2.5{units[0]}")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def _best(
+    config: TextConfig,
+    option: str,
+    asked: str,
+    limit: int,
+    cost: Callable[[TextConfig], int],
+    show: Callable[[int], str],
+) -> Choice:
+    """The published configuration of the highest MMLU, then the least cost, whose cost is within ``limit``."""
+    require_e4b(config, option)
+    costs = {row.name: cost(_plan(row, config).apply(config)) for row in published().values()}
+    fitting = [row for row in published().values() if costs[row.name] <= limit]
+    if not fitting:
+        smallest = min(costs, key=lambda name: costs[name])
+        raise SliceError(f"nothing fits {option} {asked}: the smallest, {smallest}, takes {show(costs[smallest])}")
+    best = min(fitting, key=lambda row: (-row.mmlu_percent, costs[row.name]))
+    why = (
+        f"{best.name} has the best MMLU ({best.mmlu_percent:.1f}%) of the {len(fitting)} published configurations "
+        f"within {option} {asked}: it takes {show(costs[best.name])}"
+    )
+    return Choice(_plan(best, config), best.name, why)
+
+
+def _plan(row: Published, config: TextConfig) -> Slice:
+    return plan_slice(config, row.skipped, row.ffn_dims)
