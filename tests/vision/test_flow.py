@@ -30,6 +30,10 @@ def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vision, "onnx_embed", eager)
 
 
+class Seeing(FakeBackend):
+    modalities = ("text", "vision")
+
+
 def compile_small(
     model: Multimodal, out: Path, modalities: tuple[str, ...] | None = ("text", "vision"), **options: Any
 ) -> Path:
@@ -40,7 +44,7 @@ def compile_small(
         modalities=modalities,
         out=out,
     )
-    return compile_bundle(chosen, lambda line: None, lambda runtime: FakeBackend(runtime, **fake))
+    return compile_bundle(chosen, lambda line: None, lambda runtime: Seeing(runtime, **fake))
 
 
 def test_manifest_of_a_bundle_with_vision(multimodal: Multimodal, tmp_path: Path) -> None:

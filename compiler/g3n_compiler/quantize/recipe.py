@@ -90,7 +90,7 @@ RECIPES: dict[str, Recipe] = {
             _uniform(INT8, INT8),
             logit_tolerance=0.05,
             layer_tolerance=0.02,
-            tower_tolerance=0.05,
+            tower_tolerance=0.1,
         ),
         Recipe(
             "int4",
@@ -106,7 +106,7 @@ RECIPES: dict[str, Recipe] = {
             },
             logit_tolerance=0.05,
             layer_tolerance=0.02,
-            tower_tolerance=0.05,
+            tower_tolerance=0.1,
         ),
         Recipe(
             "int4-rtn",
@@ -114,7 +114,7 @@ RECIPES: dict[str, Recipe] = {
             _uniform(INT4_RTN, INT8),
             logit_tolerance=0.05,
             layer_tolerance=0.02,
-            tower_tolerance=0.05,
+            tower_tolerance=0.1,
         ),
     )
 }
