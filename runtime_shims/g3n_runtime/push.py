@@ -217,7 +217,11 @@ def push_bundle(adb: Adb, bundle: Bundle, report: Report = lambda done, total: N
     adb.shell(f"mkdir -p {shlex.quote(folder)} && chmod 755 {FOLDER} {shlex.quote(folder)}")
     adb.shell(f"rm -f {shlex.quote(f'{folder}/{MANIFEST}')}")
     for entry in entries:
-        _push_file(adb, bundle.directory / entry["path"], entry, folder, lambda done, b=before: report(b + done, total))
+
+        def count(done: int, before: int = before) -> None:
+            report(before + done, total)
+
+        _push_file(adb, bundle.directory / entry["path"], entry, folder, count)
         before += entry["bytes"]
         report(before, total)
     _push_manifest(adb, bundle.directory / MANIFEST, folder)
