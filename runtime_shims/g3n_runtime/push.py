@@ -218,10 +218,10 @@ def push_bundle(adb: Adb, bundle: Bundle, report: Report = lambda done, total: N
     adb.shell(f"rm -f {shlex.quote(f'{folder}/{MANIFEST}')}")
     for entry in entries:
 
-        def pushed(done: int, before: int = before) -> None:
+        def count(done: int, before: int = before) -> None:
             report(before + done, total)
 
-        _push_file(adb, bundle.directory / entry["path"], entry, folder, pushed)
+        _push_file(adb, bundle.directory / entry["path"], entry, folder, count)
         before += entry["bytes"]
         report(before, total)
     _push_manifest(adb, bundle.directory / MANIFEST, folder)
