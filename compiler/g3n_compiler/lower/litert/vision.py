@@ -1,8 +1,8 @@
 """The vision tower as two TFLite models: the encoder, at several resolutions over one copy of the weights, and the
 adapter into the text space.
 
-LiteRT-LM 0.18.1 takes one signature in an encoder's section, so each resolution has a flatbuffer of its own in front of
-the same weights; the engine sees the first.
+LiteRT-LM 0.18.1 dies of an encoder's section with more than one signature, so each resolution has a flatbuffer of its
+own in front of the same weights. The engine runs the first: it resizes every picture to the one size in the metadata.
 """
 
 from __future__ import annotations
