@@ -133,7 +133,7 @@ def read_wave(path: Path) -> NDArray[np.float32]:
         if file.getsampwidth() != 2 or file.getnchannels() != 1:
             raise SynthesisError(f"{path}: expected 16-bit mono, found {file.getparams()}")
         rate = file.getframerate()
-        samples = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / 32768
+        samples = np.frombuffer(file.readframes(file.getnframes()), np.int16).astype(np.float32) / np.float32(32768)
     return samples if rate == RATE else resample(samples, RATE / rate)
 
 
