@@ -28,7 +28,7 @@ def test_towers_are_refused_unless_left_out(checkpoint: Path, workspace: Path) -
 
 
 def test_compiles_and_verifies(checkpoint: Path, workspace: Path) -> None:
-    command = f"g3n-compile --checkpoint {checkpoint} --modalities text --context 512 --runtime litert --out random"
+    command = f"g3n-compile --checkpoint {checkpoint} --modalities text --context 512 --out random"
     result = run(command, workspace)
     assert result.returncode == 0, result.stderr
     manifest = open_bundle(workspace / "random").manifest
