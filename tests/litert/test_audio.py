@@ -299,6 +299,6 @@ def test_stock_engine_answers_a_sound_as_transformers_does(samples: int, hearing
     block = f"\n\n{begin}{soft * CLIP_TOKENS}{end}\n\n"
     prompt = f"<start_of_turn>user\n{block}What is it?<end_of_turn>\n<start_of_turn>model\n"
     tokens, margins = spoken_greedy(hearing, prompt, [sound], count)
-    got = job.tokenizer.encode(said)
-    at = next((i for i, (a, b) in enumerate(zip(got, tokens, strict=False)) if a != b), min(len(got), len(tokens)))
-    assert at >= 4 or margins[at] < 1e-3, (got, tokens, margins)
+    # Not by token: a text may be cut into other tokens than those it was made of.
+    at = max(n for n in range(count + 1) if said.startswith(job.tokenizer.decode(tokens[:n])))
+    assert at >= 4 or margins[at] < 1e-3, (said, job.tokenizer.decode(tokens), margins)

@@ -81,7 +81,7 @@ def test_text_alone_keeps_its_table(multimodal: Multimodal, tmp_path: Path) -> N
     [
         pytest.param({"resolutions": (300,)}, WrongModel, "256, 512, 768", id="a size that does not pool"),
         pytest.param({"modalities": ("text",)}, TargetError, "--image-sizes", id="sizes without a tower"),
-        pytest.param({"runtime": "executorch"}, TargetError, "--runtime litert", id="a runtime without towers"),
+        pytest.param({"runtime": "executorch"}, TargetError, "no vision yet", id="a runtime without towers"),
     ],
 )
 def test_what_cannot_be_compiled_is_refused(
