@@ -21,8 +21,6 @@ from g3n_compiler.checkpoint.config import TextConfig
 
 MASKED = -1e9
 """Added to the score of a position that may not be seen: finite, so that a padded row is no NaN."""
-STEP = 64
-"""Full layers attend to the positions in use, rounded up to a multiple of this."""
 BLOCK = 256
 """Prompt tokens that attend together on sliding layers: longer chunks would score keys outside every window."""
 
@@ -36,9 +34,6 @@ class CacheOps(Protocol):
     def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
         """Elements ``index [N]`` int32 of ``axis``."""
 
-    def prefix(self, x: Tensor, length: Tensor, axis: int) -> Tensor:
-        """The first ``length [1]`` int32 of ``axis``, or more: what lies behind them is masked."""
-
     def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
         """``a [1, B, M, K] @ b [1, B, N, K].T -> [1, B, M, N]``."""
 
@@ -51,9 +46,6 @@ class TorchOps:
 
     def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
         return x.index_select(axis, index)
-
-    def prefix(self, x: Tensor, length: Tensor, axis: int) -> Tensor:
-        return x
 
     def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
         return a @ b.transpose(-1, -2)
@@ -106,12 +98,7 @@ class ExternalCache:
         self.start = positions[0:1]
         self._inputs = inputs
         self._layers: dict[int, _Layer] = {}
-        if "full_attention" in config.layer_types:
-            last = torch.amax(positions, 0, keepdim=True) if positions.shape[0] > 1 else positions
-            context = torch.full((1,), mask.shape[3], dtype=torch.int32)
-            self._used = torch.minimum((last // STEP + 1) * STEP, context)
-            used = self.ops.prefix(mask, self._used, 3)
-            self._full_mask = self._repeat(torch.maximum(used, torch.full((1, 1, 1, 1), MASKED)))
+        self._full_mask = self._repeat(torch.maximum(mask, torch.full((1, 1, 1, 1), MASKED)))
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Take this chunk's ``key`` and ``value`` ``[1, T, KV, H]`` into owning ``layer``."""
@@ -125,9 +112,7 @@ class ExternalCache:
         entry = self._layers[layer]
         if self.config.is_sliding(layer):
             return self._attend_sliding(entry, query)
-        keys = self.ops.prefix(entry.keys, self._used, 2)
-        values = self.ops.prefix(entry.values, self._used, 3)
-        return self._attend(query, keys, values, self._full_mask)
+        return self._attend(query, entry.keys, entry.values, self._full_mask)
 
     def outputs(self) -> dict[str, Tensor]:
         """The caches after this chunk, by the names of the signature's outputs."""
@@ -189,14 +174,6 @@ class DecodeCache(ExternalCache):
 
     def _attend_sliding(self, entry: _Layer, query: Tensor) -> Tensor:
         return self._attend(query, entry.keys, entry.values, self._ring_mask)
-
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, by_position: bool = False) -> Tensor:
-        """The cache is the left factor of both products: XNNPACK repacks a right one, all of it, at every call."""
-        c = self.config
-        q = query.reshape(1, c.num_kv_heads, -1, c.head_dim)
-        scores = self.ops.matmul_transposed(keys, q).transpose(-1, -2)
-        weights = torch.softmax(scores + mask, -1)
-        return self.ops.matmul_transposed(values, weights).transpose(-1, -2).reshape(1, 1, -1)
 
     def _write(self, slot: Tensor, k_old: Tensor, v_old: Tensor, key: Tensor, value: Tensor) -> _Layer:
         k = self.ops.update(k_old, key, slot, 2)

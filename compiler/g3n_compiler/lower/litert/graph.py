@@ -20,14 +20,13 @@ from g3n_compiler.trace.signatures import check_lengths, signatures, trace_input
 
 
 class LiteRtOps:
-    """Cache operations as the TFLite operators DYNAMIC_UPDATE_SLICE, GATHER, SLICE and BATCH_MATMUL."""
+    """Cache operations as the TFLite operators DYNAMIC_UPDATE_SLICE, GATHER and BATCH_MATMUL."""
 
     def __init__(self) -> None:
         for module in (
             "litert_torch.generative.custom_ops.bmm_4d",
             "litert_torch.generative.custom_ops.dynamic_update_slice",
             "litert_torch.backend.experimental.torch_tfl",
-            "g3n_compiler.lower.litert.prefix",
         ):
             importlib.import_module(module)
 
@@ -38,10 +37,6 @@ class LiteRtOps:
 
     def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
         return torch.ops.tfl.gather(x, index, axis)
-
-    def prefix(self, x: Tensor, length: Tensor, axis: int) -> Tensor:
-        sizes = [length if i == axis else torch.tensor([n], dtype=torch.int32) for i, n in enumerate(x.shape)]
-        return torch.ops.g3n.prefix(x, torch.cat(sizes))
 
     def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.ops.litert_torch.bmm_4d(a, b)
