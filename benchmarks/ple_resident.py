@@ -75,7 +75,12 @@ def lower(checkpoint: Checkpoint, runtime: Runtime, directory: Path) -> None:
     tokenizer = load_tokenizer(checkpoint.directory, checkpoint.text)
     job = Job(checkpoint, tokenizer, get_recipe("int8"), 256, (32,), directory, lambda line: None)
     files = [{"path": f.path, "role": f.role} for f in get_backend(runtime).lower(job).files]
-    manifest = {"files": files, "subgraphs": [{"runtime": runtime}], "template": {"prompt": PROMPT}}
+    manifest = {
+        "model": {"modalities": ["text"]},
+        "files": files,
+        "subgraphs": [{"runtime": runtime}],
+        "template": {"prompt": PROMPT},
+    }
     (directory / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 
@@ -104,7 +109,9 @@ def in_fresh_process(directory: Path, way: str) -> int:
     if os.geteuid() == 0:
         command = ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock", "--", *command]
     limited = f"ulimit -l 64; exec {shlex.join(command)}"
-    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise click.ClickException(f"{way} failed ({done.returncode}): {done.stderr[-2000:]}")
     return int(done.stdout.strip().splitlines()[-1])
 
 
