@@ -100,6 +100,7 @@ def compile_bundle(
     destination = options.out or Path("exported") / name
     options_of_bytes = {
         "adapter": None if adapter is None else adapter.sha256,
+        "slice": None if choice is None else (choice.plan.kept, choice.plan.ffn_dims),
         "target": target.name,
         "runtimes": runtimes,
         "recipe": recipe.name,
