@@ -40,6 +40,7 @@ class LiteRtLmEngine : Engine {
 
     override fun initialize(config: EngineConfig) {
         cleanUp()
+        config.requireNoSize()
         val manifest = config.bundle.manifest
         val backend = if (config.device == Device.CPU) Backend.CPU(config.threads) else Backend.GPU()
         val made = translatedErrors {

@@ -33,6 +33,7 @@ class LlmModuleEngine : Engine {
 
     override fun initialize(config: EngineConfig) {
         cleanUp()
+        config.requireNoSize()
         val bundle = config.bundle
         val tables = listOf(bundle.file("executorch_tables").path)
         val module = translated {

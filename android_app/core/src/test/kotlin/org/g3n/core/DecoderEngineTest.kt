@@ -118,7 +118,7 @@ class DecoderEngineTest {
     @Test
     fun `what it cannot do is refused`() {
         assertFailsWith<EngineException> { ask(Turn(Role.USER, "x", listOf(Attachment(Attachment.Kind.IMAGE, "a")))) }
-        engine.cleanUp()
+        assertFailsWith<EngineException> { engine.initialize(config.copy(size = "half")) }
         assertTrue(program.isClosed)
         assertFailsWith<EngineException> { ask(user("a")) }
     }

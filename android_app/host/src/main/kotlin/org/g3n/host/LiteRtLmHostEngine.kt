@@ -29,6 +29,7 @@ class LiteRtLmHostEngine(private val library: String) : Engine {
 
     override fun initialize(config: EngineConfig) {
         cleanUp()
+        config.requireNoSize()
         val model = config.bundle.file("litertlm").path
         val backend = if (config.device == Device.CPU) "cpu" else "gpu"
         context = config.bundle.manifest.context

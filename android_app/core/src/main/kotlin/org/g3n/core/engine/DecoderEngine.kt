@@ -22,6 +22,7 @@ class DecoderEngine(private val loader: ProgramLoader) : Engine {
 
     override fun initialize(config: EngineConfig) {
         cleanUp()
+        config.requireNoSize()
         val bundle = config.bundle
         val tokenizer = GemmaTokenizer.load(bundle.file("tokenizer_json"))
         val tables = bundle.file("executorch_tables")

@@ -20,7 +20,12 @@ data class EngineConfig(
     val threads: Int,
     val cacheDirectory: File?,
     val size: String? = null,
-)
+) {
+    /** For engines that run a bundle at the one size it was compiled for; raises [EngineException] if one was chosen. */
+    fun requireNoSize() {
+        if (size != null) throw EngineException("this engine cannot run the bundle at the size $size: update the app")
+    }
+}
 
 /** Why an answer ended. */
 enum class Finish {
