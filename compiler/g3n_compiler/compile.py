@@ -9,6 +9,7 @@ from pathlib import Path
 from g3n_compiler.bundle.key import bundle_key
 from g3n_compiler.bundle.manifest import Provenance, build_manifest, write_manifest
 from g3n_compiler.bundle.memory import memory_ledger
+from g3n_compiler.bundle.needs import compile_needs, require
 from g3n_compiler.bundle.staging import staged
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.hub import check_size, name_size, resolve_checkpoint
@@ -93,11 +94,13 @@ def compile_bundle(
     context = _context(options.context, config)
     prefill_lengths = _prefill_lengths(options.prefill_lengths, context)
     tokenizer = load_tokenizer(checkpoint.directory, config)
-    hashes = checkpoint.sha256()
 
     label = size if choice is None or choice.size else f"{size}-slice"
     name = f"{label}-{target.name}-{recipe.name}"
     destination = options.out or Path("exported") / name
+    progress(require(compile_needs(config, recipe, runtimes), destination))
+    progress("hashing the checkpoint")
+    hashes = checkpoint.sha256()
     options_of_bytes = {
         "adapter": None if adapter is None else adapter.sha256,
         "slice": None if choice is None else (choice.plan.kept, choice.plan.ffn_dims),
@@ -155,7 +158,8 @@ def _peak_memory(options: CompileOptions, recipe: Recipe, runtimes: Sequence[Run
         prefill = max(_prefill_lengths(options.prefill_lengths, context))
         core = sum(recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values())
         return max(
-            max(memory_ledger(config, context, prefill, r, [_core_of(r, core)])["peak"].values()) for r in runtimes
+            max(memory_ledger(config, recipe, context, prefill, r, [_core_of(r, core)])["peak"].values())
+            for r in runtimes
         )
 
     return peak

@@ -88,6 +88,12 @@ class DiskError(G3nError):
     exit_code = 30
 
 
+class ResourceError(G3nError):
+    """The machine has too little memory."""
+
+    exit_code = 31
+
+
 class ParityError(G3nError):
     """An artifact does not compute what the reference computes."""
 

@@ -94,7 +94,8 @@ def build_manifest(
         "template": {"prompt": PROMPT, "jinja": job.tokenizer.chat_template},
         "sampler": asdict(job.tokenizer.sampler),
         "memory": {
-            r: memory_ledger(config, job.context, max(job.prefill_lengths), r, lowered.subgraphs) for r in runtimes
+            r: memory_ledger(config, recipe, job.context, max(job.prefill_lengths), r, lowered.subgraphs)
+            for r in runtimes
         },
         "parity": parity.as_dict(),
         "provenance": {

@@ -82,5 +82,8 @@ def _memory(manifest: dict[str, Any]) -> Table:
             table.add_row(runtime, part["name"], part["kind"], human_bytes(part["bytes"]))
         for phase, peak in ledger["peak"].items():
             table.add_row(runtime, f"peak of {phase}", "", human_bytes(peak))
+        if first := ledger.get("first_run"):
+            table.add_row(runtime, "peak of the first run", "", human_bytes(first["peak"]))
+            table.add_row(runtime, "its cache on the disk", "", human_bytes(first["cache"]))
         table.add_row(runtime, "least device memory", "", human_bytes(ledger["least_device_ram"]), end_section=True)
     return table

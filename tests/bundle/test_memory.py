@@ -1,0 +1,46 @@
+"""The ledger against what was measured, and what each of its parts follows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from g3n_compiler.bundle.memory import kv_bytes, memory_ledger
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.lower.backend import LoweredSubgraph
+from g3n_compiler.quantize.recipe import RECIPES
+from tests.conftest import TinyModel
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def e2b(tiny: TinyModel) -> TextConfig:
+    return dataclasses.replace(
+        tiny.open().text,
+        vocab_size=262400,
+        hidden_size=2048,
+        num_layers=30,
+        num_kv_shared_layers=10,
+        layer_types=(*["sliding_attention"] * 4, "full_attention") * 6,
+        ffn_dims=(8192,) * 30,
+        num_heads=8,
+        num_kv_heads=2,
+        head_dim=256,
+        sliding_window=512,
+        ple_dim=256,
+    )
+
+
+def test_kv_bytes_are_those_of_the_rings_and_the_context(e2b: TextConfig) -> None:
+    assert [kv_bytes(e2b, context) // MIB for context in (4096, 32768)] == [96, 544]
+
+
+def test_predicts_what_was_measured_of_e2b(e2b: TextConfig) -> None:
+    core = LoweredSubgraph("core", "litert", "", "", 1_551_675_776, (), None)
+    ledger = memory_ledger(e2b, RECIPES["int4"], 4096, 256, "litert", [core])
+    assert ledger["peak"]["prefill"] == pytest.approx(2.028e9, rel=0.1)
+    assert ledger["first_run"]["peak"] == pytest.approx(2.519e9, rel=0.1)
+    assert ledger["first_run"]["cache"] == pytest.approx(1_534_732_736, rel=0.01)
+    assert ledger["least_device_ram"] == 6 << 30

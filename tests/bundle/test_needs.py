@@ -1,0 +1,38 @@
+"""What a compile needs is known before it starts, and too little of it is refused then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from g3n_compiler.bundle import needs
+from g3n_compiler.bundle.needs import Needs, available_memory, compile_needs, require
+from g3n_compiler.errors import DiskError, ResourceError
+from g3n_compiler.quantize.recipe import RECIPES
+from tests.conftest import TinyModel
+
+HUGE = 1 << 60
+
+
+def test_too_little_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    with pytest.raises(DiskError, match=r"needs 1152921504\.6 GB of disk, \d+\.\d GB are free"):
+        require(Needs(0, HUGE), tmp_path / "not" / "there" / "yet")
+    with pytest.raises(ResourceError, match=r"needs 1152921504\.6 GB of memory, \d+\.\d GB are available"):
+        require(Needs(HUGE, 0), tmp_path)
+    assert "needs 1.0 GB of memory and 2.0 GB of disk" in require(Needs(10**9, 2 * 10**9), tmp_path)
+
+
+def test_unknown_memory_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "MEMINFO", tmp_path / "absent")
+    assert available_memory() is None
+    assert "free" in require(Needs(HUGE, 0), tmp_path)
+
+
+def test_disk_holds_every_weight_twice(tiny: TinyModel) -> None:
+    config = tiny.open().text
+    four, eight = (compile_needs(config, RECIPES[name], ["litert"]) for name in ("int4", "int8"))
+    assert four.memory == eight.memory > 10**9
+    assert four.disk < eight.disk
+    assert eight.disk > 2 * config.vocab_size * config.hidden_size * 2
+    assert compile_needs(config, RECIPES["int4"], ["executorch"]) == Needs(0, 0)
