@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from g3n_compiler.bundle.steps import Steps
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
@@ -82,7 +83,7 @@ def lower(checkpoint: Checkpoint, recipe: str, folder: Path) -> ExecuTorchArtifa
         checkpoint.read,
         get_recipe(recipe),
         CONTEXT,
-        folder,
+        Steps(folder, lambda line: None),
         chunk=CHUNK,
         methods=METHODS[recipe],
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.errors import NotFinite
 from g3n_compiler.lower.executorch.lower import build_methods
 from g3n_compiler.lower.executorch.program import export_method
+from g3n_compiler.lower.executorch.stored import store_weights
+from g3n_compiler.lower.executorch.templates import StandIns
 from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_parts
 from g3n_compiler.modules.weights import WeightSpec, text_weights
 from g3n_compiler.quantize.recipe import RECIPES, Recipe, Scheme
@@ -49,3 +54,29 @@ def test_no_quantised_weight_meets_float_activations(checkpoint: Checkpoint) -> 
         (user,) = node.users
         assert "linear" in str(user.target)
         assert "dequantize_per_token" in str(user.args[0].target)
+
+
+def test_parts_that_an_earlier_run_left_are_taken(tmp_path: Path) -> None:
+    """By weight: one whose parts are not all there is made again."""
+    specs = {name: WeightSpec(name, (24, 16), "ffn", f"{name}.weight") for name in ("a", "b")}
+    recipe = Recipe("r", "", {"ffn": Scheme(4)})
+    asked: list[str] = []
+
+    def parts(spec: WeightSpec, scheme: Scheme) -> dict[str, Tensor]:
+        asked.append(spec.name)
+        torch.manual_seed(len(spec.name))
+        return checkpoint_parts(lambda spec: torch.randn(spec.shape))(spec, scheme)
+
+    first = store_weights(specs, recipe, parts, tmp_path, {})
+    (tmp_path / "b-int4-scales").unlink()
+    assert store_weights(specs, recipe, parts, tmp_path, {}) == first
+    assert asked == ["a", "b", "b"]
+
+
+@pytest.mark.parametrize("bits", [4, 8, 32])
+def test_a_template_has_one_place_for_each_part(bits: int) -> None:
+    """Stand-ins differ in bytes, also among hundreds, and have the sizes of what they stand for."""
+    scheme, stand_ins = Scheme(bits), StandIns()  # type: ignore[arg-type]
+    for i in range(300):
+        stand_ins(WeightSpec(f"w{i}", (4, 6), "ffn", ""), scheme)
+    assert len(set(stand_ins.names.values())) == len(stand_ins.names) == 300 * (1 if bits == 32 else 2)

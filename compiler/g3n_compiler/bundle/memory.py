@@ -38,10 +38,12 @@ def kv_layers(config: TextConfig, context: int) -> list[dict[str, Any]]:
     ]
 
 
-def kv_bytes(config: TextConfig, context: int) -> int:
-    """Bytes of one copy of all KV caches in float32."""
+def kv_bytes(config: TextConfig, context: int, ring_spare: int = 0) -> int:
+    """Bytes of one copy of all KV caches in float32, with ``ring_spare`` positions more in those that are rings."""
     width = 2 * config.num_kv_heads * config.head_dim * FLOAT
-    return sum(layer["length"] * width for layer in kv_layers(config, context))
+    spare = {"sliding": ring_spare, "full": 0}
+    layers = kv_layers(config, context)
+    return sum(min(layer["length"] + spare[layer["kind"]], context) * width for layer in layers)
 
 
 def activation_bytes(config: TextConfig, context: int, tokens: int) -> int:
@@ -73,7 +75,8 @@ def memory_ledger(
         if s.name in TOWER_OF:
             towers[TOWER_OF[s.name]] = towers.get(TOWER_OF[s.name], 0) + s.nbytes
     parts += [{"name": tower, "bytes": n, "kind": "on demand"} for tower, n in towers.items()]
-    caches = kv_bytes(config, context)
+    # ExecuTorch writes a chunk before its first token has looked back a whole window.
+    caches = kv_bytes(config, context, prefill - 1 if runtime == "executorch" else 0)
     parts.append({"name": "kv_cache", "bytes": caches, "kind": "kv"})
     parts.append({"name": "engine", "bytes": ENGINE_BYTES[runtime], "kind": "resident"})
     work = {"prefill": activation_bytes(config, context, prefill), "decode": activation_bytes(config, context, 1)}

@@ -35,18 +35,21 @@ class ExecuTorchBackend:
     modalities: tuple[Modality, ...] = ("text",)
 
     def lower(self, job: Job) -> Lowered:
+        steps = job.steps
         made = lower_text(
             job.config,
             job.checkpoint.read,
             job.recipe,
             job.context,
-            job.directory,
+            steps,
             # A chunk is at least 2 tokens: by its second input's size the runner tells positions from a start.
             chunk=max(2, *job.prefill_lengths),
             methods=(*ENTRY_POINTS, PROBE),
             stop_ids=job.tokenizer.stop_ids,
             progress=lambda line: job.progress(f"executorch: {line}"),
         )
+        steps.publish(MODEL, job.directory)
+        steps.publish(TABLES, job.directory)
         # The runner fails on an id beyond its tokenizer.
         tokenizer = pad_to_vocabulary(job.tokenizer.json_path, job.config.vocab_size)
         (job.directory / TOKENIZER).write_bytes(tokenizer)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
-import tempfile
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from g3n_compiler.bundle.steps import Steps
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.errors import ContextError
 from g3n_compiler.lower.backend import Delegation
@@ -44,6 +46,8 @@ from g3n_compiler.quantize.recipe import Recipe
 MethodName = Literal["forward", "token_embedding", "text_decoder", "layer_probe"]
 MODEL = "model.pte"
 TABLES = "model.ptd"
+TABLES_RECORD = "model.ptd.json"
+DELEGATION = "model.pte.json"
 TABLES_TAG = "model"
 """What the program calls the data file."""
 EXAMPLE_TOKENS = 6
@@ -67,67 +71,72 @@ def lower_text(
     read: ReadRows,
     recipe: Recipe,
     context: int,
-    out_dir: Path,
+    steps: Steps,
     *,
     chunk: int = 128,
     methods: Sequence[MethodName] = ("forward",),
     stop_ids: Sequence[int] | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> ExecuTorchArtifacts:
-    """Write ``model.pte`` and ``model.ptd`` into ``out_dir``. The same arguments give the same bytes.
+    """Make ``model.pte`` and ``model.ptd``, as ``steps``. The same arguments give the same bytes.
 
     Args:
         read: returns a weight, or rows of it, as float32.
         context: positions of the KV cache.
+        steps: keeps what a killed run of the same arguments has made.
         chunk: most tokens of one call; a longer prompt is prefilled in chunks of it.
         methods: what the program offers, see :mod:`.module`.
         stop_ids: tokens that end an answer (default: the config's).
-        progress: called with a line as each step begins.
+        progress: called with a line as each part of a step begins.
 
     Raises:
         ContextError: ``context`` or ``chunk`` does not fit the model.
         NotFinite: a weight holds a NaN or an infinity.
     """
     check_lengths(config, context, chunk)
-    out_dir.mkdir(parents=True, exist_ok=True)
     specs = text_weights(config)
     sources = table_sources(config, recipe)
     head = recipe.scheme(specs["lm_head"])
     # The tied head has the table's very integers, so the file holds them once.
     tied = head == sources["embed_tokens"].scheme and head.bits == 8
-    progress("writing the embedding tables")
-    file = write_tables(out_dir / TABLES, sources, read, ("embed_tokens",) if tied else ())
-    outside = {"lm_head": file.weight_names["embed_tokens"]} if tied else {}
-    with tempfile.TemporaryDirectory(dir=out_dir, prefix=".weights-") as folder:
+
+    def make_tables(path: Path) -> None:
+        made = write_tables(path, sources, read, ("embed_tokens",) if tied else ())
+        (steps.folder / TABLES_RECORD).write_text(json.dumps(asdict(made)), encoding="utf-8")
+
+    tables = steps.file(TABLES, make_tables, "executorch: writing the embedding tables")
+    file = TablesFile.from_json(json.loads((steps.folder / TABLES_RECORD).read_text(encoding="utf-8")))
+
+    def make_model(path: Path) -> None:
         progress("quantising the weights")
         parts = checkpoint_parts(lambda spec: read(spec, None))
-        stored = store_weights(specs, recipe, parts, Path(folder), outside)
+        folder = steps.folder / "weights"
+        folder.mkdir(exist_ok=True)
+        outside = {"lm_head": file.weight_names["embed_tokens"]} if tied else {}
+        stored = store_weights(specs, recipe, parts, folder, outside)
         progress("lowering each kind of layer to XNNPACK")
         templates = Templates(config, specs, recipe, stored, chunk, context)
-        pieces = Pieces(config, templates)
+        built = build_methods(config, Pieces(config, templates), recipe, context, chunk, methods)
         progress("tracing the methods")
-        programs = {
-            m.name: export_method(m, chunk) for m in build_methods(config, pieces, recipe, context, chunk, methods)
-        }
+        programs = {m.name: export_method(m, chunk) for m in built}
         edge = to_edge(programs, metadata(config, context, chunk, file.layouts, stop_ids or config.eos_ids))
         # Before serialize, which turns the graphs into ones for the runtime.
         decoders = [name for name in methods if name in ("forward", "text_decoder")]
-        calls = delegate_calls(templates, config, context, chunk)
-        delegation = measure(edge, dict.fromkeys(decoders, calls), chunk)
+        calls = dict.fromkeys(decoders, delegate_calls(templates, config, context, chunk))
+        measured = measure(edge, calls, chunk)
+        (steps.folder / DELEGATION).write_text(json.dumps(asdict(measured)), encoding="utf-8")
         progress("writing the program")
         look_ups = {"forward", "token_embedding"}.intersection(methods)
         rows = {f"{name}.{part}": layout.rows for name, layout in file.layouts.items() for part in layout.parts}
         data = {**stored.data, **templates.constants}
         program = serialize(edge, rows if look_ups else {}, TABLES_TAG, data)
-        with (out_dir / MODEL).open("wb") as output:
+        with path.open("wb") as output:
             program.write_to_file(output)
-    return ExecuTorchArtifacts(
-        model=out_dir / MODEL,
-        tables=out_dir / TABLES,
-        file=file,
-        methods=tuple(methods),
-        delegation=delegation,
-    )
+
+    model = steps.file(MODEL, make_model, "executorch: making the program")
+    shutil.rmtree(steps.folder / "weights", ignore_errors=True)
+    delegation = Delegation(**json.loads((steps.folder / DELEGATION).read_text(encoding="utf-8")))
+    return ExecuTorchArtifacts(model, tables, file, tuple(methods), delegation)
 
 
 def delegate_calls(templates: Templates, config: TextConfig, context: int, chunk: int) -> list[DelegateCall]:

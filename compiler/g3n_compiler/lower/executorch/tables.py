@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,12 @@ class TablesFile:
     """SHA-256 of each table's values."""
     weight_names: dict[str, dict[str, str]]
     """What XNNPACK calls the parts of those tables that are a linear layer's weight too."""
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> TablesFile:
+        """The reverse of ``dataclasses.asdict``."""
+        layouts = {name: TableLayout(**layout) for name, layout in raw["layouts"].items()}
+        return cls(layouts, raw["digests"], raw["weight_names"])
 
 
 class EmbeddingTable(nn.Module):
