@@ -18,10 +18,10 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from g3n_compiler.bundle.staging import translated_disk_errors
+from g3n_compiler.cli.interrupt import INTERRUPTED
 from g3n_runtime.errors import G3nError
 
 F = TypeVar("F", bound=Callable[..., Any])
-INTERRUPTED = 130
 STDERR = 2
 TABLE_WIDTH = 140
 

@@ -18,6 +18,7 @@ from g3n_compiler.cli.common import (
     quiet_toolchains,
     reports_errors,
 )
+from g3n_compiler.cli.interrupt import insistent_interrupt
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.slice.choose import SliceOptions
@@ -73,7 +74,7 @@ def main(
         lora, soc, out,
         portable_command(sys.argv), SliceOptions(skip_layers, ffn_dims, budget, params),
     )  # fmt: skip
-    with quiet_toolchains(), progress_steps() as step:
+    with insistent_interrupt(), quiet_toolchains(), progress_steps() as step:
         directory = compile_bundle(options, step)
     manifest = open_bundle(directory, check_hashes=False).manifest
     if output == "json":

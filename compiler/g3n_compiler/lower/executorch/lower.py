@@ -122,8 +122,8 @@ def lower_text(
         edge = to_edge(programs, metadata(config, context, chunk, file.layouts, stop_ids or config.eos_ids))
         # Before serialize, which turns the graphs into ones for the runtime.
         decoders = [name for name in methods if name in ("forward", "text_decoder")]
-        calls = dict.fromkeys(decoders, delegate_calls(templates, config, context, chunk))
-        measured = measure(edge, calls, chunk)
+        calls = delegate_calls(templates, config, context, chunk)
+        measured = measure(edge, dict.fromkeys(decoders, calls), chunk)
         (steps.folder / DELEGATION).write_text(json.dumps(asdict(measured)), encoding="utf-8")
         progress("writing the program")
         look_ups = {"forward", "token_embedding"}.intersection(methods)
