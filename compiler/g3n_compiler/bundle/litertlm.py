@@ -251,6 +251,7 @@ def find_section(path: Path, kind: str) -> Section:
 def entry_points(path: Path) -> dict[str, list[int]]:
     """Bytes ``[begin, end]`` of the models that a loop over all sizes of an elastic bundle runs, by what each is."""
     wanted = {"decoder": ELASTIC_VIEW, "embedder": "embedder", "per_layer_embedder": "per_layer_embedder"}
+    wanted["tokenizer"] = "sp_tokenizer"
     found = {name: find_section(path, kind) for name, kind in wanted.items()}
     return {name: [section.begin, section.end] for name, section in found.items()}
 
