@@ -20,11 +20,11 @@ from g3n_compiler.slice.elastic import Size, choose_sizes
 from g3n_compiler.slice.view import open_size
 from g3n_compiler.trace.signatures import VERIFY_LENGTH
 from g3n_runtime.litert_elastic import ElasticModel
-from g3n_runtime.litert_model import LiteRtModel, LiteRtParts
+from g3n_runtime.litert_model import LiteRtParts
 from tests.conftest import make_tiny
 
 CONTEXT, PREFILL, WINDOW = 96, 24, 16
-FULL, SMALL = "full", "half-3"
+FULL, SMALL = "full", "half-2"
 PLAIN = [f"prefill_{PREFILL}", "decode"]
 HEADS = [PLAIN, [*PLAIN, f"verify_{VERIFY_LENGTH}", *(f"{SMALL}:{name}" for name in PLAIN)]]
 SLIDING, GLOBAL = "sliding_attention", "full_attention"
@@ -54,19 +54,6 @@ class Nested:
     def model(self, recipe: str) -> ElasticModel:
         return ElasticModel(self.parts(recipe), [s.name for s in self.sizes], 1)
 
-    def alone(self, name: str, recipe: str) -> LiteRtModel:
-        """A size compiled by itself, as a plain bundle has it."""
-        source, chosen = self.source(name), RECIPES[recipe]
-        source.text = source.text.whole
-        parts = LiteRtParts(*(self.folder / f"{recipe}-{name}-alone-{n}.tflite" for n in ("core", "token", "ple")))
-        graph = self.folder / f"{name}-alone.tflite"
-        if not graph.exists():
-            graph.write_bytes(convert(source.text, CONTEXT, [PREFILL]))
-        bind(graph.read_bytes(), text_weights(source.text), chosen, source.read, parts.decoder)
-        write_token_embedder(source.text, chosen, source.read, parts.embedder)
-        write_ple_embedder(source.text, chosen, source.read, parts.per_layer_embedder)
-        return LiteRtModel(parts, 1)
-
     def _written(self, recipe: str) -> tuple[LiteRtParts, LiteRtParts]:
         names = ("core", "token", "ple", "elastic")
         core, token, ple, elastic = (self.folder / f"{recipe}-{name}.tflite" for name in names)
@@ -85,11 +72,11 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Nested:
     folder = tmp_path_factory.mktemp("elastic")
     tiny = make_tiny(
         folder / "checkpoint",
-        num_hidden_layers=5,
+        num_hidden_layers=4,
         num_kv_shared_layers=2,
-        layer_types=[SLIDING, GLOBAL, SLIDING, GLOBAL, SLIDING],
+        layer_types=[SLIDING, GLOBAL, SLIDING, GLOBAL],
         sliding_window=WINDOW,
-        activation_sparsity_pattern=[0.95, 0.0, 0.0, 0.0, 0.0],
+        activation_sparsity_pattern=[0.95, 0.0, 0.0, 0.0],
     )
     checkpoint = tiny.open()
     torch.set_num_threads(2)

@@ -38,11 +38,15 @@ def test_the_stock_engines_head_has_the_plain_signatures_of_the_largest(nested: 
     assert np.array_equal(got, LiteRtModel(nested.parts("fp32"), 1).prefilled_logits(tokens, 30))
 
 
-def test_the_smallest_equals_its_own_bundle_to_the_last_bit(nested: Nested, ids: Draw) -> None:
-    tokens = ids(60)
-    for recipe in ("fp32", "int4"):
-        got = LiteRtModel(nested.parts(recipe), 1, SMALL).prefilled_logits(tokens, 40)
-        assert np.array_equal(got, nested.alone(SMALL, recipe).prefilled_logits(tokens, 40)), recipe
+@pytest.mark.parametrize("name", [FULL, SMALL])
+def test_quantised_equals_the_fake_quant_reference(nested: Nested, ids: Draw, name: str) -> None:
+    """Equal to the last bits until an activation lies on a rounding edge; random weights carry that one step far."""
+    tokens, source = ids(40), nested.source(name)
+    want = Reference(source, RECIPES["int4"]).logits(tokens).numpy()
+    noise = Reference(source).logits(tokens).numpy()
+    got = LiteRtModel(nested.parts("int4"), 1, None if name == FULL else name).prefilled_logits(tokens, 20)
+    errors, usual = (np.abs(a - want[19:]).max(-1) / np.abs(want[19:]).max(-1) for a in (got, noise[19:]))
+    assert errors.min() < 1e-4 and np.median(errors) < 0.5 * np.median(usual)
 
 
 def test_weights_lie_in_the_file_once(nested: Nested) -> None:

@@ -44,7 +44,7 @@ def choose_sizes(names: Sequence[str], config: TextConfig) -> tuple[Size, ...]:
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise SliceError(f"--elastic {','.join(names)}: expected two or more different sizes, such as e2b,e4b")
-    plans = {name: _plan(name, config) for name in names}
+    plans = {name: plan_named(name, config) for name in names}
     for name, plan in plans.items():
         owners = set(range(config.num_kv_layers))
         if gone := sorted(owners.difference(plan.kept)):
@@ -92,7 +92,8 @@ def _size(
     return Size(name, plan, shape, tuple(largest.kept.index(i) for i in plan.kept))
 
 
-def _plan(name: str, config: TextConfig) -> Slice:
+def plan_named(name: str, config: TextConfig) -> Slice:
+    """The slice that ``name`` stands for, see :func:`choose_sizes`."""
     if (row := published().get(name)) is not None:
         require_e4b(config, f"--elastic {name}")
         return plan_slice(config, row.skipped, row.ffn_dims)
