@@ -29,7 +29,7 @@ from g3n_compiler.checkpoint.multimodal import VISION_ARCHITECTURE, VisionConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import operators_by_signature, summarize
-from g3n_compiler.lower.litert.split import split_signatures
+from g3n_compiler.lower.litert.split import split_heads
 from g3n_compiler.lower.litert.vision import convert_adapter, convert_encoder
 from g3n_compiler.modules.vision_layout import RESOLUTIONS, read_layout
 from g3n_compiler.modules.vision_weights import vision_weights
@@ -116,9 +116,10 @@ def lower(work: Path, recipe: str) -> None:
         _say("convert", recipe, seconds=time.perf_counter() - start, bytes=graph.stat().st_size, peak=_peak())
     start = time.perf_counter()
     encoder, adapter = _parts(work, recipe)
-    bind(graph.read_bytes(), EncodeImage(layout).specs, chosen, opened.read, encoder, separate=True)
+    heads = [(encoder_name(side),) for side in SIDES]
+    bind(graph.read_bytes(), EncodeImage(layout).specs, chosen, opened.read, encoder, heads)
     by_signature = operators_by_signature(encoder)
-    views = split_signatures(encoder, [encoder_name(side) for side in SIDES])
+    views = {name: begin for (name,), begin in zip(heads, split_heads(encoder, heads), strict=True)}
     _views(work, recipe).write_text(json.dumps(views), encoding="utf-8")
     specs = AdaptImage(config, 2048).specs
     bind(convert_adapter(config, 2048), specs, chosen, adapter_read(opened, config), adapter)

@@ -19,7 +19,7 @@ from g3n_compiler.checkpoint.lora import LoraAdapter
 from g3n_compiler.checkpoint.multimodal import MODALITIES, Modality
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
-from g3n_compiler.errors import ContextError, TargetError
+from g3n_compiler.errors import ContextError, SliceError, TargetError
 from g3n_compiler.lower.backend import Backend, Job, Lowered, LoweredSubgraph, Progress
 from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.modules.multimodal_embedder import HardRows
@@ -28,7 +28,8 @@ from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.partition import place
 from g3n_compiler.quantize.recipe import Recipe, get_recipe
 from g3n_compiler.report import write_report
-from g3n_compiler.slice.choose import SliceOptions, choose_slice
+from g3n_compiler.slice.choose import Choice, SliceOptions, choose_slice
+from g3n_compiler.slice.elastic import Size, choose_sizes
 from g3n_compiler.slice.view import SlicedCheckpoint
 from g3n_compiler.targets import Runtime, choose_runtimes, get_target
 from g3n_compiler.verify.run import verify
@@ -56,6 +57,7 @@ class CompileOptions:
     out: Path | None = None
     command: str = ""
     slicing: SliceOptions = field(default_factory=SliceOptions)
+    elastic: tuple[str, ...] | None = None
 
 
 def compile_bundle(
@@ -72,11 +74,24 @@ def compile_bundle(
     recipe = get_recipe(options.recipe)
     modalities = _modalities(options.modalities)
 
+    backends = {runtime: backend_for(runtime) for runtime in runtimes}
+    if options.elastic is not None and not all(backend.elastic for backend in backends.values()):
+        raise TargetError(
+            "ExecuTorch bundles hold one size: a program keeps its caches inside, each entry point its own, so sizes "
+            "could not take over from each other. Pass --runtime litert, or leave --elastic out"
+        )
+
     progress("reading the checkpoint")
     size = name_size(options.size, options.checkpoint)
     checkpoint = Checkpoint(resolve_checkpoint(size, options.checkpoint))
     check_size(size, checkpoint.text)
     choice = choose_slice(size, options.slicing, checkpoint.text, _peak_memory(options, recipe, runtimes))
+    sizes = () if options.elastic is None else choose_sizes(options.elastic, checkpoint.text)
+    if sizes:
+        if choice is not None:
+            raise SliceError("--elastic and another option each choose a slice: name all sizes in --elastic")
+        choice = _largest(sizes[0], checkpoint.text)
+        progress(f"nesting the sizes {', '.join(s.name for s in sizes)}, the first for the stock engine")
     if choice is not None:
         checkpoint.close()
         checkpoint = SlicedCheckpoint(checkpoint.directory, choice.plan)
@@ -84,9 +99,10 @@ def compile_bundle(
         progress(f"slicing: {choice.why}")
     adapter = None if options.lora is None else LoraAdapter(options.lora, checkpoint)
     ledger = account(checkpoint, modalities)
-    backends = {runtime: backend_for(runtime) for runtime in runtimes}
     for backend in backends.values():
         _require_modalities(backend, ledger.modalities)
+    if sizes:
+        checkpoint.text = sizes[0].config
     checkpoint.update = adapter
     checkpoint.hard_rows = HardRows.of(checkpoint, ledger.modalities)
     config = checkpoint.text
@@ -96,6 +112,7 @@ def compile_bundle(
     tokenizer = load_tokenizer(checkpoint.directory, config)
 
     label = size if choice is None or choice.size else f"{size}-slice"
+    label = f"{label}-elastic" if sizes else label
     name = f"{label}-{target.name}-{recipe.name}"
     destination = options.out or Path("exported") / name
     progress(require(compile_needs(config, recipe, runtimes), destination))
@@ -104,6 +121,7 @@ def compile_bundle(
     options_of_bytes = {
         "adapter": None if adapter is None else adapter.sha256,
         "slice": None if choice is None else (choice.plan.kept, choice.plan.ffn_dims),
+        "sizes": [(s.name, s.plan.kept, s.plan.ffn_dims) for s in sizes],
         "target": target.name,
         "runtimes": runtimes,
         "recipe": recipe.name,
@@ -127,6 +145,7 @@ def compile_bundle(
             ledger.modalities,
             resolutions,
             steps,
+            sizes[1:],
         )
         parts = [backend.lower(job) for backend in backends.values()]
         lowered = _join(parts)
@@ -142,12 +161,22 @@ def compile_bundle(
             ledger,
             options.command,
             None if choice is None else choice.why,
+            sizes[0].name if sizes else None,
         )
         manifest = build_manifest(destination.name, job, target, placed, lowered, parity, origin)
         write_report(directory, manifest)
         write_manifest(directory, manifest)
     checkpoint.close()
     return destination
+
+
+def _largest(size: Size, config: TextConfig) -> Choice | None:
+    """The slice that the largest of several sizes is, if it is not the whole checkpoint."""
+    if size.plan.is_whole(config):
+        return None
+    return Choice(
+        size.plan, None, f"{size.name} is the largest size, {len(size.plan.kept)} of {config.num_layers} layers"
+    )
 
 
 def _peak_memory(options: CompileOptions, recipe: Recipe, runtimes: Sequence[Runtime]) -> Callable[[TextConfig], int]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from g3n_runtime.elastic import signature_of
 from g3n_runtime.errors import EngineError
 
 HIDDEN = -0.7 * float(np.finfo(np.float32).max)
@@ -55,16 +56,18 @@ class LiteRtModel:
     Args:
         parts: the models.
         threads: CPU threads of the XNNPACK delegate.
+        size: a smaller size of an elastic bundle; by default the largest.
     """
 
-    def __init__(self, parts: LiteRtParts, threads: int = 2) -> None:
+    def __init__(self, parts: LiteRtParts, threads: int = 2, size: str | None = None) -> None:
         self._interpreter = decoder = Interpreter(model_path=str(parts.decoder), num_threads=threads)
         self.tables = LiteRtTables(parts.embedder, parts.per_layer_embedder)
-        self._decode = decoder.get_signature_runner("decode")
+        self._decode = decoder.get_signature_runner(signature_of(size, "decode"))
+        prefix = signature_of(size, "prefill_")
         self._prefill = {
-            int(name.removeprefix("prefill_")): decoder.get_signature_runner(name)
+            int(name.removeprefix(prefix)): decoder.get_signature_runner(name)
             for name in decoder.get_signature_list()
-            if name.startswith("prefill_")
+            if name.startswith(prefix)
         }
         details = self._decode.get_input_details()
         self.context = int(details["mask"]["shape"][-1])

@@ -25,6 +25,7 @@ from g3n_compiler.bundle.media import Media
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.tokenizer import Sampler
 from g3n_compiler.errors import BundleError
+from g3n_runtime.elastic import ELASTIC_VIEW
 
 SectionKind = Literal[
     "llm_metadata",
@@ -245,6 +246,14 @@ def find_section(path: Path, kind: str) -> Section:
     if len(found) != 1:
         raise BundleError(f"{path} has {len(found)} sections of kind {kind}, expected one")
     return found[0]
+
+
+def entry_points(path: Path) -> dict[str, list[int]]:
+    """Bytes ``[begin, end]`` of the models that a loop over all sizes of an elastic bundle runs, by what each is."""
+    wanted = {"decoder": ELASTIC_VIEW, "embedder": "embedder", "per_layer_embedder": "per_layer_embedder"}
+    wanted["tokenizer"] = "sp_tokenizer"
+    found = {name: find_section(path, kind) for name, kind in wanted.items()}
+    return {name: [section.begin, section.end] for name, section in found.items()}
 
 
 def section_digest(path: Path, kind: str) -> tuple[str, int]:

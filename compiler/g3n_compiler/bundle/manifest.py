@@ -14,20 +14,22 @@ from typing import Any
 
 import jsonschema
 
-from g3n_compiler.bundle.litertlm import sections
+from g3n_compiler.bundle.litertlm import entry_points, sections
 from g3n_compiler.bundle.memory import kv_bytes, kv_layers, memory_ledger
+from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.image_processor import load_resample
 from g3n_compiler.checkpoint.ledger import Ledger
 from g3n_compiler.checkpoint.reader import Checkpoint, file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
-from g3n_compiler.lower.backend import Job, Lowered
-from g3n_compiler.modules.weights import parameter_count
+from g3n_compiler.lower.backend import Delegation, Job, Lowered, LoweredSubgraph
+from g3n_compiler.modules.weights import parameter_count, text_weights
 from g3n_compiler.partition import Placed
 from g3n_compiler.slice.view import SlicedCheckpoint
 from g3n_compiler.targets import Target
 from g3n_compiler.verify.parity import Parity
 from g3n_runtime.audio import AUDIO_STREAM
 from g3n_runtime.bundle import MANIFEST, SCHEMA_VERSION, schema
+from g3n_runtime.elastic import signature_of
 
 VERSIONS = ("torch", "executorch", "litert-torch", "ai-edge-litert", "litert-lm", "onnx", "onnxruntime", "transformers")
 GEMMA_LICENSE = {
@@ -54,6 +56,8 @@ class Provenance:
     ledger: Ledger
     command: str
     slice_reason: str | None = None
+    largest: str | None = None
+    """What the largest size of an elastic bundle is called."""
 
 
 def build_manifest(
@@ -108,8 +112,51 @@ def build_manifest(
         },
         "license": NANO_LICENSE if origin.size == "nano" else GEMMA_LICENSE,
     }
+    if origin.largest is not None:
+        manifest |= _elastic(job, origin.largest, lowered, parity)
     jsonschema.validate(manifest, schema())
     return manifest
+
+
+def _elastic(job: Job, largest: str, lowered: Lowered, parity: Parity) -> dict[str, Any]:
+    """The sizes, the largest, which the stock engine runs, first; and where our loop finds all of them."""
+    path = next(job.directory / f.path for f in lowered.files if f.role == "litertlm")
+    core = next(s for s in lowered.subgraphs if s.name == "core")
+    every = tuple(range(job.config.num_layers))
+    whole = _size(job, largest, job.config, every, core.delegation, parity.worst("litert", "core"), core.signatures)
+    sizes = [whole]
+    for size in job.sizes:
+        worst = parity.worst("litert", f"core of {size.name}")
+        names = tuple(signature_of(size.name, name) for name in core.signatures)
+        sizes.append(_size(job, size.name, size.config, size.rows, lowered.sizes[size.name], worst, names))
+    return {"sizes": sizes, "elastic": entry_points(path)}
+
+
+def _size(
+    job: Job,
+    name: str,
+    config: TextConfig,
+    rows: Sequence[int],
+    delegation: Delegation | None,
+    parity: float | None,
+    signatures: Sequence[str],
+) -> dict[str, Any]:
+    """One size; ``layers`` counts as the largest does, ``core_bytes`` are those of the weights that it reads."""
+    core = sum(job.recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values())
+    part = LoweredSubgraph("core", "litert", "", "", core, (), None)
+    memory = memory_ledger(config, job.context, max(job.prefill_lengths), "litert", [part])
+    return {
+        "name": name,
+        "parameters": parameter_count(config),
+        "layers": list(rows),
+        "ffn_dims": list(config.ffn_dims),
+        "core_bytes": core,
+        "peak": memory["peak"],
+        "least_device_ram": memory["least_device_ram"],
+        "signatures": list(signatures),
+        "delegation": None if delegation is None else asdict(delegation),
+        "parity": parity,
+    }
 
 
 def _audio(job: Job, lowered: Lowered) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ checkpoint) forms are read, and both spellings of the RoPE bases.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +46,19 @@ class TextConfig:
     bos_id: int
     pad_id: int
     eos_ids: tuple[int, ...]
+    ffn_blocks: tuple[tuple[int, ...], ...] = ()
+    """Widths of the blocks that each layer's FFN is computed and quantised in; empty: each whole."""
+    ple_groups: tuple[tuple[int, ...], ...] = ()
+    """Layers whose rows of the per-layer table are quantised together; empty: all together."""
+
+    @property
+    def whole(self) -> TextConfig:
+        """The same shape, not divided for nested sizes."""
+        return replace(self, ffn_blocks=(), ple_groups=())
+
+    def blocks(self, layer: int) -> tuple[int, ...]:
+        """Widths of the blocks of a layer's FFN."""
+        return self.ffn_blocks[layer] if self.ffn_blocks else (self.ffn_dims[layer],)
 
     @property
     def num_kv_layers(self) -> int:

@@ -125,6 +125,8 @@ class Checkpoint:
             value = self.hard_rows(begin, value)
         if spec.axes is not None:
             value = value.permute(spec.axes).contiguous()
+        if spec.columns is not None:
+            value = torch.cat([value[:, first:last] for first, last in spec.columns], 1)
         return value.view(-1, *spec.shape[1:])
 
     def check_shape(self, spec: WeightSpec) -> None:

@@ -45,6 +45,7 @@ from g3n_runtime.bundle import open_bundle
 @click.option("--ffn-dims", type=IntegerList(), help="MatFormer: FFN width, one for all kept layers or one for each.")
 @click.option("--budget", help="MatFormer: best published slice of E4B within this peak memory, e.g. 2.5GB.")
 @click.option("--params", help="MatFormer: best published slice of E4B with at most so many parameters, e.g. 2.5b.")
+@click.option("--elastic", type=NameList(), help="MatFormer: sizes to nest in one bundle, e.g. e2b,e4b or full,half.")
 @click.option("--soc", help="Chip to compile for ahead of time, e.g. Tensor_G5.")
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle folder [default: exported/SIZE-TARGET-QUANT].")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -64,6 +65,7 @@ def main(
     ffn_dims: tuple[int, ...] | None,
     budget: str | None,
     params: str | None,
+    elastic: tuple[str, ...] | None,
     soc: str | None,
     out: Path | None,
     output: str,
@@ -73,6 +75,7 @@ def main(
         target, size, checkpoint, runtime, quant, context, prefill_lengths, modalities, image_sizes,
         lora, soc, out,
         portable_command(sys.argv), SliceOptions(skip_layers, ffn_dims, budget, params),
+        elastic,
     )  # fmt: skip
     with insistent_interrupt(), quiet_toolchains(), progress_steps() as step:
         directory = compile_bundle(options, step)

@@ -37,6 +37,8 @@ def main(bundle: Path, output: str) -> None:
     )
     if "kept" in model["slice"]:
         console.print(_slice(model["slice"]))
+    if "sizes" in manifest:
+        console.print(_sizes(manifest["sizes"]))
     console.print(_subgraphs(manifest))
     console.print(_memory(manifest))
     checks = manifest["parity"]["checks"]
@@ -55,6 +57,22 @@ def _slice(made: dict[str, Any]) -> Table:
         kept, cut = (round(BAR * n / widest) for n in (width, whole - width))
         bar = f"{'█' * kept}{'░' * cut}"
         table.add_row(str(layer), f"{width:,}" if width else "skipped", bar)
+    return table
+
+
+def _sizes(sizes: list[dict[str, Any]]) -> Table:
+    """The sizes of an elastic bundle, the stock engine's own first."""
+    table = Table(title="Sizes, over the same weights and caches", title_justify="left")
+    table.add_column("size")
+    for heading in ("layers", "FFN", "parameters", "core bytes", "peak", "relative error"):
+        table.add_column(heading, justify="right")
+    for s in sizes:
+        narrow, wide = min(s["ffn_dims"]), max(s["ffn_dims"])
+        width = f"{wide:,}" if narrow == wide else f"{narrow:,} to {wide:,}"
+        error = "-" if s["parity"] is None else f"{s['parity']:.2g}"
+        parameters, peak = f"{s['parameters']:,}", human_bytes(max(s["peak"].values()))
+        layers = str(len(s["layers"]))
+        table.add_row(s["name"], layers, width, parameters, human_bytes(s["core_bytes"]), peak, error)
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from g3n_runtime.engine import IGNORED_SAMPLING, NOTHING, Attachments, ChatEngin
 from g3n_runtime.errors import EngineError
 
 HELP = "/reset forgets the conversation, /exit leaves"
+SIZE_HELP = "/size NAME goes on in another size, "
 
 
 @click.command()
@@ -30,6 +32,9 @@ HELP = "/reset forgets the conversation, /exit leaves"
 @click.option("--top-p", type=click.FloatRange(min=0, max=1), help="[default: the bundle's]")
 @click.option("--seed", type=int, help="[default: 0]")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--size", help="Size of an elastic bundle, or auto: what fits the free memory [default: the largest].")
+@click.option("--draft", help="Smaller size that drafts for the largest; needs --temperature 0.")
+@click.option("--target-speed", type=click.FloatRange(min=0), help="Tokens per second that --size auto aims at.")
 @click.option("--skip-hashes", is_flag=True, help="Trust the files: do not hash them before loading.")
 @reports_errors
 def main(
@@ -44,6 +49,9 @@ def main(
     top_p: float | None,
     seed: int | None,
     threads: int,
+    size: str | None,
+    draft: str | None,
+    target_speed: float | None,
     skip_hashes: bool,
 ) -> None:
     """Answer PROMPT from BUNDLE, or chat when no PROMPT is given. Images and sounds go with the first turn."""
@@ -56,7 +64,7 @@ def main(
         )
     sampler = _sampler(opened, temperature, top_k, top_p, seed or 0)
     with quiet_toolchains():
-        engine = open_engine(opened, runtime, threads)
+        engine = _open(opened, runtime, threads, size, draft, target_speed)
         try:
             attachments = Attachments(images, audio)
             if prompt is not None:
@@ -65,6 +73,21 @@ def main(
                 _chat(engine, sampler, max_tokens, attachments)
         finally:
             engine.close()
+
+
+def _open(
+    bundle: Bundle, runtime: str | None, threads: int, size: str | None, draft: str | None, target_speed: float | None
+) -> ChatEngine:
+    """The stock engine, or our loop over sizes if one was asked for."""
+    if size is None and draft is None:
+        return open_engine(bundle, runtime, threads)
+    if not bundle.manifest.get("sizes"):
+        raise EngineError(f"{bundle.directory.name} has one size only: compile it with --elastic, or leave --size out")
+    if runtime == "executorch":
+        raise EngineError("--size needs --runtime litert: an ExecuTorch bundle has one size")
+    from g3n_runtime.elastic_chat import ElasticChat
+
+    return ElasticChat(bundle, size or bundle.manifest["sizes"][0]["name"], threads, draft, target_speed)
 
 
 def _sampler(bundle: Bundle, temperature: float | None, top_k: int | None, top_p: float | None, seed: int) -> Sampler:
@@ -85,7 +108,9 @@ def _answer(engine: ChatEngine, prompt: str, sampler: Sampler, max_tokens: int, 
 
 
 def _chat(engine: ChatEngine, sampler: Sampler, max_tokens: int, attachments: Attachments) -> None:
-    click.echo(HELP, err=True)
+    change = getattr(engine, "use", None)
+    usage = HELP if change is None else SIZE_HELP + HELP
+    click.echo(usage, err=True)
     while True:
         try:
             line = click.prompt("you", prompt_suffix="> ", err=True)
@@ -95,8 +120,18 @@ def _chat(engine: ChatEngine, sampler: Sampler, max_tokens: int, attachments: At
             return
         if line == "/reset":
             engine.reset()
+        elif change is not None and line.startswith("/size "):
+            _change(change, line.removeprefix("/size ").strip())
         elif line.startswith("/"):
-            click.echo(HELP, err=True)
+            click.echo(usage, err=True)
         else:
             _answer(engine, line, sampler, max_tokens, attachments)
             attachments = NOTHING
+
+
+def _change(change: Callable[[str], None], size: str) -> None:
+    """A name that the bundle lacks is no reason to end the chat."""
+    try:
+        change(size)
+    except EngineError as error:
+        click.echo(str(error), err=True)

@@ -18,6 +18,7 @@ from g3n_compiler.lower.backend import Job
 from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.modules.multimodal_embedder import HardRows
 from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.slice.elastic import Size, choose_sizes
 from g3n_compiler.slice.plan import Slice
 from g3n_compiler.slice.view import SlicedCheckpoint
 from g3n_compiler.targets import RUNTIMES
@@ -52,6 +53,7 @@ def main(bundle: Path, checkpoint: Path | None, lora: Path | None, arch: str, ki
         source.update = adapter
         step("hashing the checkpoint")
         _check_origin(opened, source, None if adapter is None else adapter.sha256)
+        sizes = _sizes(source, opened)
         modalities = tuple(opened.manifest["model"]["modalities"])
         source.hard_rows = HardRows.of(source, modalities)
         job = Job(
@@ -64,6 +66,7 @@ def main(bundle: Path, checkpoint: Path | None, lora: Path | None, arch: str, ki
             step,
             modalities,
             tuple((opened.manifest.get("vision") or {}).get("image_sizes", ())),
+            sizes=sizes,
         )
         if arm is None:
             parity = verify(job, {r: get_backend(r) for r in RUNTIMES if r in opened.runtimes})
@@ -82,6 +85,16 @@ def _open_source(directory: Path, bundle: Bundle) -> Checkpoint:
     if "kept" not in made:
         return Checkpoint(directory)
     return SlicedCheckpoint(directory, Slice(tuple(made["kept"]), tuple(made["ffn_dims"])))
+
+
+def _sizes(source: Checkpoint, bundle: Bundle) -> tuple[Size, ...]:
+    """The smaller sizes of an elastic bundle; ``source`` is then divided as the largest one is."""
+    names = [size["name"] for size in bundle.manifest.get("sizes", ())]
+    if not names:
+        return ()
+    largest, *smaller = choose_sizes(names, getattr(source, "source", source.text))
+    source.text = largest.config
+    return tuple(smaller)
 
 
 def _check_origin(bundle: Bundle, checkpoint: Checkpoint, adapter: dict[str, str] | None) -> None:

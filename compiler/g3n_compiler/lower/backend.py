@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from g3n_compiler.checkpoint.multimodal import AudioConfig, Modality, VisionConf
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
 from g3n_compiler.quantize.recipe import Recipe
+from g3n_compiler.slice.elastic import Size
 from g3n_compiler.targets import Runtime, Subgraph
 
 Progress = Callable[[str], None]
@@ -37,6 +38,8 @@ class Job:
     """Image sides to compile the vision tower for; an engine that takes one size takes the first."""
     steps_folder: Path | None = None
     """Where steps keep their files for a compile that goes on after a kill; by default inside ``directory``."""
+    sizes: tuple[Size, ...] = ()
+    """Smaller sizes of an elastic bundle, each an entry point of its own over the same weights."""
 
     @property
     def steps(self) -> Steps:
@@ -96,6 +99,8 @@ class Lowered:
 
     files: tuple[LoweredFile, ...]
     subgraphs: tuple[LoweredSubgraph, ...]
+    sizes: Mapping[str, Delegation] = field(default_factory=dict)
+    """What the delegate takes of each smaller size of an elastic bundle."""
 
 
 class TextModel(Protocol):
@@ -174,24 +179,34 @@ class Towers:
     audio: AudioModel | None = None
 
 
-class Backend(Protocol):
-    """One runtime."""
+class TextEntry(Protocol):
+    """The text model of a bundle under one runtime, or one of its sizes, as verification opens it."""
 
     runtime: Runtime
-    modalities: tuple[Modality, ...]
-    """What it can lower."""
-
-    def lower(self, job: Job) -> Lowered:
-        """Write the bundle's files of this runtime into ``job.directory``."""
 
     def open_models(self, directory: Path) -> Mapping[str, TextModel]:
-        """Open what :meth:`lower` wrote, for parity: a model for each way an engine may enter it, by name."""
+        """Open what was written, for parity: a model for each way an engine may enter it, by name."""
 
     def open_layers(self, directory: Path, config: TextConfig) -> Mapping[str, LayeredModel]:
         """As :meth:`open_models`, to be run layer by layer; empty where the runtime cannot."""
 
+
+class Backend(TextEntry, Protocol):
+    """One runtime."""
+
+    modalities: tuple[Modality, ...]
+    """What it can lower."""
+    elastic: bool
+    """Whether it can lower several sizes into one bundle."""
+
+    def lower(self, job: Job) -> Lowered:
+        """Write the bundle's files of this runtime into ``job.directory``."""
+
     def open_towers(self, directory: Path) -> Towers:
         """Open the towers that :meth:`lower` wrote, each alone."""
+
+    def of_size(self, size: Size) -> TextEntry:
+        """A smaller size of an elastic bundle; raises :class:`TargetError` where the runtime has none."""
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         """Greedy text of one chat turn from the stock engine, unmodified."""

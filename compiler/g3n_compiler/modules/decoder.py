@@ -21,7 +21,7 @@ from torch import Tensor
 
 from g3n_compiler.checkpoint.config import LayerType, TextConfig
 from g3n_compiler.modules.dialect import Dialect
-from g3n_compiler.modules.weights import Weights
+from g3n_compiler.modules.weights import Weights, ffn_name
 
 Rope = dict[LayerType, tuple[Tensor, Tensor]]
 Streams = Any
@@ -200,14 +200,21 @@ class TextDecoder:
 
     def ffn(self, i: int, x: Tensor) -> Tensor:
         """Gated FFN; sparse layers keep the gates above ``mean + z * std`` (Gaussian top-k, population std)."""
-        p = f"layers.{i}.mlp."
-        gate = self.weights.linear(p + "gate_proj", x)
+        p, count = f"layers.{i}.mlp.", len(self.config.blocks(i))
+        gates = [self.weights.linear(p + ffn_name("gate_proj", block), x) for block in range(count)]
         if self.config.sparsity[i] > 0:
-            centred = gate - self.dialect.mean(gate)
-            std = torch.sqrt(self.dialect.mean(centred * centred))
-            gate = F.relu(centred - std * statistics.NormalDist().inv_cdf(self.config.sparsity[i]))
-        up = self.weights.linear(p + "up_proj", x)
-        return self.weights.linear(p + "down_proj", self.dialect.gelu(gate) * up)
+            mean = self._block_mean(i, gates)
+            centred = [gate - mean for gate in gates]
+            std = torch.sqrt(self._block_mean(i, [gate * gate for gate in centred]))
+            cutoff = std * statistics.NormalDist().inv_cdf(self.config.sparsity[i])
+            gates = [F.relu(gate - cutoff) for gate in centred]
+        out: Tensor | None = None
+        for block, gate in enumerate(gates):
+            up = self.weights.linear(p + ffn_name("up_proj", block), x)
+            down = self.weights.linear(p + ffn_name("down_proj", block), self.dialect.gelu(gate) * up)
+            out = down if out is None else out + down
+        assert out is not None
+        return out
 
     def inject_ple(self, i: int, active: Tensor, state: State) -> Tensor:
         """What the layer's own embedding adds to the passive streams ``[1, T, hidden]``."""
@@ -240,6 +247,14 @@ class TextDecoder:
         """RMS norm over the last dimension; ``None`` for the weightless one on values."""
         y = x * torch.rsqrt(self.dialect.mean(x * x) + self.config.rms_norm_eps)
         return y if name is None else y * self.weights.tensor(name)
+
+    def _block_mean(self, i: int, blocks: Sequence[Tensor]) -> Tensor:
+        """Mean over the whole FFN width of layer ``i`` of what is computed in ``blocks``."""
+        if len(blocks) == 1:
+            return self.dialect.mean(blocks[0])
+        width = self.config.ffn_dims[i]
+        parts = [self.dialect.mean(b) * (n / width) for b, n in zip(blocks, self.config.blocks(i), strict=True)]
+        return sum(parts[1:], parts[0])
 
     def _route(self, i: int, x: Tensor) -> Tensor:
         """Router modalities ``[1, T, altup_num_inputs]``."""

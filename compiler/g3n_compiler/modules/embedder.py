@@ -13,7 +13,7 @@ from torch import Tensor
 
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.errors import G3nError
-from g3n_compiler.modules.weights import WeightSpec, embedding_weights
+from g3n_compiler.modules.weights import WeightSpec, embedding_weights, ple_tables
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.quantize.rows import fake_quantize
 
@@ -42,8 +42,14 @@ class EmbeddingTables:
 
     def ple(self, ids: Sequence[int]) -> Tensor:
         """``[1, T, layers, ple_dim]`` float32: rows times ``sqrt(ple_dim)``."""
-        rows = self._rows("embed_tokens_per_layer", [ple_row(i, self.config) for i in ids])
-        return rows.view(1, len(ids), self.config.num_layers, self.config.ple_dim) * math.sqrt(self.config.ple_dim)
+        c = self.config
+        numbers = [ple_row(i, c) for i in ids]
+        tables = [self._rows(spec.name, numbers).view(1, len(ids), -1, c.ple_dim) for spec in ple_tables(c)]
+        rows = torch.cat(tables, 2)
+        if c.ple_groups:
+            order = [layer for group in c.ple_groups for layer in group]
+            rows = rows[:, :, [order.index(layer) for layer in range(c.num_layers)]]
+        return rows * math.sqrt(c.ple_dim)
 
     def _rows(self, table: str, ids: Sequence[int]) -> Tensor:
         spec = self._specs[table]

@@ -23,7 +23,7 @@ the towers. ``float`` is never quantised: norms, scales, biases, and the convolu
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """One weight of a graph: ``shape`` is what the graph sees; ``rows`` selects it from the checkpoint's tensor.
+    """One weight of a graph: ``shape`` is what the graph sees; ``rows`` and ``columns`` select it from the tensor.
 
     ``tensor`` is a name within the text model, or that of a tower's tensor, which begins with the tower's name.
 
@@ -37,6 +37,8 @@ class WeightSpec:
     tensor: str
     rows: tuple[int, int] | None = None
     axes: tuple[int, ...] | None = None
+    columns: tuple[tuple[int, int], ...] | None = None
+    """Column ranges, side by side."""
 
     @property
     def input_name(self) -> str:
@@ -102,6 +104,17 @@ def text_weights(config: TextConfig) -> dict[str, WeightSpec]:
         suffix = "" if name.endswith("correct_output_scale") else ".weight"
         specs[name] = WeightSpec(name, shape, role, tensor or name + suffix, rows)
 
+    def add_ffn(i: int) -> None:
+        p, blocks, at = f"layers.{i}.mlp.", c.blocks(i), 0
+        for block, width in enumerate(blocks):
+            part = (at, at + width) if len(blocks) > 1 else None
+            for name in ("gate_proj", "up_proj"):
+                add(p + ffn_name(name, block), (width, c.hidden_size), "ffn", f"{p}{name}.weight", part)
+            down = p + ffn_name("down_proj", block)
+            columns = None if part is None else (part,)
+            specs[down] = WeightSpec(down, (c.hidden_size, width), "ffn", f"{p}down_proj.weight", columns=columns)
+            at += width
+
     for i in range(c.altup_num_inputs - 1):
         add(f"altup_projections.{i}", (c.hidden_size, c.hidden_size), "linear")
     add("per_layer_projection_norm", (c.ple_dim,), "float")
@@ -131,9 +144,7 @@ def text_weights(config: TextConfig) -> dict[str, WeightSpec]:
         add(p + "laurel.linear_right", (c.hidden_size, c.laurel_rank), "linear")
         add(p + "laurel.post_laurel_norm", (c.hidden_size,), "float")
         add(p + "pre_feedforward_layernorm", (c.hidden_size,), "float")
-        add(p + "mlp.gate_proj", (c.ffn_dims[i], c.hidden_size), "ffn")
-        add(p + "mlp.up_proj", (c.ffn_dims[i], c.hidden_size), "ffn")
-        add(p + "mlp.down_proj", (c.hidden_size, c.ffn_dims[i]), "ffn")
+        add_ffn(i)
         add(p + "post_feedforward_layernorm", (c.hidden_size,), "float")
         add(p + "altup.correction_coefs", (c.altup_num_inputs, c.altup_num_inputs), "float")
         if c.altup_correct_scale:
@@ -148,16 +159,32 @@ def text_weights(config: TextConfig) -> dict[str, WeightSpec]:
     return specs
 
 
+def ffn_name(projection: str, block: int) -> str:
+    """Name of a block of ``gate_proj``, ``up_proj`` or ``down_proj``; the first has the plain name."""
+    return f"{projection}.{block}" if block else projection
+
+
 def embedding_weights(config: TextConfig) -> dict[str, WeightSpec]:
-    """The two tables: token embedding ``[vocab, hidden]`` and per-layer embedding ``[ple_vocab, layers * ple_dim]``."""
+    """The two tables: token embedding ``[vocab, hidden]`` and per-layer embedding ``[ple_vocab, layers * ple_dim]``.
+
+    The latter is one for each of ``ple_groups`` where there are several, see :func:`ple_tables`.
+    """
     c = config
-    ple_shape = (c.ple_vocab_size, c.num_layers * c.ple_dim)
-    return {
-        "embed_tokens": WeightSpec("embed_tokens", (c.vocab_size, c.hidden_size), "embedding", "embed_tokens.weight"),
-        "embed_tokens_per_layer": WeightSpec(
-            "embed_tokens_per_layer", ple_shape, "ple", "embed_tokens_per_layer.weight"
-        ),
-    }
+    tokens = WeightSpec("embed_tokens", (c.vocab_size, c.hidden_size), "embedding", "embed_tokens.weight")
+    return {"embed_tokens": tokens} | {spec.name: spec for spec in ple_tables(c)}
+
+
+def ple_tables(config: TextConfig) -> list[WeightSpec]:
+    """The per-layer table, as one for each of ``ple_groups``: ``[ple_vocab, layers of the group * ple_dim]``."""
+    c, name = config, "embed_tokens_per_layer"
+    groups = c.ple_groups or (tuple(range(c.num_layers)),)
+    tables = []
+    for number, layers in enumerate(groups):
+        columns = tuple((i * c.ple_dim, (i + 1) * c.ple_dim) for i in layers) if len(groups) > 1 else None
+        shape = (c.ple_vocab_size, len(layers) * c.ple_dim)
+        own = f"{name}.{number}" if number else name
+        tables.append(WeightSpec(own, shape, "ple", f"{name}.weight", columns=columns))
+    return tables
 
 
 def core_parameter_count(config: TextConfig) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.modules.weights import WeightSpec, dead_weights, embedding_weights, text_weights
+from g3n_compiler.slice.elastic import Size
 from g3n_compiler.slice.plan import Slice
 
 Ranges = tuple[tuple[int, int], ...]
@@ -89,6 +90,14 @@ class SlicedCheckpoint(Checkpoint):
 
     def _renumbered(self, match: re.Match[str]) -> str:
         return f"layers.{self.plan.kept[int(match[1])]}.{match[2]}"
+
+
+def open_size(checkpoint: Checkpoint, size: Size) -> SlicedCheckpoint:
+    """A size of an elastic bundle, read as ``checkpoint`` is, which the bundle was made from."""
+    sliced = SlicedCheckpoint(checkpoint.directory, size.plan)
+    sliced.text = size.config
+    sliced.update, sliced.hard_rows = checkpoint.update, checkpoint.hard_rows
+    return sliced
 
 
 def _within(ranges: Ranges, rows: tuple[int, int] | None) -> Iterator[tuple[int, int]]:

@@ -18,10 +18,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.errors import ContextError
 from g3n_compiler.modules.decoder import Streams, TextDecoder
+from g3n_compiler.modules.dialect import Dialect
 from g3n_compiler.modules.external_cache import CacheOps, DecodeCache, PrefillCache, TorchOps, kv_cache_shapes
 from g3n_compiler.modules.weights import WeightSpec, text_weights
+from g3n_runtime.elastic import VERIFY_PREFIX
 
 DECODE = "decode"
+VERIFY_LENGTH = 5
+"""Tokens that the largest of several sizes verifies in one call: a drafted text of four, after the token before it."""
 
 
 def streams_name(layer: int) -> str:
@@ -37,6 +41,11 @@ def are_streams(name: str) -> bool:
 def prefill_name(length: int) -> str:
     """Name of the signature that takes ``length`` prompt tokens."""
     return f"prefill_{length}"
+
+
+def verify_name(length: int) -> str:
+    """Name of the signature that gives logits after each of ``length`` tokens."""
+    return f"{VERIFY_PREFIX}{length}"
 
 
 class GraphWeights:
@@ -56,6 +65,27 @@ class GraphWeights:
         return F.linear(x, self.tensor(name))
 
 
+class Part(Dialect):
+    """A size within the largest one ``whole``: each of its layers is ``whole``'s layer of ``rows``.
+
+    As a dialect it finds a layer's own input among those of all layers.
+    """
+
+    def __init__(self, whole: TextConfig, rows: tuple[int, ...]) -> None:
+        self.whole, self.rows = whole, rows
+
+    def weights(self, config: TextConfig) -> dict[str, WeightSpec]:
+        """The weights of ``whole`` by the names that the size of shape ``config`` has for them."""
+        specs = text_weights(self.whole)
+        return {name: specs[self._in_whole(name)] for name in text_weights(config)}
+
+    def layer_rows(self, ple: Tensor, i: int) -> Tensor:
+        return ple[:, :, self.rows[i]]
+
+    def _in_whole(self, name: str) -> str:
+        return re.sub(r"^layers\.(\d+)\.", lambda match: f"layers.{self.rows[int(match[1])]}.", name)
+
+
 class Signature(nn.Module):
     """A signature's function. Weights come as one flat mapping by :attr:`WeightSpec.input_name`.
 
@@ -64,6 +94,7 @@ class Signature(nn.Module):
         decoder: the decoder in the form that suits a backend.
         cuts: return what goes from layer to layer too, under :func:`streams_name`; for a decoder whose streams are one
             tensor.
+        part: of a larger model, whose weights and per-layer inputs it takes.
     """
 
     def __init__(
@@ -72,13 +103,15 @@ class Signature(nn.Module):
         ops: CacheOps | None = None,
         decoder: type[TextDecoder] = TextDecoder,
         cuts: bool = False,
+        part: Part | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.decoder_type = decoder
         self.ops = ops or TorchOps()
         self.cuts = cuts
-        self.specs = text_weights(config)
+        self.part = part or Part(config, tuple(range(config.num_layers)))
+        self.specs = self.part.weights(config)
 
     def build(self, weights: Mapping[str, Tensor], streams: dict[str, Tensor]) -> TextDecoder:
         """The decoder over ``weights``; what is to be returned of its streams is added to ``streams``."""
@@ -87,7 +120,7 @@ class Signature(nn.Module):
             if self.cuts:
                 streams[streams_name(layer)] = found
 
-        return self.decoder_type(self.config, GraphWeights(weights, self.specs), observe=observe)
+        return self.decoder_type(self.config, GraphWeights(weights, self.specs), self.part, observe)
 
 
 class Prefill(Signature):
@@ -136,18 +169,42 @@ class Decode(Signature):
         return {**cache.outputs(), "logits": logits, **streams}
 
 
+class Verify(Signature):
+    """A padded chunk of drafted tokens through every layer.
+
+    Returns:
+        ``logits [1, T, vocab]`` float32 after each token and the caches after the chunk.
+    """
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        per_layer_embeddings: Tensor,
+        input_pos: Tensor,
+        mask: Tensor,
+        kv_cache: Mapping[str, Tensor],
+        **weights: Tensor,
+    ) -> dict[str, Tensor]:
+        """Shapes as :func:`sample_inputs` gives them for ``length`` tokens."""
+        cache = PrefillCache(self.config, kv_cache, input_pos, mask, self.ops)
+        streams: dict[str, Tensor] = {}
+        logits = self.build(weights, streams).decode(embeddings, per_layer_embeddings, input_pos, cache)
+        return {**cache.outputs(), "logits": logits, **streams}
+
+
 def signatures(
     config: TextConfig,
     prefill_lengths: Sequence[int],
     ops: CacheOps,
     decoder: type[TextDecoder] = TextDecoder,
     cuts: bool = False,
+    part: Part | None = None,
 ) -> dict[str, tuple[Signature, int]]:
     """Module and token count of each signature, by name: prefills in rising length, then ``decode``."""
     out: dict[str, tuple[Signature, int]] = {}
     for length in sorted(set(prefill_lengths)):
-        out[prefill_name(length)] = (Prefill(config, ops, decoder, cuts).eval(), length)
-    out[DECODE] = (Decode(config, ops, decoder, cuts).eval(), 1)
+        out[prefill_name(length)] = (Prefill(config, ops, decoder, cuts, part).eval(), length)
+    out[DECODE] = (Decode(config, ops, decoder, cuts, part).eval(), 1)
     return out
 
 
@@ -170,7 +227,7 @@ def used_weights(module: Signature, context: int, length: int) -> dict[str, Weig
         inputs = sample_inputs(c, context, length)
         weights = GraphWeights({s.input_name: torch.empty(s.shape) for s in module.specs.values()}, module.specs)
         decoder = TextDecoder(c, weights)
-        kind = PrefillCache if isinstance(module, Prefill) else DecodeCache
+        kind = DecodeCache if isinstance(module, Decode) else PrefillCache
         cache = kind(c, inputs["kv_cache"], inputs["input_pos"], inputs["mask"], TorchOps())
         run = decoder.prefill if isinstance(module, Prefill) else decoder.decode
         run(inputs["embeddings"], inputs["per_layer_embeddings"], inputs["input_pos"], cache)
@@ -203,4 +260,7 @@ def trace_inputs(module: Signature, context: int, length: int) -> dict[str, Any]
     """Inputs of ``module`` to trace it on, with a placeholder without data for each weight that it reads."""
     weights = used_weights(module, context, length)
     placeholders = {spec.input_name: torch.empty(spec.shape) for spec in weights.values()}
-    return sample_inputs(module.config, context, length) | placeholders
+    inputs = sample_inputs(module.config, context, length) | placeholders
+    whole = module.part.whole
+    inputs["per_layer_embeddings"] = torch.zeros(1, length, whole.num_layers, whole.ple_dim)
+    return inputs

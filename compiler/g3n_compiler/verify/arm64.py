@@ -20,7 +20,7 @@ from g3n_compiler.bundle.litertlm import extract
 from g3n_compiler.errors import EngineError
 from g3n_compiler.lower.backend import Job, TextModel
 from g3n_compiler.lower.executorch.backend import ENTRY_POINTS
-from g3n_compiler.lower.litert.backend import SECTIONS
+from g3n_compiler.lower.litert.extracted import SECTIONS
 from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_compiler.verify.golden import GENERATED, Golden, golden_inputs

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from g3n_compiler.lower.backend import Backend, Job, LayeredModel, TextModel
+from g3n_compiler.lower.backend import Job, LayeredModel, TextEntry, TextModel
 from g3n_compiler.targets import Subgraph
 from g3n_compiler.verify.golden import GENERATED, Golden
 from g3n_compiler.verify.layers import layer_errors
@@ -48,7 +48,7 @@ class _Context:
         return Check(what, "core", self.runtime, self.reference, metric, value, limit, note)
 
 
-def artifact_checks(job: Job, backend: Backend, expected: Expected, rounded: Reference) -> list[Check]:
+def artifact_checks(job: Job, backend: TextEntry, expected: Expected, rounded: Reference) -> list[Check]:
     """Compare what ``backend`` wrote with ``rounded``, the reference over the recipe's weights.
 
     A quantised artifact that can be run layer by layer is judged so, and its whole graph by giving what its layers

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from g3n_compiler.lower.backend import Backend, Job
+from g3n_compiler.lower.backend import Backend, Job, TextEntry
 from g3n_compiler.lower.onnx.parity import onnx_checks
+from g3n_compiler.slice.elastic import Size
+from g3n_compiler.slice.view import open_size
 from g3n_compiler.targets import Runtime
 from g3n_compiler.verify.artifact import Expected, artifact_checks
 from g3n_compiler.verify.audio import audio_checks
@@ -43,7 +46,25 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
         job.progress("comparing the audio tower")
         ears = {runtime: backend.open_towers(job.directory).audio for runtime, backend in backends.items()}
         parity.checks += audio_checks(job, job.audio, ears)
+    for size in job.sizes:
+        for backend in backends.values():
+            job.progress(f"comparing the size {size.name}")
+            parity.checks += size_checks(job, size, backend.of_size(size))
     return parity
+
+
+def size_checks(job: Job, size: Size, entry: TextEntry) -> list[Check]:
+    """Compare a smaller ``size`` of an elastic bundle, ``entry``, with the reference of that very slice."""
+    checkpoint = open_size(job.checkpoint, size)
+    own = replace(job, checkpoint=checkpoint, sizes=())
+    exact = Reference(checkpoint)
+    rounded = exact if job.recipe.name == "fp32" else Reference(checkpoint, job.recipe)
+    golden = golden_inputs(job.tokenizer, job.config, job.context)
+    expected = Expected(golden, *([reference.logits(g.ids).numpy() for g in golden] for reference in (exact, rounded)))
+    checks = _hf_checks(own, expected) if is_small(checkpoint) else []
+    checks += artifact_checks(own, entry, expected, rounded)
+    checkpoint.close()
+    return [replace(c, subgraph=f"{c.subgraph} of {size.name}") for c in checks]
 
 
 def _hf_checks(job: Job, expected: Expected) -> list[Check]:

@@ -10,9 +10,20 @@ from g3n_compiler.checkpoint.multimodal import Modality
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
 from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
-from g3n_compiler.lower.backend import Job, LayeredModel, Lowered, LoweredFile, LoweredSubgraph, TextModel, Towers
+from g3n_compiler.errors import TargetError
+from g3n_compiler.lower.backend import (
+    Job,
+    LayeredModel,
+    Lowered,
+    LoweredFile,
+    LoweredSubgraph,
+    TextEntry,
+    TextModel,
+    Towers,
+)
 from g3n_compiler.lower.executorch.layers import PROBE, LayerProbe
 from g3n_compiler.lower.executorch.lower import MODEL, TABLES, MethodName, lower_text
+from g3n_compiler.slice.elastic import Size
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_runtime.engine import GREEDY
 from g3n_runtime.executorch import ROLES, ExecuTorchChat
@@ -33,6 +44,7 @@ class ExecuTorchBackend:
 
     runtime: Runtime = "executorch"
     modalities: tuple[Modality, ...] = ("text",)
+    elastic = False
 
     def lower(self, job: Job) -> Lowered:
         steps = job.steps
@@ -90,6 +102,9 @@ class ExecuTorchBackend:
 
     def open_towers(self, directory: Path) -> Towers:
         return Towers()
+
+    def of_size(self, size: Size) -> TextEntry:
+        raise TargetError("ExecuTorch bundles hold one size")
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         parts = ExecuTorchParts(directory / MODEL, directory / TABLES, directory / TOKENIZER)

@@ -26,7 +26,7 @@ from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.graph import convert_modules
 from g3n_compiler.lower.litert.parts import TowerPart
-from g3n_compiler.lower.litert.split import split_signatures
+from g3n_compiler.lower.litert.split import split_heads
 from g3n_compiler.modules.audio_weights import AudioReader
 from g3n_compiler.modules.weights import Read
 from g3n_compiler.quantize.recipe import Recipe
@@ -101,12 +101,12 @@ def write_audio(
     reader = AudioReader(config, read)
     parts = {name: folder / f"{name}.tflite" for name in (ENCODE, ADAPT, END)}
     specs = StreamStep(config).specs
-    bind(graphs[ENCODE], specs, recipe, reader, parts[ENCODE], separate=True)
+    bind(graphs[ENCODE], specs, recipe, reader, parts[ENCODE], heads=((ENCODE,), (STREAM,)))
     delegation = measure(parts[ENCODE])
-    begins = split_signatures(parts[ENCODE], (ENCODE, STREAM))
+    _, stream = split_heads(parts[ENCODE], ((ENCODE,), (STREAM,)))
     bind(graphs[ADAPT], Adapt(config).specs, recipe, reader, parts[ADAPT])
     write_constant(parts[END], END, reader.hard_row(config.end_id).view(1, 1, -1).numpy())
-    return AudioParts(parts[ENCODE], begins[STREAM], parts[ADAPT], parts[END], delegation)
+    return AudioParts(parts[ENCODE], stream, parts[ADAPT], parts[END], delegation)
 
 
 def write_constant(path: Path, signature: str, value: np.ndarray) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-
-import numpy as np
 
 from g3n_compiler.bundle.litertlm import (
     SectionKind,
     View,
     executor_metadata,
-    extract,
     find_section,
     llm_metadata,
     section_digest,
@@ -29,32 +25,32 @@ from g3n_compiler.lower.backend import (
     Lowered,
     LoweredFile,
     LoweredSubgraph,
+    TextEntry,
     TextModel,
     Towers,
 )
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
+from g3n_compiler.lower.litert.elastic import LiteRtSize, heads, measure_sizes
 from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
+from g3n_compiler.lower.litert.extracted import SECTIONS, ExtractedLayers, ExtractedModel
 from g3n_compiler.lower.litert.graph import convert
-from g3n_compiler.lower.litert.layers import LayeredDecoder
+from g3n_compiler.lower.litert.split import find_heads, split_heads
 from g3n_compiler.lower.litert.towers import lower_towers, media_of, open_towers
 from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.slice.elastic import Size
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_compiler.trace.signatures import DECODE, prefill_name
+from g3n_runtime.elastic import ELASTIC_VIEW
 from g3n_runtime.engine import GREEDY
 from g3n_runtime.litert import LiteRtChat
-from g3n_runtime.litert_model import LiteRtModel, LiteRtParts, LiteRtTables
 
 MODEL = "model.litertlm"
 GRAPH = "graph.tflite"
 DELEGATION = "delegation.json"
 TOWERS = "towers.json"
+SIZES = "sizes.json"
 ROLE = "litertlm"
-SECTIONS: dict[Subgraph, SectionKind] = {
-    "core": "prefill_decode",
-    "token_embedding": "embedder",
-    "per_layer_embedding": "per_layer_embedder",
-}
 
 
 class LiteRtBackend:
@@ -62,6 +58,7 @@ class LiteRtBackend:
 
     runtime: Runtime = "litert"
     modalities: tuple[Modality, ...] = ("text", "vision", "audio")
+    elastic = True
 
     def lower(self, job: Job) -> Lowered:
         steps = job.steps
@@ -88,6 +85,9 @@ class LiteRtBackend:
             )
             for name, kind in SECTIONS.items()
         )
+        sizes = (
+            steps.value(SIZES, lambda: measure_sizes(packed, job), "litert: measuring each size") if job.sizes else {}
+        )
         towers = (
             LoweredSubgraph(
                 t["subgraph"],
@@ -99,13 +99,17 @@ class LiteRtBackend:
             )
             for t in steps.value(TOWERS, lambda: {"parts": []})["parts"]
         )
-        return Lowered((LoweredFile(MODEL, ROLE),), (*text, *towers))
+        measured_sizes = {name: Delegation(**delegation) for name, delegation in sizes.items()}
+        return Lowered((LoweredFile(MODEL, ROLE),), (*text, *towers), measured_sizes)
+
+    def of_size(self, size: Size) -> TextEntry:
+        return LiteRtSize(MODEL, size)
 
     def open_models(self, directory: Path) -> dict[str, TextModel]:
-        return {"signatures": _ExtractedModel(directory / MODEL)}
+        return {"signatures": ExtractedModel(directory / MODEL)}
 
     def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
-        return {"layers": _ExtractedLayers(directory / MODEL, config)}
+        return {"layers": ExtractedLayers(directory / MODEL, config)}
 
     def open_towers(self, directory: Path) -> Towers:
         return open_towers(directory / MODEL)
@@ -128,7 +132,7 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     config, recipe, read = job.config, job.recipe, job.checkpoint.read
     graph = steps.file(
         GRAPH,
-        lambda p: _write(p, convert(config, job.context, job.prefill_lengths)),
+        lambda p: _write(p, convert(config, job.context, job.prefill_lengths, job.sizes)),
         "litert: tracing and converting the graphs",
     )
     core = steps.file(
@@ -165,6 +169,8 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     }
     models |= {tower.kind: tower.path for tower in towers}
     views = [View(name, tower.kind, at) for tower in towers for name, at in tower.views.items()]
+    if job.sizes:
+        views.append(View(ELASTIC_VIEW, "prefill_decode", find_heads(core)[1]))
     write_litertlm(path, models, tokenizer.sentencepiece, llm, executor_metadata(config, job.context), views)
     for tower in towers:
         tower.path.unlink()
@@ -175,54 +181,6 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _bind(job: Job, graph: Path, path: Path) -> None:
-    bind(graph.read_bytes(), text_weights(job.config), job.recipe, job.checkpoint.read, path)
-
-
-class _ExtractedLayers:
-    """As :class:`_ExtractedModel`; the decoder's copy is there to be cut."""
-
-    def __init__(self, path: Path, config: TextConfig) -> None:
-        self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-")
-        parts = _extract(path, Path(self._scratch.name))
-        self._tables = LiteRtTables(parts.embedder, parts.per_layer_embedder)
-        self._decoder = LayeredDecoder(parts.decoder, config)
-
-    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
-        return self._tables.embeddings(ids)
-
-    def ple(self, ids: Sequence[int]) -> np.ndarray:
-        return self._tables.ple(ids)
-
-    def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
-        return self._decoder.run(embeddings, ple, prompt)
-
-
-class _ExtractedModel:
-    """The sections of a finished ``.litertlm``, copied out so that the interpreter can map them."""
-
-    def __init__(self, path: Path) -> None:
-        self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-")
-        self._model = LiteRtModel(_extract(path, Path(self._scratch.name)))
-
-    def logits(self, ids: Sequence[int]) -> np.ndarray:
-        return self._model.logits(ids)
-
-    def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
-        return self._model.prefilled_logits(ids, prompt)
-
-    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
-        return self._model.embeddings(ids)
-
-    def ple(self, ids: Sequence[int]) -> np.ndarray:
-        return self._model.ple(ids)
-
-    def greedy(self, ids: Sequence[int], count: int) -> list[int]:
-        return self._model.greedy(ids, count)
-
-
-def _extract(path: Path, folder: Path) -> LiteRtParts:
-    """Copy the sections of the ``.litertlm`` at ``path`` into ``folder``."""
-    parts = {kind: folder / f"{kind}.tflite" for kind in SECTIONS.values()}
-    for kind, part in parts.items():
-        extract(path, kind, part)
-    return LiteRtParts(*(parts[kind] for kind in SECTIONS.values()))
+    wanted = heads(job)
+    bind(graph.read_bytes(), text_weights(job.config), job.recipe, job.checkpoint.read, path, wanted)
+    split_heads(path, wanted)

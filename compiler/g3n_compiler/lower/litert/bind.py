@@ -6,7 +6,7 @@ weight share its bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,12 @@ class BoundWeight:
 
 
 def bind(
-    graph: bytes, specs: Mapping[str, WeightSpec], recipe: Recipe, read: Read, path: Path, separate: bool = False
+    graph: bytes,
+    specs: Mapping[str, WeightSpec],
+    recipe: Recipe,
+    read: Read,
+    path: Path,
+    heads: Sequence[Sequence[str]] = (),
 ) -> tuple[BoundWeight, ...]:
     """Write ``graph`` with its weights to ``path``; the same arguments give the same bytes.
 
@@ -44,7 +49,7 @@ def bind(
         graph: from :func:`.graph.convert`.
         specs: every weight that some signature must use.
         read: the checkpoint's reader.
-        separate: leave room for :func:`.split.split_signatures`.
+        heads: leave room for :func:`.split.split_heads`.
 
     Raises:
         NotFinite: a weight holds a NaN or an infinity.
@@ -57,8 +62,9 @@ def bind(
             f"no signature of the graph reads {len(missing)} weights, e.g. {missing[0]}: it was not converted whole"
         )
     cuts.hide(model)
-    size = flatbuffer.place(model, split.room(model) if separate else 0)
     buffers = {name: model.buffers[use.buffer] for name, use in uses.items()}
+    flatbuffer.compact(model)
+    size = flatbuffer.place(model, split.room(model, heads))
     placed = [Placed(spec, recipe.scheme(spec), buffers[name].offset) for name, spec in specs.items()]
     with path.open("wb") as file:
         for weight, scales in zip(placed, stream_weights(file, placed, read), strict=True):
@@ -109,8 +115,9 @@ def _make_constant(tensor: Any, spec: WeightSpec, scheme: Scheme, buffer: int) -
     if scheme.bits == 32:
         return []
     rows = spec.shape[0]
+    # Until the scales are known each weight has its own: equal vectors are written once, and the size must stand.
     tensor.quantization = schema.QuantizationParametersT(
-        scale=np.ones(rows, np.float32), zeroPoint=np.zeros(rows, np.int64), quantizedDimension=0
+        scale=np.full(rows, buffer, np.float32), zeroPoint=np.zeros(rows, np.int64), quantizedDimension=0
     )
     return [tensor.quantization]
 

@@ -86,7 +86,7 @@ class CutModel:
         """A model of one signature that computes ``outputs``, and the names of its inputs."""
         definition = self._definition(signature)
         whole = self._model.subgraphs[definition.subgraphIndex]
-        names = {i: t.name.decode() for i, t in enumerate(whole.tensors)}
+        names = {i: t.name.decode() for i, t in enumerate(whole.tensors) if t.name is not None}
         names |= {t.tensorIndex: t.name.decode() for t in (*definition.inputs, *definition.outputs)}
         index_of = {name: i for i, name in names.items()}
         # A cache goes in and comes out under one name: what is asked for is what comes out.

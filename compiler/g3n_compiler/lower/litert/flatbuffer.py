@@ -6,6 +6,7 @@ an ``offset`` and ``size`` in the file, so the constants are streamed to the fil
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +14,9 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from g3n_compiler.trace.signatures import are_streams
+
+IDENTIFIER = b"TFL3"
 HEADER_ALIGNMENT = 4096
 """The constants begin on a page of their own."""
 BUFFER_ALIGNMENT = 64
@@ -31,10 +35,54 @@ def parse_file(path: Path, offset: int = 0) -> Any:
     return parse(np.memmap(path, np.uint8, "r", offset).data)
 
 
+class _SharingBuilder(flatbuffers.Builder):
+    """Writes equal vectors and strings once: a weight's scales come in every signature, and shapes are few."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 20)
+        self._vectors: dict[tuple[str, bytes], int] = {}
+        self._strings: dict[str | bytes, int] = {}
+
+    def CreateNumpyVector(self, x: np.ndarray) -> int:  # noqa: N802 (the base's name)
+        key = x.dtype.str, x.tobytes()
+        if key not in self._vectors:
+            self._vectors[key] = super().CreateNumpyVector(x)
+        return self._vectors[key]
+
+    def CreateString(self, s: str | bytes, encoding: str = "utf-8", errors: str = "strict") -> int:  # noqa: N802
+        if s not in self._strings:
+            self._strings[s] = super().CreateString(s, encoding, errors)
+        return self._strings[s]
+
+
 def pack(model: Any) -> bytes:
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), b"TFL3")
+    builder = _SharingBuilder()
+    builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
+
+
+def compact(model: Any) -> None:
+    """Take out what no runtime reads: names of inner tensors, and the buffers of tensors that hold no constant.
+
+    Names that begin or end a signature stay, and those of the streams between layers, where a graph is cut.
+    """
+    tensors = [tensor for subgraph in model.subgraphs for tensor in subgraph.tensors]
+    for subgraph in model.subgraphs:
+        ends = {int(i) for i in (*subgraph.inputs, *subgraph.outputs)}
+        for index, tensor in enumerate(subgraph.tensors):
+            if index not in ends and not are_streams((tensor.name or b"").decode()):
+                tensor.name = None
+    metadata = model.metadata or []
+    read = {user.buffer for user in (*tensors, *metadata) if _holds_bytes(model.buffers[user.buffer])}
+    kept = [0, *sorted(read - {0})]
+    places = {old: new for new, old in enumerate(kept)}
+    for user in (*tensors, *metadata):
+        user.buffer = places.get(user.buffer, 0)
+    model.buffers = [model.buffers[i] for i in kept]
+
+
+def _holds_bytes(buffer: Any) -> bool:
+    return buffer.offset > 1 or (buffer.data is not None and len(buffer.data) > 0)
 
 
 def operator_name(model: Any, operator: Any) -> str:
@@ -92,14 +140,15 @@ def write_header(file: IO[bytes], model: Any, size: int) -> None:
     file.truncate(max(size, len(header)))
 
 
-def isolate(model: Any, signature: str) -> Any:
-    """The model cut down to one signature, its subgraph first; constants that only others read are emptied."""
-    definition = next(d for d in model.signatureDefs if d.signatureKey.decode() == signature)
-    subgraph = model.subgraphs[definition.subgraphIndex]
-    model.subgraphs = [subgraph]
-    definition.subgraphIndex = 0
-    model.signatureDefs = [definition]
-    read = {tensor.buffer for tensor in subgraph.tensors}
+def isolate(model: Any, signatures: Sequence[str]) -> Any:
+    """The model cut down to ``signatures`` and their subgraphs, in that order; constants of others are emptied."""
+    definitions = {d.signatureKey.decode(): d for d in model.signatureDefs}
+    model.signatureDefs = [definitions[name] for name in signatures]
+    model.subgraphs = [model.subgraphs[d.subgraphIndex] for d in model.signatureDefs]
+    for index, definition in enumerate(model.signatureDefs):
+        definition.subgraphIndex = index
+    read = {tensor.buffer for subgraph in model.subgraphs for tensor in subgraph.tensors}
+    read.update(metadata.buffer for metadata in model.metadata or [])
     for i, buffer in enumerate(model.buffers):
         if i not in read:
             buffer.data, buffer.offset, buffer.size = None, 0, 0

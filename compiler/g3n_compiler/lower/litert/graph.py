@@ -16,7 +16,18 @@ from torch import Tensor, nn
 
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.lower.litert.decoder import LiteRtDecoder
-from g3n_compiler.trace.signatures import check_lengths, signatures, trace_inputs
+from g3n_compiler.slice.elastic import Size
+from g3n_compiler.trace.signatures import (
+    VERIFY_LENGTH,
+    Part,
+    Signature,
+    Verify,
+    check_lengths,
+    signatures,
+    trace_inputs,
+    verify_name,
+)
+from g3n_runtime.elastic import signature_of
 
 
 class LiteRtOps:
@@ -42,16 +53,27 @@ class LiteRtOps:
         return torch.ops.litert_torch.bmm_4d(a, b)
 
 
-def convert(config: TextConfig, context: int, prefill_lengths: Sequence[int]) -> bytes:
+def convert(config: TextConfig, context: int, prefill_lengths: Sequence[int], sizes: Sequence[Size] = ()) -> bytes:
     """Convert the decoder for ``context`` positions: a TFLite flatbuffer whose weights are still graph inputs.
 
     The streams between layers are outputs until :mod:`.bind` hides them. The same arguments give the same bytes.
+    Smaller ``sizes`` get signatures of their own, see :func:`g3n_runtime.elastic.signature_of`, and the largest one
+    another, to verify what they draft.
 
     Raises:
         ContextError: a prefill length or the context does not fit the model.
     """
     check_lengths(config, context, prefill_lengths)
-    modules = signatures(config, prefill_lengths, LiteRtOps(), LiteRtDecoder, cuts=True)
+    modules: dict[str, tuple[Signature, int]] = signatures(
+        config, prefill_lengths, LiteRtOps(), LiteRtDecoder, cuts=True
+    )
+    if sizes:
+        verify = Verify(config, LiteRtOps(), LiteRtDecoder, cuts=True)
+        modules[verify_name(VERIFY_LENGTH)] = (verify.eval(), VERIFY_LENGTH)
+    for size in sizes:
+        part = Part(config, size.rows)
+        own = signatures(size.config, prefill_lengths, LiteRtOps(), LiteRtDecoder, cuts=True, part=part)
+        modules |= {signature_of(size.name, name): module for name, module in own.items()}
     return convert_modules({n: (m, trace_inputs(m, context, length)) for n, (m, length) in modules.items()})
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.lower.litert.cuts import CutModel, Piece
 from g3n_compiler.trace.signatures import DECODE, prefill_name, streams_name
+from g3n_runtime.elastic import signature_of
 from g3n_runtime.litert_model import prefill_chunks, signature_inputs
 
 
@@ -32,16 +33,20 @@ class LayeredDecoder:
 
     Args:
         path: its flatbuffer is overwritten, so give a copy.
+        size: a smaller size of an elastic bundle, whose shape ``config`` is.
     """
 
-    def __init__(self, path: Path, config: TextConfig, threads: int = 2) -> None:
+    def __init__(self, path: Path, config: TextConfig, threads: int = 2, size: str | None = None) -> None:
         self._model = CutModel(path, threads)
         self._config = config
-        shapes = self._model.input_shapes(DECODE)
+        self._decode = signature_of(size, DECODE)
+        shapes = self._model.input_shapes(self._decode)
         self._context = shapes["mask"][-1]
+        self.ple_layers = shapes["per_layer_embeddings"][2]
         self._caches = {name: shape for name, shape in shapes.items() if name.startswith("kv_cache_")}
+        self._size, prefix = size, signature_of(size, "prefill_")
         self._lengths = sorted(
-            int(name.removeprefix("prefill_")) for name in self._model.signatures if name.startswith("prefill_")
+            int(name.removeprefix(prefix)) for name in self._model.signatures if name.startswith(prefix)
         )
         self._read_later = {config.kv_owner(i) for i in range(config.num_kv_layers, config.num_layers)}
 
@@ -49,14 +54,15 @@ class LayeredDecoder:
         calls = self._schedule(embeddings, ple, prompt)
         for layer in range(self._config.num_layers):
             yield self._run_layer(layer, calls)
-        decode = [call for call in calls if call.signature == DECODE]
-        head = self._model.piece(DECODE, [streams_name(self._config.num_layers - 1)], ["logits"])
+        decode = [call for call in calls if call.signature == self._decode]
+        head = self._model.piece(self._decode, [streams_name(self._config.num_layers - 1)], ["logits"])
         yield np.concatenate([head(call.streams)["logits"][0] for call in decode])
 
     def _schedule(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> list[_Call]:
         """All of the prompt but its last token through prefill, the rest token by token through decode."""
-        chunks = [(n, prefill_name(length), length) for n, length in prefill_chunks(prompt - 1, self._lengths)]
-        chunks += [(1, DECODE, 1)] * (len(embeddings) - (prompt - 1))
+        lengths = prefill_chunks(prompt - 1, self._lengths)
+        chunks = [(n, signature_of(self._size, prefill_name(length)), length) for n, length in lengths]
+        chunks += [(1, self._decode, 1)] * (len(embeddings) - (prompt - 1))
         calls, at = [], 0
         for count, signature, length in chunks:
             rows = slice(at, at + count)
@@ -75,7 +81,7 @@ class LayeredDecoder:
         signature = ""
         out = []
         for call in calls:
-            prefilling = call.signature != DECODE
+            prefilling = call.signature != self._decode
             if prefilling and layer > last_owner:
                 continue
             ends = layer == last_owner and prefilling

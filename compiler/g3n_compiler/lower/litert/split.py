@@ -1,10 +1,11 @@
-"""Give each signature of a bound model a flatbuffer of its own, all in front of the same weights.
+"""Give a bound model several heads: flatbuffers of some of its signatures each, all in front of the same weights.
 
-The stock engine insists on one signature in a section. Sections of a ``.litertlm`` may overlap, though: here each
-begins with its own small header, and all end with the weights, which lie in the file once::
+The stock engine insists on one signature in a tower's section, and prepares every signature of the decoder's. Sections
+of a ``.litertlm`` may overlap, though: here each begins with its own small head, and all end with the weights, which
+lie in the file once::
 
-    section 0: | header 0 | header 1 | weights |
-    section 1:            | header 1 | weights |
+    section 0: | head 0 | head 1 | weights |
+    section 1:          | head 1 | weights |
 """
 
 from __future__ import annotations
@@ -19,37 +20,52 @@ SECTION_ALIGNMENT = 16 << 10
 """Sections of a ``.litertlm`` begin on such a boundary, to be mapped by themselves."""
 
 
-def room(model: Any) -> int:
-    """Bytes that are enough for a header of each signature."""
-    header = len(flatbuffer.pack(model))
-    return len(model.signatureDefs) * (header + SECTION_ALIGNMENT)
+def room(model: Any, heads: Sequence[Sequence[str]]) -> int:
+    """Bytes that are enough for all ``heads``, lists of signatures."""
+    whole = flatbuffer.pack(model)
+    return sum(_round_up(len(_pack(whole, names, 0))) for names in heads)
 
 
-def split_signatures(path: Path, names: Sequence[str]) -> dict[str, int]:
-    """Rewrite the head of a file that was bound ``separate``; returns where each signature's header begins.
+def split_heads(path: Path, heads: Sequence[Sequence[str]]) -> list[int]:
+    """Rewrite the head of a file that was bound for ``heads``; returns where each begins.
 
-    The file as a whole is then a model with the first of ``names`` as its only signature.
+    The file as a whole is then a model with the signatures of the first of ``heads``, in their order. Without heads it
+    stays as it is.
     """
-    head = flatbuffer.pack(flatbuffer.parse_file(path))
-    begins: dict[str, int] = {}
+    if not heads:
+        return []
+    whole = flatbuffer.pack(flatbuffer.parse_file(path))
+    first = min(b.offset for b in flatbuffer.external_buffers(flatbuffer.parse(whole)))
+    begins: list[int] = []
     position = 0
     with path.open("r+b") as file:
-        for name in names:
-            begins[name] = position
-            position = _write(file, head, name, position)
+        for names in heads:
+            content = _pack(whole, names, position)
+            end = position + len(content)
+            if end > first:
+                raise AssertionError(f"the heads end at byte {end}, the weights begin at {first}: bind with heads")
+            file.seek(position)
+            file.write(content)
+            begins.append(position)
+            position = _round_up(end)
     return begins
 
 
-def _write(file: Any, head: bytes, name: str, begin: int) -> int:
-    """Write ``name``'s header at ``begin``; returns where the next one may begin."""
-    model = flatbuffer.isolate(flatbuffer.parse(head), name)
-    first = min(b.offset for b in flatbuffer.external_buffers(flatbuffer.parse(head)))
+def find_heads(path: Path) -> list[int]:
+    """Where the heads of a file that :func:`split_heads` wrote begin."""
+    first = min(b.offset for b in flatbuffer.external_buffers(flatbuffer.parse_file(path)))
+    begins = range(0, first, SECTION_ALIGNMENT)
+    with path.open("rb") as file:
+        return [begin for begin in begins if file.seek(begin) == begin and file.read(8)[4:] == flatbuffer.IDENTIFIER]
+
+
+def _pack(whole: bytes, names: Sequence[str], begin: int) -> bytes:
+    """A head of the signatures ``names`` that begins at byte ``begin``."""
+    model = flatbuffer.isolate(flatbuffer.parse(whole), names)
     for buffer in flatbuffer.external_buffers(model):
         buffer.offset -= begin
-    content = flatbuffer.pack(model)
-    end = begin + len(content)
-    if end > first:
-        raise AssertionError(f"the headers end at byte {end}, the weights begin at {first}: bind with separate=True")
-    file.seek(begin)
-    file.write(content)
-    return -(-end // SECTION_ALIGNMENT) * SECTION_ALIGNMENT
+    return flatbuffer.pack(model)
+
+
+def _round_up(position: int) -> int:
+    return -(-position // SECTION_ALIGNMENT) * SECTION_ALIGNMENT

@@ -24,7 +24,7 @@ from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.graph import convert_modules
 from g3n_compiler.lower.litert.parts import TowerPart
-from g3n_compiler.lower.litert.split import split_signatures
+from g3n_compiler.lower.litert.split import split_heads
 from g3n_compiler.modules.dialect import Dialect
 from g3n_compiler.modules.vision_layout import VisionLayout, read_layout
 from g3n_compiler.trace.vision import AdaptImage, EncodeImage, adapter_read, trace_adapter, trace_encoder
@@ -65,10 +65,10 @@ def lower_vision(job: Job, config: VisionConfig, folder: Path) -> list[TowerPart
         job.recipe,
         read,
         encoder,
-        separate=True,
+        heads=[(name,) for name in names],
     )
     delegation = measure(encoder)
-    begins = split_signatures(encoder, names)
+    begins = split_heads(encoder, [(name,) for name in names])
     specs = AdaptImage(config, hidden).specs
     bind(convert_adapter(config, hidden), specs, job.recipe, adapter_read(job.checkpoint, config), adapter)
     return [
@@ -78,7 +78,7 @@ def lower_vision(job: Job, config: VisionConfig, folder: Path) -> list[TowerPart
             encoder,
             names,
             delegation,
-            {name: begins[name] for name in names[1:]},
+            dict(zip(names[1:], begins[1:], strict=True)),
         ),
         TowerPart("vision_adapter", "vision_adapter", adapter, (ADAPTER,), measure(adapter)),
     ]

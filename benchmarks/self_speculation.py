@@ -1,0 +1,110 @@
+"""Self-speculative decoding of an elastic bundle of nano on real text: equality, acceptance and speed-up.
+
+    python benchmarks/self_speculation.py exported/nano-elastic-host-int4 [--prompts 50] [--tokens 64]
+
+Each held-out question is answered greedily three ways from the same caches' beginning: by the largest size alone, by
+the smaller size alone, and by the largest with the smaller one's drafts. Times are of decoding only.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from rich.console import Console
+
+from g3n_compiler.checkpoint.config import load_text_config
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+from g3n_compiler.cli.common import quiet_toolchains, reports_errors
+from g3n_compiler.nano import checkpoint_dir, heldout_path
+from g3n_runtime.bundle import open_bundle
+from g3n_runtime.litert_elastic import ElasticModel, ElasticText, open_elastic
+from g3n_runtime.speculation import Acceptance, SpeculativeDecoder
+
+
+class Answer(NamedTuple):
+    """Tokens and the seconds that they took."""
+
+    tokens: list[int]
+    seconds: float
+
+
+def prompts(count: int) -> Iterator[list[int]]:
+    """Ids of the first ``count`` held-out questions, up to where the model's turn begins."""
+    tokenizer = load_tokenizer(checkpoint_dir(), load_text_config(checkpoint_dir()))
+    for line in heldout_path().read_text(encoding="utf-8").splitlines():
+        head, turn, _ = json.loads(line)["text"].partition("<start_of_turn>model\n")
+        if turn and count:
+            count -= 1
+            yield [tokenizer.bos_id, *tokenizer.encode(head + turn)]
+
+
+def alone(model: ElasticModel, ids: list[int], count: int, size: str) -> Answer:
+    text = ElasticText(model)
+    text.prefill(ids[:-1], model.sizes[0])
+    start = time.perf_counter()
+    token, out = ids[-1], []
+    for _ in range(count):
+        token = int(text.decode(token, size).argmax())
+        out.append(token)
+    return Answer(out, time.perf_counter() - start)
+
+
+def drafted(
+    model: ElasticModel, ids: list[int], count: int, size: str, length: int | None
+) -> tuple[Answer, Acceptance]:
+    text = ElasticText(model)
+    text.prefill(ids[:-1], model.sizes[0])
+    decoder = SpeculativeDecoder(text, size, length)
+    start = time.perf_counter()
+    out = list(decoder.generate(ids[-1], count))
+    return Answer(out, time.perf_counter() - start), decoder.acceptance
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--draft", help="Size that drafts [default: the bundle's last].")
+@click.option("--prompts", "count", default=50, show_default=True)
+@click.option("--tokens", default=64, show_default=True, help="Tokens of each answer, stop tokens or not.")
+@click.option("--threads", default=2, show_default=True)
+@reports_errors
+def main(bundle: Path, draft: str | None, count: int, tokens: int, threads: int) -> None:
+    """Print the table for BUNDLE; fails if a single token differs."""
+    console = Console(width=120)
+    with quiet_toolchains():
+        model = open_elastic(open_bundle(bundle), threads)
+        largest, size = model.sizes[0], draft or model.sizes[-1]
+        questions = list(prompts(count))
+        alone(model, questions[0], 8, largest), drafted(model, questions[0], 8, size, None)
+        large = [alone(model, ids, tokens, largest) for ids in questions]
+        small = [alone(model, ids, tokens, size) for ids in questions]
+        console.print(
+            f"{len(questions)} prompts, {tokens} tokens each, {threads} threads, {size} drafts for {largest}\n"
+        )
+        console.print("| drafted at a time | equal | accepted | tokens a call | tok/s | against the largest alone |")
+        console.print("|---|---|---|---|---|---|")
+        rate = tokens * len(questions) / sum(a.seconds for a in large)
+        small_rate = tokens * len(questions) / sum(a.seconds for a in small)
+        console.print(f"| none: {largest} alone | | | 1 | {rate:.0f} | |")
+        console.print(f"| none: {size} alone | | | 1 | {small_rate:.0f} | {small_rate / rate:.2f} |")
+        equal = True
+        for length in range(1, model.verify_length):
+            runs = [drafted(model, ids, tokens, size, length) for ids in questions]
+            same = sum(a.tokens == b.tokens for (a, _), b in zip(runs, large, strict=True))
+            equal = equal and same == len(questions)
+            total = Acceptance(*(sum(getattr(f, n) for _, f in runs) for n in Acceptance.__dataclass_fields__))
+            speed = total.tokens / sum(a.seconds for a, _ in runs)
+            console.print(
+                f"| {length} | {same} of {len(questions)} | {100 * total.rate:.1f}% | "
+                f"{total.tokens / total.verifications:.2f} | {speed:.0f} | {speed / rate:.2f} |"
+            )
+    if not equal:
+        raise SystemExit("an answer differs from the largest size's own")
+
+
+if __name__ == "__main__":
+    main()

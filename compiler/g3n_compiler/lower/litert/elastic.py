@@ -1,0 +1,61 @@
+"""An elastic bundle on LiteRT: the stock engine finds the largest size, our loop finds them all, over the same bytes.
+
+The decoder's section begins with a head that has the largest size's signatures only: an engine prepares every signature
+that it finds. A view of the section begins with a second head, which has those of all sizes::
+
+    prefill_decode:         | prefill_128 decode | prefill_128 decode verify_5 half:prefill_128 half:decode | weights |
+    prefill_decode_elastic:                      | prefill_128 decode verify_5 half:prefill_128 half:decode | weights |
+
+A weight that several sizes use is one buffer for all of them, as it is for prefill and decode, so that the delegate's
+weight cache packs it once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from g3n_compiler.bundle.litertlm import find_section
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.lower.backend import Job, LayeredModel, TextModel
+from g3n_compiler.lower.litert.delegation import operators_by_signature, summarize
+from g3n_compiler.lower.litert.extracted import ExtractedLayers, ExtractedModel
+from g3n_compiler.slice.elastic import Size
+from g3n_compiler.targets import Runtime
+from g3n_compiler.trace.signatures import DECODE, VERIFY_LENGTH, prefill_name, verify_name
+from g3n_runtime.elastic import ELASTIC_VIEW, signature_of
+
+
+def heads(job: Job) -> list[list[str]]:
+    """Signatures of each head; none for a bundle of one size."""
+    plain = [*(prefill_name(n) for n in job.prefill_lengths), DECODE]
+    if not job.sizes:
+        return []
+    verify = verify_name(VERIFY_LENGTH)
+    return [plain, [*plain, verify, *(signature_of(size.name, name) for size in job.sizes for name in plain)]]
+
+
+def measure_sizes(packed: Path, job: Job) -> dict[str, Any]:
+    """What the delegate takes of each smaller size."""
+    operators = operators_by_signature(packed, find_section(packed, ELASTIC_VIEW).begin)
+    plain = heads(job)[0]
+    return {
+        size.name: asdict(summarize(op for name in plain for op in operators[signature_of(size.name, name)]))
+        for size in job.sizes
+    }
+
+
+class LiteRtSize:
+    """A smaller size of a bundle that :class:`.backend.LiteRtBackend` wrote, as verification opens it."""
+
+    runtime: Runtime = "litert"
+
+    def __init__(self, file: str, size: Size) -> None:
+        self._file, self._size = file, size
+
+    def open_models(self, directory: Path) -> dict[str, TextModel]:
+        return {f"signatures of {self._size.name}": ExtractedModel(directory / self._file, self._size)}
+
+    def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
+        return {f"layers of {self._size.name}": ExtractedLayers(directory / self._file, config, self._size)}

@@ -1,0 +1,173 @@
+"""Chat with any size of an elastic LiteRT bundle, and change it at any token: all sizes share the caches.
+
+The stock engine runs the largest size only, so the loop is ours. Needs ``ai-edge-litert``, ``sentencepiece`` and numpy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import sentencepiece
+
+from g3n_runtime.bundle import Bundle
+from g3n_runtime.engine import GREEDY, NOTHING, Attachments, Sampler, Speed, user_turn
+from g3n_runtime.errors import EngineError
+from g3n_runtime.litert_elastic import ElasticText, open_elastic
+from g3n_runtime.policy import SizePolicy, free_memory
+from g3n_runtime.speculation import SpeculativeDecoder
+
+AUTO = "auto"
+"""Stands for whatever size the policy chooses."""
+UNFINISHED = "\ufffd"
+
+
+class ElasticChat:
+    """A conversation whose size may change; see :class:`g3n_runtime.engine.ChatEngine`.
+
+    Args:
+        size: to begin with; :data:`AUTO` lets a policy choose before each turn.
+        draft: a smaller size that drafts for the largest, on greedy turns of that size.
+        target_speed: tokens per second that the policy aims at.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        size: str,
+        threads: int = 2,
+        draft: str | None = None,
+        target_speed: float | None = None,
+    ) -> None:
+        manifest = bundle.manifest
+        self.model = open_elastic(bundle, threads)
+        self.policy = SizePolicy(manifest["sizes"], target_speed)
+        self._automatic = size == AUTO
+        self.size = self.policy.choose(free_memory()) if self._automatic else size
+        self.model.signature(self.size, "decode")
+        if draft is not None:
+            self.model.signature(draft, "decode")
+        self._draft = draft
+        self._tokenizer = _tokenizer(bundle)
+        self._template: str = manifest["template"]["prompt"]
+        self._turn_end = self._template.partition("{prompt}")[2].partition("<start_of_turn>")[0]
+        self._bos, self._stop = int(manifest["tokenizer"]["bos_id"]), frozenset(manifest["tokenizer"]["stop_ids"])
+        self._history = ""
+        self._text = ElasticText(self.model)
+
+    def use(self, size: str) -> None:
+        """Go on in ``size``, from the next token on; :data:`AUTO` leaves the choice to the policy.
+
+        Raises:
+            EngineError: the bundle has no such size.
+        """
+        self._automatic = size == AUTO
+        if not self._automatic:
+            self.model.signature(size, "decode")
+            self.size = size
+
+    def send(
+        self,
+        text: str,
+        sampler: Sampler = GREEDY,
+        max_new_tokens: int | None = None,
+        attachments: Attachments = NOTHING,
+    ) -> Iterator[str]:
+        """One user turn; yields the model's text as it comes. What the caches hold of earlier turns is not read anew.
+
+        Raises:
+            EngineError: the turn does not fit the context, or has attachments.
+        """
+        if attachments.towers:
+            raise EngineError("the loop over sizes takes text only: leave --size out to use the towers")
+        if self._automatic:
+            self.size = self.policy.choose(free_memory())
+        prompt = self._history + user_turn(text, self._template)
+        ids = [self._bos, *self._tokenizer.encode(prompt)]
+        room = self.model.context - len(ids)
+        if room < 1:
+            raise EngineError(f"the prompt has {len(ids)} tokens, the context is {self.model.context}: shorten it")
+        self._read(ids[:-1])
+        answer = ""
+        for piece in self._pieces(self._tokens(ids[-1], sampler, min(max_new_tokens or room, room))):
+            answer += piece
+            yield piece
+        self._history = prompt + answer.strip() + self._turn_end
+
+    def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
+        """Run ``prompt_tokens`` and generate ``decode_tokens`` in the size in use; forgets the conversation."""
+        self.reset()
+        ids = [2 + i % 1000 for i in range(prompt_tokens)]
+        start = time.perf_counter()
+        self._text.prefill(ids[:-1], self.size)
+        token = int(self._text.decode(ids[-1], self.size).argmax())
+        first = time.perf_counter()
+        for _ in range(decode_tokens - 1):
+            token = int(self._text.decode(token, self.size).argmax())
+        end = time.perf_counter()
+        self.reset()
+        rate = (decode_tokens - 1) / (end - first)
+        self.policy.observe(self.size, rate)
+        return Speed(prompt_tokens, decode_tokens, first - start, prompt_tokens / (first - start), rate)
+
+    def reset(self) -> None:
+        """Forget the conversation."""
+        self._history = ""
+        self._text = ElasticText(self.model)
+
+    def close(self) -> None:
+        self.model.model.close()
+
+    def _read(self, ids: Sequence[int]) -> None:
+        """Bring the text to ``ids``: only what is new, if it begins with what the caches hold."""
+        if list(ids[: len(self._text.ids)]) != self._text.ids:
+            self._text = ElasticText(self.model)
+        self._text.prefill(ids[len(self._text.ids) :], self.size)
+
+    def _tokens(self, token: int, sampler: Sampler, count: int) -> Iterator[int]:
+        generator = np.random.default_rng(sampler.seed)
+        while count > 0:
+            if self._draft is not None and sampler.temperature == 0 and self.size == self.model.sizes[0]:
+                yield from SpeculativeDecoder(self._text, self._draft).generate(token, count, self._stop)
+                return
+            start = time.perf_counter()
+            logits = self._text.decode(token, self.size)
+            self.policy.observe(self.size, 1 / (time.perf_counter() - start))
+            token = sample(logits, sampler, generator)
+            if token in self._stop:
+                return
+            yield token
+            count -= 1
+
+    def _pieces(self, tokens: Iterator[int]) -> Iterator[str]:
+        """The text of ``tokens``, character by whole character."""
+        ids: list[int] = []
+        said = ""
+        for token in tokens:
+            ids.append(token)
+            text = str(self._tokenizer.decode(ids))
+            if not text.endswith(UNFINISHED) and text != said:
+                yield text[len(said) :]
+                said = text
+        if (text := str(self._tokenizer.decode(ids)) if ids else "") != said:
+            yield text[len(said) :]
+
+
+def sample(logits: np.ndarray, sampler: Sampler, generator: np.random.Generator) -> int:
+    """A token drawn from ``logits [vocab]`` as ``sampler`` says; temperature 0 takes the likeliest."""
+    if sampler.temperature == 0:
+        return int(logits.argmax())
+    best = np.argsort(-logits, kind="stable")[: sampler.top_k]
+    weights = np.exp((logits[best] - logits[best[0]]).astype(np.float64) / sampler.temperature)
+    weights /= weights.sum()
+    # The smallest set whose probability reaches top_p: a token counts while those before it do not.
+    weights[np.cumsum(weights) - weights >= sampler.top_p] = 0
+    return int(generator.choice(best, p=weights / weights.sum()))
+
+
+def _tokenizer(bundle: Bundle) -> sentencepiece.SentencePieceProcessor:
+    begin, end = bundle.manifest["elastic"]["tokenizer"]
+    with bundle.file("litertlm").open("rb") as file:
+        file.seek(begin)
+        return sentencepiece.SentencePieceProcessor(model_proto=file.read(end - begin))

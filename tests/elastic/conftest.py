@@ -1,0 +1,97 @@
+"""A tiny model of two sizes, converted once: owners of both kinds, and a shared layer that the smaller size skips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.lower.litert.bind import bind
+from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
+from g3n_compiler.lower.litert.graph import convert
+from g3n_compiler.lower.litert.split import split_heads
+from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.slice.elastic import Size, choose_sizes
+from g3n_compiler.slice.view import open_size
+from g3n_compiler.trace.signatures import VERIFY_LENGTH
+from g3n_runtime.litert_elastic import ElasticModel
+from g3n_runtime.litert_model import LiteRtParts
+from tests.conftest import make_tiny
+
+CONTEXT, PREFILL, WINDOW = 96, 24, 16
+FULL, SMALL = "full", "half-2"
+PLAIN = [f"prefill_{PREFILL}", "decode"]
+HEADS = [PLAIN, [*PLAIN, f"verify_{VERIFY_LENGTH}", *(f"{SMALL}:{name}" for name in PLAIN)]]
+SLIDING, GLOBAL = "sliding_attention", "full_attention"
+
+
+@dataclass(frozen=True)
+class Nested:
+    """A checkpoint and its sizes, the converted graph of both, and the folder that lowered files go to."""
+
+    checkpoint: Checkpoint
+    sizes: tuple[Size, ...]
+    graph: bytes
+    folder: Path
+
+    def source(self, name: str) -> Checkpoint:
+        """The checkpoint of a size."""
+        return open_size(self.checkpoint, next(s for s in self.sizes if s.name == name))
+
+    def parts(self, recipe: str) -> LiteRtParts:
+        """The models that the loop over sizes runs."""
+        return self._written(recipe)[1]
+
+    def default(self, recipe: str) -> LiteRtParts:
+        """The models that the stock engine runs."""
+        return self._written(recipe)[0]
+
+    def model(self, recipe: str) -> ElasticModel:
+        return ElasticModel(self.parts(recipe), [s.name for s in self.sizes], 1)
+
+    def _written(self, recipe: str) -> tuple[LiteRtParts, LiteRtParts]:
+        names = ("core", "token", "ple", "elastic")
+        core, token, ple, elastic = (self.folder / f"{recipe}-{name}.tflite" for name in names)
+        if not core.exists():
+            read, chosen, config = self.checkpoint.read, RECIPES[recipe], self.sizes[0].config
+            write_token_embedder(config, chosen, read, token)
+            write_ple_embedder(config, chosen, read, ple)
+            bind(self.graph, text_weights(config), chosen, read, core, HEADS)
+            _, begin = split_heads(core, HEADS)
+            elastic.write_bytes(core.read_bytes()[begin:])
+        return LiteRtParts(core, token, ple), LiteRtParts(elastic, token, ple)
+
+
+@pytest.fixture(scope="session")
+def nested(tmp_path_factory: pytest.TempPathFactory) -> Nested:
+    folder = tmp_path_factory.mktemp("elastic")
+    tiny = make_tiny(
+        folder / "checkpoint",
+        num_hidden_layers=4,
+        num_kv_shared_layers=2,
+        layer_types=[SLIDING, GLOBAL, SLIDING, GLOBAL],
+        sliding_window=WINDOW,
+        activation_sparsity_pattern=[0.95, 0.0, 0.0, 0.0],
+    )
+    checkpoint = tiny.open()
+    torch.set_num_threads(2)
+    sizes = choose_sizes([FULL, SMALL], checkpoint.text)
+    checkpoint.text = sizes[0].config
+    graph = convert(checkpoint.text, CONTEXT, [PREFILL], sizes[1:])
+    return Nested(checkpoint, sizes, graph, folder)
+
+
+@pytest.fixture(scope="session")
+def ids() -> Callable[[int], list[int]]:
+    """``n`` token ids drawn from the whole vocabulary, bos first."""
+
+    def draw(n: int) -> list[int]:
+        generator = torch.Generator().manual_seed(1)
+        return [2, *torch.randint(0, 4352, (n - 1,), generator=generator).tolist()]
+
+    return draw
