@@ -23,7 +23,7 @@ BLIND = (
     *("aten.view_copy.default", "aten.clamp.default"),
 )
 """Operators whose visitors do not look at the shapes of their inputs, so that one may have lost its permute."""
-NOOPS = ("aten.expand_copy.default", "aten.clone.default", "dim_order_ops._clone_dim_order.default", "aten.alias_copy.default")
+NOOPS = ("aten.expand_copy.default", "aten.clone.default", "aten._to_copy.default", "aten.alias_copy.default")
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,16 @@ def xnnpack_blob(edge: torch.export.ExportedProgram) -> Blob:
 
 
 def drop_noops(graph: fx.Graph) -> None:
-    """Take out copies, and expansions to the size that a tensor has."""
+    """Take out copies, and expansions to the size that a tensor has.
+
+    A whole number in an expression is a constant of its own and a copy of it as a float: the serializer makes every
+    constant a float anyway.
+    """
     for node in list(graph.nodes):
         if node.op == "call_function" and _name(node) in NOOPS:
             source = node.args[0]
-            if source.meta["val"].shape == node.meta["val"].shape:
+            before, after = source.meta["val"], node.meta["val"]
+            if before.shape == after.shape and (before.dtype == after.dtype or source.op == "placeholder"):
                 node.replace_all_uses_with(source)
                 graph.erase_node(node)
 
