@@ -20,6 +20,8 @@ CLIP, STREAM, END = "audio_encoder", "audio_stream", "end_of_audio"
 LAYERS, STEPS = "audio_layers", "audio_steps"
 """As the first two, with what each layer gave; there for verification."""
 TOKENS, FRAMES, BINS = "get_audio_soft_tokens", "get_audio_frames_per_token", "get_audio_mel_bins"
+IDS = "get_audio_ids"
+"""A method without inputs: begin, soft token and end of a sound."""
 
 
 class ExecuTorchAudio:
@@ -34,6 +36,8 @@ class ExecuTorchAudio:
         self._tokens, self._frames, self._bins = (
             int(self._program.load_method(name).execute([])[0]) for name in (TOKENS, FRAMES, BINS)
         )
+        begin, soft, end = (int(i) for i in self._program.load_method(IDS).execute([]))
+        self.ids = begin, soft, end
         self._open: tuple[str, Any] | None = None
 
     def __call__(self, sound: np.ndarray) -> np.ndarray:

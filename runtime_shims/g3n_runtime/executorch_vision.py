@@ -13,7 +13,8 @@ import torch
 
 from g3n_runtime.errors import EngineError
 
-SIZES = "get_image_sizes"
+SIZES, IDS = "get_image_sizes", "get_image_ids"
+"""Methods without inputs: image sides; begin, soft token and end of an image."""
 
 
 def encoder_name(side: int) -> str:
@@ -36,6 +37,8 @@ class ExecuTorchVision:
     def __init__(self, path: Path) -> None:
         self._program = load(path)
         self.resolutions = tuple(int(side) for side in self._program.load_method(SIZES).execute([]))
+        begin, soft, end = (int(i) for i in self._program.load_method(IDS).execute([]))
+        self.ids = begin, soft, end
         self._open: tuple[str, Any] | None = None
 
     def embed(self, image: np.ndarray) -> np.ndarray:

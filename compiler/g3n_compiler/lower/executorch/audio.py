@@ -43,7 +43,7 @@ from g3n_compiler.modules.weights import Read
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.trace.audio_signatures import soft_weights
 from g3n_runtime.audio import HOP
-from g3n_runtime.executorch_audio import BINS, CLIP, END, FRAMES, LAYERS, STEPS, STREAM, TOKENS
+from g3n_runtime.executorch_audio import BINS, CLIP, END, FRAMES, IDS, LAYERS, STEPS, STREAM, TOKENS
 
 FRONT = TOWER + "subsample_conv_projection."
 Shapes = tuple[tuple[int, ...], ...]
@@ -174,7 +174,7 @@ class EncodeClip(nn.Module):
 
 
 class EncodeStep(nn.Module):
-    """``audio_stream``, or with ``probe`` ``audio_steps``; the state comes and goes in the order of ``state_shapes``."""
+    """``audio_stream``, or with ``probe`` ``audio_steps``; the state has the order of ``state_shapes``."""
 
     def __init__(self, config: AudioConfig, delegates: Sequence[nn.Module], probe: bool) -> None:
         super().__init__()
@@ -183,9 +183,9 @@ class EncodeStep(nn.Module):
     def forward(self, mel: Tensor, known: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         front, *layers, end = self.delegates
         names = front_state(self.config)
-        before, after = dict(zip(state_shapes(self.config), state, strict=True)), {}
+        before = dict(zip(state_shapes(self.config), state, strict=True))
         x, hide, keep, kept, *left = front(mel, known, *(before[name] for name in names))
-        after |= dict(zip(names, left, strict=True))
+        after: dict[str, Tensor] = dict(zip(names, left, strict=True))
         given = [x]
         for i, layer in enumerate(layers):
             own = layer_state(i)
@@ -271,6 +271,7 @@ def write_audio(config: AudioConfig, recipe: Recipe, read: Read, path: Path) -> 
             TOKENS: config.max_soft_tokens,
             FRAMES: config.frames_per_token,
             BINS: config.mel_bins,
+            IDS: [config.begin_id, config.soft_id, config.end_id],
             END: reader.hard_row(config.end_id).view(1, -1).contiguous(),
         }
         return write_program(methods, templates, stored, constants, path)

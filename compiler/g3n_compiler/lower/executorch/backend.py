@@ -1,4 +1,4 @@
-"""The ExecuTorch backend: ``model.pte``, ``model.ptd`` and ``tokenizer.json`` for the stock LLM runner."""
+"""The ExecuTorch backend: ``model.pte``, ``model.ptd``, ``tokenizer.json`` for the stock LLM runner, and the towers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.checkpoint.multimodal import Modality
+from g3n_compiler.checkpoint.multimodal import MODALITIES, Modality
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
 from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
 from g3n_compiler.lower.backend import Job, LayeredModel, Lowered, LoweredFile, LoweredSubgraph, TextModel, Towers
 from g3n_compiler.lower.executorch.layers import PROBE, LayerProbe
 from g3n_compiler.lower.executorch.lower import MODEL, TABLES, MethodName, lower_text
+from g3n_compiler.lower.executorch.towers import lower_towers, open_towers
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_runtime.engine import GREEDY
 from g3n_runtime.executorch import ROLES, ExecuTorchChat
@@ -32,7 +33,7 @@ class ExecuTorchBackend:
     """See :class:`g3n_compiler.lower.backend.Backend`."""
 
     runtime: Runtime = "executorch"
-    modalities: tuple[Modality, ...] = ("text",)
+    modalities: tuple[Modality, ...] = MODALITIES
 
     def lower(self, job: Job) -> Lowered:
         made = lower_text(
@@ -76,7 +77,8 @@ class ExecuTorchBackend:
             LoweredFile(TABLES, ROLES["tables"]),
             LoweredFile(TOKENIZER, ROLES["tokenizer"]),
         )
-        return Lowered(files, (core, *tables))
+        tower_files, towers = lower_towers(job)
+        return Lowered((*files, *tower_files), (core, *tables, *towers))
 
     def open_models(self, directory: Path) -> dict[str, TextModel]:
         parts = ExecuTorchParts(directory / MODEL, directory / TABLES)
@@ -86,7 +88,7 @@ class ExecuTorchBackend:
         return {PROBE: LayerProbe(ExecuTorchParts(directory / MODEL, directory / TABLES), config)}
 
     def open_towers(self, directory: Path) -> Towers:
-        return Towers()
+        return open_towers(directory)
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         parts = ExecuTorchParts(directory / MODEL, directory / TABLES, directory / TOKENIZER)

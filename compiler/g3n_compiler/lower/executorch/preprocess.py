@@ -112,7 +112,10 @@ def stay_channels_last(graph: fx.Graph) -> None:
 
 
 def _permutes(node: Any, order: list[int]) -> bool:
-    return isinstance(node, fx.Node) and _name(node) == "aten.permute_copy.default" and list(node.args[1]) == order
+    if not isinstance(node, fx.Node) or _name(node) != "aten.permute_copy.default":
+        return False
+    axes: Any = node.args[1]
+    return list(axes) == order
 
 
 def _name(node: fx.Node) -> str:

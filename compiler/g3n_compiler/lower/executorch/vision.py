@@ -1,9 +1,9 @@
 """The vision tower as a program of its own: a method for each image size, over one copy of the weights.
 
-=========================== =========================== ============================================================
-``vision_encoder_<side>``   ``image [1, S, S, 3]``      soft tokens in the text space and the end row ``[1, T + 1, hidden]``
-``vision_blocks_<side>``    the same, smallest size     what the stem and each block gave, the features, at last the same
-=========================== =========================== ============================================================
+========================= ======================= ===================================================================
+``vision_encoder_<side>`` ``image [1, S, S, 3]``  soft tokens in the text space, then the end row ``[1, T + 1, hidden]``
+``vision_blocks_<side>``  the same, smallest size what the stem and each block gave, the features, the soft tokens
+========================= ======================= ===================================================================
 
 Every block is a delegate. The second method calls the very delegates of the first and is there for verification.
 """
@@ -11,7 +11,7 @@ Every block is a delegate. The second method calls the very delegates of the fir
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,9 @@ from g3n_compiler.modules.vision_weights import encoder_weights
 from g3n_compiler.modules.weights import Read, TensorWeights, WeightSpec
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.trace.vision import adapt, adapter_weights
-from g3n_runtime.executorch_vision import blocks_name, encoder_name
+from g3n_runtime.executorch_vision import IDS, SIZES, blocks_name, encoder_name
+
+Shapes = tuple[tuple[int, ...], ...]
 
 
 class VisionOps(TowerOps, Dialect):
@@ -109,7 +111,7 @@ def chain(config: VisionConfig, layout: VisionLayout, hidden: int, side: int) ->
     def own(prefix: str) -> dict[str, WeightSpec]:
         return {name: spec for name, spec in specs.items() if name.startswith(prefix)}
 
-    def piece(kind: str, prefix: str, module: type[_VisionPiece], inputs: tuple[tuple[int, ...], ...], *more: Block) -> TowerPiece:
+    def piece(kind: str, prefix: str, module: Callable[..., nn.Module], inputs: Shapes, *more: Block) -> TowerPiece:
         found = own(prefix)
         return TowerPiece(kind, prefix, found, lambda w: module(layout, w, _means(found), *more), inputs)
 
@@ -170,7 +172,7 @@ def write_vision(
     layout = read_layout(config)
     specs = encoder_weights(layout) | adapter_weights(config, hidden)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".vision-") as folder:
-        stored = store_weights(specs, recipe, checkpoint_parts(lambda s: read(s).reshape(s.shape)), Path(folder), {})
+        stored = store_weights(specs, recipe, checkpoint_parts(read), Path(folder), {})
         templates = TowerTemplates(recipe, stored)
         methods: dict[str, TowerMethod] = {}
         for side in resolutions:
@@ -182,7 +184,7 @@ def write_vision(
             if side == min(resolutions):
                 module = EncodeImage(delegates, made.fused, probe=True)
                 methods[blocks_name(side)] = TowerMethod(module, inputs, made.pieces, measured=False)
-        constants = {"get_image_sizes": list(resolutions)}
+        constants = {SIZES: list(resolutions), IDS: [config.boi_id, config.image_id, config.eoi_id]}
         return write_program(methods, templates, stored, constants, path)
 
 
