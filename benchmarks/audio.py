@@ -1,11 +1,12 @@
 """The audio tower at its true size (681 million parameters, random weights): parity, delegation, memory, speed.
 
-    python benchmarks/audio.py FOLDER compile     # once: writes a random tower and its TFLite models into FOLDER
+    python benchmarks/audio.py FOLDER compile     # writes a random tower, at the next call its TFLite models
+    python benchmarks/audio.py FOLDER compile --runtime executorch
     python benchmarks/audio.py FOLDER parity      # 1, 5 and 30 s against transformers and the fake-quant reference
     python benchmarks/audio.py FOLDER speed       # seconds of encoding for each second of sound, both forms
     python benchmarks/audio.py FOLDER long        # 90 s through the streaming step: tokens, memory, equality
 
-The stages are apart because each is measured in a fresh process.
+The stages are apart because each is measured in a fresh process. The last three take ``--runtime`` too.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -35,12 +37,16 @@ from g3n_compiler.modules.multimodal_embedder import Embedder
 from g3n_compiler.modules.weights import LazyWeights, Weights, WeightSpec
 from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.targets import RUNTIMES
 from g3n_compiler.verify.parity import relative_error
 from g3n_runtime.audio import RATE, LogMel
 from g3n_runtime.litert_audio import LiteRtClipEncoder, LiteRtStreamEncoder
 
+if TYPE_CHECKING:
+    from g3n_runtime.executorch_audio import ExecuTorchAudio
+
 TOWER = "tower.safetensors"
-STREAM_BEGIN = "stream_begin.json"
+PROGRAM = "audio.pte"
 NAMES = ("fp32", "int8")
 THREADS = 2
 SECONDS = (1, 5, 30)
@@ -99,18 +105,27 @@ def main(context: click.Context, folder: Path) -> None:
     context.obj = folder
 
 
+RUNTIME = click.option("--runtime", type=click.Choice(RUNTIMES), default="litert")
+RECIPE = click.option("--recipe", "recipes", type=click.Choice(NAMES), multiple=True, default=NAMES)
+
+
 @main.command("compile")
+@RUNTIME
+@RECIPE
 @click.pass_obj
-def compile_tower(folder: Path) -> None:
+def compile_tower(folder: Path, runtime: str, recipes: tuple[str, ...]) -> None:
     if not (folder / TOWER).exists():
         write_tower(folder)
         console.print("tower written; run again to compile in a process of its own")
         return
     config, read = open_tower(folder)
+    if runtime == "executorch":
+        compile_executorch(folder, config, read, recipes)
+        return
     start = time.perf_counter()
     graphs = convert_audio(config)
     console.print(f"graphs: {time.perf_counter() - start:.0f} s, {memory()}")
-    for name in NAMES:
+    for name in recipes:
         start = time.perf_counter()
         (folder / name).mkdir(exist_ok=True)
         parts = write_audio(graphs, config, RECIPES[name], read, folder / name)
@@ -124,9 +139,24 @@ def compile_tower(folder: Path) -> None:
         console.print(json.dumps(asdict(parts.delegation)))
 
 
+def compile_executorch(
+    folder: Path, config: AudioConfig, read: Callable[..., Tensor], recipes: tuple[str, ...]
+) -> None:
+    from g3n_compiler.lower.executorch.audio import write_audio as write_program
+
+    for name in recipes:
+        start = time.perf_counter()
+        (folder / name).mkdir(exist_ok=True)
+        delegation = write_program(config, RECIPES[name], read, folder / name / PROGRAM)
+        size = (folder / name / PROGRAM).stat().st_size
+        console.print(f"executorch {name}: {size / 1e6:.0f} MB, {time.perf_counter() - start:.0f} s, {memory()}")
+        console.print(json.dumps(asdict(delegation)))
+
+
 @main.command()
+@RUNTIME
 @click.pass_obj
-def parity(folder: Path) -> None:
+def parity(folder: Path, runtime: str) -> None:
     config, read = open_tower(folder)
     table = Table("seconds", "tokens", "eager / transformers", "fp32 clip", "fp32 stream", "int8 clip", "int8 stream")
     for seconds in SECONDS:
@@ -134,51 +164,72 @@ def parity(folder: Path) -> None:
         exact, rounded = (ours(config, read, name, sound) for name in NAMES)
         cells = [relative_error(exact, hf(folder, config, read, sound))]
         for name, expected in zip(NAMES, (exact, rounded), strict=True):
-            cells.append(relative_error(clip_encoder(folder, name)(sound), expected))
-            cells.append(relative_error(np.stack(list(stream_encoder(folder, name)([sound]))), expected))
+            cells.append(relative_error(clip_encoder(folder, name, runtime)(sound), expected))
+            cells.append(relative_error(np.stack(list(stream_encoder(folder, name, runtime)([sound]))), expected))
         table.add_row(str(seconds), str(len(exact)), *(f"{c:.1e}" for c in cells))
-    console.print("largest relative error: fp32 against eager fp32, int8 against the fake-quant reference")
+    console.print(f"{runtime}, largest relative error: fp32 against eager fp32, int8 against the fake-quant reference")
     console.print(table)
 
 
 @main.command()
+@RUNTIME
+@RECIPE
 @click.pass_obj
-def speed(folder: Path) -> None:
+def speed(folder: Path, runtime: str, recipes: tuple[str, ...]) -> None:
     table = Table("", "clip of 30 s", "stream, 160 ms a step", "slowest step")
-    for name in NAMES:
-        clip, sound = clip_encoder(folder, name), sound_of(30)
+    for name in recipes:
+        clip, sound = clip_encoder(folder, name, runtime), sound_of(30)
         clip(sound)
         whole = best(lambda clip=clip, sound=sound: clip(sound))
         del clip
-        steps = step_seconds(folder, name, sound_of(16))
+        steps = step_seconds(stream_encoder(folder, name, runtime), sound_of(16))
         table.add_row(name, f"{whole / 30:.3f}", f"{np.mean(steps) / 0.16:.3f}", f"{max(steps) * 1000:.0f} ms")
-    console.print(f"seconds of encoding for each second of sound, {THREADS} threads")
+    console.print(f"{runtime}: seconds of encoding for each second of sound, {THREADS} threads")
     console.print(table)
 
 
 @main.command()
+@RUNTIME
 @click.option("--recipe", default="int8", type=click.Choice(NAMES))
 @click.pass_obj
-def long(folder: Path, recipe: str) -> None:
-    encoder, sound = stream_encoder(folder, recipe), sound_of(90)
+def long(folder: Path, runtime: str, recipe: str) -> None:
+    encode, sound = stream_encoder(folder, recipe, runtime), sound_of(90)
     tokens, held = [], {}
-    for token in encoder(np.array_split(sound, 900)):
+    for token in encode(np.array_split(sound, 900)):
         tokens.append(token)
         if len(tokens) in (20, 188, 375, 563):
             held[len(tokens)] = memory()["RssAnon"]
-    console.print(f"{len(tokens)} tokens; anonymous memory in GB by token: {held}")
-    clip = clip_encoder(folder, recipe)(sound[: 30 * RATE])
+    console.print(f"{runtime} {recipe}: {len(tokens)} tokens; anonymous memory in GB by token: {held}")
+    clip = clip_encoder(folder, recipe, runtime)(sound[: 30 * RATE])
     first = np.stack(tokens[: len(clip)])
     console.print(f"first 30 s against the clip of 30 s: tokens 1-187 {relative_error(first[:187], clip[:187]):.1e}")
     console.print(f"token 188, which the clip's end cuts short: {relative_error(first[187:], clip[187:]):.1e}")
 
 
-def clip_encoder(folder: Path, name: str) -> LiteRtClipEncoder:
-    return LiteRtClipEncoder(folder / name / "audio_encode.tflite", folder / name / "audio_adapt.tflite", THREADS)
+Encode = Callable[[np.ndarray], np.ndarray]
+EncodeStream = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 
-def stream_encoder(folder: Path, name: str) -> LiteRtStreamEncoder:
-    return LiteRtStreamEncoder(folder / name / "stream.tflite", THREADS)
+def clip_encoder(folder: Path, name: str, runtime: str) -> Encode:
+    if runtime == "litert":
+        parts = folder / name / "audio_encode.tflite", folder / name / "audio_adapt.tflite"
+        return LiteRtClipEncoder(*parts, THREADS)
+    return open_executorch(folder, name)
+
+
+def stream_encoder(folder: Path, name: str, runtime: str) -> EncodeStream:
+    if runtime == "litert":
+        return LiteRtStreamEncoder(folder / name / "stream.tflite", THREADS)
+    return open_executorch(folder, name).tokens
+
+
+def open_executorch(folder: Path, name: str) -> ExecuTorchAudio:
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+
+    from g3n_runtime.executorch_audio import ExecuTorchAudio
+
+    _unsafe_reset_threadpool(THREADS)
+    return ExecuTorchAudio(folder / name / PROGRAM)
 
 
 @torch.no_grad()
@@ -221,11 +272,10 @@ def best(run: Callable[[], object], times: int = 3) -> float:
     return min(once() for _ in range(times))
 
 
-def step_seconds(folder: Path, name: str, sound: np.ndarray) -> list[float]:
+def step_seconds(encode: EncodeStream, sound: np.ndarray) -> list[float]:
     """Seconds of each step, mel front end included, the first three apart."""
-    encoder = stream_encoder(folder, name)
     pieces = iter(np.array_split(sound, len(sound) // 160))
-    seconds, tokens = [], encoder(pieces)
+    seconds, tokens = [], encode(pieces)
     while True:
         start = time.perf_counter()
         if next(tokens, None) is None:

@@ -1,12 +1,13 @@
-"""The vision tower at its true size, with random weights: compile memory, delegation, parity and speed under LiteRT.
+"""The vision tower at its true size, with random weights: compile memory, delegation, parity and speed.
 
     python benchmarks/vision.py checkpoint WORK        # 0.6 GB: the true encoder beside a one-layer text model
-    python benchmarks/vision.py lower WORK --recipe fp32
-    python benchmarks/vision.py lower WORK --recipe int8
+    python benchmarks/vision.py lower WORK --recipe fp32 --runtime litert
+    python benchmarks/vision.py lower WORK --recipe int8 --runtime executorch
     python benchmarks/vision.py parity WORK            # against timm in float32, and against fake-quant
     python benchmarks/vision.py speed WORK             # seconds an image, 2 threads
 
-Each prints one JSON object a line. Layer scales are near 0.5: at their init of 1e-5 they hide what a block computes.
+Each prints one JSON object a line. ``parity`` and ``speed`` take what was lowered before. Layer scales are near 0.5: at
+their init of 1e-5 they hide what a block computes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from safetensors.torch import save_file
 
 from g3n_compiler.checkpoint.multimodal import VISION_ARCHITECTURE, VisionConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.lower.backend import VisionModel
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import operators_by_signature, summarize
 from g3n_compiler.lower.litert.split import split_heads
@@ -35,6 +37,7 @@ from g3n_compiler.modules.vision_layout import RESOLUTIONS, read_layout
 from g3n_compiler.modules.vision_weights import vision_weights
 from g3n_compiler.modules.weights import embedding_weights, text_weights
 from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.targets import RUNTIMES
 from g3n_compiler.trace.vision import AdaptImage, EncodeImage, adapter_read
 from g3n_compiler.verify.parity import relative_error
 from g3n_compiler.verify.vision import VisionReference, golden_image, load_hf_vision
@@ -106,7 +109,26 @@ def _open(work: Path) -> tuple[Checkpoint, VisionConfig]:
 @main.command()
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--recipe", default="int8")
-def lower(work: Path, recipe: str) -> None:
+@click.option("--runtime", type=click.Choice(RUNTIMES), default="litert")
+def lower(work: Path, recipe: str, runtime: str) -> None:
+    """Write what ``parity`` and ``speed`` run, and say what the delegate takes."""
+    if runtime == "litert":
+        _lower_litert(work, recipe)
+    else:
+        _lower_executorch(work, recipe)
+
+
+def _lower_executorch(work: Path, recipe: str) -> None:
+    from g3n_compiler.lower.executorch.vision import write_vision
+
+    opened, config = _open(work)
+    start, path = time.perf_counter(), _program(work, recipe)
+    made = write_vision(config, 2048, get_recipe(recipe), adapter_read(opened, config), SIDES, path)
+    numbers = {"flop_share": made.flop_share, "fallbacks": made.fallbacks, "peak": _peak()}
+    _say("executorch", recipe, seconds=time.perf_counter() - start, bytes=path.stat().st_size, **numbers)
+
+
+def _lower_litert(work: Path, recipe: str) -> None:
     """Convert (at the first call), quantise and bind; then what the delegate takes, by resolution."""
     opened, config = _open(work)
     layout, chosen = read_layout(config), get_recipe(recipe)
@@ -145,36 +167,67 @@ def parity(work: Path, sides: tuple[int, ...]) -> None:
     rounded = VisionReference(opened, config, get_recipe("int8"))
     for side in sides:
         image = golden_image(side)
-        _say("litert fp32 against timm", side, error=relative_error(_model(work, "fp32").embed(image), exact[side]))
-        got, want = _model(work, "int8").embed(image), rounded.embed(image)
-        noise = relative_error(want, exact[side])
-        cosine = _cosine(got, exact[side])
-        _say("litert int8", side, against_fake_quant=relative_error(got, want), noise=noise, cosine_to_fp32=cosine)
+        want = rounded.embed(image)
+        _say("noise of int8 against timm", side, error=relative_error(want, exact[side]))
+        for runtime in _lowered(work, "fp32"):
+            error = relative_error(_model(work, "fp32", runtime).embed(image), exact[side])
+            _say(f"{runtime} fp32 against timm", side, error=error)
+        for runtime in _lowered(work, "int8"):
+            got = _model(work, "int8", runtime).embed(image)
+            numbers = {"against_fake_quant": relative_error(got, want), "cosine_to_fp32": _cosine(got, exact[side])}
+            _say(f"{runtime} int8", side, **numbers)
 
 
 @main.command()
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--runs", default=3)
-def speed(work: Path, runs: int) -> None:
-    """Seconds an image of the encoder, after one run to warm up."""
-    for recipe in ("fp32", "int8"):
-        for side in SIDES:
-            image = golden_image(side)
-            model = _model(work, recipe)
-            model.features(image)
-            times = []
-            for _ in range(runs):
-                start = time.perf_counter()
-                model.features(image)
-                times.append(time.perf_counter() - start)
-            _say("litert", recipe, side=side, median=statistics.median(times), best=min(times), peak=_peak())
+@click.option("--recipe", "recipes", multiple=True, default=("fp32", "int8"))
+@click.option("--side", "sides", type=int, multiple=True, default=SIDES)
+@click.option("--runtime", "runtimes", type=click.Choice(RUNTIMES), multiple=True, default=RUNTIMES)
+def speed(work: Path, runs: int, recipes: tuple[str, ...], sides: tuple[int, ...], runtimes: tuple[str, ...]) -> None:
+    """Seconds an image, from pixels to soft tokens, after one run to warm up."""
+    for recipe in recipes:
+        for runtime in runtimes:
+            if runtime not in _lowered(work, recipe):
+                continue
+            for side in sides:
+                image = golden_image(side)
+                model = _model(work, recipe, runtime)
+                model.embed(image)
+                times = []
+                for _ in range(runs):
+                    start = time.perf_counter()
+                    model.embed(image)
+                    times.append(time.perf_counter() - start)
+                _say(runtime, recipe, side=side, median=statistics.median(times), best=min(times), peak=_peak())
+
+
+def _lowered(work: Path, recipe: str) -> list[str]:
+    """The runtimes that the tower was lowered for."""
+    found = {"litert": _parts(work, recipe)[0], "executorch": _program(work, recipe)}
+    return [runtime for runtime, path in found.items() if path.exists()]
+
+
+def _program(work: Path, recipe: str) -> Path:
+    return work / f"{recipe}-vision.pte"
+
+
+def _model(work: Path, recipe: str, runtime: str) -> VisionModel:
+    if runtime == "litert":
+        return _litert_model(work, recipe)
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+
+    from g3n_runtime.executorch_vision import ExecuTorchVision
+
+    _unsafe_reset_threadpool(2)
+    return ExecuTorchVision(_program(work, recipe))
 
 
 def _parts(work: Path, recipe: str) -> tuple[Path, Path]:
     return work / f"{recipe}-encoder.tflite", work / f"{recipe}-adapter.tflite"
 
 
-def _model(work: Path, recipe: str) -> LiteRtVision:
+def _litert_model(work: Path, recipe: str) -> LiteRtVision:
     """The encoder's headers share the file's weights: each resolution is copied out from its own header on."""
     encoder, adapter = _parts(work, recipe)
     views = {}

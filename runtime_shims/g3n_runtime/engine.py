@@ -85,7 +85,7 @@ def _litert(bundle: Bundle, threads: int) -> ChatEngine:
 
 
 def _executorch(bundle: Bundle, threads: int) -> ChatEngine:
-    from g3n_runtime.executorch import open_chat
+    from g3n_runtime.executorch_media import open_chat
 
     return open_chat(bundle, threads)
 

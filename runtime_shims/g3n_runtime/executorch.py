@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from g3n_runtime.bundle import Bundle
 from g3n_runtime.engine import NOTHING, Attachments, Sampler, Speed, user_turn
 from g3n_runtime.errors import EngineError
 from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts, load_program
@@ -69,7 +68,8 @@ class ExecuTorchChat:
             EngineError: the text cannot be encoded, does not fit the context, or the runner failed.
         """
         if attachments.towers:
-            raise EngineError("an ExecuTorch bundle takes text only in this version: use --runtime litert")
+            missing = ", ".join(sorted(attachments.towers))
+            raise EngineError(f"the bundle has no tower for {missing}: compile the checkpoint with all --modalities")
         if not self._turn_end:
             return self.generate(user_turn(text, self._template), sampler.temperature, max_new_tokens)
         # The runner's cache lacks what closes the model's turn, so the conversation is read anew.
@@ -236,12 +236,3 @@ class _RunnerTokenizer:
 
     def __exit__(self, *error: object) -> None:
         self._folder.cleanup()
-
-
-def open_chat(bundle: Bundle, threads: int) -> ExecuTorchChat:
-    """The bundle in the stock runner, with ``threads`` CPU threads."""
-    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
-
-    _unsafe_reset_threadpool(threads)
-    parts = ExecuTorchParts(*(bundle.file(ROLES[name]) for name in ("model", "tables", "tokenizer")))
-    return ExecuTorchChat(parts, bundle.manifest["template"]["prompt"])

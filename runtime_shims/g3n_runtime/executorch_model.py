@@ -86,6 +86,8 @@ class ExecuTorchModel:
         self.chunk = int(self._constant("get_max_seq_len")[0])
         self.context = int(self._constant("get_max_context_len")[0])
         self.vocab_size = int(self._constant("get_vocab_size")[0])
+        self.bos_id = int(self._constant("get_bos_id")[0])
+        self.stop_ids = frozenset(int(i) for i in self._constant("get_eos_ids"))
         self._execute = self._program.load_method(self.method)
         self._tokens = MappedTable(parts.tables, self._constant(TOKEN_TABLE))
         self._ple = MappedTable(parts.tables, self._constant(PLE_TABLE))

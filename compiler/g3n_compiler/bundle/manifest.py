@@ -144,7 +144,7 @@ def _size(
     """One size; ``layers`` counts as the largest does, ``core_bytes`` are those of the weights that it reads."""
     core = sum(job.recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values())
     part = LoweredSubgraph("core", "litert", "", "", core, (), None)
-    memory = memory_ledger(config, job.context, max(job.prefill_lengths), "litert", [part])
+    memory = memory_ledger(config, job.recipe, job.context, max(job.prefill_lengths), "litert", [part])
     return {
         "name": name,
         "parameters": parameter_count(config),

@@ -140,17 +140,25 @@ class AudioEncoder:
 
         These are frame ``first`` and each that is a multiple of ``reduction`` after it.
         """
-        c = self.config
-        hide = self._hidden(valid, time)
-        keep = valid.unsqueeze(-1)
-        for i in range(c.num_layers):
-            p = f"{TOWER}conformer.{i}."
-            x = self.feed_forward(p + "ffw_layer_start.", x)
-            x = self.attention(p + "attention.", x, hide, time) * keep
-            x = self.light_conv(p + "lconv1d.", x, time, (c.reduction, first) if i == c.num_layers - 1 else (1, 0))
-            x = self.feed_forward(p + "ffw_layer_end.", x)
-            x = self.norm(p + "norm", self._clip(x))
-        return x * every(keep, c.reduction, first)
+        hide, keep = self.hidden(valid, time), valid.unsqueeze(-1)
+        last = self.config.num_layers - 1
+        for i in range(self.config.num_layers):
+            x = self.layer(i, x, hide, keep, time, (self.config.reduction, first) if i == last else (1, 0))
+        return x * every(keep, self.config.reduction, first)
+
+    def layer(self, i: int, x: Tensor, hide: Tensor, keep: Tensor, time: Time, kept: tuple[int, int]) -> Tensor:
+        """Layer ``i`` over frames ``x [1, T, hidden]`` -> those ``kept``, see :func:`every`.
+
+        Args:
+            hide: from :meth:`hidden`.
+            keep: ``[1, T, 1]``, 1 for frames that are valid.
+        """
+        p = f"{TOWER}conformer.{i}."
+        x = self.feed_forward(p + "ffw_layer_start.", x)
+        x = self.attention(p + "attention.", x, hide, time) * keep
+        x = self.light_conv(p + "lconv1d.", x, time, kept)
+        x = self.feed_forward(p + "ffw_layer_end.", x)
+        return self.norm(p + "norm", self._clip(x))
 
     def feed_forward(self, p: str, x: Tensor) -> Tensor:
         """Half a step of a feed-forward layer, normalised on both sides."""
@@ -163,7 +171,7 @@ class AudioEncoder:
 
         Args:
             x: ``[1, T, hidden]``.
-            hide: ``[1, blocks, queries, keys]``, from :meth:`_hidden`.
+            hide: ``[1, blocks, queries, keys]``, from :meth:`hidden`.
         """
         c, a = self.config, p + "attn."
         y = self.norm(p + "pre_attn_norm", self._clip(x))
@@ -201,7 +209,7 @@ class AudioEncoder:
     def _clip(self, x: Tensor) -> Tensor:
         return torch.clamp(x, -self.config.clipping, self.config.clipping)
 
-    def _hidden(self, valid: Tensor, time: Time) -> Tensor:
+    def hidden(self, valid: Tensor, time: Time) -> Tensor:
         """What to add to logits ``[heads, blocks, queries, keys]``: :data:`HIDDEN` where a key may not be seen.
 
         Queries come in blocks of ``past`` frames, or one block where there are fewer; keys begin ``past`` earlier.

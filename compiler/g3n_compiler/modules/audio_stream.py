@@ -56,6 +56,10 @@ class Stream:
         self._before = state
         self.after: dict[str, Tensor] = {}
 
+    def before(self, name: str) -> Tensor:
+        """What the last step left under ``name``."""
+        return self._before[name]
+
     def window(self, name: str, x: Tensor) -> Tensor:
         return self.extend(name, x, 1)
 
@@ -67,9 +71,10 @@ class Stream:
 
     def normalize(self, name: str, x: Tensor, valid: Tensor, ops: AudioOps) -> tuple[Tensor, Tensor]:
         """Statistics move from their old value by what the new frames differ from it: digits are not lost over time."""
-        count, mean, variance = self._before[name].split(1, 1)
+        before = self._before[name]
+        count, mean, variance = (before[:, i : i + 1] for i in range(3))
         counts = count + ops.cumsum(valid)
-        share = 1 / torch.clamp(counts, min=1.0)
+        share = torch.tensor([1.0]) / torch.clamp(counts, min=1.0)
         means = mean + ops.cumsum((ops.frame_mean(x) - mean) * valid) * share
         centred = x - means
         variances = variance + ops.cumsum((ops.frame_mean(centred * centred) - variance) * valid) * share
@@ -87,16 +92,21 @@ def step(
         mask: ``[1, frames_per_token]`` float, 1 for frames that exist.
         state: as :func:`state_shapes`.
     """
-    c = encoder.config
     stream = Stream(state)
-    known = torch.cat((state["mask"], mask), 1)
+    frames, valid = listen(encoder, mel, mask, stream)
+    features = encoder.conform(frames, valid, stream, first=encoder.config.reduction - 1)
+    return features, stream.after
+
+
+def listen(encoder: AudioEncoder, mel: Tensor, mask: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+    """What of a step comes before the layers: its frames ``[1, T, hidden]``, and which are valid ``[1, T]``."""
+    c = encoder.config
+    known = torch.cat((stream.before("mask"), mask), 1)
     stream.after["mask"] = known[:, -MASKS_KEPT:]
     # The first convolution's outputs begin 2 mel frames after the tower frame that the last step ended with.
     half = every(known[:, 2 : 2 + c.frames_per_token], 2)
     quarter = every(known[:, : c.frames_per_token], SUBSAMPLING)
-    frames = encoder.subsample(mel * mask.unsqueeze(-1), half, quarter, stream)
-    features = encoder.conform(frames, quarter, stream, first=c.reduction - 1)
-    return features, stream.after
+    return encoder.subsample(mel * mask.unsqueeze(-1), half, quarter, stream), quarter
 
 
 def _state_name(name: str) -> str:

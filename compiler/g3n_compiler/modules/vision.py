@@ -12,6 +12,8 @@ form, not in result:
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -46,20 +48,34 @@ class VisionEncoder:
         Returns:
             ``[1, side * side, width]``, row by row from the top left.
         """
+        return deque(self.steps(images), maxlen=1)[0]
+
+    def steps(self, images: Tensor) -> Iterator[Tensor]:
+        """As :meth:`features`, with what comes before: the stem's map, each block's, at last the features."""
         self.layout.check_resolution(images.shape[1])
-        x = self._gelu_norm("conv_stem.bn", self._conv(self.layout.stem, images))
+        x = self.stem(images)
+        yield x
         maps = []
         for stage in self.layout.stages:
             for block in stage:
-                x = self._block(block, x)
+                x = self.block(block, x)
+                yield x
             maps.append(x)
-        fused = self._fuse([maps[i] for i in self.layout.fused])
-        return fused.reshape(1, -1, self.layout.width) * math.sqrt(self.layout.width)
+        yield self.fuse([maps[i] for i in self.layout.fused])
 
-    def _block(self, block: Block, x: Tensor) -> Tensor:
+    def stem(self, images: Tensor) -> Tensor:
+        """``[1, S, S, 3]`` -> ``[1, S / 2, S / 2, channels]``."""
+        return self._gelu_norm("conv_stem.bn", self._conv(self.layout.stem, images))
+
+    def block(self, block: Block, x: Tensor) -> Tensor:
+        """One block over a map ``[1, H, W, C]``."""
         if isinstance(block, EdgeResidual):
             return self._edge(block, x)
         return self._inverted(block, x) if isinstance(block, InvertedResidual) else self._attention(block, x)
+
+    def fuse(self, maps: list[Tensor]) -> Tensor:
+        """Features of the maps of the stages that are fused, as :meth:`features` has them."""
+        return self._fuse(maps).reshape(1, -1, self.layout.width) * math.sqrt(self.layout.width)
 
     def _edge(self, block: EdgeResidual, x: Tensor) -> Tensor:
         y = self._gelu_norm(f"{block.name}.bn1", self._conv(block.expand, x))

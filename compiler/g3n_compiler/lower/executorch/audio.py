@@ -1,149 +1,277 @@
-"""The audio tower as methods of an ExecuTorch program, as the stock runner calls them and as :mod:`g3n_runtime` does.
+"""The audio tower as a program of its own: a whole clip and a streaming step, over one copy of the weights.
 
-================ ================================================== ===================================================
-``audio_encoder`` ``sound [1, T, 161]``                              MultimodalRunner: rows ``[1, N, width]`` of a clip
-``audio_stream``  ``mel [1, 16, 128]``, ``known [1, 16]``, state     ``soft_token [1, 1, hidden]`` and the state
-================ ================================================== ===================================================
+================= =================================================== ==================================================
+``audio_encoder`` ``sound [1, T, 160]``, ``known [1, T]``              soft tokens of a clip ``[1, N, text_hidden]``
+``audio_stream``  ``mel [1, 16, 128]``, ``known [1, 16]``, state       ``soft_token [1, 1, text_hidden]`` and the state
+``audio_layers``  as ``audio_encoder``                                 frames before the layers and after each, at last
+                                                                       the soft tokens
+``audio_steps``   as ``audio_stream``                                  what each layer gave, before the rest
+``end_of_audio``                                                       the end-of-audio row ``[1, text_hidden]``
+================= =================================================== ==================================================
 
-A row of ``sound`` is a hop of 160 samples and then 1, or 0 past the sound's end: the runner's ``Audio`` has room for
-one tensor. A row of the result is a soft token followed by the per-layer embeddings of id 0, as all soft tokens are.
+``known`` is 1 for hops (mel frames) that the sound has and 0 past its end. Every layer is a delegate. ``audio_layers``
+and ``audio_steps`` call the very delegates of the first two and are there for verification.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from g3n_compiler.checkpoint.multimodal import AudioConfig
 from g3n_compiler.lower.backend import Delegation
-from g3n_compiler.lower.executorch.delegation import measure, partitioned_calls
-from g3n_compiler.lower.executorch.program import to_edge
+from g3n_compiler.lower.executorch.fixed import TowerMethod, TowerOps, TowerPiece, TowerTemplates, write_program
+from g3n_compiler.lower.executorch.stored import store_weights
 from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_parts
-from g3n_compiler.modules.audio import AudioEncoder, AudioOps
+from g3n_compiler.modules.audio import AudioEncoder, AudioOps, Clip, every
 from g3n_compiler.modules.audio_mel import LOST, LogMelGraph
-from g3n_compiler.modules.audio_stream import state_shapes, step
-from g3n_compiler.modules.audio_weights import PADDING, AudioReader, audio_weights, padding_weight, stored
+from g3n_compiler.modules.audio_stream import Stream, listen, state_shapes
+from g3n_compiler.modules.audio_weights import (
+    EMBEDDER,
+    PADDING,
+    TOWER,
+    AudioReader,
+    audio_weights,
+    padding_weight,
+)
 from g3n_compiler.modules.multimodal_embedder import Embedder
-from g3n_compiler.modules.weights import Read, WeightSpec
+from g3n_compiler.modules.weights import Read
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.trace.audio_signatures import soft_weights
 from g3n_runtime.audio import HOP
+from g3n_runtime.executorch_audio import BINS, CLIP, END, FRAMES, IDS, LAYERS, STEPS, STREAM, TOKENS
 
-ENCODER, STREAM = "audio_encoder", "audio_stream"
-FILTERS = (".conv", ".depthwise_conv1d")
+FRONT = TOWER + "subsample_conv_projection."
+Shapes = tuple[tuple[int, ...], ...]
 
 
-class XnnpackAudioOps(nn.Module, AudioOps):
-    """Means as products with constants, filters as they are stored: XNNPACK takes no mean of less than 4 dimensions,
-    and a filter only if it is a constant itself."""
-
-    def __init__(self, config: AudioConfig) -> None:
-        super().__init__()
-        frames = (config.bins[i + 1] * config.conv_channels[i] for i in range(2))
-        for size in sorted({config.hidden_size, config.text_hidden_size, *frames}):
-            self.register_buffer(f"mean_{size}", torch.full((1, size), 1 / size))
-
-    def mean(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.get_buffer(f"mean_{x.shape[-1]}"))
+class XnnpackAudioOps(TowerOps, AudioOps):
+    """Filters as XNNPACK wants them, and one in time as a convolution over a map of height 1."""
 
     def subsample(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.conv2d(x.permute(0, 3, 1, 2), weight, stride=2, padding=(0, 1)).permute(0, 2, 3, 1)
 
     def depthwise(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.conv1d(x.permute(0, 2, 1), weight, groups=x.shape[-1]).permute(0, 2, 1)
+        width = x.shape[-1]
+        y = F.conv2d(x.view(1, 1, -1, width).permute(0, 3, 1, 2), weight, groups=width)
+        return y.permute(0, 2, 3, 1).reshape(1, -1, width)
 
 
-class AudioMethod(nn.Module):
-    """What both methods share: the weights, which lie in the program once."""
-
+class _AudioPiece(nn.Module):
     def __init__(self, config: AudioConfig, weights: XnnpackWeights) -> None:
         super().__init__()
-        self.config, self.weights, self.ops = config, weights, XnnpackAudioOps(config)
+        frames = (config.bins[i + 1] * config.conv_channels[i] for i in range(2))
+        ops = XnnpackAudioOps((config.hidden_size, config.text_hidden_size, *frames))
+        self.config, self.weights, self.ops = config, weights, ops
 
+    @property
     def encoder(self) -> AudioEncoder:
         return AudioEncoder(self.config, self.weights, self.ops)
 
-    def soft(self, features: Tensor) -> Tensor:
-        return Embedder(self.config.embedder, "audio", self.weights, self.ops).soft(features)
 
+class _ClipFront(_AudioPiece):
+    """``sound, known`` -> ``frames, hide, keep``, and for soft tokens ``kept`` and ``heard``, both ``[1, N, 1]``."""
 
-class EncodeClip(AudioMethod):
-    """``audio_encoder``; ``ple`` is the per-layer embedding of id 0, scaled, ``[layers * ple_dim]``, or empty."""
-
-    ple: Tensor
-
-    def __init__(self, config: AudioConfig, weights: XnnpackWeights, ple: Tensor) -> None:
+    def __init__(self, config: AudioConfig, weights: XnnpackWeights) -> None:
         super().__init__(config, weights)
         self.mel = LogMelGraph(config.mel_bins)
-        self.register_buffer("ple", ple.expand(1, config.max_soft_tokens, -1).clone())
 
-    def forward(self, sound: Tensor) -> Tensor:
-        hops, known = sound[..., :HOP], sound[..., HOP:].reshape(1, -1)
-        known = F.pad(known[:, LOST:], (0, LOST))
-        soft = self.soft(self.encoder().encode(self.mel(hops), known))
-        frames = self.config.frames_per_token
-        heard = known.reshape(1, -1, frames)[..., :1]
-        soft = soft * heard + self.weights.tensor(PADDING) * (1 - heard)
-        return torch.cat((soft, self.ple), -1)
+    def forward(self, sound: Tensor, known: Tensor) -> tuple[Tensor, ...]:
+        mask = F.pad(known[:, LOST:], (0, LOST))
+        half = every(mask, 2)
+        quarter = every(half, 2)
+        x = self.encoder.subsample(self.mel(sound) * mask.unsqueeze(-1), half, quarter, Clip())
+        keep = quarter.unsqueeze(-1)
+        kept = every(keep, self.config.reduction)
+        return x, self.encoder.hidden(quarter, Clip()), keep, kept
 
 
-class StreamStep(AudioMethod):
-    """``audio_stream``: the state comes and goes in the order of ``state_shapes``."""
+class _ClipLayer(_AudioPiece):
+    """``x, hide, keep`` -> ``x``; ``layer`` of the config's."""
+
+    def __init__(self, config: AudioConfig, weights: XnnpackWeights, layer: int) -> None:
+        super().__init__(config, weights)
+        self._layer = layer
+
+    def forward(self, x: Tensor, hide: Tensor, keep: Tensor) -> tuple[Tensor, ...]:
+        last = self._layer == self.config.num_layers - 1
+        return (self.encoder.layer(self._layer, x, hide, keep, Clip(), (self.config.reduction, 0) if last else (1, 0)),)
+
+
+class _ClipEnd(_AudioPiece):
+    """``x, kept`` -> soft tokens, the padding's where ``kept`` is 0."""
+
+    def forward(self, x: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
+        soft = Embedder(self.config.embedder, "audio", self.weights, self.ops).soft(x * kept)
+        return (soft * kept + self.weights.tensor(PADDING) * (1 - kept),)
+
+
+class _StepFront(_AudioPiece):
+    """``mel, known, *state`` -> ``frames, hide, keep, kept, *state``."""
 
     def forward(self, mel: Tensor, known: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        names = state_shapes(self.config)
-        features, after = step(self.encoder(), mel, known, dict(zip(names, state, strict=True)))
-        return (self.soft(features), *(after[name] for name in names))
+        names = front_state(self.config)
+        stream = Stream(dict(zip(names, state, strict=True)))
+        x, valid = listen(self.encoder, mel, known, stream)
+        hide, keep = self.encoder.hidden(valid, stream), valid.unsqueeze(-1)
+        kept = every(keep, self.config.reduction, self.config.reduction - 1)
+        return x, hide, keep, kept, *(stream.after[name] for name in names)
 
 
-def audio_programs(
-    config: AudioConfig, recipe: Recipe, read: Read, ple: Tensor
-) -> dict[str, torch.export.ExportedProgram]:
-    """Both methods, traced, over one set of weights."""
-    specs: dict[str, WeightSpec] = audio_weights(config) | soft_weights(config) | {PADDING: padding_weight(config)}
-    specs |= {name: stored(config, spec) for name, spec in specs.items() if name.endswith(FILTERS)}
+class _StepLayer(_AudioPiece):
+    """``x, hide, keep, k, v, light_conv`` -> ``x, k, v, light_conv``."""
+
+    def __init__(self, config: AudioConfig, weights: XnnpackWeights, layer: int) -> None:
+        super().__init__(config, weights)
+        self._layer = layer
+
+    def forward(self, x: Tensor, hide: Tensor, keep: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        c, names = self.config, layer_state(self._layer)
+        stream = Stream(dict(zip(names, state, strict=True)))
+        last = self._layer == c.num_layers - 1
+        x = self.encoder.layer(self._layer, x, hide, keep, stream, (c.reduction, c.reduction - 1) if last else (1, 0))
+        return x, *(stream.after[name] for name in names)
+
+
+class _StepEnd(_AudioPiece):
+    """``x, kept`` -> soft token."""
+
+    def forward(self, x: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
+        return (Embedder(self.config.embedder, "audio", self.weights, self.ops).soft(x * kept),)
+
+
+def front_state(config: AudioConfig) -> list[str]:
+    """Names of the state that comes before the layers'."""
+    layers = {name for i in range(config.num_layers) for name in layer_state(i)}
+    return [name for name in state_shapes(config) if name not in layers]
+
+
+def layer_state(layer: int) -> list[str]:
+    """Names of a layer's state."""
+    return [f"k_{layer}", f"v_{layer}", f"light_conv_{layer}"]
+
+
+class EncodeClip(nn.Module):
+    """``audio_encoder``, or with ``probe`` ``audio_layers``."""
+
+    def __init__(self, delegates: Sequence[nn.Module], probe: bool) -> None:
+        super().__init__()
+        self.delegates, self.probe = nn.ModuleList(delegates), probe
+
+    def forward(self, sound: Tensor, known: Tensor) -> tuple[Tensor, ...]:
+        front, *layers, end = self.delegates
+        x, hide, keep, kept = front(sound, known)
+        given = [x]
+        for layer in layers:
+            x = layer(x, hide, keep)[0]
+            given.append(x)
+        soft = end(x, kept)[0]
+        return (*given, soft) if self.probe else (soft,)
+
+
+class EncodeStep(nn.Module):
+    """``audio_stream``, or with ``probe`` ``audio_steps``; the state has the order of ``state_shapes``."""
+
+    def __init__(self, config: AudioConfig, delegates: Sequence[nn.Module], probe: bool) -> None:
+        super().__init__()
+        self.config, self.delegates, self.probe = config, nn.ModuleList(delegates), probe
+
+    def forward(self, mel: Tensor, known: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        front, *layers, end = self.delegates
+        names = front_state(self.config)
+        before = dict(zip(state_shapes(self.config), state, strict=True))
+        x, hide, keep, kept, *left = front(mel, known, *(before[name] for name in names))
+        after: dict[str, Tensor] = dict(zip(names, left, strict=True))
+        given = [x]
+        for i, layer in enumerate(layers):
+            own = layer_state(i)
+            x, *left = layer(x, hide, keep, *(before[name] for name in own))
+            after |= dict(zip(own, left, strict=True))
+            given.append(x)
+        soft = end(x, kept)[0]
+        out = (soft, *(after[name] for name in state_shapes(self.config)))
+        return (*given, *out) if self.probe else out
+
+
+def clip_pieces(config: AudioConfig) -> list[TowerPiece]:
+    """Front end, layers, embedder."""
+    c = config
+    hops = c.max_soft_tokens * c.frames_per_token
+    frames, length = hops // 4, min(c.past, hops // 4)
+    x, keep = (1, frames, c.hidden_size), (1, frames, 1)
+    hide = (1, -(-frames // length), length, length + c.past)
+    kept: Shapes = ((1, c.max_soft_tokens, c.hidden_size), (1, c.max_soft_tokens, 1))
+    return [
+        _front(c, "clip", _ClipFront, ((1, hops, HOP), (1, hops))),
+        *(_layer(c, "clip", _ClipLayer, i, (x, hide, keep)) for i in range(c.num_layers)),
+        _end(c, "clip", _ClipEnd, kept),
+    ]
+
+
+def step_pieces(config: AudioConfig) -> list[TowerPiece]:
+    """The same of a streaming step."""
+    c, shapes = config, state_shapes(config)
+    n = c.frames_per_token
+    frames, length = n // 4, min(c.past, n // 4)
+    x, keep = (1, frames, c.hidden_size), (1, frames, 1)
+    hide = (1, -(-frames // length), length, length + c.past)
+    front: Shapes = ((1, n, c.mel_bins), (1, n), *(shapes[name] for name in front_state(c)))
+    states = [tuple(shapes[name] for name in layer_state(i)) for i in range(c.num_layers)]
+    return [
+        _front(c, "step", _StepFront, front),
+        *(_layer(c, "step", _StepLayer, i, (x, hide, keep, *states[i])) for i in range(c.num_layers)),
+        _end(c, "step", _StepEnd, ((1, 1, c.hidden_size), (1, 1, 1))),
+    ]
+
+
+def _front(config: AudioConfig, form: str, module: Callable[..., nn.Module], inputs: Shapes) -> TowerPiece:
+    specs = {name: spec for name, spec in audio_weights(config).items() if name.startswith(FRONT)}
+    return TowerPiece(f"{form} front end", FRONT, specs, lambda w: module(config, w), inputs)
+
+
+def _layer(config: AudioConfig, form: str, module: Callable[..., nn.Module], i: int, inputs: Shapes) -> TowerPiece:
+    prefix = f"{TOWER}conformer.{i}."
+    specs = {name: spec for name, spec in audio_weights(config).items() if name.startswith(prefix)}
+    kind = f"{form} layer" + (", the last" if i == config.num_layers - 1 else "")
+    return TowerPiece(kind, prefix, specs, lambda w: module(config, w, i), inputs)
+
+
+def _end(config: AudioConfig, form: str, module: Callable[..., nn.Module], inputs: Shapes) -> TowerPiece:
+    specs = soft_weights(config)
+    if form == "clip":
+        specs |= {PADDING: padding_weight(config)}
+    return TowerPiece(f"{form} embedder", EMBEDDER, specs, lambda w: module(config, w), inputs)
+
+
+def write_audio(config: AudioConfig, recipe: Recipe, read: Read, path: Path) -> Delegation:
+    """Write the program; the same arguments give the same bytes.
+
+    Raises:
+        NotFinite: a weight holds a NaN or an infinity.
+    """
     reader = AudioReader(config, read)
-    source = checkpoint_parts(lambda spec: read(spec) if spec.name.endswith(FILTERS) else reader(spec))
-    weights = XnnpackWeights(specs, recipe, source)
-    n, hops = config.frames_per_token, config.max_soft_tokens * config.frames_per_token
-    state = tuple(torch.zeros(shape) for shape in state_shapes(config).values())
-    inputs: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
-        ENCODER: (EncodeClip(config, weights, ple), (torch.zeros(1, hops, HOP + 1),)),
-        STREAM: (StreamStep(config, weights), (torch.zeros(1, n, config.mel_bins), torch.zeros(1, n), *state)),
-    }
-    with torch.no_grad():
-        return {k: torch.export.export(m.eval(), args, strict=False) for k, (m, args) in inputs.items()}
-
-
-@dataclass(frozen=True)
-class ExecuTorchAudio:
-    """What :func:`write_audio` wrote and measured."""
-
-    path: Path
-    delegation: Delegation
-
-
-def write_audio(config: AudioConfig, recipe: Recipe, read: Read, ple: Tensor, path: Path) -> ExecuTorchAudio:
-    """Write both methods as a program of their own, to be loaded with the first sound and released after it."""
-    from executorch.exir import ExecutorchBackendConfig
-
-    edge: Any = to_edge(audio_programs(config, recipe, read, ple), metadata(config))
-    delegation = measure(edge, {method: partitioned_calls(edge, method) for method in (ENCODER, STREAM)}, 1)
-    program = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True))
-    with path.open("wb") as file:
-        program.write_to_file(file)
-    return ExecuTorchAudio(path, delegation)
-
-
-def metadata(config: AudioConfig) -> dict[str, Any]:
-    """Methods without inputs: what ``g3n_runtime`` must know of the shapes."""
-    return {
-        "get_audio_soft_tokens": config.max_soft_tokens,
-        "get_audio_frames_per_token": config.frames_per_token,
-        "get_audio_mel_bins": config.mel_bins,
-    }
+    specs = audio_weights(config) | soft_weights(config) | {PADDING: padding_weight(config)}
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".audio-") as folder:
+        stored = store_weights(specs, recipe, checkpoint_parts(reader), Path(folder), {})
+        templates = TowerTemplates(recipe, stored)
+        clip, step = clip_pieces(config), step_pieces(config)
+        clips, steps = ([templates(piece) for piece in pieces] for pieces in (clip, step))
+        inputs = step[0].inputs[:2] + tuple(state_shapes(config).values())
+        methods = {
+            CLIP: TowerMethod(EncodeClip(clips, probe=False), clip[0].inputs, clip),
+            STREAM: TowerMethod(EncodeStep(config, steps, probe=False), inputs, step),
+            LAYERS: TowerMethod(EncodeClip(clips, probe=True), clip[0].inputs, clip, measured=False),
+            STEPS: TowerMethod(EncodeStep(config, steps, probe=True), inputs, step, measured=False),
+        }
+        constants = {
+            TOKENS: config.max_soft_tokens,
+            FRAMES: config.frames_per_token,
+            BINS: config.mel_bins,
+            IDS: [config.begin_id, config.soft_id, config.end_id],
+            END: reader.hard_row(config.end_id).view(1, -1).contiguous(),
+        }
+        return write_program(methods, templates, stored, constants, path)

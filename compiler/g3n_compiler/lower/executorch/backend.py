@@ -1,4 +1,4 @@
-"""The ExecuTorch backend: ``model.pte``, ``model.ptd`` and ``tokenizer.json`` for the stock LLM runner."""
+"""The ExecuTorch backend: ``model.pte``, ``model.ptd``, ``tokenizer.json`` for the stock LLM runner, and the towers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.checkpoint.multimodal import Modality
+from g3n_compiler.checkpoint.multimodal import MODALITIES, Modality
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
 from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
@@ -23,6 +23,7 @@ from g3n_compiler.lower.backend import (
 )
 from g3n_compiler.lower.executorch.layers import PROBE, LayerProbe
 from g3n_compiler.lower.executorch.lower import MODEL, TABLES, MethodName, lower_text
+from g3n_compiler.lower.executorch.towers import lower_towers, open_towers
 from g3n_compiler.slice.elastic import Size
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_runtime.engine import GREEDY
@@ -43,8 +44,8 @@ class ExecuTorchBackend:
     """See :class:`g3n_compiler.lower.backend.Backend`."""
 
     runtime: Runtime = "executorch"
-    modalities: tuple[Modality, ...] = ("text",)
     elastic = False
+    modalities: tuple[Modality, ...] = MODALITIES
 
     def lower(self, job: Job) -> Lowered:
         steps = job.steps
@@ -91,7 +92,8 @@ class ExecuTorchBackend:
             LoweredFile(TABLES, ROLES["tables"]),
             LoweredFile(TOKENIZER, ROLES["tokenizer"]),
         )
-        return Lowered(files, (core, *tables))
+        tower_files, towers = lower_towers(job)
+        return Lowered((*files, *tower_files), (core, *tables, *towers))
 
     def open_models(self, directory: Path) -> dict[str, TextModel]:
         parts = ExecuTorchParts(directory / MODEL, directory / TABLES)
@@ -101,7 +103,7 @@ class ExecuTorchBackend:
         return {PROBE: LayerProbe(ExecuTorchParts(directory / MODEL, directory / TABLES), config)}
 
     def open_towers(self, directory: Path) -> Towers:
-        return Towers()
+        return open_towers(directory)
 
     def of_size(self, size: Size) -> TextEntry:
         raise TargetError("ExecuTorch bundles hold one size")

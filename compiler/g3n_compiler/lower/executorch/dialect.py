@@ -42,13 +42,17 @@ class XnnpackDialect(nn.Module, Dialect):
         return F.linear(x, self.get_buffer("rotation"))
 
     def gelu(self, x: Tensor) -> Tensor:
-        """Written out, ``sigmoid(2 u)`` being ``(1 + tanh(u)) / 2``: XNNPACK's own is always the erf form."""
-        scale = 2 * math.sqrt(2 / math.pi)
-        return x * torch.sigmoid(x * (x * x * (0.044715 * scale) + scale))
+        return gelu(x)
 
     def layer_rows(self, ple: Tensor, i: int) -> Tensor:
         """A piece is given its own layer's rows: ``[1, T, ple_dim]`` -> ``[T, 1, ple_dim]``."""
         return ple.view(-1, 1, self.ple_dim)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Written out, ``sigmoid(2 u)`` being ``(1 + tanh(u)) / 2``: XNNPACK's own is always the erf form."""
+    scale = 2 * math.sqrt(2 / math.pi)
+    return x * torch.sigmoid(x * (x * x * (0.044715 * scale) + scale))
 
 
 class XnnpackDecoder(TextDecoder):

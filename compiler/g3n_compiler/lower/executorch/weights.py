@@ -48,7 +48,7 @@ class XnnpackWeights(nn.Module):
             scheme = recipe.scheme(spec)
             self._bits[name] = scheme.bits
             for part, tensor in parts(spec, scheme).items():
-                self.register_buffer(_buffer_name(name, part), tensor)
+                self.register_buffer(_buffer_name(name, part), as_filter(tensor) if is_filter(spec) else tensor)
             if scheme.bits != 32 and spec.shape[0] not in self._zeros:
                 self._zeros[spec.shape[0]] = f"zero_points_{spec.shape[0]}"
                 self.register_buffer(self._zeros[spec.shape[0]], torch.zeros(spec.shape[0], dtype=torch.int64))
@@ -73,6 +73,16 @@ class XnnpackWeights(nn.Module):
 
     def _buffer(self, name: str, part: str = "") -> Tensor:
         return self.get_buffer(_buffer_name(name, part))
+
+
+def is_filter(spec: WeightSpec) -> bool:
+    """Whether a weight is a convolution's: ``[out, height, width, in]``, or ``[1, height, width, out]``."""
+    return len(spec.shape) == 4
+
+
+def as_filter(weight: Tensor) -> Tensor:
+    """A convolution's weight in PyTorch's layout; XNNPACK's serializer turns it into the one that it has here."""
+    return weight.permute((3, 0, 1, 2) if weight.shape[0] == 1 else (0, 3, 1, 2)).contiguous()
 
 
 def part_shapes(spec: WeightSpec, scheme: Scheme) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,55 @@
+"""The towers of an ExecuTorch bundle: each is a program of its own, to be loaded with the first picture or sound.
+
+The stock multimodal runner wants one program with everything, which it reads whole into memory; our host loop
+(:mod:`g3n_runtime.executorch_media`) feeds ``text_decoder`` with what these programs give.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from g3n_compiler.checkpoint.reader import file_sha256
+from g3n_compiler.lower.backend import Delegation, Job, LoweredFile, LoweredSubgraph, Towers
+from g3n_compiler.lower.executorch.audio import write_audio
+from g3n_compiler.lower.executorch.vision import write_vision
+from g3n_compiler.targets import Subgraph
+from g3n_compiler.trace.vision import adapter_read
+from g3n_runtime.executorch_audio import CLIP, END, STREAM, ExecuTorchAudio
+from g3n_runtime.executorch_media import ROLES
+from g3n_runtime.executorch_vision import ExecuTorchVision, encoder_name
+
+VISION, AUDIO = "vision.pte", "audio.pte"
+
+
+def lower_towers(job: Job) -> tuple[list[LoweredFile], list[LoweredSubgraph]]:
+    """Lower every tower of ``job`` into its folder."""
+    files: list[LoweredFile] = []
+    subgraphs: list[LoweredSubgraph] = []
+
+    def add(name: Subgraph, file: str, role: str, signatures: tuple[str, ...], delegation: Delegation) -> None:
+        path = job.directory / file
+        files.append(LoweredFile(file, role))
+        size = path.stat().st_size
+        subgraphs.append(LoweredSubgraph(name, "executorch", role, file_sha256(path), size, signatures, delegation))
+
+    if (vision := job.vision) is not None:
+        job.progress("executorch: lowering the vision tower")
+        read = adapter_read(job.checkpoint, vision)
+        path = job.directory / VISION
+        made = write_vision(vision, job.config.hidden_size, job.recipe, read, job.resolutions, path)
+        names = tuple(encoder_name(side) for side in job.resolutions)
+        add("vision_encoder", VISION, ROLES["vision"], names, made)
+    if (audio := job.audio) is not None:
+        job.progress("executorch: lowering the audio tower")
+        made = write_audio(audio, job.recipe, job.checkpoint.read, job.directory / AUDIO)
+        add("audio_encoder", AUDIO, ROLES["audio"], (CLIP, STREAM, END), made)
+    return files, subgraphs
+
+
+def open_towers(directory: Path) -> Towers:
+    """The towers in a bundle's folder."""
+    vision, audio = directory / VISION, directory / AUDIO
+    return Towers(
+        ExecuTorchVision(vision) if vision.exists() else None,
+        ExecuTorchAudio(audio) if audio.exists() else None,
+    )

@@ -1,0 +1,271 @@
+"""Chat about pictures and sounds with an ExecuTorch bundle, by a loop of our own over ``text_decoder``.
+
+The stock multimodal runner reads its program whole into memory, and wants the towers in it. Here a tower is a program
+that is loaded with the first picture or sound, its soft tokens take the places of placeholders among the embedding
+rows, and the decoder's methods are called one by one. A conversation without media is the stock text runner's.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from g3n_runtime.audio import RATE
+from g3n_runtime.bundle import Bundle
+from g3n_runtime.engine import NOTHING, Attachments, ChatEngine, Sampler, Speed
+from g3n_runtime.errors import EngineError
+from g3n_runtime.executorch import ROLES as TEXT_ROLES
+from g3n_runtime.executorch import ExecuTorchChat, PieceDecoder
+from g3n_runtime.executorch_audio import ExecuTorchAudio
+from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
+from g3n_runtime.executorch_vision import ExecuTorchVision
+from g3n_runtime.image import Resample, load_image
+from g3n_runtime.sampling import draw
+from g3n_runtime.sound import CLIP_SECONDS, read_blocks
+
+ROLES = {"vision": "executorch_vision", "audio": "executorch_audio"}
+"""Roles of the towers' files."""
+
+
+@dataclass(frozen=True)
+class TowerFiles:
+    """The towers of a bundle, ``None`` for one that it lacks; pictures are brought to ``image_side`` pixels."""
+
+    vision: Path | None = None
+    audio: Path | None = None
+    image_side: int | None = None
+    resample: Resample = "bilinear"
+
+
+@dataclass(frozen=True)
+class Soft:
+    """What stands in a prompt for a picture or a sound: ids, and the rows that go in instead of those of some.
+
+    ``rows [N, hidden]`` belong to the ids from the second on; the first id is looked up.
+    """
+
+    ids: tuple[int, ...]
+    rows: np.ndarray
+
+
+class ExecuTorchMediaChat:
+    """:class:`g3n_runtime.engine.ChatEngine` that takes pictures and sounds.
+
+    A sound longer than a clip goes through the streaming encoder and becomes as many soft tokens as it takes. What the
+    towers made stays in the conversation, so that they may be released at any time.
+
+    Args:
+        parts: files of the text model.
+        template: prompt template, ``{prompt}`` for the user's text.
+    """
+
+    def __init__(self, parts: ExecuTorchParts, towers: TowerFiles, template: str) -> None:
+        self._parts, self._towers, self._template = parts, towers, template
+        self._turn_end = template.partition("{prompt}")[2].partition("<start_of_turn>")[0]
+        self._text: ExecuTorchChat | None = None
+        self._loop: RowLoop | None = None
+        self._vision: ExecuTorchVision | None = None
+        self._audio: ExecuTorchAudio | None = None
+        self._history: list[str | Soft] = []
+
+    def send(
+        self, text: str, sampler: Sampler, max_new_tokens: int, attachments: Attachments = NOTHING
+    ) -> Iterator[str]:
+        """One user turn; yields the model's text as it comes. Earlier turns stay in context.
+
+        Raises:
+            MediaError: a file is no image or sound, or is broken or too large.
+            EngineError: the bundle has no tower for it, or the turn does not fit the context.
+        """
+        turn: list[str | Soft] = []
+        for soft in self._encode(attachments):
+            turn += ["\n\n", soft, "\n\n"]
+        before, after = self._template.split("{prompt}")
+        prompt = [*self._history, before, *turn, text, after]
+        if any(isinstance(part, Soft) for part in prompt):
+            self._close_text()
+            pieces = self._answer(prompt, sampler, max_new_tokens)
+        else:
+            pieces = self._open_text().send(text, sampler, max_new_tokens)
+        answer = ""
+        for piece in pieces:
+            answer += piece
+            yield piece
+        self._history = [*prompt, answer.strip() + self._turn_end]
+
+    @property
+    def loaded_towers(self) -> frozenset[str]:
+        """The towers in memory."""
+        loaded = {"vision": self._vision, "audio": self._audio}
+        return frozenset(name for name, tower in loaded.items() if tower is not None)
+
+    def release_towers(self) -> None:
+        """Unload the towers; the next picture or sound loads its own again."""
+        self._vision = self._audio = None
+
+    def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
+        """See :meth:`ExecuTorchChat.measure`; forgets the conversation."""
+        self.reset()
+        return self._open_text().measure(prompt_tokens, decode_tokens)
+
+    def reset(self) -> None:
+        """Forget the conversation."""
+        self._history = []
+        self._loop = None
+        if self._text is not None:
+            self._text.reset()
+
+    def close(self) -> None:
+        """Release everything."""
+        self.reset()
+        self.release_towers()
+        self._close_text()
+
+    def _answer(self, prompt: Sequence[str | Soft], sampler: Sampler, max_new_tokens: int) -> Iterator[str]:
+        if self._loop is None:
+            self._loop = RowLoop(self._parts)
+        return self._loop.answer(prompt, sampler, max_new_tokens)
+
+    def _encode(self, attachments: Attachments) -> Iterator[Soft]:
+        for path in attachments.images:
+            eyes, side = self._eyes()
+            image = load_image(path, side, self._towers.resample).astype(np.float32) / 255
+            rows = eyes.embed(image)
+            begin, soft, end = eyes.ids
+            yield Soft((begin, *[soft] * (len(rows) - 1), end), rows)
+        for path in attachments.audio:
+            ears = self._ears()
+            rows = np.concatenate((_heard(ears, path), ears.end()))
+            begin, soft, end = ears.ids
+            yield Soft((begin, *[soft] * (len(rows) - 1), end), rows)
+
+    def _eyes(self) -> tuple[ExecuTorchVision, int]:
+        if self._towers.vision is None or self._towers.image_side is None:
+            raise EngineError("the bundle has no vision tower: compile the checkpoint with --modalities text,vision")
+        if self._vision is None:
+            self._vision = ExecuTorchVision(self._towers.vision)
+        return self._vision, self._towers.image_side
+
+    def _ears(self) -> ExecuTorchAudio:
+        if self._towers.audio is None:
+            raise EngineError("the bundle has no audio tower: compile the checkpoint with --modalities text,audio")
+        if self._audio is None:
+            self._audio = ExecuTorchAudio(self._towers.audio)
+        return self._audio
+
+    def _open_text(self) -> ExecuTorchChat:
+        if self._text is None:
+            self._text = ExecuTorchChat(self._parts, self._template)
+        return self._text
+
+    def _close_text(self) -> None:
+        """The runner and our loop would each hold the model."""
+        if self._text is not None:
+            self._text.close()
+            self._text = None
+
+
+class RowLoop:
+    """Prefill and decode over embedding rows, one conversation at a time."""
+
+    def __init__(self, parts: ExecuTorchParts) -> None:
+        if parts.tokenizer is None:
+            raise EngineError("the loop needs a tokenizer.json: name it in ExecuTorchParts")
+        self._model = ExecuTorchModel(parts, "text_decoder")
+        self._vocabulary = Vocabulary(parts.tokenizer)
+
+    def answer(self, prompt: Sequence[str | Soft], sampler: Sampler, max_new_tokens: int) -> Iterator[str]:
+        """What the model says to ``prompt``, which is read anew, a bos before it."""
+        rows = self.rows(prompt)
+        room = self._model.context - len(rows)
+        if room < 1:
+            raise EngineError(f"{len(rows)} tokens do not fit the bundle's context of {self._model.context}")
+        generator = np.random.default_rng(sampler.seed)
+        for begin in range(0, len(rows), self._model.chunk):
+            logits = self._model.call_rows(rows[begin : begin + self._model.chunk], begin)[0][0, -1]
+        text, position = PieceDecoder(), len(rows)
+        for last in (i == min(max_new_tokens, room) - 1 for i in range(min(max_new_tokens, room))):
+            token = draw(logits, sampler, generator)
+            if token in self._model.stop_ids:
+                break
+            if piece := text.feed(self._vocabulary.name(token)):
+                yield piece
+            if not last:
+                logits = self._model.step([token], position)
+                position += 1
+        if piece := text.end():
+            yield piece
+
+    def rows(self, prompt: Sequence[str | Soft]) -> np.ndarray:
+        """Rows ``[T, width]`` float32 of ``prompt``, as ``text_decoder`` takes them."""
+        ids: list[int] = [self._model.bos_id]
+        places: list[tuple[int, np.ndarray]] = []
+        for is_text, parts in itertools.groupby(prompt, lambda part: isinstance(part, str)):
+            if is_text:
+                # Together, because a token may span what comes from the template and what the user wrote.
+                ids += self._vocabulary.encode("".join(str(part) for part in parts))
+                continue
+            for part in parts:
+                assert isinstance(part, Soft)
+                places.append((len(ids) + 1, part.rows))
+                ids += part.ids
+        embeddings = self._model.embeddings(ids)
+        for at, rows in places:
+            embeddings[at : at + len(rows)] = rows
+        return np.concatenate((embeddings, self._model.ple(ids)), -1)
+
+
+class Vocabulary:
+    """A bundle's ``tokenizer.json``: text into ids as the stock runner does it, ids into pieces of text."""
+
+    def __init__(self, path: Path) -> None:
+        from pytorch_tokenizers import CppHFTokenizer
+
+        self._tokenizer = CppHFTokenizer()
+        self._tokenizer.load(str(path))
+        tokenizer = json.loads(path.read_text(encoding="utf-8"))
+        self._names = {id: name for name, id in tokenizer["model"]["vocab"].items()}
+        self._names |= {token["id"]: token["content"] for token in tokenizer.get("added_tokens", [])}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``, without a leading bos."""
+        return list(self._tokenizer.encode(text, 0, 0))
+
+    def name(self, token: int) -> str:
+        """What a :class:`PieceDecoder` takes."""
+        return str(self._names[token]).replace("\u2581", " ")
+
+
+def open_chat(bundle: Bundle, threads: int) -> ChatEngine:
+    """The bundle with ``threads`` CPU threads: in the stock runner, which a bundle with towers leaves for media."""
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+
+    _unsafe_reset_threadpool(threads)
+    parts = ExecuTorchParts(*(bundle.file(TEXT_ROLES[name]) for name in ("model", "tables", "tokenizer")))
+    template, vision = bundle.manifest["template"]["prompt"], bundle.manifest.get("vision")
+    files = {entry["role"] for entry in bundle.manifest["files"]}
+    eyes, ears = (bundle.file(role) if role in files else None for role in ROLES.values())
+    towers = TowerFiles(eyes, ears)
+    if eyes is None and ears is None:
+        return ExecuTorchChat(parts, template)
+    if eyes is not None and vision is not None:
+        towers = TowerFiles(eyes, ears, vision["image_sizes"][0], vision["resample"])
+    return ExecuTorchMediaChat(parts, towers, template)
+
+
+def _heard(ears: ExecuTorchAudio, path: Path) -> np.ndarray:
+    """Soft tokens ``[N, hidden]`` of a file: a clip's, or a stream's where it is longer than one."""
+    blocks = read_blocks(path)
+    held: list[np.ndarray] = []
+    samples = 0
+    for block in blocks:
+        held.append(block)
+        samples += len(block)
+        if samples > CLIP_SECONDS * RATE:
+            return np.stack(list(ears.tokens(itertools.chain(held, blocks))))
+    return ears.clip(np.concatenate(held))
