@@ -6,7 +6,7 @@ Reference: ``transformers`` ``Gemma3nMultimodalEmbedder``, and ``Gemma3nModel.fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from g3n_compiler.checkpoint.multimodal import TOWERS, EmbedderConfig, Tower
 from g3n_compiler.modules.dialect import Dialect
-from g3n_compiler.modules.weights import LazyWeights, Role, Weights, WeightSpec
+from g3n_compiler.modules.weights import LazyWeights, Read, Role, Weights, WeightSpec
 
 if TYPE_CHECKING:
     from g3n_compiler.checkpoint.reader import Checkpoint
@@ -68,9 +68,7 @@ class HardRows:
         hidden_size: of the text model.
     """
 
-    def __init__(
-        self, embedders: Mapping[Tower, EmbedderConfig], read: Callable[[WeightSpec], Tensor], hidden_size: int
-    ) -> None:
+    def __init__(self, embedders: Mapping[Tower, EmbedderConfig], read: Read, hidden_size: int) -> None:
         self.embedders = dict(embedders)
         self._rows = {
             id: row
@@ -98,9 +96,7 @@ class HardRows:
 
 
 @torch.no_grad()
-def embed_hard_ids(
-    config: EmbedderConfig, tower: Tower, read: Callable[[WeightSpec], Tensor], hidden_size: int
-) -> Tensor:
+def embed_hard_ids(config: EmbedderConfig, tower: Tower, read: Read, hidden_size: int) -> Tensor:
     """``[vocab_size, hidden]`` float32: what each hard id of ``tower`` becomes in the text space."""
     specs = embedder_weights(config, tower, hidden_size)
     weights = LazyWeights(read, specs)

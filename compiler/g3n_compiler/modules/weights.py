@@ -7,10 +7,11 @@ sliced without a copy of the whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -78,7 +79,7 @@ class TensorWeights:
 class LazyWeights:
     """Weights read when they are needed and not kept: a model of any size in the memory of one tensor."""
 
-    def __init__(self, read: Callable[[WeightSpec], Tensor], specs: Mapping[str, WeightSpec]) -> None:
+    def __init__(self, read: Read, specs: Mapping[str, WeightSpec]) -> None:
         self._read = read
         self._specs = specs
 
@@ -86,7 +87,13 @@ class LazyWeights:
         return self._read(self._specs[name])
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        return F.linear(x, self._read(self._specs[name]))
+        return linear_by_rows(x, self._specs[name], self._read)
+
+
+def linear_by_rows(x: Tensor, spec: WeightSpec, read: Read, block: int = 1 << 14) -> Tensor:
+    """``x [..., K] @ weight [N, K].T -> [..., N]``, ``block`` rows of the weight in memory at a time."""
+    ends = [*range(block, spec.shape[0], block), spec.shape[0]]
+    return torch.cat([F.linear(x, read(spec, (max(0, end - 1) // block * block, end))) for end in ends], -1)
 
 
 def text_weights(config: TextConfig) -> dict[str, WeightSpec]:

@@ -5,12 +5,12 @@ It separates a backend's bug (artifact differs from this) from quantization nois
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from g3n_compiler.modules.weights import WeightSpec
+from g3n_compiler.modules.weights import Read, WeightSpec, linear_by_rows
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.quantize.rows import fake_quantize, fake_quantize_activations
 
@@ -19,13 +19,11 @@ class FakeQuantWeights:
     """:class:`~g3n_compiler.modules.weights.Weights` as ``recipe`` would quantise them.
 
     Args:
-        read: returns a spec's float32 tensor.
+        read: returns a spec's float32 tensor, or rows of it.
         keep: cache the rounded weights (small models) instead of rounding them at every use (any size).
     """
 
-    def __init__(
-        self, read: Callable[[WeightSpec], Tensor], specs: Mapping[str, WeightSpec], recipe: Recipe, keep: bool = True
-    ) -> None:
+    def __init__(self, read: Read, specs: Mapping[str, WeightSpec], recipe: Recipe, keep: bool = True) -> None:
         self._read, self._specs, self._recipe, self._keep = read, specs, recipe, keep
         self._cache: dict[str, Tensor] = {}
 
@@ -41,4 +39,9 @@ class FakeQuantWeights:
     def linear(self, name: str, x: Tensor) -> Tensor:
         if self._recipe.scheme(self._specs[name]).bits < 32:
             x = fake_quantize_activations(x)
-        return F.linear(x, self.tensor(name))
+        if self._keep:
+            return F.linear(x, self.tensor(name))
+        return linear_by_rows(x, self._specs[name], self._read_rounded)
+
+    def _read_rounded(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor:
+        return fake_quantize(self._read(spec, rows), self._recipe.scheme(spec))
