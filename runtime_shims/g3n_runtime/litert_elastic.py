@@ -212,7 +212,7 @@ def open_elastic(bundle: Bundle, threads: int = 2) -> ElasticModel:
     try:
         folder.mkdir(exist_ok=True)
         paths = [
-            _copied(source, *entry[name], folder / f"{name}-{digest}.tflite")
+            _copied(source, entry[name], folder / f"{name}-{digest}.tflite")
             for name in ("decoder", "embedder", "per_layer_embedder")
         ]
     except OSError as error:
@@ -221,8 +221,9 @@ def open_elastic(bundle: Bundle, threads: int = 2) -> ElasticModel:
     return ElasticModel(LiteRtParts(*paths), sizes, threads, folder / f"weights-{digest}.xnnpack")
 
 
-def _copied(source: Path, begin: int, end: int, path: Path) -> Path:
+def _copied(source: Path, section: Sequence[int], path: Path) -> Path:
     """Bytes ``[begin, end)`` of ``source`` as a file of their own."""
+    begin, end = section
     if not path.exists() or path.stat().st_size != end - begin:
         partial = path.with_suffix(".partial")
         with source.open("rb") as whole, partial.open("wb") as target:

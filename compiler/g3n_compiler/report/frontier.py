@@ -99,7 +99,7 @@ def measure(
     cache.mkdir(parents=True, exist_ok=True)
     missing = [name for name in slices if not (cache / f"{keys[name]}.json").is_file()]
     progress(f"held-out loss of {len(missing)} slices, {len(slices) - len(missing)} known, {workers} processes")
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(max(1, min(workers, len(missing))), mp_context=get_context("spawn")) as pool:
         losses = dict(zip(missing, pool.map(_loss, *_repeat(directory, slices, missing, documents)), strict=True))
     for name in missing:
         progress(f"speed of {name}")
