@@ -12,7 +12,7 @@ from g3n_compiler.slice.view import open_size
 from g3n_compiler.targets import Runtime
 from g3n_compiler.verify.artifact import Expected, artifact_checks
 from g3n_compiler.verify.audio import audio_checks
-from g3n_compiler.verify.golden import GENERATED, PROMPTS, golden_inputs
+from g3n_compiler.verify.golden import GENERATED, PROMPTS, Golden, golden_inputs
 from g3n_compiler.verify.parity import EXACT, Check, GeneratedText, Parity, is_degenerate, relative_error
 from g3n_compiler.verify.reference import Reference, hf_logits, is_small, load_hf
 from g3n_compiler.verify.vision import vision_checks
@@ -50,7 +50,19 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
         for backend in backends.values():
             job.progress(f"comparing the size {size.name}")
             parity.checks += size_checks(job, size, backend.of_size(size))
+    if job.sizes:
+        parity.checks += [_draft_check(job, backend, golden[-1]) for backend in backends.values()]
     return parity
+
+
+def _draft_check(job: Job, backend: Backend, golden: Golden) -> Check:
+    """Logits of several tokens in one call against those of a call each."""
+    model = next(iter(backend.open_models(job.directory).values()))
+    want = model.prefilled_logits(golden.ids, golden.prompt)
+    error = relative_error(backend.verified_logits(job.directory, golden.ids, golden.prompt), want)
+    limit = EXACT if job.recipe.name == "fp32" else job.recipe.logit_tolerance
+    what = f"{len(want)} tokens verified as drafts are"
+    return Check(what, "core", backend.runtime, "its own decode", "relative error", error, limit)
 
 
 def size_checks(job: Job, size: Size, entry: TextEntry) -> list[Check]:
