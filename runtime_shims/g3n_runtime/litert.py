@@ -15,6 +15,7 @@ from g3n_runtime.bundle import Bundle
 from g3n_runtime.engine import GREEDY, NOTHING, Attachments, Sampler, Speed
 from g3n_runtime.errors import EngineError
 from g3n_runtime.media import MediaFrontEnd
+from g3n_runtime.page_cache import drop_from_page_cache
 
 CACHE = ".cache"
 
@@ -201,7 +202,9 @@ def open_chat(bundle: Bundle, threads: int) -> LiteRtChat:
         (bundle.directory / CACHE).mkdir(exist_ok=True)
     except OSError:
         cache = None
-    return LiteRtChat(bundle.file("litertlm"), threads, cache, media=MediaFrontEnd.of(bundle))
+    path = bundle.file("litertlm")
+    drop_from_page_cache(path)
+    return LiteRtChat(path, threads, cache, media=MediaFrontEnd.of(bundle))
 
 
 def benchmark(path: Path, prompt: int, decode: int, threads: int | None = None, cache_dir: Path | None = None) -> Speed:
