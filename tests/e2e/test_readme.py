@@ -12,7 +12,8 @@ import pytest
 from tests.e2e.conftest import run
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^\$ (g3n-.+)$", README, re.MULTILINE)
+COMMANDS = [c for c in re.findall(r"^\$ (g3n-.+)$", README, re.MULTILINE) if "elastic" not in c]
+"""Those of the elastic bundle run in tests/elastic."""
 ELSEWHERE = re.findall(r"^(g3n-[^#\n]+)", README, re.MULTILINE)
 """Need Google's weights or an adapter; checked for their options only."""
 MAKE = re.findall(r"^make (\w+)", README, re.MULTILINE)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
 from g3n_compiler.lower.litert.graph import convert
@@ -84,6 +85,23 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Nested:
     checkpoint.text = sizes[0].config
     graph = convert(checkpoint.text, CONTEXT, [PREFILL], sizes[1:])
     return Nested(checkpoint, sizes, graph, folder)
+
+
+@pytest.fixture(scope="session")
+def bundle(nested: Nested, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle that ``g3n-compile --elastic`` makes of the checkpoint; its graph is the one converted already."""
+    out = tmp_path_factory.mktemp("workspace") / "exported" / "tiny"
+    options = CompileOptions(
+        checkpoint=nested.checkpoint.directory,
+        runtime="litert",
+        context=CONTEXT,
+        prefill_lengths=(PREFILL,),
+        elastic=(SMALL, FULL),
+        out=out,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("g3n_compiler.lower.litert.backend.convert", lambda *asked: nested.graph)
+        return compile_bundle(options, lambda line: None)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from g3n_compiler.cli.common import reports_errors, table_console
+from g3n_compiler.cli.common import NameList, reports_errors, table_console
 from g3n_compiler.report import human_bytes
 from g3n_runtime.bundle import open_bundle
 
@@ -18,11 +18,34 @@ BAR = 32
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
+@click.option("--frontier", metavar="CHECKPOINT", help="Compare slices of a checkpoint folder, or of nano, instead.")
+@click.option("--text", type=click.Path(path_type=Path), help="Held-out text of a frontier, a document a line.")
+@click.option("--documents", type=click.IntRange(min=1), default=100, show_default=True, help="Lines of it to read.")
+@click.option("--slices", type=NameList(), help="Slices of a frontier, as --elastic names them [default: all nested].")
+@click.option("--plot", type=click.Path(path_type=Path), default="frontier.svg", show_default=True)
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @reports_errors
-def main(bundle: Path, output: str) -> None:
-    """Show a bundle's subgraphs, placement, bytes, signatures and memory ledger, after checking its hashes."""
+def main(
+    bundle: Path | None,
+    frontier: str | None,
+    text: Path | None,
+    documents: int,
+    slices: tuple[str, ...] | None,
+    plot: Path,
+    output: str,
+) -> None:
+    """Show a bundle's subgraphs, placement, bytes, signatures and memory ledger, after checking its hashes.
+
+    With --frontier: held-out loss of a checkpoint's MatFormer slices against their bytes and speed.
+    """
+    if frontier is not None:
+        from g3n_compiler.cli.frontier import show_frontier
+
+        show_frontier(frontier, text, documents, slices, plot, output)
+        return
+    if bundle is None:
+        raise click.UsageError("name a BUNDLE, or a checkpoint with --frontier")
     manifest = open_bundle(bundle).manifest
     if output == "json":
         click.echo(json.dumps(manifest))

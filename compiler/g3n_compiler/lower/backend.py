@@ -208,5 +208,8 @@ class Backend(TextEntry, Protocol):
     def of_size(self, size: Size) -> TextEntry:
         """A smaller size of an elastic bundle; raises :class:`TargetError` where the runtime has none."""
 
+    def verified_logits(self, directory: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
+        """As :meth:`TextModel.prefilled_logits` of the largest of several sizes, in the calls that verify drafts."""
+
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
         """Greedy text of one chat turn from the stock engine, unmodified."""

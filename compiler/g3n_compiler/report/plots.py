@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
+
+from g3n_compiler.report.frontier import Point
 
 STYLE = {
     "svg.hashsalt": "g3n",
@@ -71,6 +75,29 @@ def memory_by_phase(manifest: dict[str, Any]) -> Markup:
         axes.set_xlabel("MiB")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False)
         return _svg(figure)
+
+
+def write_frontier(points: Sequence[Point], path: Path) -> None:
+    """Loss against bytes and against speed, as SVG or PNG by the name of ``path``; the best are joined by a line."""
+    best = [p for p in points if not p.dominated_by(points)]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
+        for axes, label, of in zip(
+            figure.subplots(1, 2, sharey=True),
+            ("MiB of quantised weights", "tokens per second, float decoder, one thread"),
+            (lambda p: p.nbytes / MIB, lambda p: p.speed),
+            strict=True,
+        ):
+            axes.scatter([of(p) for p in points], [p.loss for p in points], color="#8c8c8c", s=14)
+            line = sorted(best, key=of)
+            axes.plot([of(p) for p in line], [p.loss for p in line], color="#3b76af", marker="o", markersize=4)
+            for p in line:
+                axes.annotate(p.name, (of(p), p.loss), xytext=(3, 4), textcoords="offset points", fontsize=6)
+            axes.set_xlabel(label)
+        figure.axes[0].set_ylabel("held-out loss, nats per token")
+        # Dates and versions would make the same figures other bytes.
+        metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
+        figure.savefig(path, metadata=metadata, dpi=120)
 
 
 def _svg(figure: Figure) -> Markup:

@@ -59,7 +59,19 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
         for backend in backends.values():
             job.progress(f"comparing the size {size.name}")
             parity.checks += size_checks(job, size, backend.of_size(size))
+    if job.sizes:
+        parity.checks += [_draft_check(job, backend, golden[-1]) for backend in backends.values()]
     return parity
+
+
+def _draft_check(job: Job, backend: Backend, golden: Golden) -> Check:
+    """Logits of several tokens in one call against those of a call each."""
+    model = next(iter(backend.open_models(job.directory).values()))
+    want = model.prefilled_logits(golden.ids, golden.prompt)
+    error = relative_error(backend.verified_logits(job.directory, golden.ids, golden.prompt), want)
+    limit = EXACT if job.recipe.name == "fp32" else job.recipe.logit_tolerance
+    what = f"{len(want)} tokens verified as drafts are"
+    return Check(what, "core", backend.runtime, "its own decode", "relative error", error, limit)
 
 
 def size_checks(job: Job, size: Size, entry: TextEntry) -> list[Check]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.multimodal import MODALITIES, Modality
@@ -106,6 +108,9 @@ class ExecuTorchBackend:
         return open_towers(directory)
 
     def of_size(self, size: Size) -> TextEntry:
+        raise TargetError("ExecuTorch bundles hold one size")
+
+    def verified_logits(self, directory: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
         raise TargetError("ExecuTorch bundles hold one size")
 
     def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+
+import numpy as np
 
 from g3n_compiler.bundle.litertlm import (
     SectionKind,
@@ -33,7 +35,7 @@ from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.elastic import LiteRtSize, heads, measure_sizes
 from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
-from g3n_compiler.lower.litert.extracted import SECTIONS, ExtractedLayers, ExtractedModel
+from g3n_compiler.lower.litert.extracted import SECTIONS, ExtractedLayers, ExtractedModel, verified_logits
 from g3n_compiler.lower.litert.graph import convert
 from g3n_compiler.lower.litert.split import find_heads, split_heads
 from g3n_compiler.lower.litert.towers import lower_towers, media_of, open_towers
@@ -104,6 +106,9 @@ class LiteRtBackend:
 
     def of_size(self, size: Size) -> TextEntry:
         return LiteRtSize(MODEL, size)
+
+    def verified_logits(self, directory: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
+        return verified_logits(directory / MODEL, ids, prompt)
 
     def open_models(self, directory: Path) -> dict[str, TextModel]:
         return {"signatures": ExtractedModel(directory / MODEL)}

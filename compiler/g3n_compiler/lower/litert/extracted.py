@@ -14,6 +14,7 @@ from g3n_compiler.lower.litert.layers import LayeredDecoder
 from g3n_compiler.slice.elastic import Size
 from g3n_compiler.targets import Subgraph
 from g3n_runtime.elastic import ELASTIC_VIEW
+from g3n_runtime.litert_elastic import ElasticModel, ElasticText
 from g3n_runtime.litert_model import LiteRtModel, LiteRtParts, LiteRtTables
 
 SECTIONS: dict[Subgraph, SectionKind] = {
@@ -33,7 +34,7 @@ class ExtractedModel:
     def __init__(self, path: Path, size: Size | None = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-")
         name = None if size is None else size.name
-        self._model = LiteRtModel(_extract(path, Path(self._scratch.name), size), size=name)
+        self._model = LiteRtModel(_extract(path, Path(self._scratch.name), size is not None), size=name)
         self._rows = None if size is None else list(size.rows)
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
@@ -58,7 +59,7 @@ class ExtractedLayers:
 
     def __init__(self, path: Path, config: TextConfig, size: Size | None = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-")
-        parts = _extract(path, Path(self._scratch.name), size)
+        parts = _extract(path, Path(self._scratch.name), size is not None)
         self._tables = LiteRtTables(parts.embedder, parts.per_layer_embedder)
         self._decoder = LayeredDecoder(parts.decoder, config, size=None if size is None else size.name)
         self._rows = None if size is None else list(size.rows)
@@ -79,10 +80,20 @@ class ExtractedLayers:
         return self._decoder.run(embeddings, ple, prompt)
 
 
-def _extract(path: Path, folder: Path, size: Size | None) -> LiteRtParts:
+def verified_logits(path: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
+    """As :meth:`ExtractedModel.prefilled_logits` of the largest of several sizes, by the calls that verify drafts."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-") as scratch:
+        largest = "largest"
+        text = ElasticText(ElasticModel(_extract(path, Path(scratch), elastic=True), [largest]))
+        text.prefill(ids[: prompt - 1], largest)
+        length = text.model.verify_length
+        return np.concatenate([text.verify(ids[at : at + length]) for at in range(prompt - 1, len(ids), length)])
+
+
+def _extract(path: Path, folder: Path, elastic: bool) -> LiteRtParts:
     """Copy the sections of the ``.litertlm`` at ``path`` into ``folder``."""
     kinds: list[str] = list(SECTIONS.values())
-    if size is not None:
+    if elastic:
         kinds[0] = ELASTIC_VIEW
     parts = [folder / f"{kind}.tflite" for kind in kinds]
     for kind, part in zip(kinds, parts, strict=True):

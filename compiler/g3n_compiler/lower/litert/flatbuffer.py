@@ -6,6 +6,7 @@ an ``offset`` and ``size`` in the file, so the constants are streamed to the fil
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 from g3n_compiler.trace.signatures import are_streams
 
 IDENTIFIER = b"TFL3"
+OFFSET_BYTES = 4
 HEADER_ALIGNMENT = 4096
 """The constants begin on a page of their own."""
 BUFFER_ALIGNMENT = 64
@@ -59,6 +61,63 @@ def pack(model: Any) -> bytes:
     builder = _SharingBuilder()
     builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
+
+
+class _Once:
+    """A part of several models that is written once."""
+
+    def __init__(self, part: Any) -> None:
+        self._part, self._at = part, 0
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802 (as the parts have it)
+        if not self._at:
+            self._at = self._part.Pack(builder)
+        return self._at
+
+
+def pack_heads(model: Any, heads: Sequence[Sequence[str]], alignment: int) -> tuple[bytes, list[int]]:
+    """Several models in one blob, one for each of ``heads``, the signatures that it has of ``model``.
+
+    Returns:
+        the blob, and where in it each model begins, a multiple of ``alignment``; it ends with the blob. What they have
+        in common lies in the blob once. Offsets of external buffers count from where the model begins, and are those of
+        ``model`` from where the blob does.
+    """
+    _, begins = _pack_heads(model, heads, alignment, [0] * len(heads))
+    # Where the models begin does not depend on the offsets, which are of one width.
+    return _pack_heads(model, heads, alignment, begins)[0], begins
+
+
+def _pack_heads(
+    model: Any, heads: Sequence[Sequence[str]], alignment: int, begins: Sequence[int]
+) -> tuple[bytes, list[int]]:
+    builder = _SharingBuilder()
+    subgraphs, codes, metadata, inline = (
+        [_Once(part) for part in parts or []]
+        for parts in (model.subgraphs, model.operatorCodes, model.metadata, model.buffers)
+    )
+    definitions = {d.signatureKey.decode(): d for d in model.signatureDefs}
+    ends: list[int] = []
+    # A flatbuffer grows from its end, and refers to what lies behind: the first head is written last.
+    for names, begin in reversed(list(zip(heads, begins, strict=True))):
+        head = copy.copy(model)
+        chosen = [copy.copy(definitions[name]) for name in names]
+        head.subgraphs = [subgraphs[d.subgraphIndex] for d in chosen]
+        for index, definition in enumerate(chosen):
+            definition.subgraphIndex = index
+        head.signatureDefs, head.operatorCodes, head.metadata = chosen, codes, metadata
+        read = {tensor.buffer for name in names for tensor in model.subgraphs[definitions[name].subgraphIndex].tensors}
+        head.buffers = [
+            once if b.offset <= 1 else schema.BufferT(offset=b.offset - begin, size=b.size) if i in read else inline[0]
+            for i, (b, once) in enumerate(zip(model.buffers, inline, strict=True))
+        ]
+        root = head.Pack(builder)
+        builder.Pad(-(builder.Offset() + 2 * OFFSET_BYTES) % alignment)
+        for byte in reversed(IDENTIFIER):
+            builder.Place(byte, flatbuffers.number_types.Uint8Flags)
+        builder.PrependUOffsetTRelative(root)
+        ends.append(builder.Offset())
+    return bytes(builder.Bytes[builder.Head() :]), [ends[-1] - end for end in reversed(ends)]
 
 
 def compact(model: Any) -> None:
@@ -138,21 +197,6 @@ def write_header(file: IO[bytes], model: Any, size: int) -> None:
     file.seek(0)
     file.write(header)
     file.truncate(max(size, len(header)))
-
-
-def isolate(model: Any, signatures: Sequence[str]) -> Any:
-    """The model cut down to ``signatures`` and their subgraphs, in that order; constants of others are emptied."""
-    definitions = {d.signatureKey.decode(): d for d in model.signatureDefs}
-    model.signatureDefs = [definitions[name] for name in signatures]
-    model.subgraphs = [model.subgraphs[d.subgraphIndex] for d in model.signatureDefs]
-    for index, definition in enumerate(model.signatureDefs):
-        definition.subgraphIndex = index
-    read = {tensor.buffer for subgraph in model.subgraphs for tensor in subgraph.tensors}
-    read.update(metadata.buffer for metadata in model.metadata or [])
-    for i, buffer in enumerate(model.buffers):
-        if i not in read:
-            buffer.data, buffer.offset, buffer.size = None, 0, 0
-    return model
 
 
 def _align(position: int, alignment: int) -> int:

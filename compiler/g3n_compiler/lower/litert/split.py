@@ -2,10 +2,10 @@
 
 The stock engine insists on one signature in a tower's section, and prepares every signature of the decoder's. Sections
 of a ``.litertlm`` may overlap, though: here each begins with its own small head, and all end with the weights, which
-lie in the file once::
+lie in the file once, as do graphs that several heads have::
 
-    section 0: | head 0 | head 1 | weights |
-    section 1:          | head 1 | weights |
+    section 0: | head 0 | head 1 | graphs | weights |
+    section 1:          | head 1 | graphs | weights |
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ SECTION_ALIGNMENT = 16 << 10
 
 def room(model: Any, heads: Sequence[Sequence[str]]) -> int:
     """Bytes that are enough for all ``heads``, lists of signatures."""
-    whole = flatbuffer.pack(model)
-    return sum(_round_up(len(_pack(whole, names, 0))) for names in heads)
+    return len(flatbuffer.pack_heads(model, heads, SECTION_ALIGNMENT)[0]) if heads else 0
 
 
 def split_heads(path: Path, heads: Sequence[Sequence[str]]) -> list[int]:
@@ -34,20 +33,13 @@ def split_heads(path: Path, heads: Sequence[Sequence[str]]) -> list[int]:
     """
     if not heads:
         return []
-    whole = flatbuffer.pack(flatbuffer.parse_file(path))
-    first = min(b.offset for b in flatbuffer.external_buffers(flatbuffer.parse(whole)))
-    begins: list[int] = []
-    position = 0
+    model = flatbuffer.parse_file(path)
+    first = min(b.offset for b in flatbuffer.external_buffers(model))
+    content, begins = flatbuffer.pack_heads(model, heads, SECTION_ALIGNMENT)
+    if len(content) > first:
+        raise AssertionError(f"the heads end at byte {len(content)}, the weights begin at {first}: bind with heads")
     with path.open("r+b") as file:
-        for names in heads:
-            content = _pack(whole, names, position)
-            end = position + len(content)
-            if end > first:
-                raise AssertionError(f"the heads end at byte {end}, the weights begin at {first}: bind with heads")
-            file.seek(position)
-            file.write(content)
-            begins.append(position)
-            position = _round_up(end)
+        file.write(content)
     return begins
 
 
@@ -57,15 +49,3 @@ def find_heads(path: Path) -> list[int]:
     begins = range(0, first, SECTION_ALIGNMENT)
     with path.open("rb") as file:
         return [begin for begin in begins if file.seek(begin) == begin and file.read(8)[4:] == flatbuffer.IDENTIFIER]
-
-
-def _pack(whole: bytes, names: Sequence[str], begin: int) -> bytes:
-    """A head of the signatures ``names`` that begins at byte ``begin``."""
-    model = flatbuffer.isolate(flatbuffer.parse(whole), names)
-    for buffer in flatbuffer.external_buffers(model):
-        buffer.offset -= begin
-    return flatbuffer.pack(model)
-
-
-def _round_up(position: int) -> int:
-    return -(-position // SECTION_ALIGNMENT) * SECTION_ALIGNMENT

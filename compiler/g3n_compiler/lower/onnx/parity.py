@@ -43,7 +43,7 @@ def onnx_checks(checkpoint: Checkpoint, ids: Sequence[int], expected: np.ndarray
 
 
 def _table_checks(checkpoint: Checkpoint, ids: Sequence[int], folder: Path) -> list[Check]:
-    config = checkpoint.text
+    config = checkpoint.text.whole
     specs, tables = embedding_weights(config), EmbeddingTables(config, checkpoint.read)
     probe = [0, config.ple_vocab_size - 1, config.vocab_size - 1, *ids]
     token_ids = np.array(probe, np.int64)

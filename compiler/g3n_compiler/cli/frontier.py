@@ -1,0 +1,78 @@
+"""``g3n-inspect --frontier``: which slices of a checkpoint are worth their bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from g3n_compiler.checkpoint.config import load_text_config
+from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
+from g3n_compiler.cli.common import progress_steps, table_console
+from g3n_compiler.errors import CheckpointError
+from g3n_compiler.nano import checkpoint_dir, heldout_path
+from g3n_compiler.nano.config import SKIPPABLE
+from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.report import human_bytes
+from g3n_compiler.report.frontier import Documents, Point, measure, nested_slices
+from g3n_compiler.report.plots import write_frontier
+from g3n_compiler.slice.elastic import plan_named
+
+RECIPE = "int4"
+LONGEST = 512
+"""Tokens of a document that are read."""
+NANO = "nano"
+
+
+def show_frontier(
+    checkpoint: str, text: Path | None, documents: int, slices: tuple[str, ...] | None, plot: Path, output: str
+) -> None:
+    """Measure, print and plot the slices of ``checkpoint``, a folder or ``nano``."""
+    if plot.suffix not in (".svg", ".png"):
+        raise CheckpointError(f"--plot {plot} has the suffix {plot.suffix!r}, expected .svg or .png")
+    directory = checkpoint_dir() if checkpoint == NANO else Path(checkpoint)
+    if text is None and directory != checkpoint_dir():
+        raise CheckpointError("there is no held-out text for a checkpoint of your own: pass a file with --text")
+    config = load_text_config(directory)
+    named = {name: plan_named(name, config) for name in slices or ()}
+    chosen = named or nested_slices(config, SKIPPABLE if directory == checkpoint_dir() else ())
+    ids = _documents(text or heldout_path(), documents, load_tokenizer(directory, config))
+    with progress_steps() as step:
+        points = measure(directory, chosen, ids, get_recipe(RECIPE), _cache(), os.cpu_count() or 1, step)
+    write_frontier(points, plot)
+    if output == "json":
+        click.echo(json.dumps([asdict(p) | {"best": not p.dominated_by(points)} for p in points]))
+        return
+    table_console().print(_table(points, sum(len(i) - 1 for i in ids)))
+    click.echo(f"plot: {plot}")
+
+
+def _documents(path: Path, count: int, tokenizer: TextTokenizer) -> Documents:
+    """The first ``count`` lines of a file: JSON objects with a ``text``, or plain text."""
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()][:count]
+        texts = [json.loads(line)["text"] if path.suffix == ".jsonl" else line for line in lines]
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read as lines of text, or of JSON with a text ({error})") from None
+    return tuple((tokenizer.bos_id, *tokenizer.encode(str(text))[:LONGEST]) for text in texts)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "g3n" / "frontier"
+
+
+def _table(points: list[Point], tokens: int) -> Table:
+    table = Table(title=f"Slices on {tokens:,} held-out tokens; * is on the frontier", title_justify="left")
+    table.add_column("slice")
+    for heading in ("layers", "parameters", f"{RECIPE} bytes", "nats/token", "against the best", "tok/s"):
+        table.add_column(heading, justify="right")
+    least = min(p.loss for p in points)
+    for p in sorted(points, key=lambda p: (-p.nbytes, p.loss)):
+        mark = "" if p.dominated_by(points) else " *"
+        figures = (str(p.layers), f"{p.parameters:,}", human_bytes(p.nbytes), f"{p.loss:.4f}", f"{p.loss - least:+.4f}")
+        table.add_row(p.name + mark, *figures, f"{p.speed:.0f}")
+    return table

@@ -1,0 +1,163 @@
+"""How good each slice of a checkpoint is for its bytes and its speed: held-out loss, measured, cached, in processes.
+
+Losses are those of our decoder in float32, from each document's bos on. Speeds are of the same decoder generating token
+by token on one thread, one slice after another: they rank slices, an engine is several times faster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.errors import SliceError
+from g3n_compiler.modules.weights import embedding_weights, parameter_count, text_weights
+from g3n_compiler.quantize.recipe import Recipe
+from g3n_compiler.slice.elastic import plan_named
+from g3n_compiler.slice.plan import Slice, plan_slice
+from g3n_compiler.slice.published import E4B_SHAPE, published
+from g3n_compiler.slice.view import SlicedCheckpoint
+from g3n_compiler.verify.reference import Reference
+
+TIMED_TOKENS, TIMED_RUNS = 24, 3
+VERSION = 1
+"""Of what is measured and how: results of another one are not taken from the cache."""
+
+Documents = tuple[tuple[int, ...], ...]
+"""Ids of each document, bos first."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One slice: loss in nats per token, bytes of its quantised weights, tokens per second of the float decoder."""
+
+    name: str
+    layers: int
+    parameters: int
+    nbytes: int
+    loss: float
+    speed: float
+
+    def dominated_by(self, others: Sequence[Point]) -> bool:
+        """Whether one of ``others`` is no larger and better, or smaller and no worse."""
+        return any(
+            o.nbytes <= self.nbytes and o.loss <= self.loss and (o.nbytes, o.loss) != (self.nbytes, self.loss)
+            for o in others
+        )
+
+
+def nested_slices(config: TextConfig, skippable: Sequence[int]) -> dict[str, Slice]:
+    """The slices to look at where nobody named any.
+
+    Of E4B the published configurations; else every number of first layers at half their FFN, with all layers and
+    without those that the checkpoint was trained to do without.
+    """
+    if (config.num_layers, max(config.ffn_dims)) == E4B_SHAPE:
+        return {name: plan_named(name, config) for name in published()}
+    slices: dict[str, Slice] = {}
+    for skip in dict.fromkeys(((), tuple(skippable))):
+        kept = [i for i in range(config.num_layers) if i not in skip]
+        without = "".join(f"-{i}" for i in skip)
+        for halved in range(len(kept) + 1):
+            dims = [config.ffn_dims[i] // (2 if at < halved else 1) for at, i in enumerate(kept)]
+            names = {0: f"full{without}", len(kept): f"half{without}"}
+            slices[names.get(halved, f"first-{halved}-half{without}")] = plan_slice(config, skip, dims)
+    return slices
+
+
+def measure(
+    directory: Path,
+    slices: Mapping[str, Slice],
+    documents: Documents,
+    recipe: Recipe,
+    cache: Path,
+    workers: int,
+    progress: Callable[[str], None],
+) -> list[Point]:
+    """A point for each of ``slices``, those measured before from ``cache``.
+
+    Raises:
+        SliceError: there is no text to measure a loss on.
+    """
+    if not any(len(ids) > 1 for ids in documents):
+        raise SliceError("no document has two tokens: there is nothing to predict, pass other --text")
+    checkpoint = Checkpoint(directory)
+    source, config = json.dumps(checkpoint.sha256(), sort_keys=True), checkpoint.text
+    checkpoint.close()
+    keys = {name: _key(source, plan, documents) for name, plan in slices.items()}
+    cache.mkdir(parents=True, exist_ok=True)
+    missing = [name for name in slices if not (cache / f"{keys[name]}.json").is_file()]
+    progress(f"held-out loss of {len(missing)} slices, {len(slices) - len(missing)} known, {workers} processes")
+    with ProcessPoolExecutor(max(1, min(workers, len(missing))), mp_context=get_context("spawn")) as pool:
+        losses = dict(zip(missing, pool.map(_loss, *_repeat(directory, slices, missing, documents)), strict=True))
+    for name in missing:
+        progress(f"speed of {name}")
+        value = {"loss": losses[name], "speed": _speed(directory, slices[name], documents[0])}
+        _write(cache / f"{keys[name]}.json", value)
+    return [_point(name, slices[name], config, recipe, cache / f"{keys[name]}.json") for name in slices]
+
+
+def _repeat(
+    directory: Path, slices: Mapping[str, Slice], names: Sequence[str], documents: Documents
+) -> tuple[list[Path], list[Slice], list[Documents]]:
+    return [directory] * len(names), [slices[name] for name in names], [documents] * len(names)
+
+
+def _point(name: str, plan: Slice, config: TextConfig, recipe: Recipe, path: Path) -> Point:
+    shape = plan.apply(config)
+    specs = (*text_weights(shape).values(), *embedding_weights(shape).values())
+    nbytes = sum(recipe.scheme(spec).nbytes(spec.shape) for spec in specs)
+    known = json.loads(path.read_text(encoding="utf-8"))
+    return Point(name, shape.num_layers, parameter_count(shape), nbytes, known["loss"], known["speed"])
+
+
+def _key(source: str, plan: Slice, documents: Documents) -> str:
+    content = json.dumps([VERSION, source, asdict(plan), documents, torch.__version__])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _write(path: Path, value: dict[str, float]) -> None:
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(value), encoding="utf-8")
+    partial.replace(path)
+
+
+def _loss(directory: Path, plan: Slice, documents: Documents) -> float:
+    """Nats per token; runs in a process of its own."""
+    torch.set_num_threads(1)
+    reference = Reference(SlicedCheckpoint(directory, plan))
+    nats, count = 0.0, 0
+    for ids in documents:
+        if len(ids) > 1:
+            logits = reference.logits(ids[:-1]).double()
+            nats += float(torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum"))
+            count += len(ids) - 1
+    return nats / count
+
+
+def _speed(directory: Path, plan: Slice, ids: Sequence[int]) -> float:
+    """Tokens per second, the best of some runs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        reference = Reference(SlicedCheckpoint(directory, plan))
+        reference.greedy(ids[:4], 2)
+        times = []
+        for _ in range(TIMED_RUNS):
+            start = time.perf_counter()
+            reference.greedy(ids[:1], TIMED_TOKENS)
+            times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return float(TIMED_TOKENS / np.min(times))

@@ -1,0 +1,80 @@
+"""Held-out loss of slices: what is measured, that it is kept, and which slices are worth their bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+from g3n_compiler.cli.inspect import main
+from g3n_compiler.errors import CheckpointError
+from g3n_compiler.report.frontier import Point, nested_slices
+from g3n_compiler.slice.published import published
+from g3n_compiler.slice.view import SlicedCheckpoint
+from g3n_compiler.verify.reference import hf_logits, load_hf
+from tests.conftest import TinyModel
+from tests.slice.test_choose import E4B
+
+TEXT = "In the beginning God created the heaven and the earth."
+
+
+def run(tiny: TinyModel, folder: Path, *options: str) -> list[dict[str, object]]:
+    text = folder / "text.txt"
+    text.write_text(f"{TEXT}\nand\n", encoding="utf-8")
+    words = ["--frontier", str(tiny.directory), "--text", str(text), "--plot", str(folder / "plot.svg"), *options]
+    done = CliRunner().invoke(main, [*words, "--format", "json"], env={"XDG_CACHE_HOME": str(folder / "cache")})
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def test_loss_is_that_of_transformers_and_is_measured_once(tiny: TinyModel, tmp_path: Path) -> None:
+    points = run(tiny, tmp_path, "--slices", "half-5")
+    assert [p["name"] for p in points] == ["half-5"]
+    sliced = SlicedCheckpoint(tiny.directory, nested_slices(tiny.open().text, (5,))["half-5"])
+    nats, count = 0.0, 0
+    tokenizer = load_tokenizer(tiny.directory, sliced.text)
+    for line in (TEXT, "and"):
+        ids = [tokenizer.bos_id, *tokenizer.encode(line)]
+        logits = hf_logits(load_hf(sliced), ids[:-1])
+        nats += float(torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum"))
+        count += len(ids) - 1
+    loss = points[0]["loss"]
+    assert isinstance(loss, float) and math.isclose(loss, nats / count, rel_tol=1e-5)
+    assert (tmp_path / "plot.svg").read_text(encoding="utf-8").count("half-5") == 2
+    for path in (tmp_path / "cache").rglob("*.json"):
+        path.write_text('{"loss": 7.5, "speed": 3.0}', encoding="utf-8")
+    assert {p["loss"] for p in run(tiny, tmp_path, "--slices", "half-5")} == {7.5}
+
+
+def test_slices_to_look_at() -> None:
+    assert list(nested_slices(E4B, ())) == list(published())
+
+
+def test_nano_has_every_nesting_point(tiny: TinyModel) -> None:
+    slices = nested_slices(tiny.open().text, (5, 6))
+    assert len(slices) == 11 + 9
+    assert slices["full"].ffn_dims == (128,) * 10 and slices["half-5-6"].ffn_dims == (64,) * 8
+    assert slices["first-2-half-5-6"].ffn_dims == (64, 64) + (128,) * 6
+
+
+def test_the_frontier_is_what_nothing_smaller_beats() -> None:
+    def point(nbytes: int, loss: float) -> Point:
+        return Point("", 1, 1, nbytes, loss, 1.0)
+
+    points = [point(3, 1.0), point(2, 1.5), point(2, 1.4), point(1, 1.4), point(4, 1.0)]
+    assert [p.dominated_by(points) for p in points] == [False, True, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(("--frontier", "DIR"), "--text"), (("--frontier", "nano", "--plot", "plot.gif"), "expected .svg or .png")],
+)
+def test_refused(tiny: TinyModel, options: tuple[str, ...], message: str) -> None:
+    words = [str(tiny.directory) if word == "DIR" else word for word in options]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == CheckpointError.exit_code and message in " ".join(done.stderr.split())
