@@ -275,7 +275,8 @@ def best(run: Callable[[], object], times: int = 3) -> float:
 def step_seconds(encode: EncodeStream, sound: np.ndarray) -> list[float]:
     """Seconds of each step, mel front end included, the first three apart."""
     pieces = iter(np.array_split(sound, len(sound) // 160))
-    seconds, tokens = [], encode(pieces)
+    seconds: list[float] = []
+    tokens = encode(pieces)
     while True:
         start = time.perf_counter()
         if next(tokens, None) is None:

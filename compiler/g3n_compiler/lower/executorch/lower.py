@@ -72,6 +72,7 @@ def lower_text(
     chunk: int = 128,
     methods: Sequence[MethodName] = ("forward",),
     stop_ids: Sequence[int] | None = None,
+    tied_rows: bool = True,
     progress: Callable[[str], None] = lambda line: None,
 ) -> ExecuTorchArtifacts:
     """Write ``model.pte`` and ``model.ptd`` into ``out_dir``. The same arguments give the same bytes.
@@ -82,6 +83,8 @@ def lower_text(
         chunk: most tokens of one call; a longer prompt is prefilled in chunks of it.
         methods: what the program offers, see :mod:`.module`.
         stop_ids: tokens that end an answer (default: the config's).
+        tied_rows: whether ``read`` gives the token table and the head the same rows. It does not where towers' ids
+            have rows of their own in the table, see :class:`~g3n_compiler.modules.multimodal_embedder.HardRows`.
         progress: called with a line as each step begins.
 
     Raises:
@@ -94,7 +97,7 @@ def lower_text(
     sources = table_sources(config, recipe)
     head = recipe.scheme(specs["lm_head"])
     # The tied head has the table's very integers, so the file holds them once.
-    tied = head == sources["embed_tokens"].scheme and head.bits == 8
+    tied = tied_rows and head == sources["embed_tokens"].scheme and head.bits == 8
     progress("writing the embedding tables")
     file = write_tables(out_dir / TABLES, sources, read, ("embed_tokens",) if tied else ())
     outside = {"lm_head": file.weight_names["embed_tokens"]} if tied else {}
