@@ -89,6 +89,8 @@ def checkpoint(work: Path) -> None:
         shape = spec.shape
         if spec.axes is not None:
             shape = tuple(shape[spec.axes.index(i)] for i in range(len(shape)))
+        elif len(shape) == 2 and spec.name.startswith("vision."):
+            shape = (*shape, 1, 1)
         tensors[opened.tensor_name(spec.tensor)] = _random(spec.name, shape).to(torch.bfloat16)
     save_file(tensors, work / "model.safetensors")
 
@@ -172,8 +174,11 @@ def parity(work: Path, sides: tuple[int, ...]) -> None:
             error = relative_error(_model(work, "fp32", runtime).embed(image), exact[side])
             _say(f"{runtime} fp32 against timm", side, error=error)
         for runtime in _lowered(work, "int8"):
-            got = _model(work, "int8", runtime).embed(image)
+            model = _model(work, "int8", runtime)
+            got = model.embed(image)
             numbers = {"against_fake_quant": relative_error(got, want), "cosine_to_fp32": _cosine(got, exact[side])}
+            if runtime == "executorch":
+                numbers["worst_block_alone"] = rounded.errors(image, model.steps(image)).worst
             _say(f"{runtime} int8", side, **numbers)
 
 
