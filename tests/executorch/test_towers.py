@@ -36,7 +36,7 @@ SIDE = 256
 STAGES = [
     ["er_r1_k3_s2_e4_c128"],
     ["uir_r1_a3_k5_s2_e6_c256"],
-    ["uir_r1_a5_k0_s2_e6_c640", "mqa_r1_k3_h12_v2_s1_d64_c640"],
+    ["uir_r1_a5_k0_s2_e6_c640", "mqa_r1_k3_h12_v2_s1_d64_c640", "uir_r1_a0_k0_s1_e2_c640"],
     ["uir_r1_a0_k5_s2_e2_c1280"],
 ]
 """As few blocks as have every kind of operator: what is slow here is lowering each."""
