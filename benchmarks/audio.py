@@ -3,6 +3,7 @@
     python benchmarks/audio.py FOLDER compile     # writes a random tower, at the next call its TFLite models
     python benchmarks/audio.py FOLDER compile --runtime executorch
     python benchmarks/audio.py FOLDER parity      # 1, 5 and 30 s against transformers and the fake-quant reference
+    python benchmarks/audio.py FOLDER layers      # each layer of ExecuTorch's int8 tower alone, against fake-quant
     python benchmarks/audio.py FOLDER speed       # seconds of encoding for each second of sound, both forms
     python benchmarks/audio.py FOLDER long        # 90 s through the streaming step: tokens, memory, equality
 
@@ -39,6 +40,7 @@ from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.targets import RUNTIMES
 from g3n_compiler.verify.parity import relative_error
+from g3n_compiler.verify.steps import clip_errors
 from g3n_runtime.audio import RATE, LogMel
 from g3n_runtime.litert_audio import LiteRtClipEncoder, LiteRtStreamEncoder
 
@@ -172,6 +174,17 @@ def parity(folder: Path, runtime: str) -> None:
 
 
 @main.command()
+@click.pass_obj
+def layers(folder: Path) -> None:
+    config, read = open_tower(folder)
+    weights = weights_of(config, read, "int8")
+    encoder, embedder = AudioEncoder(config, weights), Embedder(config.embedder, "audio", weights)
+    sound = sound_of(1)
+    found = clip_errors(encoder, embedder.soft, LogMel().clip(sound), open_executorch(folder, "int8").clip_steps(sound))
+    console.print(f"largest relative error of one layer: {found.worst:.1e}, of {found.where}")
+
+
+@main.command()
 @RUNTIME
 @RECIPE
 @click.pass_obj
@@ -235,14 +248,16 @@ def open_executorch(folder: Path, name: str) -> ExecuTorchAudio:
 @torch.no_grad()
 def ours(config: AudioConfig, read: Callable[..., Tensor], name: str, sound: np.ndarray) -> np.ndarray:
     """Our encoder over exact or fake-quantised weights, read as they are needed."""
-    specs, reader = audio_weights(config) | audio_embedder_weights(config), AudioReader(config, read)
-    weights: Weights = LazyWeights(reader, specs)
-    if name != "fp32":
-        weights = FakeQuantWeights(reader, specs, RECIPES[name], keep=False)
+    weights = weights_of(config, read, name)
     encoder = AudioEncoder(config, weights)
     mel = torch.from_numpy(LogMel().clip(sound)).unsqueeze(0)
     features = encoder.encode(mel, torch.ones(mel.shape[:2]))
     return Embedder(config.embedder, "audio", weights).soft(features)[0].numpy()
+
+
+def weights_of(config: AudioConfig, read: Callable[..., Tensor], name: str) -> Weights:
+    specs, reader = audio_weights(config) | audio_embedder_weights(config), AudioReader(config, read)
+    return LazyWeights(reader, specs) if name == "fp32" else FakeQuantWeights(reader, specs, RECIPES[name], keep=False)
 
 
 @torch.no_grad()
@@ -275,7 +290,8 @@ def best(run: Callable[[], object], times: int = 3) -> float:
 def step_seconds(encode: EncodeStream, sound: np.ndarray) -> list[float]:
     """Seconds of each step, mel front end included, the first three apart."""
     pieces = iter(np.array_split(sound, len(sound) // 160))
-    seconds, tokens = [], encode(pieces)
+    seconds: list[float] = []
+    tokens = encode(pieces)
     while True:
         start = time.perf_counter()
         if next(tokens, None) is None:

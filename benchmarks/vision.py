@@ -19,7 +19,7 @@ import shutil
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -28,7 +28,6 @@ from safetensors.torch import save_file
 
 from g3n_compiler.checkpoint.multimodal import VISION_ARCHITECTURE, VisionConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.lower.backend import VisionModel
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import operators_by_signature, summarize
 from g3n_compiler.lower.litert.split import split_heads
@@ -42,6 +41,9 @@ from g3n_compiler.trace.vision import AdaptImage, EncodeImage, adapter_read
 from g3n_compiler.verify.parity import relative_error
 from g3n_compiler.verify.vision import VisionReference, golden_image, load_hf_vision
 from g3n_runtime.litert_vision import LiteRtVision, encoder_name
+
+if TYPE_CHECKING:
+    from g3n_runtime.executorch_vision import ExecuTorchVision
 
 TEXT: dict[str, Any] = {
     "hidden_size": 2048,
@@ -89,6 +91,8 @@ def checkpoint(work: Path) -> None:
         shape = spec.shape
         if spec.axes is not None:
             shape = tuple(shape[spec.axes.index(i)] for i in range(len(shape)))
+        elif len(shape) == 2 and spec.name.startswith("vision."):
+            shape = (*shape, 1, 1)
         tensors[opened.tensor_name(spec.tensor)] = _random(spec.name, shape).to(torch.bfloat16)
     save_file(tensors, work / "model.safetensors")
 
@@ -173,8 +177,11 @@ def parity(work: Path, sides: tuple[int, ...]) -> None:
             error = relative_error(_model(work, "fp32", runtime).embed(image), exact[side])
             _say(f"{runtime} fp32 against timm", side, error=error)
         for runtime in _lowered(work, "int8"):
-            got = _model(work, "int8", runtime).embed(image)
+            model = _model(work, "int8", runtime)
+            got = model.embed(image)
             numbers = {"against_fake_quant": relative_error(got, want), "cosine_to_fp32": _cosine(got, exact[side])}
+            if not isinstance(model, LiteRtVision):
+                numbers["worst_block_alone"] = rounded.errors(image, model.steps(image)).worst
             _say(f"{runtime} int8", side, **numbers)
 
 
@@ -212,7 +219,7 @@ def _program(work: Path, recipe: str) -> Path:
     return work / f"{recipe}-vision.pte"
 
 
-def _model(work: Path, recipe: str, runtime: str) -> VisionModel:
+def _model(work: Path, recipe: str, runtime: str) -> LiteRtVision | ExecuTorchVision:
     if runtime == "litert":
         return _litert_model(work, recipe)
     from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool

@@ -71,12 +71,12 @@ class ExecuTorchAudio:
         """The end-of-audio row ``[1, hidden]`` float32."""
         return self._program.load_method(END).execute([])[0].numpy().copy()
 
-    def layers(self, sound: np.ndarray) -> list[np.ndarray]:
-        """What a clip is before the layers and after each, at last :meth:`clip`'s tokens."""
-        return self._run(LAYERS, clip_input(sound, self._tokens * self._frames))
+    def clip_steps(self, sound: np.ndarray) -> list[np.ndarray]:
+        """What entered each layer and left the last ``[T, hidden]``, then :meth:`clip`'s tokens."""
+        return [out[0] for out in self._run(LAYERS, clip_input(sound, self._tokens * self._frames))]
 
     def step_layers(self, step: Step, state: list[np.ndarray]) -> list[np.ndarray]:
-        """One step: what it is before the layers and after each, the soft token, and the state after it."""
+        """One step: what entered each layer and left the last, the soft token, and the state after it."""
         return self._run(STEPS, [step.mel, step.mask, *state])
 
     def empty_state(self) -> list[np.ndarray]:

@@ -56,9 +56,10 @@ class ExecuTorchVision:
             raise EngineError(f"an image of shape {list(image.shape)} was given, the tower takes squares of {sides}")
         return self._run(encoder_name(side), image)[-1][0]
 
-    def blocks(self, image: np.ndarray) -> list[np.ndarray]:
-        """What the stem and each block gave, the features, and at last :meth:`embed`'s; for the smallest size."""
-        return self._run(blocks_name(image.shape[0]), image)
+    def steps(self, image: np.ndarray) -> list[np.ndarray]:
+        """What the stem and each block gave ``[1, H, W, C]``, the features ``[1, T, width]``, then :meth:`embed`'s."""
+        *steps, tokens = self._run(blocks_name(image.shape[0]), image)
+        return [*steps, tokens[0]]
 
     def _run(self, name: str, image: np.ndarray) -> list[np.ndarray]:
         # One method at a time: each packs the weights for itself.

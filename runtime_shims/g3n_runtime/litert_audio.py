@@ -42,6 +42,15 @@ class LiteRtClipEncoder:
 
     def padded(self, sound: np.ndarray) -> np.ndarray:
         """As the engine and the reference give them: filled up with the padding's embedding to the longest clip's."""
+        out = self._encode(**self.inputs(sound))
+        return self.adapt(out["features"], out["mask"])
+
+    def adapt(self, features: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """The encoder's outputs into the text space ``[N, hidden]``."""
+        return self._adapt(features=features, mask=mask)["mm_embedding"][0]
+
+    def inputs(self, sound: np.ndarray) -> dict[str, np.ndarray]:
+        """``sound [n]`` as the encoder takes it."""
         hops = clip_hops(sound)
         if len(hops) > self._hops:
             raise SoundError(
@@ -50,8 +59,7 @@ class LiteRtClipEncoder:
             )
         src_inputs = np.zeros((1, self._hops, HOP), np.float32)
         src_inputs[0, : len(hops)] = hops
-        out = self._encode(src_inputs=src_inputs, mask=np.arange(self._hops)[None] < len(hops))
-        return self._adapt(features=out["features"], mask=out["mask"])["mm_embedding"][0]
+        return {"src_inputs": src_inputs, "mask": np.arange(self._hops)[None] < len(hops)}
 
 
 class LiteRtStreamEncoder:
@@ -84,6 +92,10 @@ class LiteRtStreamEncoder:
         self.reset()
         for step in token_steps(sound, self.frames_per_token, self._bins):
             yield self.step(step)
+
+    def steps(self, sound: np.ndarray) -> Iterator[Step]:
+        """What each step of ``sound [n]`` takes beside the state."""
+        return token_steps([sound], self.frames_per_token, self._bins)
 
     def step(self, step: Step) -> np.ndarray:
         """The soft token ``[hidden]`` of one step."""

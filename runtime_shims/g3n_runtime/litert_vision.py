@@ -61,5 +61,8 @@ class LiteRtVision:
 
     def embed(self, image: np.ndarray) -> np.ndarray:
         """Soft tokens in the text space, then the end-of-image row ``[T + 1, hidden]`` float32."""
-        runner = self._adapter.get_signature_runner(ADAPTER)
-        return runner(features=self.features(image))["mm_embedding"][0]
+        return self.adapt(self.features(image))
+
+    def adapt(self, features: np.ndarray) -> np.ndarray:
+        """:meth:`features` into the text space, and the end-of-image row ``[T + 1, hidden]`` float32."""
+        return self._adapter.get_signature_runner(ADAPTER)(features=features)["mm_embedding"][0]

@@ -48,11 +48,11 @@ class Multimodal(NamedTuple):
         return Checkpoint(self.directory)
 
 
-def small_arguments() -> dict[str, Any]:
+def small_arguments(stages: list[list[str]] = STAGES) -> dict[str, Any]:
     """``vision_config.model_args`` of a small encoder; timm changes what it is given, so every call makes new ones."""
     from timm.models._efficientnet_builder import decode_arch_def
 
-    return {"channel_multiplier": 0.125, "block_args": decode_arch_def(STAGES)}
+    return {"channel_multiplier": 0.125, "block_args": decode_arch_def(stages)}
 
 
 def spread(module: torch.nn.Module) -> None:
@@ -67,14 +67,14 @@ def spread(module: torch.nn.Module) -> None:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
 
 
-def make_multimodal(directory: Path, seed: int = 0, **text: Any) -> Multimodal:
+def make_multimodal(directory: Path, seed: int = 0, stages: list[list[str]] = STAGES, **text: Any) -> Multimodal:
     """Save a random checkpoint with both towers, whose hard ids are nano's."""
     from transformers import Gemma3nConfig, Gemma3nForConditionalGeneration
 
     torch.manual_seed(seed)
     config = Gemma3nConfig(
         text_config={**TINY, **text},
-        vision_config={"model_args": small_arguments(), "vocab_offset": 4096},
+        vision_config={"model_args": small_arguments(stages), "vocab_offset": 4096},
         audio_config={**AUDIO, "vocab_offset": 4224},
         boi_token_id=4094,
         boa_token_id=4095,
@@ -95,7 +95,7 @@ def make_multimodal(directory: Path, seed: int = 0, **text: Any) -> Multimodal:
             elif parameter.dim() > 1 and "embed" not in name:
                 parameter.mul_(2.5)
         model.model.language_model.norm.weight.mul_(10)  # logits large enough for the softcap to matter
-    model.config.vision_config.model_args = small_arguments()
+    model.config.vision_config.model_args = small_arguments(stages)
     model.config.eos_token_id = [1, 106]
     model.save_pretrained(directory)
     copy_tokenizer(directory)

@@ -129,7 +129,7 @@ def test_what_is_no_picture_is_refused(name: str, content: bytes, match: str, tm
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="missing"):
+    with pytest.raises(MediaError, match="is missing: name an image file"):
         load_image(tmp_path / "none.png", 256)
     with pytest.raises(MediaError, match=r"broken|directory"):
         load_image(tmp_path, 256)

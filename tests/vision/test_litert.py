@@ -16,16 +16,19 @@ from g3n_compiler.checkpoint.multimodal import VisionConfig
 from g3n_compiler.errors import EngineError, ParityError
 from g3n_compiler.lower.litert.backend import LiteRtBackend
 from g3n_compiler.lower.litert.bind import bind
+from g3n_compiler.lower.litert.cuts import CutModel
 from g3n_compiler.lower.litert.delegation import measure
+from g3n_compiler.lower.litert.steps import run_steps
 from g3n_compiler.modules.vision_layout import read_layout
+from g3n_compiler.modules.weights import WeightSpec
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.trace.vision import EncodeImage
-from g3n_compiler.verify.parity import EXACT, Parity, relative_error
+from g3n_compiler.verify.parity import EXACT, SAME, Parity, relative_error
 from g3n_compiler.verify.vision import VisionReference, golden_image, vision_checks
 from g3n_runtime.engine import GREEDY, Attachments
 from g3n_runtime.image import load_image
 from g3n_runtime.litert import LiteRtChat
-from g3n_runtime.litert_vision import LiteRtVision
+from g3n_runtime.litert_vision import LiteRtVision, encoder_name
 from g3n_runtime.media import MediaFrontEnd
 from tests.vision.conftest import SIDES, LoweredVision
 
@@ -88,19 +91,63 @@ def int8_encoder(lowered: LoweredVision, config: VisionConfig, tmp_path_factory:
     return path
 
 
-def test_int8_equals_the_fake_quant_reference(
-    lowered: LoweredVision, config: VisionConfig, int8_encoder: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def int8_model(lowered: LoweredVision, int8_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> LiteRtVision:
+    """The int8 encoder before the float32 adapter."""
+    adapter = tmp_path_factory.mktemp("adapter") / "adapter.tflite"
+    extract(lowered.path, "vision_adapter", adapter)
+    return LiteRtVision(dict.fromkeys(SIDES, int8_encoder), adapter)
+
+
+def steps_of(encoder: Path, image: np.ndarray, tmp_path: Path) -> list[np.ndarray]:
+    """What each step of an encoder gave."""
+    copy = tmp_path / "cut.tflite"
+    copy.write_bytes(encoder.read_bytes())
+    *maps, last = run_steps(CutModel(copy), encoder_name(len(image)), {"images": image[None]}, ("features",))
+    return [*maps, last["features"]]
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_each_step_of_int8_equals_the_fake_quant_reference(
+    side: int,
+    lowered: LoweredVision,
+    config: VisionConfig,
+    int8_encoder: Path,
+    int8_model: LiteRtVision,
+    tmp_path: Path,
 ) -> None:
-    extract(lowered.path, "vision_adapter", tmp_path / "adapter.tflite")
-    model = LiteRtVision(dict.fromkeys(SIDES, int8_encoder), tmp_path / "adapter.tflite")
-    exact = VisionReference(lowered.job.checkpoint, config)
-    rounded = VisionReference(lowered.job.checkpoint, config, RECIPES["int8"])
-    for side in SIDES:
-        image = golden_image(side)
-        got, want, plain = model.embed(image), rounded.embed(image), exact.embed(image)
-        assert relative_error(got, want) < RECIPES["int8"].tower_tolerance
-        # It is this rounding, not another: random weights amplify a rounding that falls on the other side.
-        assert np.square(got - want).mean() < 0.7 * np.square(want - plain).mean()
+    rounded, exact = (VisionReference(lowered.job.checkpoint, config, r) for r in (RECIPES["int8"], None))
+    image, limit = golden_image(side), RECIPES["int8"].layer_tolerance
+    steps = steps_of(int8_encoder, image, tmp_path)
+    tokens = int8_model.adapt(steps[-1])
+    found = rounded.errors(image, [*steps, tokens]).errors
+    found.pop("the adapter")
+    assert len(found) == 2 + sum(len(stage) for stage in read_layout(config).stages)
+    assert max(found.values()) < limit / 2, found
+    # It is the rounded blocks that are equal, and the whole graph is nothing but its blocks.
+    assert max(exact.errors(image, [*steps, tokens]).errors.values()) > limit
+    assert relative_error(int8_model.embed(image), tokens) < SAME
+
+
+def test_a_wrong_block_is_named(
+    lowered: LoweredVision, config: VisionConfig, int8_encoder: Path, int8_model: LiteRtVision, tmp_path: Path
+) -> None:
+    """A block that lacks eight of the rows of its first product."""
+    image, tampered = golden_image(256), tmp_path / "tampered.tflite"
+    lacking = "vision.blocks.2.2.pw_exp.conv"
+
+    def read(spec: WeightSpec, rows: tuple[int, int] | None = None) -> torch.Tensor:
+        weight = lowered.job.checkpoint.read(spec, rows)
+        return weight * (torch.arange(len(weight)) >= 8)[:, None] if spec.name == lacking else weight
+
+    bind(lowered.encoder_graph, EncodeImage(read_layout(config)).specs, RECIPES["int8"], read, tampered)
+    steps = steps_of(tampered, image, tmp_path)
+    errors = VisionReference(lowered.job.checkpoint, config, RECIPES["int8"]).errors(
+        image, [*steps, int8_model.adapt(steps[-1])]
+    )
+    assert {n for n, e in errors.errors.items() if e > RECIPES["int8"].layer_tolerance} - {"the adapter"} == {
+        "blocks.2.2"
+    }
 
 
 def test_the_delegate_takes_the_encoder(lowered: LoweredVision, int8_encoder: Path) -> None:

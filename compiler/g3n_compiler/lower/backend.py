@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -157,6 +157,22 @@ class VisionModel(Protocol):
     def embed(self, image: np.ndarray) -> np.ndarray:
         """Soft tokens in the text space and the end-of-image row ``[T + 1, hidden]`` of ``image [S, S, 3]`` in 0..1."""
 
+    def steps(self, image: np.ndarray) -> Iterable[np.ndarray]:
+        """What the stem and each block gave ``[1, H, W, C]``, the features ``[1, T, width]``, then :meth:`embed`'s."""
+
+
+class StreamTrace(NamedTuple):
+    """One step of a stream, as the artifact computed it; the state is in the order of ``state_shapes``."""
+
+    mel: np.ndarray
+    mask: np.ndarray
+    before: list[np.ndarray]
+    frames: list[np.ndarray]
+    """What entered each layer, ``[1, T, hidden]``."""
+    token: np.ndarray
+    """``[hidden]``."""
+    after: list[np.ndarray]
+
 
 class AudioModel(Protocol):
     """An emitted audio tower under its stock runtime, as verification sees it."""
@@ -166,6 +182,15 @@ class AudioModel(Protocol):
 
     def stream(self, sound: np.ndarray) -> np.ndarray:
         """Soft tokens ``[N, hidden]`` of a sound of any length, made step by step."""
+
+    def clip_steps(self, sound: np.ndarray) -> Iterable[np.ndarray]:
+        """What entered each layer and left the last ``[T, hidden]``, then :meth:`clip`'s.
+
+        Frames and features past the sound's end may be anything.
+        """
+
+    def stream_steps(self, sound: np.ndarray) -> Iterator[StreamTrace]:
+        """The steps of :meth:`stream`."""
 
     def end(self) -> np.ndarray:
         """The end-of-audio row ``[1, hidden]``."""

@@ -16,6 +16,7 @@ a batch it lets the padding of shorter clips into the two convolutions, which mo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -96,12 +97,23 @@ class Clip:
 
 
 class AudioEncoder:
-    """The tower's arithmetic over any :class:`Weights` and :class:`AudioOps`."""
+    """The tower's arithmetic over any :class:`Weights` and :class:`AudioOps`.
 
-    def __init__(self, config: AudioConfig, weights: Weights, ops: AudioOps | None = None) -> None:
+    Args:
+        observe: called with what enters each layer, and the layer's number.
+    """
+
+    def __init__(
+        self,
+        config: AudioConfig,
+        weights: Weights,
+        ops: AudioOps | None = None,
+        observe: Callable[[int, Tensor], None] | None = None,
+    ) -> None:
         self.config = config
         self.weights = weights
         self.ops = ops or AudioOps()
+        self._observe = observe or (lambda layer, x: None)
 
     # -- entry points ------------------------------------------------------------------------------------------------
 
@@ -143,6 +155,7 @@ class AudioEncoder:
         hide, keep = self.hidden(valid, time), valid.unsqueeze(-1)
         last = self.config.num_layers - 1
         for i in range(self.config.num_layers):
+            self._observe(i, x)
             x = self.layer(i, x, hide, keep, time, (self.config.reduction, first) if i == last else (1, 0))
         return x * every(keep, self.config.reduction, first)
 

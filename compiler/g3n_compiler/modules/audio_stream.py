@@ -44,6 +44,17 @@ def state_shapes(config: AudioConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def layer_state(layer: int) -> tuple[str, ...]:
+    """Names of the state of one layer."""
+    return f"k_{layer}", f"v_{layer}", f"light_conv_{layer}"
+
+
+def front_state(config: AudioConfig) -> tuple[str, ...]:
+    """Names of the state that comes before the layers'."""
+    layers = {name for i in range(config.num_layers) for name in layer_state(i)}
+    return tuple(name for name in state_shapes(config) if name not in layers)
+
+
 def empty_state(config: AudioConfig) -> dict[str, Tensor]:
     """The state before the first step."""
     return {name: torch.zeros(shape) for name, shape in state_shapes(config).items()}

@@ -58,9 +58,7 @@ class Recipe:
     logit_tolerance: float = 1e-4
     """Largest allowed difference of logits against the recipe's own fake-quant reference, relative to their range."""
     layer_tolerance: float = 1e-4
-    """The same of a single layer's output: what one step of int8 in a few activations comes to."""
-    tower_tolerance: float = 1e-4
-    """The same for soft tokens of a tower."""
+    """The same of the output of a single layer, or tower block: what one step of int8 in a few activations comes to."""
 
     def scheme(self, spec: WeightSpec) -> Scheme:
         if spec.role == "float":
@@ -90,7 +88,6 @@ RECIPES: dict[str, Recipe] = {
             _uniform(INT8, INT8),
             logit_tolerance=0.05,
             layer_tolerance=0.02,
-            tower_tolerance=0.1,
         ),
         Recipe(
             "int4",
@@ -106,7 +103,6 @@ RECIPES: dict[str, Recipe] = {
             },
             logit_tolerance=0.05,
             layer_tolerance=0.02,
-            tower_tolerance=0.1,
         ),
         Recipe(
             "int4-rtn",
@@ -114,7 +110,6 @@ RECIPES: dict[str, Recipe] = {
             _uniform(INT4_RTN, INT8),
             logit_tolerance=0.05,
             layer_tolerance=0.02,
-            tower_tolerance=0.1,
         ),
     )
 }

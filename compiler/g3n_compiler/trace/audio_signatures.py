@@ -26,22 +26,33 @@ from g3n_compiler.modules.audio_weights import (
 )
 from g3n_compiler.modules.multimodal_embedder import Embedder
 from g3n_compiler.modules.weights import WeightSpec
-from g3n_compiler.trace.signatures import GraphWeights
+from g3n_compiler.trace.signatures import GraphWeights, streams_name
 from g3n_runtime.audio import AUDIO_STREAM, HOP
 
 ENCODE, ADAPT, STREAM = "audio_encode", "audio_adapt", AUDIO_STREAM
 
 
 class AudioSignature(nn.Module):
-    """A signature's function. Weights come as one flat mapping by :attr:`WeightSpec.input_name`."""
+    """A signature's function. Weights come as one flat mapping by :attr:`WeightSpec.input_name`.
 
-    def __init__(self, config: AudioConfig, specs: Mapping[str, WeightSpec]) -> None:
+    Args:
+        cuts: return what enters each layer too, under :func:`~.signatures.streams_name`.
+    """
+
+    def __init__(self, config: AudioConfig, specs: Mapping[str, WeightSpec], cuts: bool = False) -> None:
         super().__init__()
         self.config = config
         self.specs = specs
+        self.cuts = cuts
 
-    def encoder(self, weights: Mapping[str, Tensor]) -> AudioEncoder:
-        return AudioEncoder(self.config, GraphWeights(weights, self.specs))
+    def encoder(self, weights: Mapping[str, Tensor], between: dict[str, Tensor]) -> AudioEncoder:
+        """The encoder, which leaves what is to be returned besides in ``between``."""
+
+        def observe(layer: int, x: Tensor) -> None:
+            if self.cuts:
+                between[streams_name(layer)] = x
+
+        return AudioEncoder(self.config, GraphWeights(weights, self.specs), observe=observe)
 
     def embedder(self, weights: Mapping[str, Tensor]) -> Embedder:
         return Embedder(self.config.embedder, "audio", GraphWeights(weights, self.specs))
@@ -68,14 +79,15 @@ class Encode(AudioSignature):
         padding's embedding where there are no features.
     """
 
-    def __init__(self, config: AudioConfig) -> None:
-        super().__init__(config, audio_weights(config))
+    def __init__(self, config: AudioConfig, cuts: bool = False) -> None:
+        super().__init__(config, audio_weights(config), cuts)
         self.mel = LogMelGraph(config.mel_bins)
 
     def forward(self, mask: Tensor, src_inputs: Tensor, **weights: Tensor) -> dict[str, Tensor]:
         known = F.pad(mask.to(torch.float32)[:, LOST:], (0, LOST))
-        features = self.encoder(weights).encode(self.mel(src_inputs), known)
-        return {"features": features, "mask": every(known, self.config.frames_per_token) > -1.0}
+        between: dict[str, Tensor] = {}
+        features = self.encoder(weights, between).encode(self.mel(src_inputs), known)
+        return {"features": features, "mask": every(known, self.config.frames_per_token) > -1.0, **between}
 
     def sample_inputs(self) -> dict[str, Any]:
         hops = self.config.max_soft_tokens * self.config.frames_per_token
@@ -109,13 +121,14 @@ class Adapt(AudioSignature):
 class StreamStep(AudioSignature):
     """One step of :mod:`g3n_compiler.modules.audio_stream` -> ``soft_token [1, 1, text_hidden]`` and the state."""
 
-    def __init__(self, config: AudioConfig) -> None:
-        super().__init__(config, audio_weights(config) | soft_weights(config))
+    def __init__(self, config: AudioConfig, cuts: bool = False) -> None:
+        super().__init__(config, audio_weights(config) | soft_weights(config), cuts)
 
     def forward(self, mel: Tensor, known: Tensor, state: Mapping[str, Tensor], **weights: Tensor) -> dict[str, Tensor]:
-        features, after = step(self.encoder(weights), mel, known, state)
+        between: dict[str, Tensor] = {}
+        features, after = step(self.encoder(weights, between), mel, known, state)
         named = {f"state_{name}": after[name] for name in state}
-        return {"soft_token": self.embedder(weights).soft(features), **named}
+        return {"soft_token": self.embedder(weights).soft(features), **named, **between}
 
     def state_order(self) -> tuple[str, ...]:
         """Names of the state's outputs, in their order after ``soft_token``."""

@@ -19,22 +19,28 @@ from g3n_compiler.modules.vision import VisionEncoder
 from g3n_compiler.modules.vision_layout import VisionLayout
 from g3n_compiler.modules.vision_weights import encoder_weights
 from g3n_compiler.modules.weights import Read, Weights, WeightSpec
-from g3n_compiler.trace.signatures import GraphWeights
+from g3n_compiler.trace.signatures import GraphWeights, streams_name
 
 END = "embed_vision.end_of_image"
 
 
 class EncodeImage(nn.Module):
-    """``images [1, S, S, 3]`` float in 0..1 -> ``features [1, tokens, width]``."""
+    """``images [1, S, S, 3]`` float in 0..1 -> ``features [1, tokens, width]``.
 
-    def __init__(self, layout: VisionLayout, dialect: Dialect | None = None) -> None:
+    Args:
+        cuts: return the maps between the blocks too, under :func:`~.signatures.streams_name`.
+    """
+
+    def __init__(self, layout: VisionLayout, dialect: Dialect | None = None, cuts: bool = False) -> None:
         super().__init__()
-        self.layout, self.dialect = layout, dialect
+        self.layout, self.dialect, self.cuts = layout, dialect, cuts
         self.specs = encoder_weights(layout)
 
     def forward(self, images: Tensor, **weights: Tensor) -> dict[str, Tensor]:
         encoder = VisionEncoder(self.layout, GraphWeights(weights, self.specs), self.dialect)
-        return {"features": encoder.features(images)}
+        *maps, features = encoder.steps(images)
+        between = {streams_name(i): x for i, x in enumerate(maps)} if self.cuts else {}
+        return {"features": features, **between}
 
 
 class AdaptImage(nn.Module):

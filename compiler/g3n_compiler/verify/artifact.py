@@ -12,11 +12,8 @@ from g3n_compiler.lower.backend import Job, LayeredModel, TextEntry, TextModel
 from g3n_compiler.targets import Subgraph
 from g3n_compiler.verify.golden import GENERATED, Golden
 from g3n_compiler.verify.layers import layer_errors
-from g3n_compiler.verify.parity import EXACT, MARGIN, Check, greedy_margin, relative_error
+from g3n_compiler.verify.parity import EXACT, MARGIN, SAME, Check, greedy_margin, relative_error
 from g3n_compiler.verify.reference import Reference
-
-SAME = 1e-5
-"""Relative error allowed between a whole graph and the same graph run layer by layer: the same kernels, cut apart."""
 
 
 @dataclass(frozen=True)

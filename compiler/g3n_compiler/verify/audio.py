@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from g3n_compiler.checkpoint.config import read_json
 from g3n_compiler.checkpoint.multimodal import AudioConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.lower.backend import AudioModel, Job
+from g3n_compiler.lower.backend import AudioModel, Job, StreamTrace
 from g3n_compiler.lower.onnx.export import OnnxSession, export_onnx
 from g3n_compiler.modules.audio import AudioEncoder
 from g3n_compiler.modules.audio_stream import state_shapes
@@ -26,8 +26,9 @@ from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.targets import Runtime
 from g3n_compiler.trace.audio_signatures import Adapt, AudioSignature, Encode, StreamStep
-from g3n_compiler.verify.parity import EXACT, Check, relative_error
+from g3n_compiler.verify.parity import EXACT, SAME, Check, relative_error
 from g3n_compiler.verify.reference import load_hf_embedder
+from g3n_compiler.verify.steps import StepErrors, clip_errors, step_check, stream_errors
 from g3n_runtime.audio import HOP, RATE, LogMel, clip_hops, token_steps
 
 SMALL_PARAMETERS = 100_000_000
@@ -36,6 +37,8 @@ CLIPS = (1.0, 5.0, 30.0)
 """Seconds of the golden sounds."""
 LONGER = 1.1
 """The streamed sound lasts this many times the longest clip."""
+HELD_STEPS = 12
+"""First steps of a stream that a quantised tower's are held against: enough for every state to be filled."""
 NEXT = "next_"
 """Outputs need other names than the inputs they replace."""
 
@@ -74,6 +77,14 @@ class AudioReference:
         features = self._encoder.encode(mel, torch.ones(mel.shape[:2]))
         return self._embedder.soft(features)[0].numpy()
 
+    def clip_errors(self, sound: np.ndarray, steps: Iterable[np.ndarray]) -> StepErrors:
+        """What each of an artifact's ``steps`` over a clip is off by."""
+        return clip_errors(self._encoder, self._embedder.soft, LogMel(self.config.mel_bins).clip(sound), steps)
+
+    def stream_errors(self, traces: Iterable[StreamTrace]) -> StepErrors:
+        """The same of the steps of a stream."""
+        return stream_errors(self._encoder, self._embedder.soft, traces)
+
     def clip(self, sound: np.ndarray) -> np.ndarray:
         """As :meth:`tokens`, filled up to the longest clip's as ``transformers`` does."""
         tokens = self.tokens(sound)
@@ -104,19 +115,42 @@ def audio_checks(job: Job, config: AudioConfig, models: Mapping[Runtime, AudioMo
     onnx = onnx_stream(job.checkpoint, config, clips[shortest])
     name = f"stream of {len(clips[shortest]) / RATE:.1f} s"
     checks.append(_check(name, "onnxruntime", "eager fp32", onnx, exact.tokens(clips[shortest]), EXACT))
-    plain = job.recipe.name == "fp32"
-    reference, limit = ("eager fp32", EXACT) if plain else (f"fake-quant {job.recipe.name}", job.recipe.tower_tolerance)
-    expected = want if plain else {name: rounded.clip(sound) for name, sound in clips.items()}
-    tokens, end = rounded.tokens(streamed), exact.reader.hard_row(config.end_id).view(1, -1).numpy()
+    end = exact.reader.hard_row(config.end_id).view(1, -1).numpy()
     for runtime, model in models.items():
         job.progress(f"comparing the {runtime} audio tower")
-        compare = functools.partial(_check, runtime=runtime, reference=reference, limit=limit)
-        for n, sound in clips.items():
-            checks.append(compare(n, got=_run(None if model is None else model.clip, sound), want=expected[n]))
-        checks.append(compare(stream, got=_run(None if model is None else model.stream, streamed), want=tokens))
+        if model is None or rounded is exact:
+            compare = functools.partial(_check, runtime=runtime, reference="eager fp32", limit=EXACT)
+            for n, sound in clips.items():
+                checks.append(compare(n, got=_run(None if model is None else model.clip, sound), want=want[n]))
+            got = _run(None if model is None else model.stream, streamed)
+            checks.append(compare(stream, got=got, want=exact.tokens(streamed)))
+        else:
+            checks += _step_checks(job, rounded, runtime, model, clips, streamed)
         error = relative_error(np.empty(0) if model is None else model.end(), end)
         checks.append(Check("end of audio", "end_of_audio", runtime, "eager fp32", "relative error", error, EXACT))
     return checks
+
+
+def _step_checks(
+    job: Job,
+    rounded: AudioReference,
+    runtime: Runtime,
+    model: AudioModel,
+    clips: Mapping[str, np.ndarray],
+    streamed: np.ndarray,
+) -> Iterator[Check]:
+    """A quantised tower: its steps alone, and the whole graphs by giving what their steps give."""
+    same = functools.partial(_check, runtime=runtime, reference="its own steps", limit=SAME)
+    for name, sound in clips.items():
+        errors = rounded.clip_errors(sound, model.clip_steps(sound))
+        yield step_check(job, "audio_encoder", runtime, name, errors)
+        yield same(name, got=model.clip(sound), want=errors.result)
+    traces = list(model.stream_steps(streamed))
+    # What comes after differs in nothing but its numbers: the state is as long by then as it gets.
+    held = [*traces[:HELD_STEPS], *traces[-2:]]
+    yield step_check(job, "audio_encoder", runtime, f"stream, {len(held)} steps", rounded.stream_errors(held))
+    tokens = np.stack([trace.token for trace in traces])
+    yield same(f"stream of {len(streamed) / RATE:.1f} s", got=model.stream(streamed), want=tokens)
 
 
 def load_hf_audio(checkpoint: Checkpoint, config: AudioConfig) -> Callable[[np.ndarray], np.ndarray]:

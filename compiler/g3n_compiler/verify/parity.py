@@ -14,6 +14,8 @@ from g3n_compiler.errors import ParityError
 
 EXACT = 1e-4
 """Relative error allowed between float32 implementations of the same arithmetic."""
+SAME = 1e-5
+"""Relative error allowed between a whole graph and the same graph run layer by layer: the same kernels, cut apart."""
 MARGIN = 1e-3
 """A greedy token may differ only where the reference's best two logits are this close."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from g3n_compiler.checkpoint.multimodal import VisionConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
@@ -31,8 +32,9 @@ from g3n_compiler.trace.vision import (
     trace_encoder,
     weight_inputs,
 )
-from g3n_compiler.verify.parity import EXACT, Check, relative_error
+from g3n_compiler.verify.parity import EXACT, SAME, Check, relative_error
 from g3n_compiler.verify.reference import load_hf_embedder
+from g3n_compiler.verify.steps import StepErrors, step_check, vision_errors
 
 SMALL_PARAMETERS = 100_000_000
 """Encoders up to this size are held in float32 whole, and compared with ``transformers`` at every compile."""
@@ -61,8 +63,14 @@ class VisionReference:
     @torch.no_grad()
     def embed(self, image: np.ndarray) -> np.ndarray:
         """Soft tokens and the end row ``[T + 1, hidden]`` float32 of ``image [S, S, 3]``."""
-        features = self._encoder.features(torch.from_numpy(image)[None])
-        return adapt(self._config, self._adapter, features)[0].numpy()
+        return self._adapt(self._encoder.features(torch.from_numpy(image)[None]))[0].numpy()
+
+    def errors(self, image: np.ndarray, steps: Iterable[np.ndarray]) -> StepErrors:
+        """What each of an artifact's ``steps`` over ``image`` is off by."""
+        return vision_errors(self._encoder, self._adapt, image, steps)
+
+    def _adapt(self, features: Tensor) -> Tensor:
+        return adapt(self._config, self._adapter, features)
 
 
 def is_small(layout: VisionLayout) -> bool:
@@ -75,7 +83,6 @@ def vision_checks(job: Job, config: VisionConfig, models: Mapping[Runtime, Visio
     rounded = exact if job.recipe.name == "fp32" else VisionReference(job.checkpoint, config, job.recipe)
     images = {side: golden_image(side) for side in job.resolutions}
     want = {side: exact.embed(image) for side, image in images.items()}
-    recipe = want if rounded is exact else {side: rounded.embed(image) for side, image in images.items()}
     checks: list[Check] = []
     if is_small(read_layout(config)):
         hf = load_hf_vision(job.checkpoint, config)
@@ -83,14 +90,17 @@ def vision_checks(job: Job, config: VisionConfig, models: Mapping[Runtime, Visio
     smallest = min(images)
     got = onnx_embed(job.checkpoint, config, images[smallest])
     checks.append(_check("onnxruntime", "eager fp32", smallest, got, want[smallest], EXACT))
-    plain = job.recipe.name == "fp32"
-    reference, limit = ("eager fp32", EXACT) if plain else (f"fake-quant {job.recipe.name}", job.recipe.tower_tolerance)
     for runtime, model in models.items():
         job.progress(f"comparing the {runtime} vision tower")
-        for side in job.resolutions:
-            there = model is not None and side in model.resolutions
-            got = model.embed(images[side]) if model is not None and there else np.empty(0)
-            checks.append(_check(runtime, reference, side, got, recipe[side], limit))
+        for side, image in images.items():
+            if model is None or side not in model.resolutions:
+                checks.append(_check(runtime, "eager fp32", side, np.empty(0), want[side], EXACT))
+            elif rounded is exact:
+                checks.append(_check(runtime, "eager fp32", side, model.embed(image), want[side], EXACT))
+            else:
+                errors = rounded.errors(image, model.steps(image))
+                checks.append(step_check(job, "vision_encoder", runtime, f"{side} x {side} pixels", errors))
+                checks.append(_check(runtime, "its own steps", side, model.embed(image), errors.result, SAME))
     return checks
 
 

@@ -29,7 +29,7 @@ from g3n_compiler.lower.executorch.stored import store_weights
 from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_parts
 from g3n_compiler.modules.audio import AudioEncoder, AudioOps, Clip, every
 from g3n_compiler.modules.audio_mel import LOST, LogMelGraph
-from g3n_compiler.modules.audio_stream import Stream, listen, state_shapes
+from g3n_compiler.modules.audio_stream import Stream, front_state, layer_state, listen, state_shapes
 from g3n_compiler.modules.audio_weights import (
     EMBEDDER,
     PADDING,
@@ -142,17 +142,6 @@ class _StepEnd(_AudioPiece):
 
     def forward(self, x: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
         return (Embedder(self.config.embedder, "audio", self.weights, self.ops).soft(x * kept),)
-
-
-def front_state(config: AudioConfig) -> list[str]:
-    """Names of the state that comes before the layers'."""
-    layers = {name for i in range(config.num_layers) for name in layer_state(i)}
-    return [name for name in state_shapes(config) if name not in layers]
-
-
-def layer_state(layer: int) -> list[str]:
-    """Names of a layer's state."""
-    return [f"k_{layer}", f"v_{layer}", f"light_conv_{layer}"]
 
 
 class EncodeClip(nn.Module):

@@ -61,6 +61,7 @@ class ExecuTorchBackend:
             chunk=max(2, *job.prefill_lengths),
             methods=(*ENTRY_POINTS, PROBE),
             stop_ids=job.tokenizer.stop_ids,
+            tied_rows=job.checkpoint.hard_rows is None,
             progress=lambda line: job.progress(f"executorch: {line}"),
         )
         steps.publish(MODEL, job.directory)

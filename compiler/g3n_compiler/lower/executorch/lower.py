@@ -76,6 +76,7 @@ def lower_text(
     chunk: int = 128,
     methods: Sequence[MethodName] = ("forward",),
     stop_ids: Sequence[int] | None = None,
+    tied_rows: bool = True,
     progress: Callable[[str], None] = lambda line: None,
 ) -> ExecuTorchArtifacts:
     """Make ``model.pte`` and ``model.ptd``, as ``steps``. The same arguments give the same bytes.
@@ -87,6 +88,8 @@ def lower_text(
         chunk: most tokens of one call; a longer prompt is prefilled in chunks of it.
         methods: what the program offers, see :mod:`.module`.
         stop_ids: tokens that end an answer (default: the config's).
+        tied_rows: whether ``read`` gives the token table and the head the same rows. It does not where towers' ids
+            have rows of their own in the table, see :class:`~g3n_compiler.modules.multimodal_embedder.HardRows`.
         progress: called with a line as each part of a step begins.
 
     Raises:
@@ -98,7 +101,7 @@ def lower_text(
     sources = table_sources(config, recipe)
     head = recipe.scheme(specs["lm_head"])
     # The tied head has the table's very integers, so the file holds them once.
-    tied = head == sources["embed_tokens"].scheme and head.bits == 8
+    tied = tied_rows and head == sources["embed_tokens"].scheme and head.bits == 8
 
     def make_tables(path: Path) -> None:
         made = write_tables(path, sources, read, ("embed_tokens",) if tied else ())

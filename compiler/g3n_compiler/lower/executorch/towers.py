@@ -6,10 +6,13 @@ The stock multimodal runner wants one program with everything, which it reads wh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.lower.backend import Delegation, Job, LoweredFile, LoweredSubgraph, Towers
+from g3n_compiler.lower.backend import Delegation, Job, LoweredFile, LoweredSubgraph, StreamTrace, Towers
 from g3n_compiler.lower.executorch.audio import write_audio
 from g3n_compiler.lower.executorch.vision import write_vision
 from g3n_compiler.targets import Subgraph
@@ -51,5 +54,17 @@ def open_towers(directory: Path) -> Towers:
     vision, audio = directory / VISION, directory / AUDIO
     return Towers(
         ExecuTorchVision(vision) if vision.exists() else None,
-        ExecuTorchAudio(audio) if audio.exists() else None,
+        TracedAudio(audio) if audio.exists() else None,
     )
+
+
+class TracedAudio(ExecuTorchAudio):
+    """See :class:`g3n_compiler.lower.backend.AudioModel`."""
+
+    def stream_steps(self, sound: np.ndarray) -> Iterator[StreamTrace]:
+        state = self.empty_state()
+        for step in self.steps(sound):
+            out = self.step_layers(step, state)
+            frames, token, after = out[: -len(state) - 2], out[-len(state) - 1], out[-len(state) :]
+            yield StreamTrace(step.mel, step.mask, state, frames, token[0, 0], after)
+            state = after

@@ -2,7 +2,7 @@
 
 ========================= ======================= ===================================================================
 ``vision_encoder_<side>`` ``image [1, S, S, 3]``  soft tokens in the text space, then the end row ``[1, T + 1, hidden]``
-``vision_blocks_<side>``  the same, smallest size what the stem and each block gave, the features, the soft tokens
+``vision_blocks_<side>``  the same                what the stem and each block gave, the features, the soft tokens
 ========================= ======================= ===================================================================
 
 Every block is a delegate. The second method calls the very delegates of the first and is there for verification.
@@ -181,9 +181,8 @@ def write_vision(
             inputs = ((1, side, side, 3),)
             module = EncodeImage(delegates, made.fused, probe=False)
             methods[encoder_name(side)] = TowerMethod(module, inputs, made.pieces)
-            if side == min(resolutions):
-                module = EncodeImage(delegates, made.fused, probe=True)
-                methods[blocks_name(side)] = TowerMethod(module, inputs, made.pieces, measured=False)
+            module = EncodeImage(delegates, made.fused, probe=True)
+            methods[blocks_name(side)] = TowerMethod(module, inputs, made.pieces, measured=False)
         constants = {SIZES: list(resolutions), IDS: [config.boi_id, config.image_id, config.eoi_id]}
         return write_program(methods, templates, stored, constants, path)
 

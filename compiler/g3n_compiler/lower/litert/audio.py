@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,14 @@ from ai_edge_litert import schema_py_generated as schema
 
 from g3n_compiler.bundle.litertlm import extract
 from g3n_compiler.checkpoint.multimodal import AudioConfig
-from g3n_compiler.lower.backend import Delegation, Job
+from g3n_compiler.lower.backend import Delegation, Job, StreamTrace
 from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.graph import convert_modules
 from g3n_compiler.lower.litert.parts import TowerPart
 from g3n_compiler.lower.litert.split import split_heads
+from g3n_compiler.lower.litert.steps import cut_copy, run_steps, run_stream
 from g3n_compiler.modules.audio_weights import AudioReader
 from g3n_compiler.modules.weights import Read
 from g3n_compiler.quantize.recipe import Recipe
@@ -76,7 +77,7 @@ class ExtractedAudio:
         for kind, part in zip(kinds, (encoder, adapter, end, stream), strict=True):
             extract(path, kind, part)
         self._clip, self._stream = LiteRtClipEncoder(encoder, adapter), LiteRtStreamEncoder(stream)
-        self._end = end
+        self._end, self._path = end, path
 
     def clip(self, sound: np.ndarray) -> np.ndarray:
         return self._clip.padded(sound)
@@ -84,13 +85,25 @@ class ExtractedAudio:
     def stream(self, sound: np.ndarray) -> np.ndarray:
         return np.stack(list(self._stream([sound])))
 
+    def clip_steps(self, sound: np.ndarray) -> Iterator[np.ndarray]:
+        inputs = self._clip.inputs(sound)
+        with cut_copy(self._path, "audio_encoder_hw") as model:
+            *steps, last = run_steps(model, ENCODE, inputs, ("features", "mask"))
+            yield from (step[0] for step in steps)
+            yield last["features"][0]
+        yield self._clip.adapt(last["features"], last["mask"])
+
+    def stream_steps(self, sound: np.ndarray) -> Iterator[StreamTrace]:
+        with cut_copy(self._path, STREAM) as model:
+            yield from run_stream(model, STREAM, list(self._stream.steps(sound)))
+
     def end(self) -> np.ndarray:
         return constant_of(self._end)
 
 
 def convert_audio(config: AudioConfig) -> dict[str, bytes]:
     """The graphs, their weights still inputs: the encoder with ``audio_stream``, and ``audio_adapt``."""
-    encoder = _convert({ENCODE: Encode(config), STREAM: StreamStep(config)})
+    encoder = _convert({ENCODE: Encode(config, cuts=True), STREAM: StreamStep(config, cuts=True)})
     return {ENCODE: encoder, ADAPT: _convert({ADAPT: Adapt(config)})}
 
 

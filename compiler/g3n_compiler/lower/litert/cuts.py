@@ -22,7 +22,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.litert import flatbuffer
-from g3n_compiler.trace.signatures import are_streams
+from g3n_compiler.trace.signatures import are_streams, streams_name
 
 PIECE = "piece"
 
@@ -55,6 +55,12 @@ class CutModel:
     @property
     def signatures(self) -> list[str]:
         return [d.signatureKey.decode() for d in self._model.signatureDefs]
+
+    def between(self, signature: str) -> list[str]:
+        """Names of the tensors that a signature can be cut at, in their order."""
+        tensors = self._model.subgraphs[self._definition(signature).subgraphIndex].tensors
+        count = sum(are_streams(tensor.name.decode()) for tensor in tensors)
+        return [streams_name(i) for i in range(count)]
 
     def input_shapes(self, signature: str) -> dict[str, tuple[int, ...]]:
         """Shapes of a signature's inputs, by name."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.graph import convert_modules
 from g3n_compiler.lower.litert.parts import TowerPart
 from g3n_compiler.lower.litert.split import split_heads
+from g3n_compiler.lower.litert.steps import cut_copy, run_steps
 from g3n_compiler.modules.dialect import Dialect
 from g3n_compiler.modules.vision_layout import VisionLayout, read_layout
 from g3n_compiler.trace.vision import AdaptImage, EncodeImage, adapter_read, trace_adapter, trace_encoder
@@ -43,7 +44,7 @@ class LiteRtDialect(Dialect):
 
 def convert_encoder(layout: VisionLayout, resolutions: Sequence[int]) -> bytes:
     """The encoder with a signature for each resolution, its weights still graph inputs."""
-    module = EncodeImage(layout, LiteRtDialect())
+    module = EncodeImage(layout, LiteRtDialect(), cuts=True)
     return convert_modules({encoder_name(s): (module, trace_encoder(module, s)) for s in resolutions})
 
 
@@ -94,10 +95,12 @@ class ExtractedVision:
         extract(path, "vision_adapter", adapter)
         views = [s.kind for s in sections(path) if encoder_side(s.kind) is not None]
         encoders: dict[int, Path] = {}
+        self._path, self._kinds = path, {}
         for kind in ("vision_encoder", *views):
             encoder = folder / f"{kind}.tflite"
             extract(path, kind, encoder)
-            encoders[encoder_side(kind) or _side_of(encoder)] = encoder
+            side = encoder_side(kind) or _side_of(encoder)
+            encoders[side], self._kinds[side] = encoder, kind
         self._model = LiteRtVision(encoders, adapter)
 
     @property
@@ -106,6 +109,14 @@ class ExtractedVision:
 
     def embed(self, image: np.ndarray) -> np.ndarray:
         return self._model.embed(image)
+
+    def steps(self, image: np.ndarray) -> Iterator[np.ndarray]:
+        side = image.shape[0]
+        with cut_copy(self._path, self._kinds[side]) as model:
+            *maps, last = run_steps(model, encoder_name(side), {"images": image[None]}, ("features",))
+            yield from maps
+            yield last["features"]
+        yield self._model.adapt(last["features"])
 
 
 def _side_of(encoder: Path) -> int:
