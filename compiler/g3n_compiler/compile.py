@@ -244,4 +244,5 @@ def _resolutions(asked: tuple[int, ...] | None, checkpoint: Checkpoint, modaliti
 
 def _join(parts: Sequence[Lowered]) -> Lowered:
     files = {f.path: f for part in parts for f in part.files}
-    return Lowered(tuple(files.values()), tuple(s for part in parts for s in part.subgraphs))
+    sizes = {name: delegation for part in parts for name, delegation in part.sizes.items()}
+    return Lowered(tuple(files.values()), tuple(s for part in parts for s in part.subgraphs), sizes)

@@ -117,7 +117,9 @@ class ElasticChat:
         self._text = ElasticText(self.model)
 
     def close(self) -> None:
-        self.model.model.close()
+        """Release the engine, whose memory is its buffers' too; the chat cannot be used afterwards."""
+        del self._text
+        self.model.close()
 
     def _read(self, ids: Sequence[int]) -> None:
         """Bring the text to ``ids``: only what is new, if it begins with what the caches hold."""

@@ -64,6 +64,12 @@ class ElasticModel:
         self._inputs: dict[str, Caches] = {}
         self._logits: dict[str, tuple[Any, tuple[int, ...]] | None] = {}
 
+    def close(self) -> None:
+        """Release the engine; neither the model nor its texts can be used afterwards."""
+        self._inputs.clear()
+        self._logits.clear()
+        del self.model
+
     def signature(self, size: str, name: str) -> str:
         """What the model calls the signature ``name`` of ``size``.
 

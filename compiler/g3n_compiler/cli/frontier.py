@@ -42,7 +42,7 @@ def show_frontier(
     chosen = named or nested_slices(config, SKIPPABLE if directory == checkpoint_dir() else ())
     ids = _documents(text or heldout_path(), documents, load_tokenizer(directory, config))
     with progress_steps() as step:
-        points = measure(directory, chosen, ids, get_recipe(RECIPE), _cache(), os.cpu_count() or 1, step)
+        points = measure(directory, chosen, ids, get_recipe(RECIPE), _cache(), len(os.sched_getaffinity(0)), step)
     write_frontier(points, plot)
     if output == "json":
         click.echo(json.dumps([asdict(p) | {"best": not p.dominated_by(points)} for p in points]))
