@@ -43,13 +43,14 @@ SOUNDS = 6000
 """Disturbed utterances made of them."""
 
 _CLIP = 1.0
+_FULL_RATE_FAN_IN = 128
 _WARMUP_STEPS = 50
 _LOG_STEPS = 50
 _ROOM: dict[Modality, int] = {"image": 9, "audio": 14}
-_WHOLE_FROM = 0.8
+_WHOLE_FROM = 0.86
 """Share of the time from which on pictures are whole and prompts as long as the library's."""
 
-_SIDES = ((0.15, 32, (0.75, 1.0)), (0.6, 64, (0.4, 0.95)), (_WHOLE_FROM, 128, (0.22, 0.6)), (1.0, IMAGE_SIZE, SHARE))
+_SIDES = ((0.15, 32, (0.75, 1.0)), (0.78, 64, (0.4, 0.95)), (_WHOLE_FROM, 128, (0.22, 0.6)), (1.0, IMAGE_SIZE, SHARE))
 """Until which share of the time pictures have how many pixels a side, and how much of them is taken by what they show:
 about as many pixels always, on more and more paper."""
 
@@ -157,13 +158,20 @@ def _sounds(seed: int, cache: Path) -> list[Sound]:
 
 
 def make_optimizer(parts: Iterable[nn.Parameter], decay: float) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and kernels only; the caller sets the rate."""
-    trained = [p for p in parts if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    """AdamW with weight decay on matrices and kernels only; the caller sets each group's rate, times its ``share``.
+
+    A step of Adam changes an output by the rate times the fan-in: wide layers take smaller ones.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for p in parts:
+        if p.requires_grad:
+            share = min(1.0, _FULL_RATE_FAN_IN / p[0].numel()) if p.dim() >= 2 else math.inf
+            groups.setdefault(share, []).append(p)
+    settings = [
+        {"params": held, "share": min(share, 1.0), "weight_decay": 0.0 if share == math.inf else decay}
+        for share, held in groups.items()
     ]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-8)
+    return torch.optim.AdamW(settings, betas=(0.9, 0.98), eps=1e-8)
 
 
 def _trained(senses: Senses) -> dict[str, nn.Parameter]:
@@ -270,7 +278,7 @@ def main(
         lesson = lessons[progress.step % len(lessons)]
         rate = learning_rate(fraction, progress.step, peak_rate)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         start = time.process_time()
         loss, right = lesson(rng, fraction)
         loss.backward()  # type: ignore[no-untyped-call]
