@@ -13,7 +13,7 @@ from g3n_compiler.bundle.needs import compile_needs, require
 from g3n_compiler.bundle.staging import staged
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.hub import check_size, name_size, resolve_checkpoint
-from g3n_compiler.checkpoint.image_processor import load_resample
+from g3n_compiler.checkpoint.image_processor import load_resample, load_side
 from g3n_compiler.checkpoint.ledger import account
 from g3n_compiler.checkpoint.lora import LoraAdapter
 from g3n_compiler.checkpoint.multimodal import MODALITIES, Modality
@@ -234,7 +234,10 @@ def _resolutions(asked: tuple[int, ...] | None, checkpoint: Checkpoint, modaliti
         if asked:
             raise TargetError("--image-sizes was given, but no vision tower is compiled: leave it out")
         return ()
-    resolutions = tuple(dict.fromkeys(asked or DEFAULT_RESOLUTIONS))
+    own = load_side(checkpoint.directory) or max(DEFAULT_RESOLUTIONS)
+    # a tower has not learnt from pictures larger than its processor makes
+    default = [side for side in DEFAULT_RESOLUTIONS if side <= own] or [own]
+    resolutions = tuple(dict.fromkeys(asked or default))
     load_resample(checkpoint.directory)
     layout = read_layout(checkpoint.vision)
     for side in resolutions:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from PIL import Image
+from torch import Tensor
 
 from g3n_compiler.nano import heldout_senses
 from g3n_compiler.nano.evaluate_senses import accuracy, figures, measure, word_error_rate, word_errors
+from g3n_compiler.nano.evaluate_towers import count
+from g3n_compiler.nano.heads import Heads
 from g3n_compiler.nano.heldout_senses import Question
+from g3n_compiler.nano.senses import Senses
 from g3n_compiler.nano.voices import LONGEST, RATE, WORDS, heldout_voices
 
 
@@ -74,3 +80,21 @@ def test_figures_name_only_what_was_asked(questions: list[Question]) -> None:
 def test_files_are_small() -> None:
     files = [path for path in heldout_senses.folder().rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 600_000
+
+
+def test_towers_are_counted_by_their_classifiers() -> None:
+    class Eyes(Senses):
+        def __init__(self) -> None:
+            pass
+
+        def see(self, pixels: Tensor) -> Tensor:
+            assert pixels.shape == (1, 3, 256, 256)
+            return torch.ones(1, 4, 8)
+
+    heads = Heads(8)
+    with torch.no_grad():
+        heads.classes.weight.zero_()
+        heads.classes.bias.copy_(torch.eye(len(heads.classes.bias))[7])
+    picture = Image.new("RGB", (90, 60))
+    asked = [Question("digit", "", "Which?", answer, image=picture) for answer in ("7", "7", "1")]
+    assert count(Eyes(), heads, asked) == {"digit": [2, 3]}

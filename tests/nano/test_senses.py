@@ -185,6 +185,7 @@ def test_heads_can_be_right_and_wrong() -> None:
     loss, right = heads.speech_loss(path, sounding, [(WORDS[2], WORDS[4])])
     assert right == 1.0 and loss < 0.01
     assert heads.speech_loss(path, sounding, [(WORDS[2], WORDS[5])])[1] == 0.0
+    assert heads.transcribe(path[0]) == [WORDS[2], WORDS[4]]
 
 
 def test_questions_differ() -> None:

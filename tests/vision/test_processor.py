@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from g3n_compiler.checkpoint.image_processor import load_resample
+from g3n_compiler.checkpoint.image_processor import load_resample, load_side
 from g3n_compiler.errors import WrongModel
 
 
@@ -24,6 +24,13 @@ def test_the_filter_is_read(nested: bool, tmp_path: Path) -> None:
     assert load_resample(tmp_path) == "bilinear"
     settings = {"resample": 3, "do_normalize": False, "rescale_factor": 1 / 255}
     assert load_resample(write(tmp_path, settings, nested)) == "bicubic"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_side_is_read(nested: bool, tmp_path: Path) -> None:
+    assert load_side(tmp_path) is None
+    assert load_side(write(tmp_path, {"size": {"height": 256, "width": 256}}, nested)) == 256
+    assert load_side(write(tmp_path, {"size": {"height": 256, "width": 512}}, nested)) is None
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,15 @@ def load_resample(directory: Path) -> Resample:
     return FILTERS[number]
 
 
+def load_side(directory: Path) -> int | None:
+    """Pixels a side that the checkpoint's processor resizes to; None where it has no processor or no square size."""
+    size = _settings(directory).get("size")
+    if not isinstance(size, dict) or size.get("height") != size.get("width"):
+        return None
+    side = size.get("height")
+    return side if isinstance(side, int) else None
+
+
 def _settings(directory: Path) -> dict[str, Any]:
     old, new = directory / "preprocessor_config.json", directory / "processor_config.json"
     if old.exists():

@@ -38,8 +38,9 @@ from g3n_runtime.bundle import open_bundle
 @click.option("--prefill-lengths", type=IntegerList(), help="Prompt chunks to compile for [default: 128,256].")
 @click.option("--modalities", type=NameList(), help="Leave the rest out [default: all that the checkpoint has].")
 @click.option(
-    "--image-sizes", type=IntegerList(), help="Image sides in pixels, the engine's own first [default: 768,512,256]."
-)
+    "--image-sizes", type=IntegerList(),
+    help="Image sides in pixels, the engine's own first [default: 768,512,256, from the processor's own down].",
+)  # fmt: skip
 @click.option("--lora", type=click.Path(path_type=Path), help="PEFT adapter folder to merge into the weights.")
 @click.option("--skip-layers", type=IntegerList(), help="MatFormer: layers of the checkpoint to leave out.")
 @click.option("--ffn-dims", type=IntegerList(), help="MatFormer: FFN width, one for all kept layers or one for each.")

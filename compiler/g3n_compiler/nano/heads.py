@@ -64,6 +64,11 @@ class Heads(nn.Module):
             right += [n for n in path if n] == said
         return loss, right / len(words)
 
+    def transcribe(self, soft: Tensor) -> list[str]:
+        """The words of the likeliest path through ``soft`` (N, D), repetitions and blanks removed."""
+        path = torch.unique_consecutive(self.words(soft).argmax(-1)).tolist()
+        return [WORDS[n - 1] for n in path if n]
+
     def _word_loss(self, soft: Tensor, sounding: Tensor, wanted: Tensor) -> tuple[Tensor, float]:
         """Of single words, without an alignment to find: cross entropy of what is most heard at any moment."""
         logits = self.words(soft)[..., 1:].masked_fill(~sounding[..., None], -torch.inf).logsumexp(1)

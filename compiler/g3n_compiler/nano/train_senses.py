@@ -1,8 +1,8 @@
 """Teaches nano to see and hear: ``python -m g3n_compiler.nano.train_senses --out DIR --minutes N [--resume]``.
 
 The text model stays as it is, unless ``--train-text``. First the towers learn alone, through classifiers on their soft
-tokens; then through the text model, which has to answer. Rates follow the time budget, so that a run ends when it
-should on any machine; it can be stopped and resumed at any moment.
+tokens and on tiny pictures and single words; then through the text model, which has to answer. Rates follow the time
+budget, so that a run ends when it should on any machine; it can be stopped and resumed at any moment.
 """
 
 import json
@@ -24,6 +24,7 @@ from g3n_compiler.nano.lessons import (
     DIGIT_QUESTIONS,
     SCENE_QUESTIONS,
     SPEECH_QUESTIONS,
+    PictureBatch,
     Sound,
     SpeechLessons,
     picture_batch,
@@ -31,6 +32,8 @@ from g3n_compiler.nano.lessons import (
 )
 from g3n_compiler.nano.pictures import SHARE, DigitSet, fetch_digits
 from g3n_compiler.nano.senses import SOFT_TOKENS, Modality, Prompts, Senses, random_layout
+from g3n_compiler.nano.settle import settle
+from g3n_compiler.nano.towers import IMAGE_SIZE
 from g3n_compiler.nano.voices import speak, training_voices
 
 PHRASES = 24
@@ -40,16 +43,19 @@ SOUNDS = 6000
 """Disturbed utterances made of them."""
 
 _CLIP = 1.0
-_WARMUP_STEPS = 100
+_FULL_RATE_FAN_IN = 128
+_WARMUP_STEPS = 50
 _LOG_STEPS = 50
 _ROOM: dict[Modality, int] = {"image": 9, "audio": 14}
-_WHOLE_FROM = 0.7
+_WHOLE_FROM = 0.86
 """Share of the time from which on pictures are whole and prompts as long as the library's."""
+
+_SIDES = ((0.15, 32, (0.75, 1.0)), (0.78, 64, (0.4, 0.95)), (_WHOLE_FROM, 128, (0.22, 0.6)), (1.0, IMAGE_SIZE, SHARE))
+"""Until which share of the time pictures have how many pixels a side, and how much of them is taken by what they show:
+about as many pixels always, on more and more paper."""
 
 _UNUSED = {"both": (), "sight": ("audio_tower", "embed_audio"), "hearing": ("vision_tower", "embed_vision")}
 """What each choice of ``--sense`` leaves untrained and out of its state."""
-
-_TINY_SIDE, _TINY_SHARE = 64, (0.4, 0.95)
 
 _SCENES = 0.25
 """Share of pictures that show a shape and not a digit."""
@@ -93,9 +99,13 @@ class Trainer:
         self.senses, self.heads, self.prompts = senses, heads, prompts
         self._digits, self._speech, self._batch = digits, speech, batch
 
-    def picture_class(self, rng: Random, _: float) -> tuple[Tensor, float]:
-        """Tiny pictures, through the classifier: what they show is as large in pixels as in full ones."""
-        lesson = picture_batch(self._digits, rng, 2 * self._batch, _TINY_SIDE, _TINY_SHARE, _SCENES)
+    def _pictures(self, rng: Random, fraction: float, scenes: float) -> PictureBatch:
+        side, share = next((side, share) for until, side, share in _SIDES if fraction <= until or until == 1.0)
+        return picture_batch(self._digits, rng, max(4, self._batch * 64 // side), side, share, scenes)
+
+    def picture_class(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
+        """Pictures, through the classifier."""
+        lesson = self._pictures(rng, fraction, _SCENES)
         return self.heads.picture_loss(self.senses.see(lesson.pixels), lesson.captions)
 
     def speech_class(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
@@ -104,11 +114,20 @@ class Trainer:
         lesson = self._speech.batch(rng, 2 * self._batch, words, frames)
         return self.heads.speech_loss(*self.senses.hear(lesson.mel, lesson.valid), lesson.words)
 
+    def settle(self, rng: Random, sense: str) -> None:
+        """Fresh towers made ready to learn, by one batch of each kind (:mod:`g3n_compiler.nano.settle`)."""
+        inner = self.senses.model.model
+        if sense != "hearing":
+            pixels = picture_batch(self._digits, rng, 64, *_SIDES[1][1:], 0.5).pixels
+            settle((inner.vision_tower, inner.embed_vision), lambda: self.senses.see(pixels))
+        if sense != "sight":
+            sound = self._speech.batch(rng, 64, *_LENGTHS[0])
+            settle((inner.audio_tower, inner.embed_audio), lambda: self.senses.hear(sound.mel, sound.valid))
+
     def picture_answer(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
-        """Pictures, through the text model: early on tiny ones, of which it sees fewer tokens."""
-        scenes, whole = rng.random() < _SCENES, fraction > _WHOLE_FROM
-        side, share = (towers.IMAGE_SIZE, SHARE) if whole else (_TINY_SIDE, _TINY_SHARE)
-        lesson = picture_batch(self._digits, rng, self._batch // (1 + whole), side, share, float(scenes))
+        """Pictures, through the text model: early on small ones, of which it sees fewer tokens."""
+        scenes = rng.random() < _SCENES
+        lesson = self._pictures(rng, fraction, float(scenes))
         soft = self.senses.see(lesson.pixels)
         layout = random_layout(SCENE_QUESTIONS if scenes else DIGIT_QUESTIONS, rng)
         prompt = self.prompts.prompt(layout, "image", soft.shape[1])
@@ -139,13 +158,20 @@ def _sounds(seed: int, cache: Path) -> list[Sound]:
 
 
 def make_optimizer(parts: Iterable[nn.Parameter], decay: float) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and kernels only; the caller sets the rate."""
-    trained = [p for p in parts if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    """AdamW with weight decay on matrices and kernels only; the caller sets each group's rate, times its ``share``.
+
+    A step of Adam changes an output by the rate times the fan-in: wide layers take smaller ones.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for p in parts:
+        if p.requires_grad:
+            share = min(1.0, _FULL_RATE_FAN_IN / p[0].numel()) if p.dim() >= 2 else math.inf
+            groups.setdefault(share, []).append(p)
+    settings = [
+        {"params": held, "share": min(share, 1.0), "weight_decay": 0.0 if share == math.inf else decay}
+        for share, held in groups.items()
     ]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-8)
+    return torch.optim.AdamW(settings, betas=(0.9, 0.98), eps=1e-8)
 
 
 def _trained(senses: Senses) -> dict[str, nn.Parameter]:
@@ -191,9 +217,9 @@ def warm_up(state_file: Path, senses: Senses, heads: Heads) -> None:
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("nano-corpus"), help="folder for the packages")
 @click.option("--resume", is_flag=True, help="go on from DIR/state.pt")
 @click.option("--alone", default=0.45, show_default=True, help="share of the time in which towers learn alone")
-@click.option("--peak-rate", default=4e-4, show_default=True)
+@click.option("--peak-rate", default=4e-3, show_default=True)
 @click.option("--decay", default=0.02, show_default=True, help="weight decay of matrices and kernels")
-@click.option("--batch", default=16, show_default=True)
+@click.option("--batch", default=32, show_default=True)
 @click.option("--save-minutes", default=1.0, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--compile/--no-compile", "compiled", default=True, show_default=True, help="needs a C++ compiler")
@@ -234,6 +260,8 @@ def main(
     senses, heads = Senses(model, compiled), Heads(model.config.text_config.hidden_size)
     trainer = Trainer(senses, heads, Prompts(source / "tokenizer.json"), digits, speech, batch)
     optimizer = make_optimizer([*model.parameters(), *heads.parameters()], decay)
+    if minutes and not resume and not warm:
+        trainer.settle(Random(f"{seed}/settle"), sense)
     for state in warm:
         warm_up(state, senses, heads)
     progress = restore(out, senses, heads, optimizer) if resume else Progress()
@@ -250,7 +278,7 @@ def main(
         lesson = lessons[progress.step % len(lessons)]
         rate = learning_rate(fraction, progress.step, peak_rate)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         start = time.process_time()
         loss, right = lesson(rng, fraction)
         loss.backward()  # type: ignore[no-untyped-call]

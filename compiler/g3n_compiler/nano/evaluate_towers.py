@@ -1,0 +1,71 @@
+"""What the towers alone know of the held-out questions: ``python -m g3n_compiler.nano.evaluate_towers STATE``.
+
+The classifiers of training read the soft tokens; the text model takes no part. Where these figures are good and those
+of ``evaluate_senses`` are not, the text model does not yet understand its towers.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers.models.gemma3n.feature_extraction_gemma3n import Gemma3nAudioFeatureExtractor
+
+from g3n_compiler.nano import checkpoint_dir, heldout_senses, towers
+from g3n_compiler.nano.evaluate_senses import word_errors
+from g3n_compiler.nano.heads import Heads
+from g3n_compiler.nano.heldout_senses import Question
+from g3n_compiler.nano.lessons import to_pixels
+from g3n_compiler.nano.senses import Senses
+from g3n_compiler.nano.train_senses import warm_up
+
+Counts = dict[str, list[int]]
+"""Right ones (of words: errors) and all, by what is counted."""
+
+
+def count(senses: Senses, heads: Heads, questions: Sequence[Question]) -> Counts:
+    """Digits and scenes named rightly whole, and word errors of the likeliest path, silence removed."""
+    extract = Gemma3nAudioFeatureExtractor()
+    counts: Counts = defaultdict(lambda: [0, 0])
+    for question in questions:
+        with torch.no_grad():
+            if question.image is not None:
+                soft = senses.see(to_pixels(question.image, towers.IMAGE_SIZE)[None])
+                right, all_ = heads.picture_loss(soft, [question.answer])[1], 1
+            else:
+                mel = torch.from_numpy(extract(question.sound, pad_to_multiple_of=None)["input_features"][0]).float()
+                soft, _ = senses.hear(mel[None], torch.ones(1, len(mel), dtype=torch.bool))
+                right = word_errors(" ".join(heads.transcribe(soft[0])), question.answer)
+                all_ = len(question.answer.split())
+        counts[question.kind][0] += int(right)
+        counts[question.kind][1] += all_
+    return dict(counts)
+
+
+@click.command()
+@click.argument("state", type=click.Path(path_type=Path, exists=True))
+@click.option("--digits", default=heldout_senses.DIGITS, show_default=True, help="only the first so many")
+@click.option("--scenes", default=heldout_senses.SCENES, show_default=True, help="only the first so many")
+@click.option("--clips", default=heldout_senses.CLIPS, show_default=True, help="only the first so many")
+@click.option("--threads", default=2, show_default=True)
+def main(state: Path, digits: int, scenes: int, clips: int, threads: int) -> None:
+    """Held-out accuracy and word error rate of the classifiers in STATE, the state.pt of ``train_senses``.
+
+    What a run of one sense has not learnt is asked too: leave it out with --digits 0 --scenes 0 or --clips 0.
+    """
+    torch.set_num_threads(threads)
+    model = towers.build(towers.text_weights(checkpoint_dir()))
+    senses, heads = Senses(model), Heads(model.config.text_config.hidden_size)
+    warm_up(state, senses, heads)
+    table = Table("what", "value", "of")
+    names = {"digit": "digits right", "scene": "scenes wholly right", "speech": "word errors"}
+    for kind, (found, all_) in count(senses, heads, heldout_senses.questions(digits, scenes, clips)).items():
+        table.add_row(names[kind], f"{found / all_:.1%}", str(all_))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
