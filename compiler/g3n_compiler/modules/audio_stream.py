@@ -26,7 +26,7 @@ MASKS_KEPT = LOOKAHEAD + 1 - SUBSAMPLING
 """Mel frames before a step's own at which the first of its tower frames begins."""
 
 
-FRONT_STATE = ("mask", "conv_0", "norm_0", "conv_1", "norm_1", "valid")
+FRONT_STATE: tuple[str, ...] = ("mask", "conv_0", "norm_0", "conv_1", "norm_1", "valid")
 """Names of the state that comes before the layers', in the order of :func:`state_shapes`."""
 
 
