@@ -26,6 +26,10 @@ MASKS_KEPT = LOOKAHEAD + 1 - SUBSAMPLING
 """Mel frames before a step's own at which the first of its tower frames begins."""
 
 
+FRONT_STATE: tuple[str, ...] = ("mask", "conv_0", "norm_0", "conv_1", "norm_1", "valid")
+"""Names of the state that comes before the layers', in the order of :func:`state_shapes`."""
+
+
 def state_shapes(config: AudioConfig) -> dict[str, tuple[int, ...]]:
     """What a stream carries from step to step, float32, all zeros before the first."""
     c = config
@@ -47,12 +51,6 @@ def state_shapes(config: AudioConfig) -> dict[str, tuple[int, ...]]:
 def layer_state(layer: int) -> tuple[str, ...]:
     """Names of the state of one layer."""
     return f"k_{layer}", f"v_{layer}", f"light_conv_{layer}"
-
-
-def front_state(config: AudioConfig) -> tuple[str, ...]:
-    """Names of the state that comes before the layers'."""
-    layers = {name for i in range(config.num_layers) for name in layer_state(i)}
-    return tuple(name for name in state_shapes(config) if name not in layers)
 
 
 def empty_state(config: AudioConfig) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from g3n_compiler.lower.backend import Job, StreamTrace
 from g3n_compiler.modules.audio import AudioEncoder, Clip, every
-from g3n_compiler.modules.audio_stream import Stream, front_state, layer_state, listen, state_shapes
+from g3n_compiler.modules.audio_stream import FRONT_STATE, Stream, layer_state, listen, state_shapes
 from g3n_compiler.modules.vision import VisionEncoder
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_compiler.verify.parity import Check, relative_error
@@ -123,7 +123,7 @@ def stream_errors(encoder: AudioEncoder, soft: Callable[[Tensor], Tensor], trace
         stream = Stream(before)
         x, valid = listen(encoder, torch.from_numpy(trace.mel), torch.from_numpy(trace.mask), stream)
         hide, keep = encoder.hidden(valid, stream), valid.unsqueeze(-1)
-        name, states = "the front end", front_state(c)
+        name, states = "the front end", FRONT_STATE
         for i in range(c.num_layers):
             heard = valid[0].bool()
             found.add(name, trace.frames[i][0][heard], x[0][heard])

@@ -29,7 +29,7 @@ from g3n_compiler.lower.executorch.stored import store_weights
 from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_parts
 from g3n_compiler.modules.audio import AudioEncoder, AudioOps, Clip, every
 from g3n_compiler.modules.audio_mel import LOST, LogMelGraph
-from g3n_compiler.modules.audio_stream import Stream, front_state, layer_state, listen, state_shapes
+from g3n_compiler.modules.audio_stream import FRONT_STATE, Stream, layer_state, listen, state_shapes
 from g3n_compiler.modules.audio_weights import (
     EMBEDDER,
     PADDING,
@@ -114,7 +114,7 @@ class _StepFront(_AudioPiece):
     """``mel, known, *state`` -> ``frames, hide, keep, kept, *state``."""
 
     def forward(self, mel: Tensor, known: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        names = front_state(self.config)
+        names = FRONT_STATE
         stream = Stream(dict(zip(names, state, strict=True)))
         x, valid = listen(self.encoder, mel, known, stream)
         hide, keep = self.encoder.hidden(valid, stream), valid.unsqueeze(-1)
@@ -171,7 +171,7 @@ class EncodeStep(nn.Module):
 
     def forward(self, mel: Tensor, known: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         front, *layers, end = self.delegates
-        names = front_state(self.config)
+        names = FRONT_STATE
         before = dict(zip(state_shapes(self.config), state, strict=True))
         x, hide, keep, kept, *left = front(mel, known, *(before[name] for name in names))
         after: dict[str, Tensor] = dict(zip(names, left, strict=True))
@@ -208,7 +208,7 @@ def step_pieces(config: AudioConfig) -> list[TowerPiece]:
     frames, length = n // 4, min(c.past, n // 4)
     x, keep = (1, frames, c.hidden_size), (1, frames, 1)
     hide = (1, -(-frames // length), length, length + c.past)
-    front: Shapes = ((1, n, c.mel_bins), (1, n), *(shapes[name] for name in front_state(c)))
+    front: Shapes = ((1, n, c.mel_bins), (1, n), *(shapes[name] for name in FRONT_STATE))
     states = [tuple(shapes[name] for name in layer_state(i)) for i in range(c.num_layers)]
     return [
         _front(c, "step", _StepFront, front),

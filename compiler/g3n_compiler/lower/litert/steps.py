@@ -13,7 +13,7 @@ import numpy as np
 from g3n_compiler.bundle.litertlm import extract
 from g3n_compiler.lower.backend import StreamTrace
 from g3n_compiler.lower.litert.cuts import CutModel
-from g3n_compiler.modules.audio_stream import layer_state
+from g3n_compiler.modules.audio_stream import FRONT_STATE, layer_state
 from g3n_runtime.audio import Step
 
 STATE = "state_"
@@ -44,9 +44,10 @@ def run_steps(
 def run_stream(model: CutModel, signature: str, steps: Sequence[Step]) -> Iterator[StreamTrace]:
     """Every step of a stream, piece after piece: each piece takes all steps before the next is made."""
     between, shapes = model.between(signature), model.input_shapes(signature)
-    order = [name for name in shapes if name.startswith(STATE)]
     of_layers = [[STATE + name for name in layer_state(i)] for i in range(len(between))]
-    front = [name for name in order if not any(name in names for names in of_layers)]
+    front = [STATE + name for name in FRONT_STATE]
+    # A signature's own order is that of the names.
+    order = [name for names in (front, *of_layers) for name in names]
     values: list[dict[str, np.ndarray]] = [{"mel": step.mel, "known": step.mask} for step in steps]
     after: list[dict[str, np.ndarray]] = [{} for _ in steps]
     ends = [*between, "soft_token"]
