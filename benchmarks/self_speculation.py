@@ -80,8 +80,15 @@ def main(bundle: Path, draft: str | None, count: int, tokens: int, threads: int)
         largest, size = model.sizes[0], draft or model.sizes[-1]
         questions = list(prompts(count))
         alone(model, questions[0], 8, largest), drafted(model, questions[0], 8, size, None)
-        large = [alone(model, ids, tokens, largest) for ids in questions]
-        small = [alone(model, ids, tokens, size) for ids in questions]
+        lengths = range(1, model.verify_length)
+        large, small = [], []
+        runs: dict[int, list[tuple[Answer, Acceptance]]] = {length: [] for length in lengths}
+        # In turn for each question, so that all ways meet the machine in the same moods.
+        for ids in questions:
+            large.append(alone(model, ids, tokens, largest))
+            small.append(alone(model, ids, tokens, size))
+            for length in lengths:
+                runs[length].append(drafted(model, ids, tokens, size, length))
         console.print(
             f"{len(questions)} prompts, {tokens} tokens each, {threads} threads, {size} drafts for {largest}\n"
         )
@@ -92,12 +99,11 @@ def main(bundle: Path, draft: str | None, count: int, tokens: int, threads: int)
         console.print(f"| none: {largest} alone | | | 1 | {rate:.0f} | |")
         console.print(f"| none: {size} alone | | | 1 | {small_rate:.0f} | {small_rate / rate:.2f} |")
         equal = True
-        for length in range(1, model.verify_length):
-            runs = [drafted(model, ids, tokens, size, length) for ids in questions]
-            same = sum(a.tokens == b.tokens for (a, _), b in zip(runs, large, strict=True))
+        for length in lengths:
+            same = sum(a.tokens == b.tokens for (a, _), b in zip(runs[length], large, strict=True))
             equal = equal and same == len(questions)
-            total = Acceptance(*(sum(getattr(f, n) for _, f in runs) for n in Acceptance.__dataclass_fields__))
-            speed = total.tokens / sum(a.seconds for a, _ in runs)
+            total = Acceptance(*(sum(getattr(f, n) for _, f in runs[length]) for n in Acceptance.__dataclass_fields__))
+            speed = total.tokens / sum(a.seconds for a, _ in runs[length])
             console.print(
                 f"| {length} | {same} of {len(questions)} | {100 * total.rate:.1f}% | "
                 f"{total.tokens / total.verifications:.2f} | {speed:.0f} | {speed / rate:.2f} |"
