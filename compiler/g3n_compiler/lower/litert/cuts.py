@@ -59,7 +59,7 @@ class CutModel:
     def between(self, signature: str) -> list[str]:
         """Names of the tensors that a signature can be cut at, in their order."""
         tensors = self._model.subgraphs[self._definition(signature).subgraphIndex].tensors
-        count = sum(are_streams(tensor.name.decode()) for tensor in tensors)
+        count = sum(t.name is not None and are_streams(t.name.decode()) for t in tensors)
         return [streams_name(i) for i in range(count)]
 
     def input_shapes(self, signature: str) -> dict[str, tuple[int, ...]]:
