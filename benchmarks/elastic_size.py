@@ -23,20 +23,11 @@ from typing import Any
 import click
 from rich.console import Console
 
-from g3n_compiler.bundle.litertlm import extract, find_section
-from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.checkpoint.tokenizer import load_tokenizer
-from g3n_compiler.cli.common import quiet_toolchains
-from g3n_compiler.lower.backend import Job
-from g3n_compiler.lower.litert.backend import MODEL, LiteRtBackend
-from g3n_compiler.quantize.recipe import get_recipe
-from g3n_compiler.slice.elastic import choose_sizes
-from g3n_compiler.slice.view import open_size
 from g3n_runtime.elastic import ELASTIC_VIEW
 from g3n_runtime.litert_elastic import ElasticModel, ElasticText
 from g3n_runtime.litert_model import LiteRtParts
 
-ELASTIC = "elastic"
+ELASTIC, MODEL = "elastic", "model.litertlm"
 SIZES = "sizes.json"
 KINDS = ("embedder", "per_layer_embedder")
 GIB = 1 << 30
@@ -56,6 +47,16 @@ def main() -> None:
 @click.option("--prefill", default=128, show_default=True)
 def lower(checkpoint: Path, work: Path, sizes: str, quant: str, context: int, prefill: int) -> None:
     """Write the elastic bundle and a plain one of each size."""
+    # Not at the top: the runs are to be measured without the compiler and its toolchains in their memory.
+    from g3n_compiler.checkpoint.reader import Checkpoint
+    from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+    from g3n_compiler.cli.common import quiet_toolchains
+    from g3n_compiler.lower.backend import Job
+    from g3n_compiler.lower.litert.backend import LiteRtBackend
+    from g3n_compiler.quantize.recipe import get_recipe
+    from g3n_compiler.slice.elastic import choose_sizes
+    from g3n_compiler.slice.view import open_size
+
     console = Console()
     source = Checkpoint(checkpoint)
     chosen = choose_sizes(sizes.split(","), source.text)
@@ -158,6 +159,8 @@ def _child(
 
 def _copy_out(folder: Path) -> None:
     """The models of a bundle as files, which LiteRT's Python interface wants."""
+    from g3n_compiler.bundle.litertlm import extract, find_section
+
     kind = ELASTIC_VIEW if folder.name == ELASTIC else "prefill_decode"
     for name, section in (("decoder", kind), *((k, k) for k in KINDS)):
         path, found = folder / f"{name}.tflite", find_section(folder / MODEL, section)
