@@ -58,8 +58,8 @@ class Recipe:
     logit_tolerance: float = 1e-4
     """Largest allowed difference of logits against the recipe's own fake-quant reference, relative to their range."""
     layer_tolerance: float = 1e-4
-    """The same of the output of a single layer: what one step of int8 in a few activations comes to. The largest seen of
-    a right one was 0.021, over 770 tokens at E2B's width."""
+    """The same of the output of a single layer: what one step of int8 in a few activations comes to. The largest seen
+    of a right one was 0.021, over 770 tokens at E2B's width."""
     block_tolerance: float = 1e-4
     """The same of a block of a tower; the largest seen of a right one was 0.011, at the true size."""
 
