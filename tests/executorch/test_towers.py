@@ -64,7 +64,7 @@ def audio(towers: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 def test_each_block_of_an_int8_tower(towers: Checkpoint, vision: tuple[Path, Delegation]) -> None:
-    model, image, limit = ExecuTorchVision(vision[0]), golden_image(SIDE), RECIPES["int8"].block_tolerance
+    model, image, limit = ExecuTorchVision(vision[0]), golden_image(SIDE), RECIPES["int8"].layer_tolerance
     assert towers.vision is not None
     errors = VisionReference(towers, towers.vision, RECIPES["int8"]).errors(image, model.steps(image))
     assert errors.worst < limit / 2, errors.errors

@@ -117,7 +117,7 @@ def test_each_step_of_int8_equals_the_fake_quant_reference(
     tmp_path: Path,
 ) -> None:
     rounded, exact = (VisionReference(lowered.job.checkpoint, config, r) for r in (RECIPES["int8"], None))
-    image, limit = golden_image(side), RECIPES["int8"].block_tolerance
+    image, limit = golden_image(side), RECIPES["int8"].layer_tolerance
     steps = steps_of(int8_encoder, image, tmp_path)
     tokens = int8_model.adapt(steps[-1])
     found = rounded.errors(image, [*steps, tokens]).errors
@@ -145,7 +145,7 @@ def test_a_wrong_block_is_named(
     errors = VisionReference(lowered.job.checkpoint, config, RECIPES["int8"]).errors(
         image, [*steps, int8_model.adapt(steps[-1])]
     )
-    assert {n for n, e in errors.errors.items() if e > RECIPES["int8"].block_tolerance} - {"the adapter"} == {
+    assert {n for n, e in errors.errors.items() if e > RECIPES["int8"].layer_tolerance} - {"the adapter"} == {
         "blocks.2.2"
     }
 

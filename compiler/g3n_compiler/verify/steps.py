@@ -49,7 +49,7 @@ class StepErrors:
 def step_check(job: Job, subgraph: Subgraph, runtime: Runtime, what: str, errors: StepErrors) -> Check:
     """``errors`` of a quantised tower as a comparison with the recipe's reference."""
     name, reference = f"{what}: each of {len(errors.errors)} steps alone", f"fake-quant {job.recipe.name}"
-    note, limit = f"worst in {errors.where}", job.recipe.block_tolerance
+    note, limit = f"worst in {errors.where}", job.recipe.layer_tolerance
     return Check(name, subgraph, runtime, reference, "relative error", errors.worst, limit, note)
 
 
