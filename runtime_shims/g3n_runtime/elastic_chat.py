@@ -16,6 +16,7 @@ from g3n_runtime.engine import GREEDY, NOTHING, Attachments, Sampler, Speed, use
 from g3n_runtime.errors import EngineError
 from g3n_runtime.litert_elastic import ElasticText, open_elastic
 from g3n_runtime.policy import SizePolicy, free_memory
+from g3n_runtime.sampling import draw
 from g3n_runtime.speculation import SpeculativeDecoder
 
 AUTO = "auto"
@@ -136,7 +137,7 @@ class ElasticChat:
             start = time.perf_counter()
             logits = self._text.decode(token, self.size)
             self.policy.observe(self.size, 1 / (time.perf_counter() - start))
-            token = sample(logits, sampler, generator)
+            token = draw(logits, sampler, generator)
             if token in self._stop:
                 return
             yield token
@@ -154,18 +155,6 @@ class ElasticChat:
                 said = text
         if (text := str(self._tokenizer.decode(ids)) if ids else "") != said:
             yield text[len(said) :]
-
-
-def sample(logits: np.ndarray, sampler: Sampler, generator: np.random.Generator) -> int:
-    """A token drawn from ``logits [vocab]`` as ``sampler`` says; temperature 0 takes the likeliest."""
-    if sampler.temperature == 0:
-        return int(logits.argmax())
-    best = np.argsort(-logits, kind="stable")[: sampler.top_k]
-    weights = np.exp((logits[best] - logits[best[0]]).astype(np.float64) / sampler.temperature)
-    weights /= weights.sum()
-    # The smallest set whose probability reaches top_p: a token counts while those before it do not.
-    weights[np.cumsum(weights) - weights >= sampler.top_p] = 0
-    return int(generator.choice(best, p=weights / weights.sum()))
 
 
 def _tokenizer(bundle: Bundle) -> sentencepiece.SentencePieceProcessor:

@@ -25,6 +25,9 @@ from g3n_runtime.litert_model import LiteRtParts, LiteRtTables, prefill_chunks, 
 IN_MEMORY = ":memory"
 """The delegate's name for a weight cache that is no file; without any it packs a weight for each signature anew."""
 
+BLOCK = 1 << 24
+"""Bytes read at a time."""
+
 Caches = dict[str, Any]
 """The engine's buffer of each cache, by its name."""
 
@@ -228,16 +231,28 @@ def open_elastic(bundle: Bundle, threads: int = 2) -> ElasticModel:
 
 
 def _copied(source: Path, section: Sequence[int], path: Path) -> Path:
-    """Bytes ``[begin, end)`` of ``source``, its ``section``, as a file of their own."""
+    """Bytes ``[begin, end)`` of ``source``, its ``section``, as a file of their own; one that is there is compared."""
     begin, end = section
-    if not path.exists() or path.stat().st_size != end - begin:
+    if not _holds(path, source, begin, end):
         partial = path.with_suffix(".partial")
         with source.open("rb") as whole, partial.open("wb") as target:
             whole.seek(begin)
-            shutil.copyfileobj(whole, target, 1 << 24)
+            shutil.copyfileobj(whole, target, BLOCK)
         os.truncate(partial, end - begin)
         partial.replace(path)
     return path
+
+
+def _holds(path: Path, source: Path, begin: int, end: int) -> bool:
+    """Whether ``path`` holds bytes ``[begin, end)`` of ``source``: a bundle may come with a cache that is not ours."""
+    if not path.is_file() or path.stat().st_size != end - begin:
+        return False
+    with source.open("rb") as whole, path.open("rb") as copy:
+        whole.seek(begin)
+        while block := copy.read(BLOCK):
+            if whole.read(len(block)) != block:
+                return False
+    return True
 
 
 def _lengths(names: Sequence[str], prefix: str) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from g3n_compiler.errors import EngineError, SliceError, TargetError
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.elastic_chat import AUTO, ElasticChat
 from g3n_runtime.engine import GREEDY, open_engine
-from g3n_runtime.litert_elastic import ElasticText
+from g3n_runtime.litert_elastic import ElasticText, open_elastic
 from tests.elastic.conftest import FULL, SMALL, Nested
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -159,6 +159,15 @@ def test_refused(bundle: Path, command: str, error: type[Exception], message: st
     done = do(command.replace("BUNDLE", str(bundle)))
     assert done.exit_code == error.exit_code, done.output  # type: ignore[attr-defined]
     assert message in " ".join(done.stderr.split())
+
+
+def test_a_copy_that_is_not_the_bundles_is_replaced(bundle: Path, chat: ElasticChat) -> None:
+    (copy,) = (bundle / ".cache").glob("embedder-*.tflite")
+    right = copy.read_bytes()
+    copy.unlink()  # not overwritten, since the open chat maps it
+    copy.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    open_elastic(open_bundle(bundle), 1).close()
+    assert copy.read_bytes() == right
 
 
 def test_one_size_is_no_elastic_bundle(manifest: dict[str, Any], bundle: Path, tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from g3n_runtime.elastic_chat import sample
 from g3n_runtime.engine import Sampler
 from g3n_runtime.errors import EngineError
 from g3n_runtime.policy import SizePolicy
+from g3n_runtime.sampling import draw
 
 SIZES = [
     {"name": "large", "core_bytes": 4000, "peak": {"load": 5000, "prefill": 6000}},
@@ -43,7 +43,7 @@ def test_speed_is_inferred_from_bytes_until_it_is_seen() -> None:
 def test_sampling() -> None:
     logits = np.log(np.array([0.1, 0.5, 0.3, 0.1], np.float32))
     generator = np.random.default_rng(0)
-    assert sample(logits, Sampler(temperature=0), generator) == 1
-    assert {sample(logits, Sampler(top_k=2, top_p=1.0), generator) for _ in range(50)} == {1, 2}
-    assert {sample(logits, Sampler(top_p=0.5), generator) for _ in range(50)} == {1}
-    assert {sample(logits, Sampler(top_p=1.0), generator) for _ in range(200)} == {0, 1, 2, 3}
+    assert draw(logits, Sampler(temperature=0), generator) == 1
+    assert {draw(logits, Sampler(top_k=2, top_p=1.0), generator) for _ in range(50)} == {1, 2}
+    assert {draw(logits, Sampler(top_p=0.5), generator) for _ in range(50)} == {1}
+    assert {draw(logits, Sampler(top_p=1.0), generator) for _ in range(200)} == {0, 1, 2, 3}
