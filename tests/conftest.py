@@ -83,6 +83,11 @@ class FolderScheduling(LoadScopeScheduling):
         return nodeid.split("::", 1)[0].rpartition("/")[0]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest folder first: begun last, it would keep the other workers waiting."""
+    items.sort(key=lambda item: "tests/e2e/" not in item.nodeid)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderScheduling:
     return FolderScheduling(config, log)
