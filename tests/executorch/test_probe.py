@@ -16,7 +16,7 @@ def test_each_layer_follows_from_the_one_before(lowered: Lower) -> None:
     one = lowered("int4")
     ids, prompt = ids_of(3 * WINDOW, one.config.vocab_size), 2 * CHUNK + 5
     errors = layer_errors(one.reference, LayerProbe(one.parts, one.config), ids, prompt)
-    assert len(errors.layers) == one.config.num_layers
+    assert len(errors.parts) == one.config.num_layers + 1
     assert errors.worst < get_recipe("int4").layer_tolerance, errors
     whole = ExecuTorchModel(one.parts)
     np.testing.assert_array_equal(whole.prefilled_logits(ids, prompt), errors.logits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from g3n_compiler.lower.litert.layers import LayeredDecoder
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.trace.signatures import DECODE, are_streams, streams_name
 from g3n_compiler.verify.artifact import SAME
-from g3n_compiler.verify.layers import LayerErrors, layer_errors
+from g3n_compiler.verify.layers import REACH, TYPICAL, LayerErrors, layer_errors
 from g3n_compiler.verify.parity import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.litert_model import LiteRtTables
@@ -36,9 +37,9 @@ class Model:
         self.run = LayeredDecoder(decoder, converted.config).run
 
 
-def run(converted: Converted, recipe: str, decoder: Path, ids: list[int]) -> LayerErrors:
+def run(converted: Converted, recipe: str, decoder: Path, ids: list[int], limit: float = math.inf) -> LayerErrors:
     reference = Reference(converted.checkpoint, RECIPES[recipe])
-    return layer_errors(reference, Model(converted, recipe, decoder), ids, PROMPT)
+    return layer_errors(reference, Model(converted, recipe, decoder), ids, PROMPT, limit)
 
 
 @pytest.fixture
@@ -81,10 +82,12 @@ def test_a_fault_is_named_by_its_layer(
         values = np.frombuffer(file.read(32 * 64), np.uint8)
         file.seek(buffers[2 * layer + 1] + 32 * 64)
         file.write(((-values & 0xF) | (-(values >> 4) << 4 & 0xF0)).astype(np.uint8).tobytes())
-    errors = run(converted, "int4", path, ids(TOKENS))
     limit = RECIPES["int4"].layer_tolerance
-    assert [i for i, error in enumerate(errors.layers) if error > limit] == [layer]
-    assert errors.where == f"layer {layer}"
+    errors = run(converted, "int4", path, ids(TOKENS), limit)
+    assert [part.name for part in errors.sensitive] == [f"layer {layer}"]
+    (faulty,) = errors.sensitive
+    assert faulty.own is not None and faulty.worst > REACH * faulty.own and faulty.median > TYPICAL * limit
+    assert errors.steady.worst <= limit
 
 
 def test_streams_between_layers_are_not_outputs_of_what_ships(converted: Converted) -> None:

@@ -58,6 +58,13 @@ class EagerCache:
             visible &= seen > at - self.config.sliding_window
         return attention(query, key, value, visible)
 
+    def copy(self) -> EagerCache:
+        """A cache with the same past, which goes on by itself."""
+        other = EagerCache(self.config)
+        other.length, other._chunk = self.length, self._chunk
+        other._keys, other._values = dict(self._keys), dict(self._values)
+        return other
+
     def advance(self) -> None:
         """Call after each chunk: its tokens are now in the past."""
         self.length += self._chunk

@@ -63,13 +63,17 @@ def pack_rows(rows: QuantizedRows, scheme: Scheme) -> Tensor:
 
 
 def fake_quantize_activations(x: Tensor) -> Tensor:
-    """Round ``x [..., K]`` to the int8 grid that XNNPACK's ``qd8`` linears choose for each row (min-max)."""
+    """Round ``x [..., K]`` to the int8 grid that XNNPACK's ``qd8`` linears choose for each row (min-max).
+
+    In the order of ``xnn_f32_qd8_asymmetric_quantization_params``, so that ties, of which rows that are integers times
+    a scale have many, fall on the same side.
+    """
     low = x.amin(-1, keepdim=True).clamp(max=0.0)
     high = x.amax(-1, keepdim=True).clamp(min=0.0)
-    scale = (high - low) / 255
-    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-    zero = torch.round(-128 - low / scale)
-    return (torch.clamp(torch.round(x / scale) + zero, -128, 127) - zero) * scale
+    inverse = torch.where(high == low, torch.ones_like(low), 255 / (high - low))
+    below, above = low * inverse, high * inverse
+    zero = torch.where((-128 + below) + (127 + above) > 0, -128 - below, 127 - above).clamp(-128, 127).round()
+    return (torch.clamp(torch.round(x * inverse) + zero, -128, 127) - zero) * (1 / inverse)
 
 
 def _largest(weight: Array) -> Array:

@@ -97,15 +97,20 @@ def rounded(value: float) -> float:
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-    """Largest over positions of ``max|actual - expected| / max|expected|``; arrays ``[T, N]``.
+    """The largest of :func:`position_errors`."""
+    return float(position_errors(actual, expected).max())
+
+
+def position_errors(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """``max|actual - expected| / max|expected|`` of each position ``[T]``; arrays ``[T, N]``.
 
     NaN, infinity or another shape count as infinitely wrong.
     """
     if actual.shape != expected.shape or not np.isfinite(actual).all():
-        return math.inf
+        return np.array([math.inf])
     difference = np.abs(actual.astype(np.float64) - expected).max(-1)
     scale = np.abs(expected).max(-1).astype(np.float64)
-    return float((difference / np.maximum(scale, 1e-12)).max())
+    return np.asarray(difference / np.maximum(scale, 1e-12))
 
 
 def greedy_margin(actual: Sequence[int], expected: Sequence[int], margins: Sequence[float]) -> float:

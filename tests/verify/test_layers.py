@@ -1,0 +1,64 @@
+"""A layer over the limit is judged by what the reference itself makes of a last bit of difference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from g3n_compiler.modules.cache import EagerCache
+from g3n_compiler.modules.decoder import State
+from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.verify.layers import JITTER, REACH, layer_errors
+from g3n_compiler.verify.reference import Reference
+from tests.conftest import TinyModel
+
+IDS = [2, *range(7, 200)]
+FAULTY = 3
+MANY_ARE_OVER = 1e-3
+
+
+class Twin:
+    """The reference itself, its last bits another, and one layer scaled by ``fault``."""
+
+    def __init__(self, reference: Reference, fault: float) -> None:
+        self._reference, self._fault = reference, fault
+
+    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
+        return self._reference.tables.embeddings(ids)[0].numpy()
+
+    def ple(self, ids: Sequence[int]) -> np.ndarray:
+        return self._reference.tables.ple(ids)[0].numpy()
+
+    @torch.no_grad()
+    def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
+        decoder, rng = self._reference.decoder, np.random.default_rng(0)
+        noisy = torch.from_numpy((embeddings * (1 + JITTER * rng.standard_normal(embeddings.shape))).astype(np.float32))
+        state: State = decoder.begin(noisy[None], torch.from_numpy(ple)[None], torch.arange(len(embeddings)))
+        cache = EagerCache(self._reference.config)
+        for i in range(self._reference.config.num_layers):
+            state = decoder.layer(i, state, cache)
+            streams = torch.cat(state.streams).transpose(0, 1)
+            noise = torch.from_numpy(rng.standard_normal(streams.shape).astype(np.float32))
+            streams = streams * (1 + JITTER * noise) * (self._fault if i == FAULTY else 1.0)
+            state = state._replace(streams=tuple(streams[None, :, a] for a in range(streams.shape[1])))
+            yield streams.numpy()
+        yield decoder.logits(state.streams)[0].numpy()
+
+
+@pytest.mark.parametrize(("fault", "caught"), [(1.0, []), (1.3, [f"layer {FAULTY}"])])
+def test_only_a_fault_is_further_off_than_the_reference_moves(tiny: TinyModel, fault: float, caught: list[str]) -> None:
+    # Of one prompt token, so that no layer is narrowed to the tokens after it.
+    reference = Reference(tiny.open(), RECIPES["int4"])
+    errors = layer_errors(reference, Twin(reference, fault), IDS, 1, MANY_ARE_OVER)
+    assert len(errors.sensitive) > 1
+    beyond = [p.name for p in errors.sensitive if p.own is not None and p.worst > REACH * p.own]
+    assert beyond == caught
+
+
+def test_nobody_asks_where_the_limit_is_kept(tiny: TinyModel) -> None:
+    reference = Reference(tiny.open(), RECIPES["int4"])
+    errors = layer_errors(reference, Twin(reference, 1.3), IDS, 1)
+    assert not errors.sensitive and errors.steady.name == f"layer {FAULTY}"
