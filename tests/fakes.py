@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +117,8 @@ class FakeBackend:
             return Towers()
         return Towers(FakeVision(self._job, self._error))
 
-    def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
+    def answers(self, directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         assert self._job is not None
-        tokenizer = self._job.tokenizer
-        tokens, _ = Reference(self._job.checkpoint).greedy(tokenizer.chat(prompt), max_new_tokens)
-        yield tokenizer.decode(tokens) if self._text is None else self._text
+        tokenizer, reference = self._job.tokenizer, Reference(self._job.checkpoint)
+        said = [tokenizer.decode(reference.greedy(tokenizer.chat(p), max_new_tokens)[0]) for p in prompts]
+        return said if self._text is None else [self._text] * len(prompts)

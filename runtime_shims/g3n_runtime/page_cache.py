@@ -12,4 +12,6 @@ def drop_from_page_cache(path: Path) -> None:
     """
     if hasattr(os, "posix_fadvise"):
         with path.open("rb") as file:
+            # What is not on the disk yet cannot be dropped.
+            os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -236,5 +236,5 @@ class Backend(TextEntry, Protocol):
     def verified_logits(self, directory: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
         """As :meth:`TextModel.prefilled_logits` of the largest of several sizes, in the calls that verify drafts."""
 
-    def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
-        """Greedy text of one chat turn from the stock engine, unmodified."""
+    def answers(self, directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Greedy text of a chat's first turn after each of ``prompts``, from the stock engine, unmodified."""

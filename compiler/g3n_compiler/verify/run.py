@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
-from g3n_compiler.lower.backend import Backend, Job, TextEntry
+from g3n_compiler.lower.backend import Backend, Job, TextEntry, TextModel
 from g3n_compiler.lower.onnx.parity import onnx_checks
 from g3n_compiler.slice.elastic import Size
 from g3n_compiler.slice.view import open_size
@@ -97,7 +98,12 @@ def _run_references(golden: list[Golden], exact: Reference, rounded: Reference) 
 
 def _own_greedy(job: Job, backend: Backend) -> Greedy:
     """Greedy tokens of the artifact itself, for an engine to be held against where no reference can be run."""
-    return lambda ids, count: (next(iter(backend.open_models(job.directory).values())).greedy(ids, count), [])
+
+    @cache
+    def model() -> TextModel:
+        return next(iter(backend.open_models(job.directory).values()))
+
+    return lambda ids, count: (model().greedy(ids, count), [])
 
 
 def _hf_checks(job: Job, expected: Expected) -> list[Check]:
@@ -118,8 +124,8 @@ def _hf_checks(job: Job, expected: Expected) -> list[Check]:
 
 def _text_checks(job: Job, runtime: Runtime, backend: Backend, greedy: Greedy, reference: str, parity: Parity) -> None:
     tokenizer, config = job.tokenizer, job.config
-    for prompt in PROMPTS:
-        text = "".join(backend.generate(job.directory, prompt, GENERATED))
+    # All of the engine's at once, before the artifact is opened: only one of them is in memory.
+    for prompt, text in zip(PROMPTS, backend.answers(job.directory, PROMPTS, GENERATED), strict=True):
         tokens, _ = greedy(tokenizer.chat(prompt), GENERATED)
         stop = next((i for i, t in enumerate(tokens) if t in tokenizer.stop_ids), len(tokens))
         said = tokenizer.encode(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +114,10 @@ class ExecuTorchBackend:
     def verified_logits(self, directory: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
         raise TargetError("ExecuTorch bundles hold one size")
 
-    def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
-        parts = ExecuTorchParts(directory / MODEL, directory / TABLES, directory / TOKENIZER)
-        chat = ExecuTorchChat(parts, PROMPT)
-        yield from chat.send(prompt, GREEDY, max_new_tokens)
+    def answers(self, directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        chat = ExecuTorchChat(ExecuTorchParts(directory / MODEL, directory / TABLES, directory / TOKENIZER), PROMPT)
+        texts = []
+        for prompt in prompts:
+            texts.append("".join(chat.send(prompt, GREEDY, max_new_tokens)))
+            chat.reset()
+        return texts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -45,7 +46,7 @@ from g3n_compiler.targets import Runtime, Subgraph
 from g3n_compiler.trace.signatures import DECODE, prefill_name
 from g3n_runtime.elastic import ELASTIC_VIEW
 from g3n_runtime.engine import GREEDY
-from g3n_runtime.litert import LiteRtChat
+from g3n_runtime.litert import LiteRtEngine
 
 MODEL = "model.litertlm"
 GRAPH = "graph.tflite"
@@ -119,12 +120,15 @@ class LiteRtBackend:
     def open_towers(self, directory: Path) -> Towers:
         return open_towers(directory / MODEL)
 
-    def generate(self, directory: Path, prompt: str, max_new_tokens: int) -> Iterator[str]:
-        chat = LiteRtChat(directory / MODEL)
-        try:
-            yield from chat.send(prompt, GREEDY, max_new_tokens)
-        finally:
-            chat.close()
+    def answers(self, directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        texts = []
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".engine-") as cache:
+            # The engine that packs the weights into the cache holds both forms; another maps the packed ones only.
+            LiteRtEngine(directory / MODEL, cache_dir=Path(cache)).close()
+            with LiteRtEngine(directory / MODEL, cache_dir=Path(cache)) as engine:
+                for prompt in prompts:
+                    texts.append("".join(engine.generate(prompt, GREEDY, max_new_tokens)))
+        return texts
 
 
 def _part_name(kind: SectionKind) -> str:

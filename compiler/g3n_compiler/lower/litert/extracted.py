@@ -1,4 +1,4 @@
-"""The decoder and tables of a finished ``.litertlm``, copied out so that the interpreter can map them."""
+"""The decoder and tables of a finished ``.litertlm``, copied out so that LiteRT can map them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from g3n_compiler.slice.elastic import Size
 from g3n_compiler.targets import Subgraph
 from g3n_runtime.elastic import ELASTIC_VIEW
 from g3n_runtime.litert_elastic import ElasticModel, ElasticText
-from g3n_runtime.litert_model import LiteRtModel, LiteRtParts, LiteRtTables
+from g3n_runtime.litert_model import LiteRtParts, LiteRtTables
+from g3n_runtime.page_cache import drop_from_page_cache
 
 SECTIONS: dict[Subgraph, SectionKind] = {
     "core": "prefill_decode",
@@ -24,8 +25,15 @@ SECTIONS: dict[Subgraph, SectionKind] = {
 }
 
 
+LARGEST = "largest"
+"""Our name here for the size that every bundle has."""
+
+
 class ExtractedModel:
     """See :class:`g3n_compiler.lower.backend.TextModel`.
+
+    The delegate's packed weights go into a file beside the models: in memory they would be as much again, for each
+    signature.
 
     Args:
         size: of an elastic bundle; by default the entry point that the stock engine runs.
@@ -33,25 +41,44 @@ class ExtractedModel:
 
     def __init__(self, path: Path, size: Size | None = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-")
-        name = None if size is None else size.name
-        self._model = LiteRtModel(_extract(path, Path(self._scratch.name), size is not None), size=name)
-        self._rows = None if size is None else list(size.rows)
+        folder = Path(self._scratch.name)
+        parts, names = _extract(path, folder, size is not None), [LARGEST] if size is None else [LARGEST, size.name]
+        self._model = open_packed(parts, names, folder / "weights.xnnpack")
+        self._size, self._rows = names[-1], None if size is None else list(size.rows)
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
-        return self._model.logits(ids)
+        text = ElasticText(self._model)
+        return np.stack([text.decode(token, self._size) for token in ids])
 
     def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
-        return self._model.prefilled_logits(ids, prompt)
+        text = ElasticText(self._model)
+        text.prefill(ids[: prompt - 1], self._size)
+        return np.stack([text.decode(token, self._size) for token in ids[prompt - 1 :]])
 
     def embeddings(self, ids: Sequence[int]) -> np.ndarray:
-        return self._model.embeddings(ids)
+        return self._model.tables.embeddings(ids)
 
     def ple(self, ids: Sequence[int]) -> np.ndarray:
         rows = self._model.tables.ple(ids)
         return (rows if self._rows is None else rows[:, self._rows]).reshape(len(ids), -1)
 
     def greedy(self, ids: Sequence[int], count: int) -> list[int]:
-        return self._model.greedy(ids, count)
+        text = ElasticText(self._model)
+        text.prefill(ids[:-1], self._size)
+        token, out = ids[-1], []
+        for _ in range(count):
+            token = int(text.decode(token, self._size).argmax())
+            out.append(token)
+        return out
+
+
+def open_packed(parts: LiteRtParts, sizes: Sequence[str], cache: Path) -> ElasticModel:
+    """The decoder over weights packed in the file ``cache``.
+
+    The model that packs them has read them all; so another is opened, which maps the packed ones only.
+    """
+    ElasticModel(parts, sizes, weight_cache=cache).close()
+    return ElasticModel(parts, sizes, weight_cache=cache)
 
 
 class ExtractedLayers:
@@ -83,9 +110,9 @@ class ExtractedLayers:
 def verified_logits(path: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
     """As :meth:`ExtractedModel.prefilled_logits` of the largest of several sizes, by the calls that verify drafts."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-") as scratch:
-        largest = "largest"
-        text = ElasticText(ElasticModel(_extract(path, Path(scratch), elastic=True), [largest]))
-        text.prefill(ids[: prompt - 1], largest)
+        model = open_packed(_extract(path, Path(scratch), elastic=True), [LARGEST], Path(scratch) / "weights.xnnpack")
+        text = ElasticText(model)
+        text.prefill(ids[: prompt - 1], LARGEST)
         length = text.model.verify_length
         return np.concatenate([text.verify(ids[at : at + length]) for at in range(prompt - 1, len(ids), length)])
 
@@ -98,4 +125,6 @@ def _extract(path: Path, folder: Path, elastic: bool) -> LiteRtParts:
     parts = [folder / f"{kind}.tflite" for kind in kinds]
     for kind, part in zip(kinds, parts, strict=True):
         extract(path, kind, part)
+    for table in parts[1:]:
+        drop_from_page_cache(table)
     return LiteRtParts(*parts)

@@ -38,7 +38,10 @@ def parse_file(path: Path, offset: int = 0) -> Any:
 
 
 class _SharingBuilder(flatbuffers.Builder):
-    """Writes equal vectors and strings once: a weight's scales come in every signature, and shapes are few."""
+    """Writes equal vectors and strings once: a weight's scales come in every signature, and shapes are few.
+
+    Equal parts that hold such are made one by :func:`_sharing`.
+    """
 
     def __init__(self) -> None:
         super().__init__(1 << 20)
@@ -59,12 +62,14 @@ class _SharingBuilder(flatbuffers.Builder):
 
 def pack(model: Any) -> bytes:
     builder = _SharingBuilder()
-    builder.Finish(model.Pack(builder), IDENTIFIER)
+    shared = copy.copy(model)
+    shared.subgraphs = _sharing(model.subgraphs)
+    builder.Finish(shared.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
 
 
 class _Once:
-    """A part of several models that is written once."""
+    """A part that several others refer to and that is written once."""
 
     def __init__(self, part: Any) -> None:
         self._part, self._at = part, 0
@@ -73,6 +78,45 @@ class _Once:
         if not self._at:
             self._at = self._part.Pack(builder)
         return self._at
+
+
+def _sharing(subgraphs: Sequence[Any]) -> list[Any]:
+    """Copies of ``subgraphs`` whose equal tensors and operators are one.
+
+    Most inner tensors differ from each other in nothing, and a signature of another length has the same operators::
+
+        prefill_128: [t1 t2 t3] [op1 op2]        prefill_128: [t1 t1 t3] [op1 op2]
+        prefill_256: [t4 t5 t6] [op3 op4]   ->   prefill_256: [t4 t4 t3] [op1 op2]
+    """
+    known: dict[Any, _Once] = {}
+
+    def once(part: Any) -> Any:
+        return None if part is None else known.setdefault(_content(part), _Once(part))
+
+    def tensor(part: Any) -> Any:
+        own = copy.copy(part)
+        own.quantization = once(part.quantization)
+        return known.setdefault(_content(part), _Once(own))
+
+    def operator(part: Any) -> Any:
+        own = copy.copy(part)
+        own.builtinOptions, own.builtinOptions2 = once(part.builtinOptions), once(part.builtinOptions2)
+        return known.setdefault(_content(part), _Once(own))
+
+    copies = [copy.copy(subgraph) for subgraph in subgraphs]
+    for subgraph in copies:
+        subgraph.tensors = [tensor(part) for part in subgraph.tensors]
+        subgraph.operators = [operator(part) for part in subgraph.operators]
+    return copies
+
+
+def _content(part: Any) -> Any:
+    """What makes two parts of a model equal."""
+    if isinstance(part, np.ndarray):
+        return part.dtype.str, part.tobytes()
+    if isinstance(part, list | tuple):
+        return tuple(_content(value) for value in part)
+    return (type(part), *map(_content, vars(part).values())) if hasattr(part, "__dict__") else part
 
 
 def pack_heads(model: Any, heads: Sequence[Sequence[str]], alignment: int) -> tuple[bytes, list[int]]:
@@ -94,7 +138,7 @@ def _pack_heads(
     builder = _SharingBuilder()
     subgraphs, codes, metadata, inline = (
         [_Once(part) for part in parts or []]
-        for parts in (model.subgraphs, model.operatorCodes, model.metadata, model.buffers)
+        for parts in (_sharing(model.subgraphs), model.operatorCodes, model.metadata, model.buffers)
     )
     definitions = {d.signatureKey.decode(): d for d in model.signatureDefs}
     ends: list[int] = []
