@@ -105,6 +105,13 @@ RECIPES: dict[str, Recipe] = {
             layer_tolerance=0.02,
         ),
         Recipe(
+            "int4-lean",
+            "as int4, with head and embeddings int4 too: the smallest bundle",
+            {**_uniform(INT4, INT8), "linear": INT8},
+            logit_tolerance=0.05,
+            layer_tolerance=0.02,
+        ),
+        Recipe(
             "int4-rtn",
             "int4 round-to-nearest everywhere but in the towers: the naive baseline, for comparison only",
             _uniform(INT4_RTN, INT8),

@@ -32,6 +32,7 @@ from g3n_compiler.lower.backend import (
     TextModel,
     Towers,
 )
+from g3n_compiler.lower.isolated import isolated
 from g3n_compiler.lower.litert.bind import bind
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.elastic import LiteRtSize, heads, measure_sizes
@@ -40,7 +41,7 @@ from g3n_compiler.lower.litert.extracted import SECTIONS, ExtractedLayers, Extra
 from g3n_compiler.lower.litert.graph import convert
 from g3n_compiler.lower.litert.split import find_heads, split_heads
 from g3n_compiler.lower.litert.towers import lower_towers, media_of, open_towers
-from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.modules.weights import core_parameter_count, text_weights
 from g3n_compiler.slice.elastic import Size
 from g3n_compiler.targets import Runtime, Subgraph
 from g3n_compiler.trace.signatures import DECODE, prefill_name
@@ -50,6 +51,8 @@ from g3n_runtime.litert import LiteRtEngine
 
 MODEL = "model.litertlm"
 GRAPH = "graph.tflite"
+LARGE_PARAMETERS = 100_000_000
+"""Of a core, from which on its graph is converted in a process of its own."""
 DELEGATION = "delegation.json"
 TOWERS = "towers.json"
 SIZES = "sizes.json"
@@ -141,7 +144,7 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     config, recipe, read = job.config, job.recipe, job.checkpoint.read
     graph = steps.file(
         GRAPH,
-        lambda p: _write(p, convert(config, job.context, job.prefill_lengths, job.sizes)),
+        lambda p: _write(p, _converted(job)),
         "litert: tracing and converting the graphs",
     )
     core = steps.file(
@@ -183,6 +186,12 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     write_litertlm(path, models, tokenizer.sentencepiece, llm, executor_metadata(config, job.context), views)
     for tower in towers:
         tower.path.unlink()
+
+
+def _converted(job: Job) -> bytes:
+    given = job.config, job.context, job.prefill_lengths, job.sizes
+    # A process takes seconds to start, more than a small graph takes to convert.
+    return isolated(convert, *given) if core_parameter_count(job.config) > LARGE_PARAMETERS else convert(*given)
 
 
 def _write(path: Path, content: bytes) -> None:
