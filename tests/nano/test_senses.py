@@ -16,7 +16,7 @@ from transformers import AutoProcessor, Gemma3nForConditionalGeneration
 
 from g3n_compiler.nano import checkpoint_dir, towers
 from g3n_compiler.nano.heads import Heads, caption_classes
-from g3n_compiler.nano.lessons import SPEECH_QUESTIONS, Sound, SpeechLessons, disturb, picture_batch, to_pixels
+from g3n_compiler.nano.lessons import SPEECH_QUESTIONS, Sound, SpeechLessons, bent, disturb, picture_batch, to_pixels
 from g3n_compiler.nano.pictures import COLOURS, SHAPES, DigitSet, draw_scene
 from g3n_compiler.nano.senses import Layout, Prompts, Senses
 from g3n_compiler.nano.voices import LONGEST, WORDS, heldout_voices, phrases, resample, training_voices, trim
@@ -173,6 +173,16 @@ def test_speech_batches_hold_what_fits() -> None:
     assert batch.valid.sum(1).max() <= 160
     assert {len(said) for said in batch.words} == {1, 2}
     assert (batch.mel.sum(-1) > 0).equal(batch.valid)
+
+
+def test_bent_sounds_repeat_and_keep_their_shape() -> None:
+    mel = torch.arange(128.0).expand(30, 128)
+    made = bent(mel, Random(2))
+    assert made.shape == mel.shape and made.isfinite().all()
+    assert torch.equal(made, bent(mel, Random(2))) and not torch.equal(made, bent(mel, Random(3)))
+    assert mel[0, 5] == 5  # the kept sound is not written to
+    throats = {round(float(bent(mel, Random(i))[-1, 40]) / 40, 2) for i in range(40)}
+    assert min(throats) < 0.95 and max(throats) > 1.05
 
 
 def test_heads_can_be_right_and_wrong() -> None:
