@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoProcessor, Gemma3nForConditionalGeneration
 
 from g3n_compiler.nano import checkpoint_dir, towers
 from g3n_compiler.nano.heads import Heads, caption_classes
 from g3n_compiler.nano.lessons import SPEECH_QUESTIONS, Sound, SpeechLessons, bent, disturb, picture_batch, to_pixels
+from g3n_compiler.nano.mix_text import mix
 from g3n_compiler.nano.pictures import COLOURS, SHAPES, DigitSet, draw_scene
 from g3n_compiler.nano.senses import Layout, Prompts, Senses
 from g3n_compiler.nano.voices import LONGEST, WORDS, heldout_voices, phrases, resample, training_voices, trim
@@ -101,6 +103,21 @@ def test_export_keeps_the_text_bytes(folder: Path) -> None:
     assert before.keys() == {name for name in after if name.startswith("model.language_model.")}
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]), name
+
+
+def test_a_mixed_text_model_lies_between(folder: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(folder, changed)
+    tensors = load_file(changed / "model.safetensors")
+    name, tower = "model.language_model.norm.weight", "model.embed_vision.hard_embedding_norm.weight"
+    tensors[name] = tensors[name] + 2
+    tensors[tower] = tensors[tower] + 2
+    save_file(tensors, changed / "model.safetensors", metadata={"format": "pt"})
+    mix(folder, changed, tmp_path / "mixed", 0.25)
+    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "mixed" / "model.safetensors")
+    assert (after[name].float() - before[name].float() - 0.5).abs().max() < 0.02
+    assert torch.equal(after[tower], tensors[tower])
+    assert (tmp_path / "mixed" / "processor_config.json").exists()
 
 
 def test_export_is_complete(folder: Path, model: Any) -> None:

@@ -42,14 +42,17 @@ _PADDED_FROM = 0.2
 _PADDED = 0.85
 """Share of batches that do so from then on; engines that do not pad are understood as well."""
 
-_SCENES = 0.4
-"""Share of pictures that show a shape and not a digit."""
+_SCENES, _SCENES_ANSWERED = 0.4, 0.65
+"""Share of pictures that show a shape and not a digit: their answers are whole sentences, and take longer to learn."""
 
 _ASIDE = 0.3
 """Weight of the classifiers' losses beside the answers'."""
 
-_LENGTHS: tuple[tuple[tuple[int, ...], int], ...] = (((1,), 128), ((1,), 128), ((2,), 192))
-"""Words of a batch, and the log-mel frames that hold them."""
+_Lengths = tuple[tuple[tuple[int, ...], int], ...]
+"""Words of a batch, and the log-mel frames that hold them; one is drawn."""
+
+_LENGTHS: _Lengths = (((1,), 128), ((1,), 128), ((2,), 192))
+_LENGTHS_ANSWERED: _Lengths = (((1,), 128), ((2,), 192), ((2,), 192))
 
 _SINGLE_UNTIL = 0.35
 """Share of the time until which speech is single words."""
@@ -97,7 +100,7 @@ class Trainer:
 
     def picture_answer(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
         """Pictures, through the text model: early on small ones, of which it sees fewer tokens."""
-        scenes = rng.random() < _SCENES
+        scenes = rng.random() < _SCENES_ANSWERED
         lesson = self._pictures(rng, fraction, _ANSWERED, float(scenes))
         soft = self.senses.see(lesson.pixels)
         layout = random_layout(SCENE_QUESTIONS if scenes else DIGIT_QUESTIONS, rng)
@@ -108,7 +111,7 @@ class Trainer:
 
     def speech_answer(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
         """Speech, through the text model: padded as the library does, early on to fewer tokens."""
-        words, frames = rng.choice(_LENGTHS)
+        words, frames = rng.choice(_LENGTHS_ANSWERED)
         lesson = self._speech.batch(rng, self._batch // 2, words, frames)
         soft, sounding = self.senses.hear(lesson.mel, lesson.valid)
         count = SOFT_TOKENS["audio"]
