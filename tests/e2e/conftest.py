@@ -1,4 +1,4 @@
-"""Bundles of nano, compiled once for the whole session by the very command that the README names."""
+"""Bundles of nano, compiled once for the whole session by the very command that the README names, towers left out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import pytest
 
 BIN = Path(sys.executable).parent
 TIMEOUT = 2400
+README_COMMAND = "g3n-compile --target host --size nano --runtime both"
+TEXT_ALONE = "--modalities text"
+"""Most tests ask nothing about towers, whose lowering takes minutes; test_senses compiles them."""
 
 
 def run(command: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -33,9 +36,9 @@ def compiled(workspace: Path, command: str, bundle: str) -> Path:
 
 @pytest.fixture(scope="session")
 def nano_int4(workspace: Path) -> Path:
-    return compiled(workspace, "g3n-compile --target host --size nano --runtime both", "exported/nano-host-int4")
+    return compiled(workspace, f"{README_COMMAND} {TEXT_ALONE}", "exported/nano-host-int4")
 
 
 @pytest.fixture(scope="session")
 def nano_fp32(workspace: Path) -> Path:
-    return compiled(workspace, "g3n-compile --quant fp32 --context 512", "exported/nano-host-fp32")
+    return compiled(workspace, f"g3n-compile --quant fp32 --context 512 {TEXT_ALONE}", "exported/nano-host-fp32")

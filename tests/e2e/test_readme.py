@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import run
+from tests.e2e.conftest import README_COMMAND, run
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 COMMANDS = [c for c in re.findall(r"^\$ (g3n-.+)$", README, re.MULTILINE) if "elastic" not in c]
@@ -47,7 +47,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_fixture_command_is_the_readmes() -> None:
-    assert "g3n-compile --target host --size nano --runtime both" in COMMANDS
+    assert README_COMMAND in COMMANDS
 
 
 def test_quality_table(nano_int4: Path) -> None:

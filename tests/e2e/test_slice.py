@@ -6,9 +6,12 @@ from pathlib import Path
 
 from g3n_compiler.errors import SliceError
 from g3n_runtime.bundle import open_bundle
-from tests.e2e.conftest import compiled, run
+from tests.e2e.conftest import TEXT_ALONE, compiled, run
 
-COMMAND = "g3n-compile --size nano --skip-layers 5,6 --ffn-dims 256 --runtime executorch --quant fp32 --context 256"
+COMMAND = (
+    "g3n-compile --size nano --skip-layers 5,6 --ffn-dims 256 --runtime executorch --quant fp32 --context 256 "
+    f"{TEXT_ALONE}"
+)
 
 
 def test_slice_equals_transformers_of_the_same_shape(workspace: Path) -> None:

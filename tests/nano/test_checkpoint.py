@@ -1,4 +1,4 @@
-"""The embedded checkpoint: small, complete, trained, and sliceable."""
+"""The embedded checkpoint: small, complete, sliceable, and trained: it reads, sees and hears."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from g3n_compiler.nano import checkpoint_dir, corpus, evaluate, heldout_path
+from g3n_compiler.nano import checkpoint_dir, corpus, evaluate, heldout_path, heldout_senses, towers
 from g3n_compiler.nano.config import FFN_WIDTH, SKIPPABLE, slice_config
 from g3n_compiler.nano.elastic import initialize
+from g3n_compiler.nano.evaluate_senses import Reference, accuracy, measure, word_error_rate
 from g3n_compiler.nano.tokens import encode_documents
 
-MAX_BYTES = 16 * 2**20
+MAX_BYTES = 24 * 10**6
 MAX_PERPLEXITY = 12.0
 MAX_SMALLEST_PERPLEXITY = 12.5
 SUBSET = 80
+DIGITS, SCENES, CLIPS = 20, 10, 15
+MIN_DIGITS, MIN_SCENES, MAX_WORD_ERRORS = 0.8, 0.5, 0.35
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,7 @@ def test_size_and_files() -> None:
         "config.json",
         "generation_config.json",
         "model.safetensors",
+        "processor_config.json",
         "tokenizer.json",
         "tokenizer.model",
         "tokenizer_config.json",
@@ -48,28 +52,40 @@ def test_size_and_files() -> None:
 
 def test_structure_is_the_real_one() -> None:
     config = json.loads((checkpoint_dir() / "config.json").read_text("utf-8"))
-    assert config["architectures"] == ["Gemma3nForCausalLM"]
-    assert config["layer_types"] == (["sliding_attention"] * 4 + ["full_attention"]) * 2
-    assert config["num_kv_shared_layers"] == 5
-    assert config["activation_sparsity_pattern"] == [0.95] * 3 + [0.0] * 7
+    assert config["architectures"] == ["Gemma3nForConditionalGeneration"]
+    text = config["text_config"]
+    assert text["layer_types"] == (["sliding_attention"] * 4 + ["full_attention"]) * 2
+    assert text["num_kv_shared_layers"] == 5
+    assert text["activation_sparsity_pattern"] == [0.95] * 3 + [0.0] * 7
+    assert (text["vocab_size"], text["vocab_size_per_layer_input"]) == (4352, 4096)
     assert config["eos_token_id"] == [1, 106]
-    assert (config["vocab_size"], config["vocab_size_per_layer_input"]) == (4352, 4096)
+    assert config["vision_config"]["architecture"] == "mobilenetv5_300m_enc"
+    assert config["audio_config"]["conf_num_hidden_layers"] == 3
+    assert (config["vision_soft_tokens_per_image"], config["audio_soft_tokens_per_image"]) == (256, 188)
 
 
-def test_tensors_are_bf16_and_finite(model: Any) -> None:
+def test_tensors_are_bf16_and_finite() -> None:
     with safe_open(checkpoint_dir() / "model.safetensors", framework="pt") as tensors:
         names = set(tensors.keys())
         for name in names:
             tensor = tensors.get_tensor(name)
             assert tensor.dtype == torch.bfloat16
             assert tensor.isfinite().all(), name
-    used = {name for name, _ in model.named_parameters()}
+    whole = towers.build(towers.text_weights(checkpoint_dir())).state_dict()
     dead = {
-        f"model.layers.{layer}.self_attn.{part}.weight"
+        f"model.language_model.layers.{layer}.self_attn.{part}.weight"
         for layer in range(5, 10)
         for part in ("k_proj", "v_proj", "k_norm")
     }
-    assert names == used | dead
+    assert names == {name for name in whole if not name.startswith("lm_head.")} | dead
+
+
+def test_it_sees_and_hears() -> None:
+    """A few of the held-out questions through the library; the README has the figures of all."""
+    results = measure(Reference(checkpoint_dir()), heldout_senses.questions(DIGITS, SCENES, CLIPS))
+    assert accuracy(results, "digit") >= MIN_DIGITS
+    assert accuracy(results, "scene") >= MIN_SCENES
+    assert word_error_rate(results) <= MAX_WORD_ERRORS
 
 
 def test_heldout_perplexity(model: Any, documents: list[Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoProcessor, Gemma3nForConditionalGeneration
 
 from g3n_compiler.nano import checkpoint_dir, towers
 from g3n_compiler.nano.heads import Heads, caption_classes
-from g3n_compiler.nano.lessons import SPEECH_QUESTIONS, Sound, SpeechLessons, disturb, picture_batch, to_pixels
+from g3n_compiler.nano.lessons import SPEECH_QUESTIONS, Sound, SpeechLessons, bent, disturb, picture_batch, to_pixels
+from g3n_compiler.nano.mix_text import mix
 from g3n_compiler.nano.pictures import COLOURS, SHAPES, DigitSet, draw_scene
 from g3n_compiler.nano.senses import Layout, Prompts, Senses
 from g3n_compiler.nano.voices import LONGEST, WORDS, heldout_voices, phrases, resample, training_voices, trim
@@ -103,6 +105,21 @@ def test_export_keeps_the_text_bytes(folder: Path) -> None:
         assert torch.equal(tensor, after[name]), name
 
 
+def test_a_mixed_text_model_lies_between(folder: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(folder, changed)
+    tensors = load_file(changed / "model.safetensors")
+    name, tower = "model.language_model.norm.weight", "model.embed_vision.hard_embedding_norm.weight"
+    tensors[name] = tensors[name] + 2
+    tensors[tower] = tensors[tower] + 2
+    save_file(tensors, changed / "model.safetensors", metadata={"format": "pt"})
+    mix(folder, changed, tmp_path / "mixed", 0.25)
+    before, after = load_file(folder / "model.safetensors"), load_file(tmp_path / "mixed" / "model.safetensors")
+    assert (after[name].float() - before[name].float() - 0.5).abs().max() < 0.02
+    assert torch.equal(after[tower], tensors[tower])
+    assert (tmp_path / "mixed" / "processor_config.json").exists()
+
+
 def test_export_is_complete(folder: Path, model: Any) -> None:
     loaded, report = Gemma3nForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True
@@ -173,6 +190,16 @@ def test_speech_batches_hold_what_fits() -> None:
     assert batch.valid.sum(1).max() <= 160
     assert {len(said) for said in batch.words} == {1, 2}
     assert (batch.mel.sum(-1) > 0).equal(batch.valid)
+
+
+def test_bent_sounds_repeat_and_keep_their_shape() -> None:
+    mel = torch.arange(128.0).expand(30, 128)
+    made = bent(mel, Random(2))
+    assert made.shape == mel.shape and made.isfinite().all()
+    assert torch.equal(made, bent(mel, Random(2))) and not torch.equal(made, bent(mel, Random(3)))
+    assert mel[0, 5] == 5  # the kept sound is not written to
+    throats = {round(float(bent(mel, Random(i))[-1, 40]) / 40, 2) for i in range(40)}
+    assert min(throats) < 0.95 and max(throats) > 1.05
 
 
 def test_heads_can_be_right_and_wrong() -> None:

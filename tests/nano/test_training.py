@@ -14,6 +14,7 @@ from g3n_compiler.nano.config import full_config
 from g3n_compiler.nano.elastic import FULL, HALF, SMALLEST, ElasticModel, sample_slice
 from g3n_compiler.nano.loss import SOFTCAP, softcapped_cross_entropy
 from g3n_compiler.nano.ngram import KneserNey
+from g3n_compiler.nano.replay import Replay
 from g3n_compiler.nano.tokenizer import BOS_ID, VOCAB_SIZE
 
 
@@ -151,3 +152,12 @@ def test_training_goes_on_where_a_snapshot_left_it(tmp_path: Path) -> None:
     resumed = train.restore(tmp_path, second, other)
     assert resumed.step == 2
     assert run(second, other, resumed, 2) == pytest.approx(losses[2:], abs=1e-5)
+
+
+def test_replay_is_the_elastic_models_loss(elastic: ElasticModel) -> None:
+    stream = torch.randint(5, 4000, (5000,), generator=torch.Generator().manual_seed(1))
+    replay = Replay(elastic.config, elastic.weights, stream)
+    loss, _ = replay.text(Random(4), 0.5)
+    rng = Random(4)
+    tokens, _ = train.batch_at(stream, rng.randrange(len(stream) - train.TOKENS_PER_STEP - 1), rng)
+    torch.testing.assert_close(loss, elastic.loss(tokens, sample_slice(rng)))

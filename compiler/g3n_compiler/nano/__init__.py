@@ -1,8 +1,8 @@
 """The embedded checkpoint ``nano``: a tiny, trained Gemma 3n in Hugging Face format.
 
 It has every structural feature of the real text decoder (AltUp, LAUREL, per-layer embeddings, gaussian top-k, KV-shared
-layers, MatFormer-sliceable FFNs) at about 1/1000 of the size, so that the compiler can be tested and shown end to end
-without a download. ``checkpoint/README.md`` states how it was made and how good it is.
+layers, MatFormer-sliceable FFNs) and of the vision and audio towers at about 1/1000 of the size, so that the compiler
+can be tested and shown end to end without a download. ``checkpoint/README.md`` says how it was made and how good it is.
 """
 
 from pathlib import Path

@@ -11,7 +11,7 @@ from g3n_compiler.nano.config import FFN_WIDTH, LAYERS, SKIPPABLE
 from g3n_compiler.nano.forward import Decoder, Slice
 from g3n_compiler.nano.loss import softcapped_cross_entropy
 
-_EMBEDDING = "model.embed_tokens.weight"
+EMBEDDING = "model.embed_tokens.weight"
 
 
 def uniform(width: int, skip: tuple[int, ...] = ()) -> Slice:
@@ -78,4 +78,4 @@ class ElasticModel:
         """Mean next-token loss in nats of ``tokens`` (B, T + 1) under the slice ``part``."""
         decoder = self._training if torch.is_grad_enabled() else self._plain
         hidden = decoder(self.weights, tokens[:, :-1], part)
-        return softcapped_cross_entropy(hidden, self.weights[_EMBEDDING], tokens[:, 1:].flatten())
+        return softcapped_cross_entropy(hidden, self.weights[EMBEDDING], tokens[:, 1:].flatten())

@@ -20,7 +20,7 @@ from g3n_compiler.nano.heads import Heads
 from g3n_compiler.nano.heldout_senses import Question
 from g3n_compiler.nano.lessons import to_pixels
 from g3n_compiler.nano.senses import Senses
-from g3n_compiler.nano.train_senses import warm_up
+from g3n_compiler.nano.senses_optimizer import warm_up
 
 Counts = dict[str, list[int]]
 """Right ones (of words: errors) and all, by what is counted."""

@@ -13,6 +13,9 @@ _COLOUR_NAMES = sorted(COLOURS)
 _PARTS = (10, len(COLOURS), len(SHAPES), len(COLOURS))
 _IGNORED = -100
 
+_EACH = 0.3
+"""Weight of what single soft tokens tell of a picture, beside what they tell together."""
+
 
 def caption_classes(caption: str) -> list[int]:
     """Digit, colour, shape and colour of the paper as class numbers; -100 for what the picture has not."""
@@ -20,6 +23,10 @@ def caption_classes(caption: str) -> list[int]:
         return [int(caption), _IGNORED, _IGNORED, _IGNORED]
     _, colour, shape, _, paper = caption.rstrip(".").split()
     return [_IGNORED, _COLOUR_NAMES.index(colour), SHAPES.index(shape), _COLOUR_NAMES.index(paper)]
+
+
+TOWERS = {"look": "vision_tower", "classes": "vision_tower", "words": "audio_tower"}
+"""Whose soft tokens each part of :class:`Heads` reads."""
 
 
 class Heads(nn.Module):
@@ -32,14 +39,20 @@ class Heads(nn.Module):
         self.words = nn.Linear(width, len(WORDS) + 1)
 
     def picture_loss(self, soft: Tensor, captions: Sequence[str]) -> tuple[Tensor, float]:
-        """Mean cross entropy of what ``soft`` (B, N, D) shows, and the share of wholly right pictures."""
+        """Mean cross entropy of what ``soft`` (B, N, D) shows, and the share of wholly right pictures.
+
+        A part of it asks each soft token by itself: what all of them tell, the text model has not to search for.
+        """
         wanted = torch.tensor([caption_classes(caption) for caption in captions])
-        pooled = (self.look(soft).softmax(1) * self.classes(soft)).sum(1)
+        each = self.classes(soft)
+        pooled = (self.look(soft).softmax(1) * each).sum(1)
         losses, right = [], torch.ones(len(captions), dtype=torch.bool)
-        for column, logits in enumerate(pooled.split(_PARTS, 1)):
+        for column, (logits, alone) in enumerate(zip(pooled.split(_PARTS, 1), each.split(_PARTS, 2), strict=True)):
             target = wanted[:, column]
             if (target != _IGNORED).any():
                 losses.append(F.cross_entropy(logits, target, ignore_index=_IGNORED))
+                by_token = target[:, None].expand(alone.shape[:2])
+                losses.append(_EACH * F.cross_entropy(alone.transpose(1, 2), by_token, ignore_index=_IGNORED))
             right &= (logits.argmax(1) == target) | (target == _IGNORED)
         return torch.stack(losses).sum(), right.float().mean().item()
 

@@ -20,6 +20,7 @@ SCENE_QUESTIONS = ("What is in the picture?", "Describe the picture.", "What do 
 SPEECH_QUESTIONS = ("Transcribe.", "Transcribe the speech.", "What is said?")
 
 _ECHO = 800
+_FLAT_BANDS, _FLAT_FRAMES = 20, 10
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class SpeechLessons:
             self._by_words.setdefault(len(sound.words), []).append(sound)
 
     def batch(self, rng: Random, count: int, words: Sequence[int], frames: int) -> SoundBatch:
-        """``count`` utterances of as many words as ``words`` allows, none longer than ``frames``."""
+        """``count`` utterances of as many words as ``words`` allows, none longer than ``frames``, each :func:`bent`."""
         mel = torch.zeros(count, frames, Gemma3nAudioFeatureExtractor().feature_size)
         valid = torch.zeros(count, frames, dtype=torch.bool)
         said: list[tuple[str, ...]] = []
@@ -114,7 +115,7 @@ class SpeechLessons:
             length = len(sound.mel)
             if length > frames:
                 continue
-            mel[len(said), :length] = sound.mel
+            mel[len(said), :length] = bent(sound.mel.float(), rng)
             valid[len(said), :length] = True
             said.append(sound.words)
         return SoundBatch(mel, valid, said)
@@ -136,6 +137,20 @@ def record(utterances: Sequence[Utterance], seed: int, count: int, kept: Path) -
     with np.load(kept) as stored:
         mels = torch.from_numpy(stored["mels"]).split(stored["lengths"].tolist())
         return [Sound(mel, tuple(str(text).split())) for mel, text in zip(mels, stored["words"], strict=True)]
+
+
+def bent(mel: Tensor, rng: Random) -> Tensor:
+    """``mel`` (frames, bands) as if from a longer or shorter throat, with some bands and a few frames made flat."""
+    frames, bands = mel.shape
+    places = (torch.arange(bands) * rng.uniform(0.88, 1.14)).clamp(max=bands - 1)
+    below = places.floor().long()
+    share = places - below
+    warped = mel[:, below] * (1 - share) + mel[:, (below + 1).clamp(max=bands - 1)] * share
+    flat = warped.mean()
+    for axis, widest in ((0, min(_FLAT_FRAMES, frames)), (1, _FLAT_BANDS)):
+        width = rng.randint(0, widest)
+        warped.narrow(axis, rng.randint(0, warped.shape[axis] - width), width).copy_(flat)
+    return warped
 
 
 def disturb(samples: NDArray[np.float32], rng: Random) -> NDArray[np.float32]:

@@ -136,13 +136,15 @@ def save_processor(folder: Path) -> None:
 
 
 def export(model: Gemma3nForConditionalGeneration, text_from: Path, out: Path) -> None:
-    """A complete checkpoint folder in bf16: the text tensors and tokenizer files of ``text_from`` byte for byte, the
-    rest from ``model``."""
+    """A complete checkpoint folder: ``model`` in bf16, the tokenizer files of ``text_from`` byte for byte.
+
+    So are those text tensors of it that nothing reads and ``model`` does not hold.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    text = text_weights(text_from)
-    own = {n: t for n, t in model.state_dict().items() if not n.startswith((_NEW_PREFIX, "lm_head."))}
-    towers = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in own.items()}
-    save_file(dict(sorted({**text, **towers}.items())), out / "model.safetensors", metadata={"format": "pt"})
+    own = {name: t for name, t in model.state_dict().items() if not name.startswith("lm_head.")}
+    stored = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in own.items()}
+    tensors = {**text_weights(text_from), **stored}
+    save_file(dict(sorted(tensors.items())), out / "model.safetensors", metadata={"format": "pt"})
     (out / "model.safetensors").chmod(0o644)  # the writer leaves it to its owner alone
     config = multimodal_config()
     config.dtype = torch.bfloat16

@@ -15,7 +15,12 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-PACKAGES = ("flite", "libflite1", "espeak-ng", "libespeak-ng1", "espeak-ng-data", "libpcaudio0", "libsonic0")
+PACKAGES = (
+    *("flite", "libflite1", "espeak-ng", "libespeak-ng1", "espeak-ng-data", "libpcaudio0", "libsonic0"),
+    # espeak-ng is linked to a sound server's client, whose own libraries a bare machine lacks
+    *("libpulse0", "libasyncns0", "libsndfile1", "libflac12", "libmp3lame0", "libmpg123-0", "libogg0", "libopus0"),
+    *("libvorbis0a", "libvorbisenc2"),
+)
 RATE = 16000
 """Samples a second of everything here."""
 
@@ -139,7 +144,8 @@ def read_wave(path: Path) -> NDArray[np.float32]:
 
 def synthesise(voice: Voice, words: Sequence[str], tree: Path, scratch: Path) -> Utterance:
     """What ``voice`` says for ``words``, at half of full scale."""
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(tree / _LIBRARIES)}
+    libraries = (tree / _LIBRARIES, tree / _LIBRARIES / "pulseaudio")
+    environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries))}
     scratch.unlink(missing_ok=True)
     subprocess.run(_command(voice, " ".join(words), tree, scratch), env=environment, check=True, capture_output=True)
     if not scratch.is_file():
