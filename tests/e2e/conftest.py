@@ -1,4 +1,4 @@
-"""Bundles of nano, compiled once for the whole session by the very command that the README names, towers left out."""
+"""Bundles of nano, compiled once for the whole session by the very command that the README names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BIN = Path(sys.executable).parent
 TIMEOUT = 2400
 README_COMMAND = "g3n-compile --target host --size nano --runtime both"
 TEXT_ALONE = "--modalities text"
-"""Most tests ask nothing about towers, whose lowering takes minutes; test_senses compiles them."""
+"""For bundles of which nothing about towers is asked: lowering those takes minutes."""
 
 
 def run(command: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -36,7 +36,7 @@ def compiled(workspace: Path, command: str, bundle: str) -> Path:
 
 @pytest.fixture(scope="session")
 def nano_int4(workspace: Path) -> Path:
-    return compiled(workspace, f"{README_COMMAND} {TEXT_ALONE}", "exported/nano-host-int4")
+    return compiled(workspace, README_COMMAND, "exported/nano-host-int4")
 
 
 @pytest.fixture(scope="session")

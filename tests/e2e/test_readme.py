@@ -11,7 +11,8 @@ import pytest
 
 from tests.e2e.conftest import README_COMMAND, run
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [c for c in re.findall(r"^\$ (g3n-.+)$", README, re.MULTILINE) if "elastic" not in c]
 """Those of the elastic bundle run in tests/elastic."""
 ELSEWHERE = re.findall(r"^(g3n-[^#\n]+)", README, re.MULTILINE)
@@ -28,6 +29,8 @@ def test_the_readme_names_every_verb() -> None:
 def test_command_runs(command: str, nano_int4: Path, workspace: Path) -> None:
     if command.startswith("g3n-compile"):
         return  # the fixture ran it
+    if not (sources := workspace / "compiler").exists():
+        sources.symlink_to(ROOT / "compiler")  # commands name files of the repository
     result = run(command, workspace)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() and "Traceback" not in result.stderr
