@@ -6,6 +6,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SPEECH := compiler/g3n_compiler/nano/heldout/speech/07.ogg
 
 .PHONY: help setup demo test lint clean apk arm64-kit test-app
 
@@ -26,6 +27,8 @@ demo: setup ## compile nano for LiteRT and ExecuTorch, and run both bundles in t
 	$(BIN)/g3n-compile --target host --size nano --runtime both
 	$(BIN)/g3n-run exported/nano-host-int4 --runtime litert --max-tokens 40 "What is a river?"
 	$(BIN)/g3n-run exported/nano-host-int4 --runtime executorch --max-tokens 40 "What is a river?"
+	$(BIN)/g3n-run exported/nano-host-int4 --runtime litert --audio $(SPEECH) "Transcribe."
+	$(BIN)/g3n-run exported/nano-host-int4 --runtime executorch --audio $(SPEECH) "Transcribe."
 	@echo "The report: exported/nano-host-int4/report.html"
 
 lint: setup ## ruff and mypy
