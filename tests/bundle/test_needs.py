@@ -32,7 +32,7 @@ def test_unknown_memory_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.Monke
 def test_disk_holds_every_weight_twice(tiny: TinyModel) -> None:
     config = tiny.open().text
     four, eight = (compile_needs(config, RECIPES[name], ["litert"]) for name in ("int4", "int8"))
-    assert four.memory == eight.memory > 10**9
+    assert eight.memory > four.memory > 10**9
     assert four.disk < eight.disk
     assert eight.disk > 2 * config.vocab_size * config.hidden_size * 2
     assert compile_needs(config, RECIPES["int4"], ["executorch"]) == Needs(0, 0)
