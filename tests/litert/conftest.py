@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from g3n_compiler.bundle.litertlm import SectionKind, executor_metadata, llm_metadata, write_litertlm
+from g3n_compiler.bundle.litertlm import SectionKind, write_litertlm
+from g3n_compiler.bundle.litertlm_metadata import executor_metadata, llm_metadata
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer

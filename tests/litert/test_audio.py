@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3nAudioFeatureExtractor
 
-from g3n_compiler.bundle.litertlm import View, executor_metadata, llm_metadata, sections, write_litertlm
+from g3n_compiler.bundle.litertlm import View, sections, write_litertlm
+from g3n_compiler.bundle.litertlm_metadata import executor_metadata, llm_metadata
 from g3n_compiler.checkpoint.ledger import account
 from g3n_compiler.checkpoint.multimodal import AudioConfig
 from g3n_compiler.checkpoint.reader import Checkpoint

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from g3n_compiler.bundle.litertlm import CHAT_TEMPLATE
+from g3n_compiler.bundle.litertlm_metadata import CHAT_TEMPLATE
 from g3n_runtime.engine import GREEDY, Sampler
 from g3n_runtime.errors import EngineError
 from g3n_runtime.litert import LiteRtChat, LiteRtEngine

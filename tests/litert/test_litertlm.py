@@ -10,16 +10,8 @@ from pathlib import Path
 import pytest
 from litert_lm_builder.runtime.proto import executor_metadata_pb2, llm_metadata_pb2
 
-from g3n_compiler.bundle.litertlm import (
-    CHAT_TEMPLATE,
-    SectionKind,
-    executor_metadata,
-    extract,
-    find_section,
-    llm_metadata,
-    sections,
-    write_litertlm,
-)
+from g3n_compiler.bundle.litertlm import SectionKind, extract, find_section, sections, write_litertlm
+from g3n_compiler.bundle.litertlm_metadata import CHAT_TEMPLATE, executor_metadata, llm_metadata
 from g3n_compiler.errors import BundleError
 from tests.conftest import TinyModel
 

@@ -13,7 +13,7 @@ import pytest
 from litert_lm_builder.runtime.proto import llm_metadata_pb2
 from PIL import Image
 
-from g3n_compiler.bundle.litertlm import CHAT_TEMPLATE, llm_metadata
+from g3n_compiler.bundle.litertlm_metadata import CHAT_TEMPLATE, llm_metadata
 from g3n_compiler.bundle.media import ImageMedia, Media
 from g3n_compiler.nano import checkpoint_dir
 from g3n_runtime.engine import NOTHING, Attachments

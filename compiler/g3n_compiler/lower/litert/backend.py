@@ -9,15 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from g3n_compiler.bundle.litertlm import (
-    SectionKind,
-    View,
-    executor_metadata,
-    find_section,
-    llm_metadata,
-    section_digest,
-    write_litertlm,
-)
+from g3n_compiler.bundle.litertlm import SectionKind, View, find_section, section_digest, write_litertlm
+from g3n_compiler.bundle.litertlm_metadata import executor_metadata, llm_metadata
 from g3n_compiler.bundle.steps import Steps
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.multimodal import Modality
