@@ -62,7 +62,7 @@ def main(bundles: tuple[Path, ...], documents: int) -> None:
     with quiet_toolchains():
         for bundle in opened:
             for runtime in bundle.runtimes:
-                model = next(iter(BACKENDS[runtime]().open_models(bundle.directory).values()))  # type: ignore[index]
+                _, model = next(BACKENDS[runtime]().open_models(bundle.directory))  # type: ignore[index]
                 rows.append((bundle.manifest["recipe"]["name"], runtime, perplexity(model.logits, texts)))
                 del model
     console.print(f"{len(texts)} documents, {sum(map(len, texts)) - len(texts)} tokens\n")

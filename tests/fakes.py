@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -104,9 +104,9 @@ class FakeBackend:
             ),
         )
 
-    def open_models(self, directory: Path) -> dict[str, TextModel]:
+    def open_models(self, directory: Path) -> Iterator[tuple[str, TextModel]]:
         assert self._job is not None
-        return {"fake": FakeModel(Reference(self._job.checkpoint, self._job.recipe), self._error)}
+        yield "fake", FakeModel(Reference(self._job.checkpoint, self._job.recipe), self._error)
 
     def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
         return {}

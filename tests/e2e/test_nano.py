@@ -53,7 +53,7 @@ def expected(checkpoint: Checkpoint, tokenizer: TextTokenizer) -> Expected:
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_fp32_greedy_tokens_equal_transformers(runtime: Runtime, nano_fp32: Path, expected: Expected) -> None:
     assert len(expected) == PROMPTS
-    model = next(iter(get_backend(runtime).open_models(nano_fp32).values()))
+    _, model = next(get_backend(runtime).open_models(nano_fp32))
     close_calls = []
     for number, (ids, tokens, margins) in enumerate(expected):
         got = model.greedy(ids, TOKENS)

@@ -209,8 +209,11 @@ class TextEntry(Protocol):
 
     runtime: Runtime
 
-    def open_models(self, directory: Path) -> Mapping[str, TextModel]:
-        """Open what was written, for parity: a model for each way an engine may enter it, by name."""
+    def open_models(self, directory: Path) -> Iterator[tuple[str, TextModel]]:
+        """Open what was written, for parity: a model for each way an engine may enter it, with its name.
+
+        One at a time, as they are asked for: a large one may fill the memory.
+        """
 
     def open_layers(self, directory: Path, config: TextConfig) -> Mapping[str, LayeredModel]:
         """As :meth:`open_models`, to be run layer by layer; empty where the runtime cannot."""

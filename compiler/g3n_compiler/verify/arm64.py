@@ -104,7 +104,7 @@ def verify_arm64(job: Job, bundle: Bundle, kit: ArmKit) -> Parity:
     with tempfile.TemporaryDirectory(prefix="g3n-arm64-") as scratch:
         for name in bundle.runtimes:
             runtime: Runtime = "litert" if name == "litert" else "executorch"
-            for entry, model in get_backend(runtime).open_models(bundle.directory).items():
+            for entry, model in get_backend(runtime).open_models(bundle.directory):
                 job.progress(f"{runtime} {entry}: this machine")
                 here = _run_here(model, golden, rows)
                 job.progress(f"{runtime} {entry}: aarch64, emulated")

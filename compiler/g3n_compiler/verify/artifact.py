@@ -61,7 +61,7 @@ def artifact_checks(job: Job, backend: TextEntry, expected: Expected, rounded: R
     logits: dict[str, np.ndarray] = {}
     for entry, model in layered.items():
         checks += _layer_checks(context, entry, model, logits)
-    for entry, whole in backend.open_models(job.directory).items():
+    for entry, whole in backend.open_models(job.directory):
         checks += _table_checks(context, whole)
         if logits:
             checks += _same_as_layers(context, entry, whole, logits)
@@ -69,6 +69,7 @@ def artifact_checks(job: Job, backend: TextEntry, expected: Expected, rounded: R
             checks += _logit_checks(context, entry, whole)
         if expected.recipe:
             checks.append(_greedy_check(context, entry, whole))
+        del whole  # before the next is opened
     return checks
 
 

@@ -67,7 +67,7 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
 
 def _draft_check(job: Job, backend: Backend, golden: Golden) -> Check:
     """Logits of several tokens in one call against those of a call each."""
-    model = next(iter(backend.open_models(job.directory).values()))
+    _, model = next(backend.open_models(job.directory))
     want = model.prefilled_logits(golden.ids, golden.prompt)
     error = relative_error(backend.verified_logits(job.directory, golden.ids, golden.prompt), want)
     limit = EXACT if job.recipe.name == "fp32" else job.recipe.logit_tolerance
@@ -101,7 +101,7 @@ def _own_greedy(job: Job, backend: Backend) -> Greedy:
 
     @cache
     def model() -> TextModel:
-        return next(iter(backend.open_models(job.directory).values()))
+        return next(backend.open_models(job.directory))[1]
 
     return lambda ids, count: (model().greedy(ids, count), [])
 

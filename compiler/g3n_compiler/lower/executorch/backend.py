@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -98,9 +98,10 @@ class ExecuTorchBackend:
         tower_files, towers = lower_towers(job)
         return Lowered((*files, *tower_files), (core, *tables, *towers))
 
-    def open_models(self, directory: Path) -> dict[str, TextModel]:
+    def open_models(self, directory: Path) -> Iterator[tuple[str, TextModel]]:
         parts = ExecuTorchParts(directory / MODEL, directory / TABLES)
-        return {method: ExecuTorchModel(parts, method) for method in ENTRY_POINTS}
+        for method in ENTRY_POINTS:
+            yield method, ExecuTorchModel(parts, method)
 
     def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
         return {PROBE: LayerProbe(ExecuTorchParts(directory / MODEL, directory / TABLES), config)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -107,8 +107,8 @@ class LiteRtBackend:
     def verified_logits(self, directory: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
         return verified_logits(directory / MODEL, ids, prompt)
 
-    def open_models(self, directory: Path) -> dict[str, TextModel]:
-        return {"signatures": ExtractedModel(directory / MODEL)}
+    def open_models(self, directory: Path) -> Iterator[tuple[str, TextModel]]:
+        yield "signatures", ExtractedModel(directory / MODEL)
 
     def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
         return {"layers": ExtractedLayers(directory / MODEL, config)}

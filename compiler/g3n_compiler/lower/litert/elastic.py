@@ -12,6 +12,7 @@ weight cache packs it once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ class LiteRtSize:
     def __init__(self, file: str, size: Size) -> None:
         self._file, self._size = file, size
 
-    def open_models(self, directory: Path) -> dict[str, TextModel]:
-        return {f"signatures of {self._size.name}": ExtractedModel(directory / self._file, self._size)}
+    def open_models(self, directory: Path) -> Iterator[tuple[str, TextModel]]:
+        yield f"signatures of {self._size.name}", ExtractedModel(directory / self._file, self._size)
 
     def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
         return {f"layers of {self._size.name}": ExtractedLayers(directory / self._file, config, self._size)}
