@@ -59,8 +59,10 @@ def main(kills: int, seed: int, folder: Path | None, arguments: tuple[str, ...])
         whole, killed = Path(scratch) / "whole" / "bundle", Path(scratch) / "killed" / "bundle"
         seconds, _ = run(arguments, whole)
         console.print(f"undisturbed: {seconds:.0f} s")
-        for moment in (moments.uniform(0, seconds) for _ in range(kills)):
-            lived, said = run(arguments, killed, moment)
+        # Moments of one compile: each life lasts from the one before to its own, so that none comes after the end.
+        ends = sorted(moments.uniform(0, seconds) for _ in range(kills))
+        for begin, end in zip([0.0, *ends], ends, strict=False):
+            lived, said = run(arguments, killed, end - begin)
             console.print(f"killed after {lived:.0f} s; kept before it: {', '.join(KEPT.findall(said)) or 'nothing'}")
             if killed.exists():
                 console.print("that was too late, it was done: begun anew")
