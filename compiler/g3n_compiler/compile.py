@@ -20,6 +20,7 @@ from g3n_compiler.checkpoint.multimodal import MODALITIES, Modality
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import ContextError, SliceError, TargetError
+from g3n_compiler.heap import trim
 from g3n_compiler.lower.backend import Backend, Job, Lowered, LoweredSubgraph, Progress
 from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.modules.multimodal_embedder import HardRows
@@ -110,6 +111,7 @@ def compile_bundle(
     context = _context(options.context, config)
     prefill_lengths = _prefill_lengths(options.prefill_lengths, context)
     tokenizer = load_tokenizer(checkpoint.directory, config)
+    trim()
 
     label = size if choice is None or choice.size else f"{size}-slice"
     label = f"{label}-elastic" if sizes else label

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from g3n_compiler.errors import ParityError
+from g3n_compiler.heap import trim
 from g3n_compiler.lower.backend import Job, LayeredModel, TextEntry, TextModel
 from g3n_compiler.targets import Subgraph
 from g3n_compiler.verify.golden import GENERATED, Golden
@@ -61,6 +62,7 @@ def artifact_checks(job: Job, backend: TextEntry, expected: Expected, rounded: R
     logits: dict[str, np.ndarray] = {}
     for entry, model in layered.items():
         checks += _layer_checks(context, entry, model, logits)
+    trim()
     for entry, whole in backend.open_models(job.directory):
         checks += _table_checks(context, whole)
         if logits:
@@ -70,6 +72,7 @@ def artifact_checks(job: Job, backend: TextEntry, expected: Expected, rounded: R
         if expected.recipe:
             checks.append(_greedy_check(context, entry, whole))
         del whole  # before the next is opened
+        trim()
     return checks
 
 
