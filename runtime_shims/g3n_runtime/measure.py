@@ -53,7 +53,7 @@ def measure_bundle(
     numbers = [str(n) for n in (prompt_tokens, decode_tokens, threads)]
     command = [sys.executable, "-m", "g3n_runtime.measure", str(directory), runtime, *numbers]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    peak = _watch(child)
+    peak = watch(child)
     said, complaints = child.communicate()
     if child.returncode != 0:
         last = complaints.strip().splitlines()[-1] if complaints.strip() else f"exit code {child.returncode}"
@@ -62,7 +62,8 @@ def measure_bundle(
     return Measurement(runtime, result["load_seconds"], Speed(**result["speed"]), peak)
 
 
-def _watch(child: subprocess.Popen[str]) -> PeakMemory:
+def watch(child: subprocess.Popen[str]) -> PeakMemory:
+    """The largest memory of ``child`` until it ends; it must not fill a pipe that nobody reads."""
     peaks = {"VmHWM": 0, "RssAnon": 0, "RssFile": 0}
     while child.poll() is None:
         try:
