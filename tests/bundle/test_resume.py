@@ -92,6 +92,14 @@ def test_a_file_that_changed_since_is_written_again(tmp_path: Path, whole: dict[
     assert content(tmp_path / "bundle") == whole
 
 
+def test_a_step_that_was_just_made_is_not_called_kept(tmp_path: Path) -> None:
+    said: list[str] = []
+    steps = Steps(tmp_path, said.append)
+    steps.file("core", lambda path: path.touch(), "writing core")
+    steps.file("core", lambda path: path.touch(), "writing core")
+    assert said == ["writing core"]
+
+
 def test_another_compile_takes_nothing_over_and_cleans_up(tmp_path: Path) -> None:
     killed(lambda: make(tmp_path / "bundle", "table"))
     said = make(tmp_path / "bundle", key="another" * 3)

@@ -30,6 +30,7 @@ class Steps:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._progress = progress
+        self._made: set[str] = set()
 
     def file(self, name: str, write: Callable[[Path], None], what: str | None = None) -> Path:
         """The file ``name``, kept from an earlier run if it is whole, else made by ``write``.
@@ -38,7 +39,10 @@ class Steps:
             what: the step in words, said before it; nothing is said for a step that is made of others.
         """
         path = self.folder / name
+        if name in self._made:
+            return path
         if self._is_whole(name):
+            self._made.add(name)
             self._progress(f"{name}: kept from a compile that was interrupted")
             return path
         if what is not None:
@@ -51,6 +55,7 @@ class Steps:
         partial.write_text(json.dumps(record), encoding="utf-8")
         _sync(partial)
         partial.rename(self._record(name))
+        self._made.add(name)
         return path
 
     def value(self, name: str, compute: Callable[[], Mapping[str, Any]], what: str | None = None) -> dict[str, Any]:
@@ -65,6 +70,7 @@ class Steps:
     def discard(self, *names: str) -> None:
         """Remove files that later steps have taken up."""
         for name in names:
+            self._made.discard(name)
             self._record(name).unlink(missing_ok=True)
             (self.folder / name).unlink(missing_ok=True)
 

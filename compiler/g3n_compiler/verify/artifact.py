@@ -55,13 +55,15 @@ def artifact_checks(job: Job, backend: TextEntry, expected: Expected, rounded: R
     give: what rounding adds up to over all layers says more about the weights than about the artifact.
     """
     context = _Context(job, backend.runtime, expected, rounded)
-    layered = backend.open_layers(job.directory, job.config)
+    layered = dict(backend.open_layers(job.directory, job.config))
     if not layered and not expected.recipe:
         raise ParityError(f"{backend.runtime} cannot be run layer by layer, and the model is too large to be run whole")
     checks: list[Check] = []
     logits: dict[str, np.ndarray] = {}
-    for entry, model in layered.items():
+    for entry in list(layered):
+        model = layered.pop(entry)
         checks += _layer_checks(context, entry, model, logits)
+        del model  # before the whole graph is opened
     trim()
     for entry, whole in backend.open_models(job.directory):
         checks += _table_checks(context, whole)

@@ -14,6 +14,7 @@ from g3n_compiler.bundle.litertlm_metadata import executor_metadata, llm_metadat
 from g3n_compiler.bundle.steps import Steps
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.multimodal import Modality
+from g3n_compiler.heap import trim
 from g3n_compiler.lower.backend import (
     Delegation,
     Job,
@@ -121,6 +122,7 @@ class LiteRtBackend:
         with tempfile.TemporaryDirectory(dir=directory, prefix=".engine-") as cache:
             # The engine that packs the weights into the cache holds both forms; another maps the packed ones only.
             LiteRtEngine(directory / MODEL, cache_dir=Path(cache)).close()
+            trim()
             with LiteRtEngine(directory / MODEL, cache_dir=Path(cache)) as engine:
                 for prompt in prompts:
                     texts.append("".join(engine.generate(prompt, GREEDY, max_new_tokens)))

@@ -10,6 +10,7 @@ import numpy as np
 
 from g3n_compiler.bundle.litertlm import SectionKind, extract
 from g3n_compiler.checkpoint.config import TextConfig
+from g3n_compiler.heap import trim
 from g3n_compiler.lower.litert.layers import LayeredDecoder
 from g3n_compiler.slice.elastic import Size
 from g3n_compiler.targets import Subgraph
@@ -78,6 +79,7 @@ def open_packed(parts: LiteRtParts, sizes: Sequence[str], cache: Path) -> Elasti
     The model that packs them has read them all; so another is opened, which maps the packed ones only.
     """
     ElasticModel(parts, sizes, weight_cache=cache).close()
+    trim()
     return ElasticModel(parts, sizes, weight_cache=cache)
 
 
