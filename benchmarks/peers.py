@@ -18,8 +18,12 @@ from pathlib import Path
 from statistics import median
 
 import click
+import numpy as np
+import onnx
+import onnxruntime
 import torch
 from matplotlib.figure import Figure
+from onnx import TensorProto
 from rich.console import Console
 
 from g3n_compiler.cli.common import IntegerList, reports_errors
@@ -34,6 +38,8 @@ DECODED = 32
 READ_BYTES = 1 << 30
 ROWS, INNER, OUTER = 1024, 2048, 8192
 """Of the int8 product that the machine's peak is taken from: a prompt through one FFN of E2B."""
+OPSET, IR_VERSION = 17, 9
+"""Of ONNX, for that product."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def bundle_peers(directory: Path, prompts: Sequence[int], threads: int) -> list[
             m = measure_bundle(directory, runtime, prompt, DECODED, threads)
             s = m.speed
             return Run(
-                prompt, s.prefill_per_second, s.decode_per_second, s.first_token_seconds, m.load_seconds, m.memory
+                prompt, s.prefill_per_second, s.decode_per_second, s.first_token_seconds, s.load_seconds, m.memory
             )
 
         # One file is LiteRT's; all others are ExecuTorch's.
@@ -100,12 +106,11 @@ def llama_peer(program: Path, model: Path, threads: int) -> Peer:
     def measure(prompt: int) -> Run:
         command = [str(program), "-m", str(model), "-t", str(threads), "-r", "1", "-o", "json"]
         started = time.perf_counter()
+        _llama([*command, "-p", "1", "-n", "0", "--no-warmup"])
+        load = time.perf_counter() - started
         prefill, memory = _llama([*command, "-p", str(prompt), "-n", "0"])
-        lived = time.perf_counter() - started
         decode, longer = _llama([*command, "-p", "0", "-n", str(DECODED), "-d", str(prompt)])
         first = prompt / prefill["avg_ts"] + 1 / decode["avg_ts"]
-        # It warms up with the same prompt first.
-        load = lived - 2 * prompt / prefill["avg_ts"]
         return Run(prompt, prefill["avg_ts"], decode["avg_ts"], first, load, _larger(memory, longer))
 
     return Peer("llama.cpp Q4_0", model.stat().st_size, measure)
@@ -129,10 +134,20 @@ def limits(threads: int) -> tuple[float, float]:
     """Bytes read and int8 operations done per second, best of five."""
     torch.set_num_threads(threads)
     block = torch.ones(READ_BYTES // 8, dtype=torch.int64)
-    a = torch.ones(ROWS, INNER, dtype=torch.int8)
-    b = torch.ones(OUTER, INNER, dtype=torch.int8)
     read = _best(lambda: block.sum())
-    product = _best(lambda: torch._int_mm(a, b.t()))
+    weight = onnx.numpy_helper.from_array(np.ones((INNER, OUTER), np.int8), "b")
+    ends = [
+        onnx.helper.make_tensor_value_info(name, kind, shape)
+        for name, kind, shape in (("a", TensorProto.UINT8, (ROWS, INNER)), ("y", TensorProto.INT32, (ROWS, OUTER)))
+    ]
+    node = onnx.helper.make_node("MatMulInteger", ["a", "b"], ["y"])
+    graph = onnx.helper.make_graph([node], "product", ends[:1], ends[1:], [weight])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    a = np.ones((ROWS, INNER), np.uint8)
+    product = _best(lambda: session.run(None, {"a": a}))
     return READ_BYTES / read, 2 * ROWS * INNER * OUTER / product
 
 

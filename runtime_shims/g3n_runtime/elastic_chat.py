@@ -42,7 +42,9 @@ class ElasticChat:
         target_speed: float | None = None,
     ) -> None:
         manifest = bundle.manifest
+        start = time.perf_counter()
         self.model = open_elastic(bundle, threads)
+        self._load_seconds = time.perf_counter() - start
         self.policy = SizePolicy(manifest["sizes"], target_speed)
         self._automatic = size == AUTO
         self.size = self.policy.choose(free_memory()) if self._automatic else size
@@ -110,7 +112,8 @@ class ElasticChat:
         self.reset()
         rate = (decode_tokens - 1) / (end - first)
         self.policy.observe(self.size, rate)
-        return Speed(prompt_tokens, decode_tokens, first - start, prompt_tokens / (first - start), rate)
+        taken = first - start
+        return Speed(prompt_tokens, decode_tokens, self._load_seconds, taken, prompt_tokens / taken, rate)
 
     def reset(self) -> None:
         """Forget the conversation."""

@@ -46,10 +46,11 @@ NOTHING = Attachments()
 
 @dataclass(frozen=True)
 class Speed:
-    """One measured run: seconds from the prompt to the first token, and tokens per second."""
+    """One measured run: seconds to load the model, and from the prompt to the first token; tokens per second."""
 
     prompt_tokens: int
     decode_tokens: int
+    load_seconds: float
     first_token_seconds: float
     prefill_per_second: float
     decode_per_second: float

@@ -26,7 +26,7 @@ ROLES = {"model": "executorch_model", "tables": "executorch_tables", "tokenizer"
 
 
 class ExecuTorchChat:
-    """:class:`g3n_runtime.engine.ChatEngine` over the stock ``TextLLMRunner``, unmodified.
+    """:class:`g3n_runtime.engine.ChatEngine` over the stock ``TextLLMRunner``, unmodified, loaded at the first turn.
 
     The runner draws the first token of an answer greedily and the others from the top 0.9 of the probability at a
     temperature of at most 1; ``top_k``, ``top_p`` and ``seed`` of a sampler do not reach it.
@@ -37,8 +37,6 @@ class ExecuTorchChat:
     """
 
     def __init__(self, parts: ExecuTorchParts, template: str = "{prompt}") -> None:
-        from executorch.extension.llm.runner import TextLLMRunner
-
         if parts.tokenizer is None:
             raise EngineError("the runner needs a tokenizer.json: name it in ExecuTorchParts")
         self._template = template
@@ -52,12 +50,22 @@ class ExecuTorchChat:
         stop = program.load_method("get_eos_ids").execute([])
         self._stop = {self._tokenizer.piece(int(i)) for i in stop}
         self._used = 0
+        self._runner: Any = None
+
+    def _open(self) -> Any:
+        """The runner, loaded if it is not."""
+        from executorch.extension.llm.runner import TextLLMRunner
+
+        if self._runner is not None:
+            return self._runner
+        parts = self._parts
         drop_from_page_cache(parts.tables)
         with self._tokenizer.for_runner() as path:
             try:
                 self._runner = TextLLMRunner(str(parts.model), str(path), str(parts.tables))
             except RuntimeError as error:
                 raise EngineError(f"the runner refused {parts.model.name}: {error}") from None
+        return self._runner
 
     def send(
         self, text: str, sampler: Sampler, max_new_tokens: int, attachments: Attachments = NOTHING
@@ -74,7 +82,7 @@ class ExecuTorchChat:
             return self.generate(user_turn(text, self._template), sampler.temperature, max_new_tokens)
         # The runner's cache lacks what closes the model's turn, so the conversation is read anew.
         prompt = self._history + user_turn(text, self._template)
-        self._runner.reset()
+        self._open().reset()
         self._used = 0
         return self._remembered(prompt, self.generate(prompt, sampler.temperature, max_new_tokens))
 
@@ -106,18 +114,10 @@ class ExecuTorchChat:
         return self._stream(prompt, config, count)
 
     def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
-        """Call the program itself, since the runner ends at a stop token; needs no conversation to be open."""
+        """See :func:`benchmark`; the conversation is forgotten, and its runner unloaded."""
+        self.close()
         self.reset()
-        model = ExecuTorchModel(self._parts)
-        ids = [i % model.vocab_size for i in range(2, prompt_tokens + 2)]
-        start = time.perf_counter()
-        token = int(model.prefill(ids).argmax())
-        first = time.perf_counter()
-        for position in range(prompt_tokens, prompt_tokens + decode_tokens - 1):
-            token = int(model.step([token], position).argmax())
-        end = time.perf_counter()
-        rates = prompt_tokens / (first - start), (decode_tokens - 1) / (end - first)
-        return Speed(prompt_tokens, decode_tokens, first - start, *rates)
+        return benchmark(self._parts, prompt_tokens, decode_tokens)
 
     @property
     def used(self) -> int:
@@ -125,14 +125,18 @@ class ExecuTorchChat:
         return self._used
 
     def reset(self) -> None:
-        self._runner.reset()
+        if self._runner is not None:
+            self._runner.reset()
         self._used = 0
         self._history = ""
 
     def close(self) -> None:
-        self._runner.stop()
+        if self._runner is not None:
+            self._runner.stop()
+        self._runner = None
 
     def _stream(self, prompt: str, config: Any, count: int) -> Iterator[str]:
+        runner = self._open()
         pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
         stopped = threading.Event()
         drawn = 0
@@ -142,11 +146,11 @@ class ExecuTorchChat:
             drawn += 1
             pieces.put(piece)
             if stopped.is_set():
-                self._runner.stop()
+                runner.stop()
 
         def run() -> None:
             try:
-                self._runner.generate(prompt, config, on_piece, None)
+                runner.generate(prompt, config, on_piece, None)
             except BaseException as error:
                 pieces.put(error)
             pieces.put(None)
@@ -171,6 +175,22 @@ class ExecuTorchChat:
             thread.join()
             # The last token drawn is not in the cache: the runner feeds a token when it draws the next.
             self._used += count + max(drawn - 1, 0)
+
+
+def benchmark(parts: ExecuTorchParts, prompt_tokens: int, decode_tokens: int) -> Speed:
+    """Call the program itself, since the runner ends at a stop token: ``prompt_tokens`` in, ``decode_tokens`` out."""
+    drop_from_page_cache(parts.tables)
+    begin = time.perf_counter()
+    model = ExecuTorchModel(parts)
+    ids = [i % model.vocab_size for i in range(2, prompt_tokens + 2)]
+    start = time.perf_counter()
+    token = int(model.prefill(ids).argmax())
+    first = time.perf_counter()
+    for position in range(prompt_tokens, prompt_tokens + decode_tokens - 1):
+        token = int(model.step([token], position).argmax())
+    end = time.perf_counter()
+    rates = prompt_tokens / (first - start), (decode_tokens - 1) / (end - first)
+    return Speed(prompt_tokens, decode_tokens, start - begin, first - start, *rates)
 
 
 class PieceDecoder:

@@ -20,7 +20,7 @@ from g3n_runtime.bundle import Bundle
 from g3n_runtime.engine import NOTHING, Attachments, ChatEngine, Sampler, Speed
 from g3n_runtime.errors import EngineError
 from g3n_runtime.executorch import ROLES as TEXT_ROLES
-from g3n_runtime.executorch import ExecuTorchChat, PieceDecoder
+from g3n_runtime.executorch import ExecuTorchChat, PieceDecoder, benchmark
 from g3n_runtime.executorch_audio import ExecuTorchAudio
 from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
 from g3n_runtime.executorch_vision import ExecuTorchVision
@@ -109,9 +109,9 @@ class ExecuTorchMediaChat:
         self._vision = self._audio = None
 
     def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
-        """See :meth:`ExecuTorchChat.measure`; forgets the conversation."""
-        self.reset()
-        return self._open_text().measure(prompt_tokens, decode_tokens)
+        """See :func:`g3n_runtime.executorch.benchmark`; forgets the conversation."""
+        self.close()
+        return benchmark(self._parts, prompt_tokens, decode_tokens)
 
     def reset(self) -> None:
         """Forget the conversation."""

@@ -232,6 +232,7 @@ def benchmark(path: Path, prompt: int, decode: int, threads: int | None = None, 
     return Speed(
         prompt,
         decode,
+        info.init_time_in_second,
         info.time_to_first_token_in_second,
         info.last_prefill_tokens_per_second,
         info.last_decode_tokens_per_second,

@@ -37,7 +37,6 @@ class Measurement:
     """One run in a fresh process."""
 
     runtime: str
-    load_seconds: float
     speed: Speed
     memory: PeakMemory
 
@@ -59,7 +58,7 @@ def measure_bundle(
         last = complaints.strip().splitlines()[-1] if complaints.strip() else f"exit code {child.returncode}"
         raise EngineError(f"the {runtime} engine failed on {directory.name}: {last}")
     result = json.loads(said.strip().splitlines()[-1])
-    return Measurement(runtime, result["load_seconds"], Speed(**result["speed"]), peak)
+    return Measurement(runtime, Speed(**result), peak)
 
 
 def watch(child: subprocess.Popen[str]) -> PeakMemory:
@@ -81,12 +80,10 @@ def main(arguments: Sequence[str]) -> None:
     directory, runtime, *numbers = arguments
     prompt_tokens, decode_tokens, threads = map(int, numbers)
     bundle = open_bundle(Path(directory), check_hashes=False)
-    start = time.perf_counter()
     engine = open_engine(bundle, runtime, threads)
-    loaded = time.perf_counter() - start
     speed = engine.measure(prompt_tokens, decode_tokens)
     engine.close()
-    sys.stdout.write(json.dumps({"load_seconds": loaded, "speed": asdict(speed)}) + "\n")
+    sys.stdout.write(json.dumps(asdict(speed)) + "\n")
 
 
 if __name__ == "__main__":

@@ -113,6 +113,7 @@ def test_measure_reports_what_it_ran(path: Path) -> None:
     assert (speed.prompt_tokens, speed.decode_tokens) == (40, 8)
     assert speed.prefill_per_second > 0
     assert speed.decode_per_second > 0
+    assert speed.load_seconds > 0
 
 
 def test_a_measurement_cut_short_is_no_measurement(path: Path) -> None:

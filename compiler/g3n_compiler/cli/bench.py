@@ -53,7 +53,7 @@ def main(bundle: Path, runtime: str | None, prompt_tokens: int, decode_tokens: i
         table.add_row(
             m.runtime,
             run,
-            f"{m.load_seconds:.2f} s",
+            f"{m.speed.load_seconds:.2f} s",
             f"{m.speed.first_token_seconds:.3f} s",
             f"{m.speed.prefill_per_second:.0f}",
             f"{m.speed.decode_per_second:.1f}",
