@@ -5,6 +5,7 @@ Needs ``litert-lm`` only.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from g3n_runtime.media import MediaFrontEnd
 from g3n_runtime.page_cache import drop_from_page_cache
 
 CACHE = ".cache"
+WORDS = ("the", "of", "and", "to", "a", "in", "that", "is")
+"""What prompts to be timed are made of: a token each in any vocabulary of English."""
 
 Message = Mapping[str, Any]
 """A turn: ``role`` (system, user, assistant) and ``content``, a text or the engine's list of parts."""
@@ -109,6 +112,41 @@ class LiteRtEngine:
                 raise EngineError(f"LiteRT-LM refused the prompt ({error})") from None
             yield from _until_closed(session, (r.texts[0] for r in session.run_decode_async() if r.texts))
 
+    def measure(self, prompt: int, decode: int, load_seconds: float = 0.0) -> Speed:
+        """Time a prompt of one word said again and again, and ``decode`` greedy tokens after it.
+
+        The engine's own ``Benchmark`` counts a prompt twice, and so ends early where it fills half of the context.
+
+        Raises:
+            EngineError: they do not fit the context, or the model ended its answer early after every word tried.
+        """
+        if prompt + decode > self.max_tokens:
+            raise EngineError(
+                f"{prompt} and {decode} tokens are more than the {self.max_tokens} that the engine was opened with"
+            )
+        done = 0
+        for text in self._repeated(prompt - 1):
+            session = self._engine.create_session(
+                apply_prompt_template=False, sampler_config=_sampler_config(GREEDY), max_output_tokens=decode
+            )
+            with session:
+                start = time.perf_counter()
+                session.run_prefill([text])
+                prefilled = time.perf_counter()
+                times = [time.perf_counter() for _ in session.run_decode_async()]
+            if len(times) >= decode:
+                rates = prompt / (prefilled - start), (len(times) - 1) / (times[-1] - times[0])
+                return Speed(prompt, decode, load_seconds, times[0] - start, *rates)
+            done = max(done, len(times))
+        raise EngineError(f"the model ended its answer after {done} tokens of {decode}: measure fewer --decode-tokens")
+
+    def _repeated(self, count: int) -> Iterator[str]:
+        """Texts of ``count`` tokens, bos apart."""
+        for word in WORDS:
+            text = " ".join([word] * count)
+            if len(self.encode(text)) == count:
+                yield text
+
     def _require_room(self, text: str) -> None:
         length = len(self.encode(text)) + 1
         if length >= self.max_tokens:
@@ -177,7 +215,7 @@ class LiteRtChat:
         return self._engine
 
     def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
-        """The engine's own benchmark, in an engine of its own: the conversation's is unloaded and forgotten."""
+        """See :func:`benchmark`; the conversation's engine is unloaded and forgotten."""
         self.close()
         self.reset()
         return benchmark(self._path, prompt_tokens, decode_tokens, self._threads, self._cache_dir)
@@ -208,35 +246,10 @@ def open_chat(bundle: Bundle, threads: int) -> LiteRtChat:
 
 
 def benchmark(path: Path, prompt: int, decode: int, threads: int | None = None, cache_dir: Path | None = None) -> Speed:
-    """Run the engine's own benchmark: ``prompt`` tokens in, then ``decode`` out, whatever they are."""
-    litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
-    run = litert_lm.Benchmark(
-        str(path),
-        backend=litert_lm.Backend.CPU(thread_count=threads),
-        prefill_tokens=prompt,
-        decode_tokens=decode,
-        max_num_tokens=_context(path),
-        cache_dir=_cache(cache_dir),
-    )
-    try:
-        info = run.run()
-    except RuntimeError as error:
-        raise EngineError(f"LiteRT-LM does not run {path.name} ({error}): see its messages above") from None
-    # A run that failed half-way is reported by the engine as one with fewer tokens.
-    done = info.last_prefill_token_count, info.last_decode_token_count
-    if done != (prompt, decode):
-        raise EngineError(
-            f"LiteRT-LM ran {done[0]} prompt and {done[1]} generated tokens of {path.name} instead of {prompt} and "
-            f"{decode}: see its messages above, and keep their sum below the context"
-        )
-    return Speed(
-        prompt,
-        decode,
-        info.init_time_in_second,
-        info.time_to_first_token_in_second,
-        info.last_prefill_tokens_per_second,
-        info.last_decode_tokens_per_second,
-    )
+    """Load the engine, time ``prompt`` tokens in and ``decode`` greedy ones out; see :meth:`LiteRtEngine.measure`."""
+    begin = time.perf_counter()
+    with LiteRtEngine(path, threads=threads, cache_dir=cache_dir) as engine:
+        return engine.measure(prompt, decode, time.perf_counter() - begin)
 
 
 def _context(path: Path) -> int:

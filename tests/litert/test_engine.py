@@ -116,8 +116,8 @@ def test_measure_reports_what_it_ran(path: Path) -> None:
     assert speed.load_seconds > 0
 
 
-def test_a_measurement_cut_short_is_no_measurement(path: Path) -> None:
-    with pytest.raises(EngineError, match="instead of 90 and 20"):
+def test_a_measurement_that_does_not_fit_is_refused(path: Path) -> None:
+    with pytest.raises(EngineError, match="90 and 20 tokens are more than the"):
         LiteRtChat(path).measure(90, 20)
 
 

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.errors import DiskError, ResourceError
-from g3n_compiler.modules.weights import embedding_weights, text_weights
+from g3n_compiler.modules.weights import WeightSpec, embedding_weights, text_weights
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.targets import Runtime
 
 SCALE_BYTES = 4
 COPIES_ON_DISK = 2
 """A section lies on the disk by itself until the bundle is packed."""
-TOOLCHAIN_MEMORY = 1_000_000_000
+TOOLCHAIN_MEMORY = 700_000_000
+"""Resident bytes of the process with its toolchain loaded (x86-64, Linux)."""
+CONVERTER_MEMORY = 1_000_000_000
 LAYER_MEMORY = 30_000_000
-"""Resident bytes of the process with its toolchain loaded, and of each layer while its graph is converted: 1.90 GB were
-measured for E2B's 30 layers (x86-64, Linux), of which 1.00 GB before the conversion began."""
-ENGINE_MEMORY = 500_000_000
-"""Caches and activations at a context of 4096, beside the packed core, while the whole graph is compared and the engine
-speaks. 3.9 GB were measured for a compile of E2B at int4, everything counted."""
+"""Of the process that converts LiteRT's graph, and of each layer in it: 1.7 GB were measured for E2B's 30 layers."""
+ENGINE_MEMORY = 800_000_000
+"""Caches, activations and touched rows at a context of 4096, beside the packed core, while the whole graph is compared
+and the engine speaks. Measured for a compile of E2B at int4, everything counted: 3.1 GB (LiteRT), 5.4 GB (ExecuTorch).
+"""
 MEMINFO = Path("/proc/meminfo")
 GB = 1e9
 
@@ -35,14 +37,25 @@ class Needs(NamedTuple):
 
 
 def compile_needs(config: TextConfig, recipe: Recipe, runtimes: Sequence[Runtime]) -> Needs:
-    """Peak memory and disk of compiling to ``runtimes``; known of LiteRT only."""
-    if "litert" not in runtimes:
-        return Needs(0, 0)
-    weights = [*text_weights(config).values(), *embedding_weights(config).values()]
-    size = sum(recipe.scheme(w).nbytes(w.shape) + SCALE_BYTES * w.shape[0] for w in weights)
-    core = sum(recipe.scheme(w).nbytes(w.shape) for w in text_weights(config).values())
-    work = LAYER_MEMORY * config.num_layers + core + ENGINE_MEMORY
-    return Needs(TOOLCHAIN_MEMORY + work, COPIES_ON_DISK * size)
+    """Peak memory and disk of compiling to ``runtimes``, one after the other."""
+    text, tables = text_weights(config).values(), embedding_weights(config).values()
+    size = sum(recipe.scheme(w).nbytes(w.shape) + SCALE_BYTES * w.shape[0] for w in (*text, *tables))
+    memory = max(_peak(config, recipe, runtime) for runtime in runtimes)
+    return Needs(memory, COPIES_ON_DISK * size * len(runtimes))
+
+
+def _peak(config: TextConfig, recipe: Recipe, runtime: Runtime) -> int:
+    def total(specs: Iterable[WeightSpec]) -> int:
+        return sum(recipe.scheme(w).nbytes(w.shape) for w in specs)
+
+    packed = total(text_weights(config).values())
+    if runtime == "litert":
+        # Packed weights are mapped instead of the core.
+        return TOOLCHAIN_MEMORY + max(CONVERTER_MEMORY + LAYER_MEMORY * config.num_layers, packed + ENGINE_MEMORY)
+    # The runner keeps the program beside its packed weights, and locks the tables in memory where it may; the head's
+    # rows are the token table's.
+    program = total(w for w in text_weights(config).values() if w.role != "head")
+    return TOOLCHAIN_MEMORY + packed + program + total(embedding_weights(config).values()) + ENGINE_MEMORY
 
 
 def require(needs: Needs, destination: Path) -> str:
