@@ -52,6 +52,8 @@ class Run:
     first_token_seconds: float
     load_seconds: float
     memory: PeakMemory
+    interpreter: int = 0
+    """Of the memory, what is Python's own and no engine's."""
 
 
 @dataclass
@@ -62,7 +64,7 @@ class Peer:
     nbytes: int
     measure: Callable[[int], Run]
     foreseen: tuple[int, int] | None = None
-    """Peak bytes of the first and of later runs by the manifest's ledger."""
+    """Peak bytes of the first and of later runs by the manifest's ledger, which leaves Python out."""
     first: Run | None = None
     """The run that may write a weight cache, which is in no other figure."""
     runs: list[Run] = field(default_factory=list)
@@ -84,9 +86,8 @@ def bundle_peers(directory: Path, prompts: Sequence[int], threads: int) -> list[
         def measure(prompt: int) -> Run:
             m = measure_bundle(directory, runtime, prompt, DECODED, threads)
             s = m.speed
-            return Run(
-                prompt, s.prefill_per_second, s.decode_per_second, s.first_token_seconds, s.load_seconds, m.memory
-            )
+            rates = s.prefill_per_second, s.decode_per_second
+            return Run(prompt, *rates, s.first_token_seconds, s.load_seconds, m.memory, m.interpreter)
 
         # One file is LiteRT's; all others are ExecuTorch's.
         own = [f["bytes"] for f in bundle.manifest["files"] if (f["role"] == "litertlm") == (runtime == "litert")]
@@ -164,7 +165,8 @@ def table(peers: Sequence[Peer], prompts: Sequence[int]) -> list[str]:
     """Lines of Markdown; medians of the rounds, except for memory, whose worst counts."""
     ends = prompts[0], prompts[-1]
     head = ["", *(f"prefill {n}" for n in prompts), *(f"decode at {n}" for n in ends), f"first token of {ends[1]} s"]
-    head += ["load first / later s", "peak first / later GB", "by the ledger", "anonymous", "file GB"]
+    head += ["load first / later s", "peak first / later GB", "of it Python's", "by the ledger", "anonymous"]
+    head.append("file GB")
     lines = [_row(head), "|" + "---|" * len(head)]
     for peer in peers:
         assert peer.first is not None
@@ -172,10 +174,11 @@ def table(peers: Sequence[Peer], prompts: Sequence[int]) -> list[str]:
         cells += [f"{median(r.decode_per_second for r in peer.of(n)):.1f}" for n in ends]
         cells.append(f"{median(r.first_token_seconds for r in peer.of(ends[1])):.1f}")
         cells.append(f"{peer.first.load_seconds:.1f} / {median(r.load_seconds for r in peer.runs):.1f}")
-        largest = max((r.memory for r in peer.runs), key=lambda memory: memory.total)
-        cells.append(f"{peer.first.memory.total / GB:.2f} / {largest.total / GB:.2f}")
+        largest = max(peer.runs, key=lambda run: run.memory.total)
+        cells.append(f"{peer.first.memory.total / GB:.2f} / {largest.memory.total / GB:.2f}")
+        cells.append(f"{largest.interpreter / GB:.2f}")
         cells.append("" if peer.foreseen is None else " / ".join(f"{n / GB:.2f}" for n in peer.foreseen))
-        lines.append(_row([*cells, f"{largest.anonymous / GB:.2f}", f"{peer.nbytes / GB:.2f}"]))
+        lines.append(_row([*cells, f"{largest.memory.anonymous / GB:.2f}", f"{peer.nbytes / GB:.2f}"]))
     return lines
 
 

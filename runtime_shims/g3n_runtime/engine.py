@@ -95,6 +95,11 @@ def _executorch(bundle: Bundle, threads: int) -> ChatEngine:
 ENGINES: dict[str, Callable[[Bundle, int], ChatEngine]] = {"litert": _litert, "executorch": _executorch}
 
 
+PACKAGES = {
+    "litert": ("numpy", "litert_lm"),
+    "executorch": ("torch", "executorch.kernels.quantized", "executorch.runtime"),
+}
+"""What each engine is reached through here, and on no phone."""
 IGNORED_SAMPLING = {"litert": frozenset[str](), "executorch": frozenset({"top_k", "top_p", "seed"})}
 """Sampler fields that a stock engine gives no way to set."""
 

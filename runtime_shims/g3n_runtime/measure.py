@@ -6,7 +6,9 @@ other processes.
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from g3n_runtime.bundle import open_bundle
-from g3n_runtime.engine import Speed, open_engine
+from g3n_runtime.engine import PACKAGES, Speed, open_engine
 from g3n_runtime.errors import EngineError
 
 POLL_SECONDS = 0.02
@@ -34,11 +36,21 @@ class PeakMemory:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run in a fresh process."""
+    """One run in a fresh process.
+
+    Of its memory ``interpreter`` bytes are Python's and the packages' that lead to the engine: resident before anything
+    is opened, and nothing that a phone has or the ledger counts.
+    """
 
     runtime: str
     speed: Speed
     memory: PeakMemory
+    interpreter: int
+
+    @property
+    def engine_peak(self) -> int:
+        """What the ledger predicts: the largest memory less the interpreter's."""
+        return self.memory.total - self.interpreter
 
 
 def measure_bundle(
@@ -58,7 +70,7 @@ def measure_bundle(
         last = complaints.strip().splitlines()[-1] if complaints.strip() else f"exit code {child.returncode}"
         raise EngineError(f"the {runtime} engine failed on {directory.name}: {last}")
     result = json.loads(said.strip().splitlines()[-1])
-    return Measurement(runtime, Speed(**result), peak)
+    return Measurement(runtime, Speed(**result["speed"]), peak, result["interpreter"])
 
 
 def watch(child: subprocess.Popen[str]) -> PeakMemory:
@@ -66,13 +78,19 @@ def watch(child: subprocess.Popen[str]) -> PeakMemory:
     peaks = {"VmHWM": 0, "RssAnon": 0, "RssFile": 0}
     while child.poll() is None:
         try:
-            status = Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8")
+            now = _memory(child.pid)
         except OSError:
             break
-        for name, kib in re.findall(r"^(VmHWM|RssAnon|RssFile):\s+(\d+) kB", status, re.MULTILINE):
-            peaks[name] = max(peaks[name], int(kib) * KIB)
+        for name, size in now.items():
+            peaks[name] = max(peaks[name], size)
         time.sleep(POLL_SECONDS)
     return PeakMemory(peaks["VmHWM"], peaks["RssAnon"], peaks["RssFile"])
+
+
+def _memory(process: int) -> dict[str, int]:
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    found = re.findall(r"^(VmHWM|RssAnon|RssFile):\s+(\d+) kB", status, re.MULTILINE)
+    return {name: int(kib) * KIB for name, kib in found}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -80,10 +98,13 @@ def main(arguments: Sequence[str]) -> None:
     directory, runtime, *numbers = arguments
     prompt_tokens, decode_tokens, threads = map(int, numbers)
     bundle = open_bundle(Path(directory), check_hashes=False)
+    for package in PACKAGES[runtime]:
+        importlib.import_module(package)
+    interpreter = _memory(os.getpid())["VmHWM"]
     engine = open_engine(bundle, runtime, threads)
     speed = engine.measure(prompt_tokens, decode_tokens)
     engine.close()
-    sys.stdout.write(json.dumps(asdict(speed)) + "\n")
+    sys.stdout.write(json.dumps({"speed": asdict(speed), "interpreter": interpreter}) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.table import Table
@@ -15,6 +16,13 @@ from g3n_compiler.report import human_bytes
 from g3n_compiler.targets import RUNTIMES
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.measure import Measurement, measure_bundle
+
+
+def _foreseen(ledger: dict[str, Any], run: str) -> int:
+    """Peak bytes of text by the ledger, which leaves Python out."""
+    if run == "first" and "first_run" in ledger:
+        return int(ledger["first_run"]["peak"])
+    return int(max(ledger["peak"][phase] for phase in ("load", "prefill", "decode")))
 
 
 @click.command()
@@ -47,7 +55,17 @@ def main(bundle: Path, runtime: str | None, prompt_tokens: int, decode_tokens: i
     table = Table(title=f"{prompt_tokens} prompt tokens, {decode_tokens} generated, {threads} threads")
     for heading in ("runtime", "run"):
         table.add_column(heading)
-    for heading in ("load", "first token", "prefill tok/s", "decode tok/s", "peak", "anonymous", "file-backed"):
+    for heading in (
+        "load",
+        "first token",
+        "prefill tok/s",
+        "decode tok/s",
+        "peak",
+        "of it Python's",
+        "by the ledger",
+        "anonymous",
+        "file-backed",
+    ):
         table.add_column(heading, justify="right")
     for run, m in runs:
         table.add_row(
@@ -58,6 +76,8 @@ def main(bundle: Path, runtime: str | None, prompt_tokens: int, decode_tokens: i
             f"{m.speed.prefill_per_second:.0f}",
             f"{m.speed.decode_per_second:.1f}",
             human_bytes(m.memory.total),
+            human_bytes(m.interpreter),
+            human_bytes(_foreseen(opened.manifest["memory"][m.runtime], run)),
             human_bytes(m.memory.anonymous),
             human_bytes(m.memory.file_backed),
         )

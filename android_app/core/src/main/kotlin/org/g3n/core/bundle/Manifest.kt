@@ -33,6 +33,9 @@ enum class MemoryKind(val id: String) {
     RESIDENT("resident"),
     KV("kv"),
     WORKSPACE("workspace"),
+
+    /** A tower, loaded with the first picture or sound. */
+    ON_DEMAND("on demand"),
 }
 
 /** One line of the memory ledger, in bytes. */
