@@ -97,15 +97,16 @@ def memory_ledger(
         resident |= {"packed_weights": packed, "tokenizer": config.vocab_size * TOKENIZER_BYTES}
     parts += [{"name": name, "bytes": n, "kind": "resident"} for name, n in resident.items()]
     parts += [{"name": f"activations_{phase}", "bytes": n, "kind": "workspace"} for phase, n in work.items()]
-    load = caches + sum(resident.values()) + (packed if runtime == "litert" else 0)
-    peak = {"load": load, **{phase: load + n for phase, n in work.items()}}
+    held = caches + sum(resident.values()) + (packed if runtime == "litert" else 0)
+    peak = {"load": held, **{phase: held + n for phase, n in work.items()}}
     if runtime == "executorch":
-        peak["load"] = peak["prefill"] + largest
-    peak |= {tower: load + n for tower, n in towers.items()}
+        held += max(work.values())
+        peak = {"load": held + largest, **dict.fromkeys(work, held)}
+    peak |= {tower: held + n for tower, n in towers.items()}
     ledger: dict[str, Any] = {"parts": parts, "peak": peak}
     if runtime == "litert":
         # While it is packed, a weight lies in anonymous memory before it goes to the cache file.
-        ledger["first_run"] = {"peak": max(load + largest, *peak.values()), "cache": packed}
+        ledger["first_run"] = {"peak": max(held + largest, *peak.values()), "cache": packed}
     most = max(*peak.values(), ledger.get("first_run", {}).get("peak", 0))
     return ledger | {"least_device_ram": least_device_ram(most)}
 

@@ -3,6 +3,7 @@ package org.g3n.core
 import org.g3n.core.bundle.BundleException
 import org.g3n.core.bundle.InvalidManifest
 import org.g3n.core.bundle.ManifestReader
+import org.g3n.core.bundle.MemoryKind
 import org.g3n.core.bundle.NewerManifest
 import org.g3n.core.bundle.Runtime
 import org.g3n.core.bundle.SafePath
@@ -25,7 +26,9 @@ class ManifestTest {
         assertEquals(4, manifest.golden.size)
         assertTrue(manifest.parityPassed)
         assertEquals(2L shl 30, manifest.ledger(Runtime.LITERT).leastDeviceRam)
-        assertEquals(139_593_344, manifest.ledger(Runtime.LITERT).peak)
+        val towers = manifest.ledger(Runtime.LITERT).parts.filter { it.kind == MemoryKind.ON_DEMAND }.map { it.name }
+        assertEquals(listOf("vision", "audio"), towers)
+        assertEquals(259_002_195, manifest.ledger(Runtime.LITERT).peak)
     }
 
     @Test
