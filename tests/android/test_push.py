@@ -20,7 +20,14 @@ from tests.android import fake_adb
 from tests.android.golden import DIRECTORY
 
 SERIAL = "R5CT10ABCDE"
-SIZES = {"model.litertlm": 5_000_000, "model.pte": 300_000, "model.ptd": 1, "tokenizer.json": 0}
+SIZES = {
+    "model.litertlm": 5_000_000,
+    "model.pte": 300_000,
+    "model.ptd": 1,
+    "tokenizer.json": 0,
+    "vision.pte": 20,
+    "audio.pte": 30,
+}
 
 
 class Phone:

@@ -105,7 +105,7 @@ class BundleTest {
         assertTrue(File(left, "model.litertlm").isFile)
         val second = FolderSource(whole)
         HashCheck.run(Bundle.open(BundleImporter().copy(second, target)))
-        assertEquals(setOf("manifest.json", "model.ptd", "tokenizer.json"), second.opened)
+        assertEquals(setOf("manifest.json", "model.ptd", "tokenizer.json", "vision.pte", "audio.pte"), second.opened)
     }
 
     @Test

@@ -207,17 +207,16 @@ class ChatPresenterTest {
 
     @Test
     fun `attachments go only to bundles that take them`() {
-        val presenter = presenter(FakeEngine())
-        presenter.add(Attachment(Attachment.Kind.IMAGE, "a.jpg"))
+        val blind = Bundle.open(
+            BundleMaker(temporary.newFolder("blind")).make { JsonTree.map(it["model"])["modalities"] = listOf("text") },
+        )
+        val first = ChatPresenter(FakeEngine(), config.copy(bundle = blind), MemoryStore(), threads, TickingClock())
+        first.attach(view)
+        first.add(Attachment(Attachment.Kind.IMAGE, "a.jpg"))
         assertTrue("--modalities text,vision" in view.error!!.message!!)
         assertEquals(emptyList(), view.attachments)
-        val seeing = Bundle.open(
-            BundleMaker(temporary.newFolder("seeing")).make { JsonTree.map(it["model"])["modalities"] = listOf("text", "vision") },
-        )
         val engine = FakeEngine()
-        val second = ChatPresenter(engine, config.copy(bundle = seeing), MemoryStore(), threads, TickingClock())
-        engine.initialize(config.copy(bundle = seeing))
-        second.attach(view)
+        val second = presenter(engine)
         second.add(Attachment(Attachment.Kind.IMAGE, "a.jpg"))
         assertEquals("a.jpg", view.attachments.single().path)
         second.removeAttachments()

@@ -31,7 +31,7 @@ class FitTest {
         val small = FitCheck.of(ledger.copy(leastDeviceRam = 6L shl 30), device(3_700, 3_000))
         assertEquals(Verdict.TOO_SMALL, small.verdict)
         assertEquals(ledger.peak, small.peak)
-        assertEquals(3_409_536 + 614_400 + 708_608, small.mapped)
+        assertEquals(2_442_880 + 614_400 + 708_608, small.mapped)
         assertEquals(2_900L shl 20, small.usable)
         assertEquals(0, FitCheck.of(ledger, device(1_830, 50)).usable)
     }
@@ -40,7 +40,7 @@ class FitTest {
     fun `the runtime that fits comes first`() {
         val both = setOf(Runtime.LITERT, Runtime.EXECUTORCH)
         assertEquals(Runtime.LITERT, FitCheck.preferred(manifest, device(7_400, 3_000), both))
-        assertEquals(Runtime.EXECUTORCH, FitCheck.preferred(manifest, device(7_400, 220), both))
+        assertEquals(Runtime.EXECUTORCH, FitCheck.preferred(manifest, device(7_400, 320), both))
         assertNull(FitCheck.preferred(manifest, device(7_400, 3_000), emptySet()))
     }
 

@@ -33,6 +33,8 @@ class BundleMaker(private val folder: File) {
         "model.pte" to "program",
         "model.ptd" to "tables",
         "tokenizer.json" to "{}",
+        "vision.pte" to "eyes",
+        "audio.pte" to "ears",
     )
 
     /** [change] edits the manifest's JSON tree before it is written. */

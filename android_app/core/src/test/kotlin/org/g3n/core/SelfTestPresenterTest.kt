@@ -2,6 +2,7 @@ package org.g3n.core
 
 import org.g3n.core.bundle.Bundle
 import org.g3n.core.bundle.Device
+import org.g3n.core.bundle.ManifestReader
 import org.g3n.core.bundle.Runtime
 import org.g3n.core.bundle.Sampling
 import org.g3n.core.engine.EngineConfig
@@ -23,10 +24,7 @@ class SelfTestPresenterTest {
 
     private val dog = "What is a dog?"
     private val river = "Use \"river\" in a sentence."
-    private val right = mapOf(
-        dog to listOf("A dog is a smaller who is a diminite of a champ."),
-        river to listOf("The tendency of the tendency of the tendency of the tendency."),
-    )
+    private val right = ManifestReader.parse(Golden.text("manifest.json")).golden.associate { it.prompt to listOf(it.text) }
 
     private fun run(vararg engines: FakeEngine, accelerated: Boolean = true): RecordingView {
         val bundle = Bundle.open(
