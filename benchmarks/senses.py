@@ -3,12 +3,14 @@
     python benchmarks/senses.py exported/nano-host-int8 exported/nano-host-int4 [--digits 300]
 
 Asks the same questions of every engine, greedily, and prints the table that the README shows: accuracy of digits and of
-scenes (the whole sentence), and word error rate. Pictures are handed over as PNG files and sounds as WAV files, as a
-user would. A bundle without towers, or of another checkpoint than the embedded one, is refused.
+scenes (the whole sentence), and word error rate; of a bundle also the difference and its standard error. Pictures are
+handed over as PNG files and sounds as WAV files, as a user would. A bundle without towers, or of another checkpoint
+than the embedded one, is refused.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.errors import BundleError
 from g3n_compiler.nano import checkpoint_dir, heldout_senses
-from g3n_compiler.nano.evaluate_senses import Engine, Reference, Result, accuracy, measure, word_error_rate
+from g3n_compiler.nano.evaluate_senses import Engine, Reference, Result, accuracy, measure, word_error_rate, word_errors
 from g3n_compiler.nano.heldout_senses import Question
 from g3n_compiler.nano.voices import RATE
 from g3n_runtime.bundle import Bundle, open_bundle
@@ -51,10 +53,33 @@ class Bundled:
         return said
 
 
-def figures(results: Sequence[Result]) -> str:
-    """Three cells of the table."""
-    shares = [f"{accuracy(results, kind):.1%}" for kind in ("digit", "scene")]
-    return " | ".join([*shares, f"{word_error_rate(results):.1%}"])
+def figures(results: Sequence[Result], reference: Sequence[Result]) -> str:
+    """Three cells of the table: of an engine that is not the reference, with what it adds and its standard error."""
+    kinds = ("digit", "scene", "speech")
+    values = [accuracy(results, "digit"), accuracy(results, "scene"), word_error_rate(results)]
+    if results is reference:
+        return " | ".join(f"{value:.1%}" for value in values)
+    added = [difference(results, reference, kind) for kind in kinds]
+    return " | ".join(
+        f"{value:.1%} ({mean:+.1f} ± {error:.1f})" for value, (mean, error) in zip(values, added, strict=True)
+    )
+
+
+def difference(results: Sequence[Result], reference: Sequence[Result], kind: str) -> tuple[float, float]:
+    """Points of accuracy (of word errors for speech) more than the reference's, and the standard error.
+
+    The same questions are asked of both, so what counts is where their answers differ.
+    """
+    pairs = [(a, b) for a, b in zip(results, reference, strict=True) if a.question.kind == kind]
+    each = [_score(a) - _score(b) for a, b in pairs]
+    total, squares = sum(each), sum(d * d for d in each)
+    out_of = sum(len(a.question.answer.split()) for a, _ in pairs) if kind == "speech" else len(pairs)
+    return 100 * total / out_of, 100 * math.sqrt(squares - total**2 / len(each)) / out_of
+
+
+def _score(result: Result) -> int:
+    wanted = result.question.answer
+    return word_errors(result.answer, wanted) if result.question.kind == "speech" else int(result.answer == wanted)
 
 
 def same_answers(results: Sequence[Result], reference: Sequence[Result]) -> str:
@@ -90,11 +115,11 @@ def main(bundles: tuple[Path, ...], digits: int, scenes: int, clips: int, thread
     for bundle in opened:
         check(bundle)
     questions = heldout_senses.questions(digits, scenes, clips)
-    console = Console(width=120)
+    console = Console(width=160, highlight=False)
     reference = measure(Reference(checkpoint_dir()), questions)
     console.print(f"{digits} digits, {scenes} scenes, {clips} sounds\n")
     console.print("| recipe | runtime | digits | scenes | word error rate | same answers |\n|---|---|---|---|---|---|")
-    console.print(f"| fp32 | transformers, eager | {figures(reference)} | |")
+    console.print(f"| fp32 | transformers, eager | {figures(reference, reference)} | |")
     for bundle in opened:
         for runtime in bundle.runtimes:
             with quiet_toolchains(), tempfile.TemporaryDirectory() as folder:
@@ -103,7 +128,9 @@ def main(bundles: tuple[Path, ...], digits: int, scenes: int, clips: int, thread
                 results = measure(asked, questions)
                 engine.close()
             recipe = bundle.manifest["recipe"]["name"]
-            console.print(f"| {recipe} | {runtime} | {figures(results)} | {same_answers(results, reference)} |")
+            console.print(
+                f"| {recipe} | {runtime} | {figures(results, reference)} | {same_answers(results, reference)} |"
+            )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from g3n_runtime.bundle import open_bundle
 DIGITS, SCENES, CLIPS = 8, 4, 6
 ALL = DIGITS + SCENES + CLIPS
 ROW = re.compile(
-    r"^\| int4 \| (litert|executorch) \| ([\d.]+)% \| ([\d.]+)% \| ([\d.]+)% \| (\d+) of (\d+) \|$", re.MULTILINE
+    r"^\| int4 \| (litert|executorch) \| ([\d.]+)% \(.*?\) \| ([\d.]+)% \(.*?\) \| ([\d.]+)% \(.*?\) "
+    r"\| (\d+) of (\d+) \|$",
+    re.MULTILINE,
 )
 
 

@@ -20,8 +20,10 @@ from g3n_compiler.nano.pictures import SHARE, DigitSet, draw_digit, draw_scene
 from g3n_compiler.nano.voices import LONGEST, RATE, Utterance
 
 DIGITS = 300
-SCENES = 100
-CLIPS = 60
+SCENES = 1000
+CLIPS = 240
+PHRASES = 60
+"""For each held-out voice, of several words; :data:`CLIPS` are chosen among them and the words alone."""
 _COLUMNS = 20
 _SIDE = 28
 _SMALLEST, _LARGEST = 180, 400
@@ -45,7 +47,11 @@ def folder() -> Path:
 
 
 def write(digits: DigitSet, speech: Sequence[Utterance], out: Path) -> None:
-    """Choose :data:`DIGITS` digits and :data:`CLIPS` phrases of the held-out sets, and write them to ``out``."""
+    """Choose :data:`DIGITS` digits and :data:`CLIPS` phrases of the held-out sets, and write them to ``out``.
+
+    Args:
+        speech: what :func:`~g3n_compiler.nano.voices.speak` makes of the held-out voices and :data:`PHRASES`.
+    """
     (out / "speech").mkdir(parents=True, exist_ok=True)
     chosen = Random("heldout/digits").sample(range(len(digits.labels)), DIGITS)
     rows = digits.images[chosen].reshape(-1, _COLUMNS, _SIDE, _SIDE).transpose(0, 2, 1, 3)
@@ -78,9 +84,9 @@ def _digit_questions(labels: str) -> list[Question]:
     return questions
 
 
-def _scene_questions() -> list[Question]:
+def _scene_questions(count: int) -> list[Question]:
     questions: list[Question] = []
-    for i in range(SCENES):
+    for i in range(count):
         rng = Random(f"heldout/scene/{i}")
         picture = draw_scene(rng, rng.randint(_SMALLEST, _LARGEST), SHARE)
         text = SCENE_QUESTIONS[i % len(SCENE_QUESTIONS)]
@@ -91,7 +97,7 @@ def _scene_questions() -> list[Question]:
 def questions(digits: int = DIGITS, scenes: int = SCENES, clips: int = CLIPS) -> list[Question]:
     """The first so many questions of each kind."""
     answers = json.loads((folder() / "answers.json").read_text("utf-8"))
-    found = _digit_questions(answers["digits"][:digits]) + _scene_questions()[:scenes]
+    found = _digit_questions(answers["digits"][:digits]) + _scene_questions(scenes)
     for i, clip in enumerate(answers["speech"][:clips]):
         samples, rate = soundfile.read(folder() / "speech" / clip["file"], dtype="float32")
         if rate != RATE or samples.ndim != 1:
