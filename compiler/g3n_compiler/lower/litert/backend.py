@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 
@@ -43,10 +44,12 @@ from g3n_runtime.elastic import ELASTIC_VIEW
 from g3n_runtime.engine import GREEDY
 from g3n_runtime.litert import LiteRtEngine
 
+P = ParamSpec("P")
+T = TypeVar("T")
 MODEL = "model.litertlm"
 GRAPH = "graph.tflite"
 LARGE_PARAMETERS = 100_000_000
-"""Of a core, from which on its graph is converted in a process of its own."""
+"""Of a core, from which on its graph is converted and measured in processes of their own."""
 DELEGATION = "delegation.json"
 TOWERS = "towers.json"
 SIZES = "sizes.json"
@@ -67,7 +70,9 @@ class LiteRtBackend:
         steps.publish(MODEL, job.directory)
         begin = find_section(packed, SECTIONS["core"]).begin
         measured = steps.value(
-            DELEGATION, lambda: asdict(measure(packed, begin)), "litert: measuring what the delegate takes"
+            DELEGATION,
+            lambda: asdict(_apart(job, measure, packed, begin)),
+            "litert: measuring what the delegate takes",
         )
         signatures: dict[Subgraph, tuple[str, ...]] = {
             "core": (*(prefill_name(n) for n in job.prefill_lengths), DECODE),
@@ -139,7 +144,7 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     config, recipe, read = job.config, job.recipe, job.checkpoint.read
     graph = steps.file(
         GRAPH,
-        lambda p: _write(p, _converted(job)),
+        lambda p: _write(p, _apart(job, convert, job.config, job.context, job.prefill_lengths, job.sizes)),
         "litert: tracing and converting the graphs",
     )
     core = steps.file(
@@ -183,10 +188,11 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
         tower.path.unlink()
 
 
-def _converted(job: Job) -> bytes:
-    given = job.config, job.context, job.prefill_lengths, job.sizes
-    # A process takes seconds to start, more than a small graph takes to convert.
-    return isolated(convert, *given) if core_parameter_count(job.config) > LARGE_PARAMETERS else convert(*given)
+def _apart(job: Job, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call ``function`` in a process of its own for a large model; for a small one starting that takes longer."""
+    if core_parameter_count(job.config) > LARGE_PARAMETERS:
+        return isolated(function, *args, **kwargs)
+    return function(*args, **kwargs)
 
 
 def _write(path: Path, content: bytes) -> None:
