@@ -6,7 +6,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-SPEECH := compiler/g3n_compiler/nano/heldout/speech/07.ogg
+SPEECH := compiler/g3n_compiler/nano/heldout/speech/05.ogg
 
 .PHONY: help setup demo test lint clean apk arm64-kit test-app
 
