@@ -23,7 +23,8 @@ from g3n_compiler.verify.reference import Reference
 from g3n_runtime.executorch_model import ExecuTorchParts
 from tests.conftest import TINY, make_tiny
 
-CONTEXT, CHUNK, WINDOW = 96, 12, 16
+CONTEXT, CHUNK, WINDOW = 500, 12, 16
+"""The context is a step of what is read of a full layer, and a part of one."""
 UNNAMED = 48
 """Ids of the model's vocabulary that its tokenizer has no token for."""
 METHODS: dict[str, tuple[MethodName, ...]] = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from g3n_compiler.checkpoint.config import LayerType
 from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.lower.executorch.cache import CacheBuffers
+from g3n_compiler.lower.executorch.cache import STEP, CacheBuffers
 from g3n_compiler.lower.executorch.module import ChunkDecoder
 from g3n_compiler.verify.parity import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference
@@ -77,10 +77,11 @@ def test_each_query_sees_its_positions_alone(kind: LayerType, lengths: list[int]
     for n in lengths:
         positions = torch.arange(at, at + n)
         held[positions % len(held)] = positions
-        seen = caches.mask(kind, positions[-1:], positions)[0, :n] == 0
+        last = positions[-1:]
+        seen = caches.mask(kind, last, positions, caches.reached(last))[0, :n] == 0
         for position, row in zip(positions.tolist(), seen, strict=True):
             first = max(0, position - WINDOW + 1) if kind == "sliding_attention" else 0
-            assert sorted(held[row].tolist()) == list(range(first, position + 1))
+            assert sorted(held[: len(row)][row].tolist()) == list(range(first, position + 1))
         at += n
 
 
@@ -95,6 +96,19 @@ def test_a_new_text_needs_no_clearing(make: Make, reference: Reference) -> None:
     ids = ids_of(CONTEXT, reference.config.vocab_size)
     check(decoder, reference, ids, split(CONTEXT, CHUNK, 0))
     check(decoder, reference, ids[::-1], [3, 1, 1, CHUNK])
+
+
+def test_what_has_not_been_reached_is_not_read(make: Make, reference: Reference) -> None:
+    decoder = make(CONTEXT, CHUNK)
+    layer = reference.config.layer_types.index("full_attention")
+    for name, axis in ((f"key_{layer}", 2), (f"value_{layer}", 1)):
+        buffer = decoder.caches.get_buffer(name)
+        assert buffer.shape[axis] == 2 * STEP
+        buffer.narrow(axis, STEP, STEP).fill_(torch.nan)
+    ids = ids_of(STEP + 1, reference.config.vocab_size)
+    check(decoder, reference, ids[:STEP], [CHUNK] * (STEP // CHUNK) + [STEP % CHUNK])
+    with pytest.raises(AssertionError, match=f"after position {STEP}"):
+        check(decoder, reference, ids, [1] * len(ids))
 
 
 def test_a_position_past_the_context_is_refused(make: Make, reference: Reference) -> None:

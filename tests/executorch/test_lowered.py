@@ -11,6 +11,7 @@ import pytest
 
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.errors import ContextError
+from g3n_compiler.lower.executorch.cache import STEP
 from g3n_compiler.lower.executorch.lower import build_methods, check_lengths
 from g3n_compiler.lower.executorch.program import export_method
 from g3n_compiler.lower.executorch.stored import store_weights
@@ -38,6 +39,16 @@ def test_program_equals_its_reference(recipe: str, lowered: Lower) -> None:
     assert relative_error(model.prefilled_logits(ids, 70), expected[69:]) < limit
     # A rounding that falls the other way makes a visible step; where none does, the two are equal.
     assert min(relative_error(a[None], b[None]) for a, b in zip(found, expected, strict=True)) < 1e-5
+
+
+def test_the_whole_context_is_reached(lowered: Lower) -> None:
+    """Prefilled and token by token, over the border of what is read of a full layer."""
+    one = lowered("fp32")
+    ids = ids_of(CONTEXT, one.config.vocab_size)
+    expected, model = one.reference.logits(ids).numpy(), ExecuTorchModel(one.parts)
+    assert relative_error(model.logits(ids), expected) < EXACT
+    found = model.prefilled_logits(ids[: STEP + 3], STEP - 3)
+    assert relative_error(found, expected[STEP - 4 : STEP + 3]) < EXACT
 
 
 def test_chunks_of_any_size_reach_the_same_logits(lowered: Lower) -> None:

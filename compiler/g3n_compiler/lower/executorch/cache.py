@@ -1,7 +1,8 @@
 """KV caches as mutable buffers, which a chunk is written into before anything attends to it.
 
 What a slot holds follows from the chunk's last position alone, so nothing needs clearing when a conversation starts
-again at 0.
+again at 0. Of a full layer's buffers only the part that positions have reached is read, in steps of :data:`STEP`: a
+short conversation costs the same whatever the context.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ from g3n_compiler.checkpoint.config import LayerType, TextConfig
 
 MASKED = -1e9
 """Added to the scores of unseen positions; softmax gives them exactly 0."""
+STEP = 256
+"""Slots by which what is read of a full layer grows; each other number makes XNNPACK plan a layer anew."""
+Slots = int | torch.SymInt
 
 
 class CacheBuffers(nn.Module):
     """Buffers ``key_i [kv_heads, head_dim, slots]`` (transposed: XNNPACK has no transposed product) and
     ``value_i [kv_heads, slots, head_dim]`` for each KV-owning layer i.
 
-    Full layers have a slot for each position of the context. Sliding layers are rings: position p is in slot
-    ``p % slots``. A ring holds a window and a chunk, because a chunk is written before its first token has looked back.
+    Full layers have a slot for each position of the context, rounded up to whole steps. Sliding layers are rings:
+    position p is in slot ``p % slots``. A ring holds a window and a chunk, because a chunk is written before its first
+    token has looked back.
 
     Args:
         context: positions in all.
@@ -39,27 +44,40 @@ class CacheBuffers(nn.Module):
 
     def slots(self, kind: LayerType) -> int:
         if kind == "full_attention":
-            return self.context
+            return full_slots(self.context)
         return min(self.config.sliding_window + self.chunk - 1, self.context)
 
     def write(self, layer: int, positions: Tensor, key: Tensor, value: Tensor) -> None:
         """Put a chunk at ``positions [T]`` into owning ``layer``'s buffers."""
-        slots = self.slots(self.config.layer_types[layer])
-        index = torch.remainder(positions, slots) if slots < self.context else positions
+        kind = self.config.layer_types[layer]
+        index = positions if kind == "full_attention" else torch.remainder(positions, self.slots(kind))
         torch.ops.aten.index_put_(self.get_buffer(f"key_{layer}"), [None, None, index], key)
         torch.ops.aten.index_put_(self.get_buffer(f"value_{layer}"), [None, index], value)
 
-    def read(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Owning ``layer``'s keys and values."""
-        return self.get_buffer(f"key_{layer}"), self.get_buffer(f"value_{layer}")
+    def reached(self, last: Tensor) -> Slots:
+        """Slots of a full layer that hold what has been written when ``last [1]`` is the newest position."""
+        if self.context <= STEP:
+            return self.slots("full_attention")
+        newest: Slots = last.item()  # type: ignore[assignment]  # of an integer tensor
+        torch._check(newest >= 0)
+        torch._check(newest < self.context)
+        return (newest // STEP + 1) * STEP
 
-    def mask(self, kind: LayerType, last: Tensor, at: Tensor) -> Tensor:
+    def read(self, layer: int, reached: Slots) -> tuple[Tensor, Tensor]:
+        """Owning ``layer``'s keys and values; of a full layer the first ``reached`` slots."""
+        key, value = self.get_buffer(f"key_{layer}"), self.get_buffer(f"value_{layer}")
+        if self.config.layer_types[layer] != "full_attention" or self.context <= STEP:
+            return key, value
+        return key[:, :, :reached], value[:, :reached]
+
+    def mask(self, kind: LayerType, last: Tensor, at: Tensor, reached: Slots) -> Tensor:
         """Additive mask ``[1, groups * queries, slots]`` of a layer of ``kind`` for queries at positions ``at``.
 
         Args:
             last: ``[1]``, the newest position written.
+            reached: slots that are read of a full layer.
         """
-        config, slots = self.config, self.slots(kind)
+        config, slots = self.config, reached if kind == "full_attention" else self.slots(kind)
         slot, at = torch.arange(slots).view(1, -1), at.view(-1, 1)
         if kind == "full_attention":
             visible = slot <= at
@@ -70,3 +88,8 @@ class CacheBuffers(nn.Module):
             visible = (held >= 0) & (held <= at) & (held > at - config.sliding_window)
         mask = torch.where(visible, 0.0, MASKED)
         return torch.cat([mask] * (config.num_heads // config.num_kv_heads), 0).unsqueeze(0)
+
+
+def full_slots(context: int) -> int:
+    """Slots of a full layer's buffers."""
+    return context if context <= STEP else -(-context // STEP) * STEP

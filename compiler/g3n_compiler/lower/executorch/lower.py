@@ -16,7 +16,7 @@ from g3n_compiler.bundle.steps import Steps
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.errors import ContextError
 from g3n_compiler.lower.backend import Delegation
-from g3n_compiler.lower.executorch.cache import CacheBuffers
+from g3n_compiler.lower.executorch.cache import CacheBuffers, full_slots
 from g3n_compiler.lower.executorch.delegation import DelegateCall, measure
 from g3n_compiler.lower.executorch.module import (
     ChunkDecoder,
@@ -118,7 +118,7 @@ def lower_text(
         outside = {"lm_head": file.weight_names["embed_tokens"]} if tied else {}
         stored = store_weights(specs, recipe, parts, folder, outside)
         progress("lowering each kind of layer to XNNPACK")
-        templates = Templates(config, specs, recipe, stored, chunk, context)
+        templates = Templates(config, specs, recipe, stored, chunk, full_slots(context))
         built = build_methods(config, Pieces(config, templates), recipe, context, chunk, methods)
         progress("tracing the methods")
         programs = {m.name: export_method(m, chunk) for m in built}

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from g3n_compiler.checkpoint.config import LayerType, TextConfig
-from g3n_compiler.lower.executorch.cache import CacheBuffers
+from g3n_compiler.lower.executorch.cache import CacheBuffers, Slots
 from g3n_compiler.lower.executorch.pieces import Pieces
 from g3n_compiler.lower.executorch.tables import EmbeddingTable
 
@@ -56,31 +56,34 @@ class ChunkDecoder(nn.Module):
         c, last = self.config, positions[-1:]
         streams = (embeddings, *self.pieces.begin(embeddings))
         yield streams
-        view = self._view(last, positions)
+        reached = self.caches.reached(last)
+        view = self._view(last, positions, reached)
+        cached: dict[int, tuple[Tensor, Tensor]] = {}
         for i in range(c.num_layers):
             cos, sin, mask = view[c.layer_types[i]]
             if i < c.num_kv_layers:
                 *opened, key, value = self.pieces.openings[i](*streams, cos, sin)
                 self.caches.write(i, positions, key, value)
+                cached[i] = self.caches.read(i, reached)
             else:
                 opened = list(self.pieces.openings[i](*streams))
             if i == c.num_kv_layers - 1:
                 # Apart from the cache nothing reads another position from here on.
                 opened, embeddings, ple = [x[-1:] for x in opened], embeddings[-1:], ple[:, -1:]
-                view = self._view(last, last)
+                view = self._view(last, last, reached)
                 cos, sin, mask = view[c.layer_types[i]]
             rows = ple[..., i * c.ple_dim : (i + 1) * c.ple_dim]
-            cached = self.caches.read(c.kv_owner(i))
-            streams = tuple(self.pieces.blocks[i](*opened, embeddings, rows, cos, sin, mask, *cached))
+            keys_values = cached[c.kv_owner(i)]
+            streams = tuple(self.pieces.blocks[i](*opened, embeddings, rows, cos, sin, mask, *keys_values))
             yield streams
 
-    def _view(self, last: Tensor, at: Tensor) -> dict[LayerType, tuple[Tensor, Tensor, Tensor]]:
+    def _view(self, last: Tensor, at: Tensor, reached: Slots) -> dict[LayerType, tuple[Tensor, Tensor, Tensor]]:
         """By kind of layer: cos, sin and mask of queries at positions ``at``."""
         out: dict[LayerType, tuple[Tensor, Tensor, Tensor]] = {}
         for kind in dict.fromkeys(self.config.layer_types):
             angle = at.to(torch.float32).view(-1, 1) * self.get_buffer(f"frequencies_{kind}")
             angle = angle.view(1, -1, 1, self.config.head_dim)
-            out[kind] = angle.cos(), angle.sin(), self.caches.mask(kind, last, at)
+            out[kind] = angle.cos(), angle.sin(), self.caches.mask(kind, last, at, reached)
         return out
 
 

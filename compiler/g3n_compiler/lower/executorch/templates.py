@@ -64,7 +64,7 @@ class Templates:
 
     Args:
         chunk: most tokens of one call.
-        context: most slots of a cache.
+        slots: most slots of a cache.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class Templates:
         recipe: Recipe,
         stored: StoredWeights,
         chunk: int,
-        context: int,
+        slots: int,
     ) -> None:
         self._config, self._specs, self._recipe, self._stored = config, specs, recipe, stored
-        self._chunk, self._context = chunk, context
+        self._chunk, self._slots = chunk, slots
         self._made: dict[tuple[Any, ...], Template] = {}
 
     def __call__(self, kind: type[Piece], layer: int) -> nn.Module:
@@ -131,8 +131,8 @@ class Templates:
 
     def _export(self, piece: Piece, module: nn.Module) -> torch.export.ExportedProgram:
         tokens = torch.export.Dim("tokens", min=1, max=self._chunk)
-        slots = torch.export.Dim("slots", min=2, max=self._context)
-        inputs = piece.example(min(EXAMPLE_TOKENS, self._chunk), min(EXAMPLE_SLOTS, self._context))
+        slots = torch.export.Dim("slots", min=2, max=self._slots)
+        inputs = piece.example(min(EXAMPLE_TOKENS, self._chunk), min(EXAMPLE_SLOTS, self._slots))
         shapes = (piece.axes(tokens, slots),)
         with torch.no_grad():
             return torch.export.export(module.eval(), inputs, dynamic_shapes=shapes, strict=False)
