@@ -4,7 +4,7 @@ Figures follow from the bytes in the bundle, the shapes of the graph and what th
 ``g3n-bench`` measures the same phases. Everything resident counts, anonymous and file-backed, but for Python itself,
 which no phone has.
 
-The constants come from E2B and E4B, int4, context 4096, prefill 128 and 256, two threads, x86-64 without VNNI.
+The constants come from E2B and E4B, int4, context 4096, prefill 128 and 256, two threads, x86-64.
 LiteRT-LM 0.18.1 on E2B: later loads took 0.371 + 1.679 GB (anonymous + file-backed), of which 0.039 are Python's; the
 first one peaked at 0.549 more and wrote a cache of 1.537 GB for a core of 1.530.
 ExecuTorch 1.5.1 keeps its packed weights in anonymous memory; while it packs one, the file's own bytes of it are
