@@ -38,15 +38,15 @@ def test_kv_bytes_are_those_of_the_rings_and_the_context(e2b: TextConfig) -> Non
 
 
 @pytest.mark.parametrize(
-    ("ffn", "layers", "shared", "core", "first", "later", "cache"),
+    ("ffn", "layers", "shared", "core", "first", "later", "cache", "device"),
     [
-        (8192, 30, 10, 1_529_606_528, 2_560_970_976, 2_011_414_528, 1_536_702_648),
-        (16384, 35, 15, 2_569_825_216, 3_640_889_344, 3_092_152_320, 2_582_658_664),
+        (8192, 30, 10, 1_529_606_528, 2_560_970_976, 2_011_414_528, 1_536_702_648, 6),
+        (16384, 35, 15, 2_569_825_216, 3_640_889_344, 3_092_152_320, 2_582_658_664, 8),
     ],
     ids=["E2B", "E4B"],
 )
 def test_predicts_what_litert_took(
-    e2b: TextConfig, ffn: int, layers: int, shared: int, core: int, first: int, later: int, cache: int
+    e2b: TextConfig, ffn: int, layers: int, shared: int, core: int, first: int, later: int, cache: int, device: int
 ) -> None:
     """``g3n-bench`` of random weights, 1,024 tokens of prompt and 256 generated, less Python's 39 MB."""
     config = dataclasses.replace(
@@ -61,6 +61,7 @@ def test_predicts_what_litert_took(
     assert ledger["peak"]["prefill"] == pytest.approx(later, rel=0.05)
     assert ledger["first_run"]["peak"] == pytest.approx(first, rel=0.05)
     assert ledger["first_run"]["cache"] == pytest.approx(cache, rel=0.01)
+    assert ledger["least_device_ram"] == device << 30
 
 
 def test_predicts_what_executorch_took_of_e2b(e2b: TextConfig) -> None:

@@ -23,8 +23,9 @@ from g3n_compiler.verify.reference import Reference
 from g3n_runtime.executorch_model import ExecuTorchParts
 from tests.conftest import TINY, make_tiny
 
-CONTEXT, CHUNK, WINDOW = 500, 12, 16
-"""The context is a step of what is read of a full layer, and a part of one."""
+CONTEXT, CHUNK, WINDOW = 96, 12, 16
+LONG = 500
+"""A context of one step of what is read of a full layer, and a part of one."""
 UNNAMED = 48
 """Ids of the model's vocabulary that its tokenizer has no token for."""
 METHODS: dict[str, tuple[MethodName, ...]] = {
@@ -78,12 +79,12 @@ def eager_pieces(checkpoint: Checkpoint, recipe: str) -> Pieces:
     return Pieces(checkpoint.text, lambda kind, layer: kind(checkpoint.text, weights, layer))
 
 
-def lower(checkpoint: Checkpoint, recipe: str, folder: Path) -> ExecuTorchArtifacts:
+def lower(checkpoint: Checkpoint, recipe: str, folder: Path, context: int = CONTEXT) -> ExecuTorchArtifacts:
     made = lower_text(
         checkpoint.text,
         checkpoint.read,
         get_recipe(recipe),
-        CONTEXT,
+        context,
         Steps(folder, lambda line: None),
         chunk=CHUNK,
         methods=METHODS[recipe],

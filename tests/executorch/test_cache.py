@@ -15,7 +15,7 @@ from g3n_compiler.lower.executorch.cache import STEP, CacheBuffers
 from g3n_compiler.lower.executorch.module import ChunkDecoder
 from g3n_compiler.verify.parity import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference
-from tests.executorch.conftest import CHUNK, CONTEXT, WINDOW, eager_pieces
+from tests.executorch.conftest import CHUNK, CONTEXT, LONG, WINDOW, eager_pieces
 from tests.modules.test_decoder import ids_of
 
 Make = Callable[[int, int], ChunkDecoder]
@@ -69,10 +69,13 @@ def test_a_chunk_may_be_longer_than_the_window(make: Make, reference: Reference)
 
 
 @pytest.mark.parametrize("kind", ["sliding_attention", "full_attention"])
+@pytest.mark.parametrize("context", [CONTEXT, LONG])
 @pytest.mark.parametrize("lengths", [[1] * 60, [CHUNK] * 5, [3, CHUNK, 1, CHUNK, 7, CHUNK, 11]])
-def test_each_query_sees_its_positions_alone(kind: LayerType, lengths: list[int], checkpoint: Checkpoint) -> None:
+def test_each_query_sees_its_positions_alone(
+    kind: LayerType, lengths: list[int], context: int, checkpoint: Checkpoint
+) -> None:
     """The masks against a list of what was really written last into each slot."""
-    caches = CacheBuffers(checkpoint.text, CONTEXT, CHUNK)
+    caches = CacheBuffers(checkpoint.text, context, CHUNK)
     held, at = torch.full((caches.slots(kind),), -1), 0
     for n in lengths:
         positions = torch.arange(at, at + n)
@@ -99,7 +102,7 @@ def test_a_new_text_needs_no_clearing(make: Make, reference: Reference) -> None:
 
 
 def test_what_has_not_been_reached_is_not_read(make: Make, reference: Reference) -> None:
-    decoder = make(CONTEXT, CHUNK)
+    decoder = make(LONG, CHUNK)
     layer = reference.config.layer_types.index("full_attention")
     for name, axis in ((f"key_{layer}", 2), (f"value_{layer}", 1)):
         buffer = decoder.caches.get_buffer(name)
