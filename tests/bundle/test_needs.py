@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,10 @@ def test_disk_holds_every_weight_twice(tiny: TinyModel) -> None:
     config = tiny.open().text
     four, eight = (compile_needs(config, RECIPES[name], ["litert"]) for name in ("int4", "int8"))
     assert eight.memory >= four.memory > 10**9
+    # Converting a tiny graph takes more than its weights do.
+    large = dataclasses.replace(config, ffn_dims=(10**7,) * config.num_layers)
+    four_large, eight_large = (compile_needs(large, RECIPES[name], ["litert"]) for name in ("int4", "int8"))
+    assert eight_large.memory > four_large.memory > four.memory
     assert four.disk < eight.disk
     assert eight.disk > 2 * config.vocab_size * config.hidden_size * 2
 

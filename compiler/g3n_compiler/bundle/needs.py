@@ -21,9 +21,10 @@ TOOLCHAIN_MEMORY = 700_000_000
 CONVERTER_MEMORY = 1_000_000_000
 LAYER_MEMORY = 30_000_000
 """Of the process that converts LiteRT's graph, and of each layer in it: 1.7 GB were measured for E2B's 30 layers."""
-ENGINE_MEMORY = 800_000_000
+ENGINE_MEMORY: dict[Runtime, int] = {"litert": 1_250_000_000, "executorch": 800_000_000}
 """Caches, activations and touched rows at a context of 4096, beside the packed core, while the whole graph is compared
-and the engine speaks. Measured for a compile of E2B at int4, everything counted: 3.1 GB (LiteRT), 5.4 GB (ExecuTorch).
+and the engine speaks. Measured for compiles of E2B and E4B at int4, everything counted: 3.5 and 4.5 GB (LiteRT), 5.4 and
+6.7 GB (ExecuTorch).
 """
 MEMINFO = Path("/proc/meminfo")
 GB = 1e9
@@ -51,11 +52,13 @@ def _peak(config: TextConfig, recipe: Recipe, runtime: Runtime) -> int:
     packed = total(text_weights(config).values())
     if runtime == "litert":
         # Packed weights are mapped instead of the core.
-        return TOOLCHAIN_MEMORY + max(CONVERTER_MEMORY + LAYER_MEMORY * config.num_layers, packed + ENGINE_MEMORY)
+        return TOOLCHAIN_MEMORY + max(
+            CONVERTER_MEMORY + LAYER_MEMORY * config.num_layers, packed + ENGINE_MEMORY[runtime]
+        )
     # The runner keeps the program beside its packed weights, and locks the tables in memory where it may; the head's
     # rows are the token table's.
     program = total(w for w in text_weights(config).values() if w.role != "head")
-    return TOOLCHAIN_MEMORY + packed + program + total(embedding_weights(config).values()) + ENGINE_MEMORY
+    return TOOLCHAIN_MEMORY + packed + program + total(embedding_weights(config).values()) + ENGINE_MEMORY[runtime]
 
 
 def require(needs: Needs, destination: Path) -> str:
