@@ -23,8 +23,8 @@ LAYER_MEMORY = 30_000_000
 """Of the process that converts LiteRT's graph, and of each layer in it: 1.7 GB were measured for E2B's 30 layers."""
 ENGINE_MEMORY: dict[Runtime, int] = {"litert": 1_250_000_000, "executorch": 800_000_000}
 """Caches, activations and touched rows at a context of 4096, beside the packed core, while the whole graph is compared
-and the engine speaks. Measured for compiles of E2B and E4B at int4, everything counted: 3.5 and 4.5 GB (LiteRT), 5.4 and
-6.7 GB (ExecuTorch).
+and the engine speaks. Measured for compiles of E2B and E4B at int4, everything counted: 3.5 and 4.5 GB (LiteRT), 5.4
+and 6.7 GB (ExecuTorch).
 """
 MEMINFO = Path("/proc/meminfo")
 GB = 1e9
