@@ -23,6 +23,7 @@ from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.errors import BundleError
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.nano import checkpoint_dir, heldout_path
+from g3n_compiler.nano.origin import is_of_nano, recipe_label
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.verify.reference import Reference, hf_logits, load_hf
 from g3n_runtime.bundle import open_bundle
@@ -49,7 +50,7 @@ def main(bundles: tuple[Path, ...], documents: int) -> None:
     """Print the table for BUNDLES of nano."""
     checkpoint = Checkpoint(checkpoint_dir())
     opened = [open_bundle(bundle) for bundle in bundles]
-    if any(bundle.manifest["provenance"]["checkpoint"] != checkpoint.sha256() for bundle in opened):
+    if not all(is_of_nano(bundle.manifest) for bundle in opened):
         raise BundleError("a bundle was not compiled from the embedded checkpoint: compile it with --size nano")
     tokenizer = load_tokenizer(checkpoint.directory, checkpoint.text)
     lines = heldout_path().read_text(encoding="utf-8").splitlines()[:documents]
@@ -63,7 +64,7 @@ def main(bundles: tuple[Path, ...], documents: int) -> None:
         for bundle in opened:
             for runtime in bundle.runtimes:
                 _, model = next(BACKENDS[runtime]().open_models(bundle.directory))  # type: ignore[index]
-                rows.append((bundle.manifest["recipe"]["name"], runtime, perplexity(model.logits, texts)))
+                rows.append((recipe_label(bundle.manifest), runtime, perplexity(model.logits, texts)))
                 del model
     console.print(f"{len(texts)} documents, {sum(map(len, texts)) - len(texts)} tokens\n")
     console.print("| recipe | runtime | perplexity | against fp32 |\n|---|---|---|---|")

@@ -20,12 +20,12 @@ import soundfile
 import torch
 from rich.console import Console
 
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.errors import BundleError
 from g3n_compiler.nano import checkpoint_dir, heldout_senses
 from g3n_compiler.nano.evaluate_senses import Engine, Reference, Result, accuracy, measure, word_error_rate, word_errors
 from g3n_compiler.nano.heldout_senses import Question
+from g3n_compiler.nano.origin import is_of_nano, recipe_label
 from g3n_compiler.nano.voices import RATE
 from g3n_runtime.bundle import Bundle, open_bundle
 from g3n_runtime.engine import GREEDY, Attachments, ChatEngine, open_engine
@@ -90,8 +90,7 @@ def same_answers(results: Sequence[Result], reference: Sequence[Result]) -> str:
 
 def check(bundle: Bundle) -> None:
     """Refuse what the questions cannot be asked of."""
-    checkpoint = Checkpoint(checkpoint_dir())
-    if bundle.manifest["provenance"]["checkpoint"] != checkpoint.sha256():
+    if not is_of_nano(bundle.manifest):
         raise BundleError(
             f"{bundle.directory} was not compiled from the embedded checkpoint: compile it with --size nano"
         )
@@ -127,10 +126,8 @@ def main(bundles: tuple[Path, ...], digits: int, scenes: int, clips: int, thread
                 asked: Engine = Bundled(engine, Path(folder))
                 results = measure(asked, questions)
                 engine.close()
-            recipe = bundle.manifest["recipe"]["name"]
-            console.print(
-                f"| {recipe} | {runtime} | {figures(results, reference)} | {same_answers(results, reference)} |"
-            )
+            label, shown = recipe_label(bundle.manifest), figures(results, reference)
+            console.print(f"| {label} | {runtime} | {shown} | {same_answers(results, reference)} |")
 
 
 if __name__ == "__main__":

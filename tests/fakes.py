@@ -70,6 +70,7 @@ class FakeBackend:
     """
 
     modalities: tuple[Modality, ...] = ("text", "vision")
+    elastic = True
 
     def __init__(
         self, runtime: Runtime, error: float = 0.0, text: str | None = None, writes_to: Path | None = None

@@ -11,6 +11,7 @@ from g3n_compiler.bundle.manifest import Provenance, build_manifest, write_manif
 from g3n_compiler.bundle.memory import memory_ledger
 from g3n_compiler.bundle.needs import compile_needs, require
 from g3n_compiler.bundle.staging import staged
+from g3n_compiler.checkpoint.calibrated import check_calibration
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.hub import check_size, name_size, resolve_checkpoint
 from g3n_compiler.checkpoint.image_processor import load_resample, load_side
@@ -98,6 +99,7 @@ def compile_bundle(
         checkpoint = SlicedCheckpoint(checkpoint.directory, choice.plan)
         size = choice.size or size
         progress(f"slicing: {choice.why}")
+    check_calibration(checkpoint.directory, recipe.name, _changed_by(options, choice))
     adapter = None if options.lora is None else LoraAdapter(options.lora, checkpoint)
     ledger = account(checkpoint, modalities)
     for backend in backends.values():
@@ -170,6 +172,15 @@ def compile_bundle(
         write_manifest(directory, manifest)
     checkpoint.close()
     return destination
+
+
+def _changed_by(options: CompileOptions, choice: Choice | None) -> str | None:
+    """The option that makes other weights of the checkpoint's, if one does."""
+    if options.lora is not None:
+        return "--lora"
+    if options.elastic is not None:
+        return "--elastic"
+    return None if choice is None else "a slice"
 
 
 def _largest(size: Size, config: TextConfig) -> Choice | None:

@@ -82,6 +82,12 @@ class SliceError(G3nError):
     exit_code = 22
 
 
+class ExampleError(G3nError):
+    """An example to calibrate with is malformed, or asks for what the checkpoint lacks."""
+
+    exit_code = 23
+
+
 class DiskError(G3nError):
     """The disk is full or not writable."""
 

@@ -53,7 +53,7 @@ def open_bundle(directory: Path, *, check_hashes: bool = True) -> Bundle:
     """
     manifest = _read_manifest(directory / MANIFEST)
     for entry in manifest["files"]:
-        path = _safe_path(directory, entry["path"])
+        path = inside(directory, entry["path"])
         if not path.is_file():
             raise BundleError(f"{entry['path']} is missing from {directory}: copy the bundle again")
         if path.stat().st_size != entry["bytes"]:
@@ -87,13 +87,18 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _safe_path(directory: Path, name: str) -> Path:
+def inside(directory: Path, name: str) -> Path:
+    """The file that ``name`` stands for, which must lie in ``directory``.
+
+    Raises:
+        UnsafePath: ``name`` is absolute, climbs out, or leads through a link.
+    """
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or not pure.parts:
-        raise UnsafePath(f"the manifest names {name!r}, which leads out of the bundle's folder")
+        raise UnsafePath(f"{name!r} leads out of the folder {directory.name!r}: only files in it are read")
     path = directory.joinpath(*pure.parts)
     if not path.resolve().is_relative_to(directory.resolve()):
-        raise UnsafePath(f"{name!r} is a link that leads out of the bundle's folder")
+        raise UnsafePath(f"{name!r} is a link that leads out of {directory.name!r}: only files in it are read")
     return path
 
 

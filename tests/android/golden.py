@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from g3n_compiler.checkpoint.tokenizer import PROMPT
 from g3n_compiler.nano import checkpoint_dir
-from g3n_runtime.bundle import _safe_path, open_bundle, schema
+from g3n_runtime.bundle import inside, open_bundle, schema
 from g3n_runtime.errors import BundleError
 from g3n_runtime.executorch_model import MappedTable
 
@@ -143,7 +143,7 @@ def path_vectors() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         for path in PATHS:
             try:
-                _safe_path(Path(folder), path)
+                inside(Path(folder), path)
                 out.append({"path": path, "safe": True})
             except BundleError:
                 out.append({"path": path, "safe": False})

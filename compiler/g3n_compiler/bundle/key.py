@@ -11,6 +11,7 @@ from typing import Any
 
 import g3n_compiler
 import g3n_runtime
+from g3n_compiler.checkpoint.calibrated import RECORD
 from g3n_compiler.checkpoint.reader import file_sha256
 
 TEXT_FILES = (
@@ -19,6 +20,7 @@ TEXT_FILES = (
     "tokenizer_config.json",
     "chat_template.jinja",
     "generation_config.json",
+    RECORD,
 )
 """What a bundle takes from a checkpoint's folder apart from weights and config."""
 TOOLCHAINS = ("torch", "executorch", "litert-torch", "ai-edge-litert", "litert-lm", "numpy", "sentencepiece")

@@ -16,6 +16,7 @@ import jsonschema
 
 from g3n_compiler.bundle.litertlm import entry_points, sections
 from g3n_compiler.bundle.memory import kv_bytes, kv_layers, memory_ledger
+from g3n_compiler.checkpoint.calibrated import read_calibration
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.image_processor import load_resample
 from g3n_compiler.checkpoint.ledger import Ledger
@@ -66,7 +67,7 @@ def build_manifest(
     """The manifest of the files that lie in ``job.directory``, checked against the schema."""
     config, recipe = job.config, job.recipe
     runtimes = dict.fromkeys(p.subgraph.runtime for p in placed)
-    manifest = {
+    manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "name": name,
         "model": {
@@ -114,6 +115,8 @@ def build_manifest(
     }
     if origin.largest is not None:
         manifest |= _elastic(job, origin.largest, lowered, parity)
+    if (calibration := read_calibration(job.checkpoint.directory)) is not None:
+        manifest["provenance"]["calibration"] = asdict(calibration)
     jsonschema.validate(manifest, schema())
     return manifest
 

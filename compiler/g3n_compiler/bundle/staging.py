@@ -29,7 +29,7 @@ class Staging(NamedTuple):
 
 
 @contextmanager
-def staged(destination: Path, key: str) -> Iterator[Staging]:
+def staged(destination: Path, key: str, mark: str = MANIFEST) -> Iterator[Staging]:
     """A work folder to write a bundle in; on success it replaces ``destination``.
 
     It is removed on success and on a :class:`G3nError`, which the same inputs would only meet again. Disk errors become
@@ -37,9 +37,10 @@ def staged(destination: Path, key: str) -> Iterator[Staging]:
 
     Args:
         key: hash of everything that the bundle's bytes depend on.
+        mark: file by which one of our own is known, that may be replaced.
     """
-    if destination.exists() and not (destination / MANIFEST).is_file():
-        raise DiskError(f"{destination} exists and is not a g3n bundle: choose another --out or remove it")
+    if destination.exists() and not (destination / mark).is_file():
+        raise DiskError(f"{destination} exists and has no {mark} of g3n's: choose another --out or remove it")
     work = destination.with_name(f".{destination.name}.{key[:KEY_LENGTH]}.work")
     with translated_disk_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)

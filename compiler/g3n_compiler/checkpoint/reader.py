@@ -110,6 +110,11 @@ class Checkpoint:
         """Full name of a tensor, named as the config numbers the layers and without what precedes it in the file."""
         return (self.tower_prefix if self.tower_of(relative) else self.text_prefix) + relative
 
+    def dtype(self, relative: str) -> torch.dtype:
+        """What the checkpoint stores a tensor, named as in :meth:`tensor_name`, as."""
+        name = self.tensor_name(relative)
+        return self._owner[name].entries[name].dtype
+
     def read_relative(self, relative: str, rows: tuple[int, int] | None = None) -> Tensor:
         """As :meth:`read_tensor`, of a tensor named as in :meth:`tensor_name`."""
         return self.read_tensor(Checkpoint.tensor_name(self, relative), rows)

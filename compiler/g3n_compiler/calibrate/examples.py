@@ -1,0 +1,172 @@
+"""Examples to calibrate with: a JSON object a line, turned into the rows that the decoder reads.
+
+    {"prompt": "What is a river?", "answer": "A large natural stream of water."}
+    {"prompt": "What is in the picture?", "images": ["boat.jpg"], "answer": "A boat on a lake."}
+    {"prompt": "Transcribe.", "audio": ["note.wav"], "answer": "Buy bread."}
+    {"text": "Plain text, not a chat."}
+
+Pictures and sounds lie beside the file or in folders under it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from g3n_compiler.checkpoint.image_processor import load_resample, load_side
+from g3n_compiler.checkpoint.reader import Checkpoint, file_sha256
+from g3n_compiler.checkpoint.tokenizer import PROMPT, TURN_END, TextTokenizer
+from g3n_compiler.errors import ExampleError
+from g3n_compiler.modules.embedder import EmbeddingTables
+from g3n_compiler.quantize.recipe import Recipe
+from g3n_compiler.verify.audio import AudioReference
+from g3n_compiler.verify.vision import VisionReference
+from g3n_runtime.bundle import inside
+from g3n_runtime.image import load_image
+from g3n_runtime.sound import read_clip
+
+MAX_BYTES = 64 << 20
+"""Of the file of examples."""
+FIELDS = {"prompt": str, "answer": str, "text": str, "images": list, "audio": list}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One line of the file, media as paths."""
+
+    prompt: str
+    answer: str
+    images: tuple[Path, ...] = ()
+    audio: tuple[Path, ...] = ()
+    plain: bool = False
+    """Text without turns, all of it in ``answer``."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An example as the decoder reads it: ``embeddings [T, hidden]`` and ``ple [T, layers, ple_dim]``, both scaled.
+
+    The model's own words are what the positions from ``answered`` on predict.
+    """
+
+    embeddings: Tensor
+    ple: Tensor
+    answered: int
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+
+def load_examples(path: Path) -> list[Example]:
+    """The examples of a file.
+
+    Raises:
+        ExampleError: the file is missing, too large or empty, or a line is no example; says which.
+        UnsafePath: a picture or a sound lies outside the file's folder.
+    """
+    if not path.is_file():
+        raise ExampleError(f"{path} is not a file: expected examples, a JSON object a line")
+    if path.stat().st_size > MAX_BYTES:
+        raise ExampleError(f"{path} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read: a few hundred do")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ExampleError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    found = [_example(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise ExampleError(f"{path} holds no examples: expected a JSON object a line")
+    return found
+
+
+def examples_sha256(path: Path, examples: Sequence[Example]) -> str:
+    """One hash over the file and all that it names."""
+    files = sorted({path, *(file for e in examples for file in (*e.images, *e.audio))})
+    hashes = [(file.relative_to(path.parent).as_posix(), file_sha256(file)) for file in files]
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+
+
+class Reading:
+    """Turns examples into rows; a tower is opened with the first picture or sound."""
+
+    def __init__(self, checkpoint: Checkpoint, tokenizer: TextTokenizer, recipe: Recipe) -> None:
+        self._checkpoint, self._tokenizer = checkpoint, tokenizer
+        self._tables = EmbeddingTables(checkpoint.text, checkpoint.read, recipe)
+        self._vision: VisionReference | None = None
+        self._audio: AudioReference | None = None
+
+    def rows(self, example: Example) -> Rows:
+        """The rows of ``example``, its last token, after which nothing is predicted, left out.
+
+        Raises:
+            MediaError: a picture or a sound is broken.
+            ExampleError: the checkpoint has no tower for it, or the example is too long for the model.
+        """
+        before, after = ("", "") if example.plain else PROMPT.split("{prompt}")
+        ids, places = [self._tokenizer.bos_id], list[tuple[int, np.ndarray]]()
+        text = before
+        for opening, soft, closing, rows in self._media(example):
+            ids += self._tokenizer.encode(text + "\n\n")
+            places.append((len(ids) + 1, rows))
+            ids += [opening, *[soft] * (len(rows) - 1), closing]
+            text = "\n\n"
+        ids += self._tokenizer.encode(text + example.prompt + after)
+        answered = len(ids) - 1
+        ids += self._tokenizer.encode(example.answer + ("" if example.plain else TURN_END))
+        if len(ids) > self._checkpoint.text.max_context:
+            raise ExampleError(f"an example of {len(ids)} tokens is longer than the model's context: cut it")
+        embeddings = self._tables.embeddings(ids[:-1])[0]
+        for at, rows in places:
+            embeddings[at : at + len(rows)] = torch.from_numpy(rows)
+        return Rows(embeddings, self._tables.ple(ids[:-1])[0], answered)
+
+    def _media(self, example: Example) -> Iterator[tuple[int, int, int, np.ndarray]]:
+        """Ids that open, fill and close each picture and sound, and the rows from the second id on."""
+        directory, vision, audio = self._checkpoint.directory, self._checkpoint.vision, self._checkpoint.audio
+        for path in example.images:
+            if vision is None:
+                raise ExampleError(f"{path.name} is a picture, but the checkpoint has no vision tower")
+            self._vision = self._vision or VisionReference(self._checkpoint, vision)
+            side = load_side(directory) or 768
+            pixels = load_image(path, side, load_resample(directory)).astype(np.float32) / 255
+            yield vision.boi_id, vision.image_id, vision.eoi_id, self._vision.embed(pixels)
+        for path in example.audio:
+            if audio is None:
+                raise ExampleError(f"{path.name} is a sound, but the checkpoint has no audio tower")
+            self._audio = self._audio or AudioReference(self._checkpoint, audio)
+            end = self._audio.reader.hard_row(audio.end_id).numpy()[None]
+            rows = np.concatenate((self._audio.clip(read_clip(path)), end))
+            yield audio.begin_id, audio.soft_id, audio.end_id, rows
+
+
+def _example(path: Path, number: int, line: str) -> Example:
+    def wrong(why: str) -> ExampleError:
+        return ExampleError(f"{path.name}, line {number}: {why}")
+
+    try:
+        raw: Any = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise wrong(f"not JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise wrong("expected a JSON object")
+    for name, value in raw.items():
+        if name not in FIELDS:
+            raise wrong(f"unknown field {name!r}, expected some of {', '.join(FIELDS)}")
+        strings = value if isinstance(value, list) else [value]
+        if not isinstance(value, FIELDS[name]) or not all(isinstance(s, str) for s in strings):
+            raise wrong(f"{name} is {value!r}, expected {'strings in a list' if FIELDS[name] is list else 'a string'}")
+    if "text" in raw:
+        if len(raw) > 1:
+            raise wrong("text stands alone: a chat has prompt and answer")
+        return Example("", raw["text"], plain=True)
+    if "prompt" not in raw or "answer" not in raw:
+        raise wrong("expected a prompt and an answer, or a text")
+    images, audio = (tuple(inside(path.parent, name) for name in raw.get(kind, ())) for kind in ("images", "audio"))
+    return Example(raw["prompt"], raw["answer"], images, audio)

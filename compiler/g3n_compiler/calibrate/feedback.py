@@ -1,0 +1,109 @@
+"""Rounding with feedback: what one column's rounding spoils, the columns after it make good.
+
+Reference: GPTQ (Frantar et al. 2022, arXiv 2210.17323), with columns in the order of their weight in the error, blocks
+of updates, and one scale a row that is chosen by the same error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from g3n_compiler.quantize.recipe import Scheme
+
+WIDEST = 2048
+"""Inputs that are taken together. Those of a wider matrix are cut into parts, as if the parts had nothing in common:
+the time goes with the third power of this."""
+BLOCK = 128
+"""Columns after whose rounding the rest of the matrix is brought up to date."""
+DAMPING = 0.01
+"""Of the mean diagonal, added to it: directions that no example has stay near plain rounding."""
+SCALE_BITS = 5
+"""Significant bits of a scale: seven times it then still fits into bfloat16's eight, so nothing is lost on disk."""
+
+CLIP_RATIOS = tuple(1 - 0.025 * i for i in range(20))
+"""Candidate scales, as parts of the row's largest magnitude."""
+
+Curvature = Sequence[Tensor]
+"""``x.T @ x`` of a linear's inputs, for each part of at most :data:`WIDEST` of them."""
+
+
+def curvature_of(x: Tensor) -> list[Tensor]:
+    """Curvature of the squared error of a linear's outputs over its inputs ``x [T, K]``."""
+    return [part.T @ part for part in x.split(WIDEST, -1)]
+
+
+def output_error(weight: Tensor, rounded: Tensor, curvature: Curvature) -> float:
+    """Squared error of the outputs ``x @ weight.T``, summed over the examples, when ``rounded`` is used instead."""
+    off = (rounded - weight).split(WIDEST, -1)
+    return sum(float(((part @ h) * part).sum(dtype=torch.float64)) for part, h in zip(off, curvature, strict=True))
+
+
+def round_with_feedback(weight: Tensor, curvature: Curvature, scheme: Scheme) -> Tensor:
+    """``weight [N, K]`` rounded to integers of ``scheme`` times one scale a row, float32.
+
+    In every row (but one of zeros) some integer has the scheme's largest magnitude, so that whoever divides by it finds
+    the same grid again.
+    """
+    scales = _scales(weight, torch.cat([h.diagonal() for h in curvature]), scheme)
+    parts = zip(weight.split(WIDEST, -1), curvature, strict=True)
+    rounded = torch.cat([_round_part(part, h, scales, scheme.qmax) for part, h in parts], -1)
+    short = rounded.abs().amax(-1) < scales * scheme.qmax
+    if short.any():
+        widest = _few_bits(weight[short].abs().amax(-1) / scheme.qmax, torch.floor)
+        rounded[short] = _on_grid(weight[short], widest[:, None], scheme.qmax)
+    return rounded
+
+
+def _scales(weight: Tensor, importance: Tensor, scheme: Scheme) -> Tensor:
+    """For each row the scale of least error, every column's weighted by its ``importance [K]``."""
+    largest = weight.abs().amax(-1)
+    best, chosen = torch.full_like(largest, torch.inf), torch.ones_like(largest)
+    for ratio in CLIP_RATIOS if scheme.clip_search else (1.0,):
+        scales = _few_bits(largest * ratio / scheme.qmax)
+        error = (_on_grid(weight, scales[:, None], scheme.qmax) - weight).square() @ importance
+        chosen = torch.where(error < best, scales, chosen)
+        best = torch.minimum(error, best)
+    return chosen
+
+
+def _few_bits(scales: Tensor, to: Callable[[Tensor], Tensor] = torch.round) -> Tensor:
+    """``scales`` brought ``to`` ones of :data:`SCALE_BITS` significant bits; 0 becomes 1."""
+    mantissa, exponent = torch.frexp(scales)
+    few = torch.ldexp(to(mantissa * 2**SCALE_BITS) / 2**SCALE_BITS, exponent)
+    return torch.where(scales > 0, few, torch.ones_like(scales))
+
+
+def _on_grid(weight: Tensor, scales: Tensor, qmax: int) -> Tensor:
+    return (weight / scales).round().clamp(-qmax, qmax) * scales
+
+
+def _round_part(weight: Tensor, curvature: Tensor, scales: Tensor, qmax: int) -> Tensor:
+    """``weight [N, K]`` with all its columns rounded, the weightiest first; ``curvature [K, K]``."""
+    order = curvature.diagonal().argsort(descending=True, stable=True)
+    spread = _spread(curvature[order][:, order])
+    # A row for each column: what is worked on lies together.
+    columns = weight.T[order].contiguous()
+    for begin in range(0, len(columns), BLOCK):
+        end = min(begin + BLOCK, len(columns))
+        errors = torch.empty_like(columns[begin:end])
+        for i in range(begin, end):
+            rounded = _on_grid(columns[i], scales, qmax)
+            errors[i - begin] = (columns[i] - rounded) / spread[i, i]
+            columns[i] = rounded
+            columns[i + 1 : end] -= torch.outer(spread[i, i + 1 : end], errors[i - begin])
+        columns[end:] -= spread[begin:end, end:].T @ errors
+    out = torch.empty_like(columns)
+    out[order] = columns
+    return out.T.contiguous()
+
+
+def _spread(curvature: Tensor) -> Tensor:
+    """Upper Cholesky factor of the inverse: row ``i`` spreads column ``i``'s error over the columns after it."""
+    damped = curvature.double()
+    diagonal = damped.diagonal()
+    diagonal += DAMPING * diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    return torch.linalg.cholesky(inverse, upper=True).float()

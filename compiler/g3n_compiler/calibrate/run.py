@@ -1,0 +1,193 @@
+"""The whole calibration: examples through the decoder once, layer by layer, each matrix rounded as it is met.
+
+A layer's inputs are what the rounded layers before it make of the examples, so its rounding answers for theirs too.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from g3n_compiler.bundle.key import TEXT_FILES, bundle_key
+from g3n_compiler.bundle.staging import staged
+from g3n_compiler.bundle.steps import Steps
+from g3n_compiler.calibrate.examples import Example, Reading, Rows, examples_sha256, load_examples
+from g3n_compiler.calibrate.feedback import Curvature, curvature_of, output_error, round_with_feedback
+from g3n_compiler.calibrate.packed import PackedCache
+from g3n_compiler.checkpoint.calibrated import RECORD, Calibration, read_calibration
+from g3n_compiler.checkpoint.reader import INDEX, Checkpoint
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+from g3n_compiler.errors import CheckpointError, ExampleError, NotFinite, TargetError
+from g3n_compiler.lower.backend import Progress
+from g3n_compiler.modules.decoder import State, TextDecoder
+from g3n_compiler.modules.multimodal_embedder import HardRows
+from g3n_compiler.modules.weights import WeightSpec, text_weights
+from g3n_compiler.quantize.fake import FakeQuantWeights
+from g3n_compiler.quantize.recipe import Recipe, get_recipe
+from g3n_compiler.quantize.rows import fake_quantize, fake_quantize_activations
+
+ROLES = ("attention", "ffn")
+"""What is rounded, where the recipe says int4. A table's rows are looked up, so no input tells how they should be."""
+ACTIVATION_BYTES = 4 << 30
+"""Most that the examples may take at once, in the widest layer."""
+OTHER_FILES = (*TEXT_FILES, "config.json", INDEX, "processor_config.json", "preprocessor_config.json")
+
+
+def calibrate(directory: Path, examples: Path, recipe_name: str, destination: Path, progress: Progress) -> Calibration:
+    """Write the checkpoint in ``directory``, rounded by ``examples``, to ``destination``; returns its record.
+
+    Raises:
+        G3nError: with what was found, what was expected and what to do; nothing is left that looks like a checkpoint.
+    """
+    recipe = get_recipe(recipe_name)
+    checkpoint = Checkpoint(directory)
+    if read_calibration(directory) is not None:
+        raise CheckpointError(f"{directory} is calibrated already: pass the checkpoint that it was made from")
+    specs = text_weights(checkpoint.text)
+    rounded = {name: spec for name, spec in specs.items() if spec.role in ROLES and recipe.scheme(spec).bits == 4}
+    if not rounded:
+        raise TargetError(f"{recipe.name} has no int4 matrices, and others lose next to nothing: compile without")
+    given = load_examples(examples)
+    checkpoint.hard_rows = HardRows.of(checkpoint, ("text", *checkpoint.towers))
+    progress("hashing the checkpoint")
+    hashes, source = checkpoint.sha256(), examples_sha256(examples, given)
+    key = bundle_key(directory, hashes, {"calibrate": recipe.name, "examples": source})
+    with staged(destination, key, mark=RECORD) as (folder, steps_folder):
+        weights = CalibratingWeights(checkpoint, specs, rounded, recipe, Steps(steps_folder, lambda line: None))
+        _run(checkpoint, weights, _read(checkpoint, recipe, given, progress), progress)
+        progress("writing the checkpoint")
+        record = Calibration(recipe.name, source, len(given), len(rounded), weights.error, hashes)
+        _write(checkpoint, {specs[name].tensor: weights.file(name) for name in rounded}, folder)
+        (folder / RECORD).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+    checkpoint.close()
+    return record
+
+
+class CalibratingWeights(FakeQuantWeights):
+    """Weights as the recipe rounds them; of ``rounded`` each one is rounded by the inputs that it is first given.
+
+    A matrix is kept in a file of its own, so that a calibration that was killed goes on from there.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        specs: Mapping[str, WeightSpec],
+        rounded: Mapping[str, WeightSpec],
+        recipe: Recipe,
+        steps: Steps,
+    ) -> None:
+        super().__init__(checkpoint.read, specs, recipe, keep=False)
+        self._checkpoint, self._rounded, self._steps = checkpoint, rounded, steps
+        self._seen: tuple[Tensor, Curvature] | None = None
+        self._plain = self._chosen = 0.0
+
+    @property
+    def error(self) -> float:
+        """Squared error of the matrices' outputs on the examples, as a part of what plain rounding's would be."""
+        return self._chosen / self._plain if self._plain else 1.0
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        if name not in self._rounded:
+            return super().linear(name, x)
+        kept = load_file(self._steps.file(f"{name}.safetensors", lambda path: self._round(name, x, path)))
+        plain, chosen = kept["errors"].tolist()
+        self._plain, self._chosen = self._plain + plain, self._chosen + chosen
+        return F.linear(fake_quantize_activations(x), kept["weight"].float())
+
+    def file(self, name: str) -> Path:
+        """Where the rounded matrix lies, after :meth:`linear` was called with it."""
+        return self._steps.folder / f"{name}.safetensors"
+
+    def _round(self, name: str, x: Tensor, path: Path) -> None:
+        spec = self._rounded[name]
+        scheme, dtype = self._recipe.scheme(spec), self._checkpoint.dtype(spec.tensor)
+        weight, curvature = self._read(spec), self._curvature(x)
+        if not weight.isfinite().all() or not all(part.isfinite().all() for part in curvature):
+            raise NotFinite(f"tensor {spec.tensor!r} or what reaches it holds a NaN or an infinity: calibrate another")
+        stored = round_with_feedback(weight, curvature, scheme).to(dtype)
+        value = stored.float()
+        if not torch.equal(fake_quantize(value, scheme), value):
+            raise TargetError(f"{spec.tensor} as {dtype} does not hold {scheme.label} values: store it as float32")
+        plain = output_error(weight, fake_quantize(weight, scheme), curvature)
+        errors = torch.tensor([plain, output_error(weight, value, curvature)], dtype=torch.float64)
+        save_file({"weight": stored, "errors": errors}, path)
+
+    def _curvature(self, x: Tensor) -> Curvature:
+        """Of queries, keys and values, and of gates and ups, the inputs are the same."""
+        if self._seen is None or self._seen[0] is not x:
+            self._seen = x, curvature_of(x[0])
+        return self._seen[1]
+
+
+def _read(checkpoint: Checkpoint, recipe: Recipe, examples: Sequence[Example], progress: Progress) -> list[Rows]:
+    """All examples as rows, if the decoder can hold so many at once."""
+    progress(f"reading {len(examples)} examples")
+    reading = Reading(checkpoint, load_tokenizer(checkpoint.directory, checkpoint.text), recipe)
+    config, rows, tokens = checkpoint.text, list[Rows](), 0
+    # the gate, the up projection, their product and its copy in int8 steps, beside the streams and the rows
+    each = 4 * (4 * max(config.ffn_dims) + 8 * config.hidden_size + config.num_layers * config.ple_dim)
+    for number, example in enumerate(examples, 1):
+        rows.append(reading.rows(example))
+        tokens += len(rows[-1])
+        if tokens * each > ACTIVATION_BYTES:
+            raise ExampleError(
+                f"the first {number} examples have {tokens} tokens, at most {ACTIVATION_BYTES // each} of this model "
+                "fit into memory together: leave some out"
+            )
+    return rows
+
+
+@torch.no_grad()
+def _run(checkpoint: Checkpoint, weights: CalibratingWeights, examples: Sequence[Rows], progress: Progress) -> None:
+    """Send all examples through the decoder as a bundle does: what no answer depends on ends at the last KV owner."""
+    config = checkpoint.text
+    decoder, cache = TextDecoder(config, weights), PackedCache(config, [len(e) for e in examples])
+    embeddings, ple = (torch.cat(parts)[None] for parts in zip(*((e.embeddings, e.ple) for e in examples), strict=True))
+    state = decoder.begin(embeddings, ple, torch.cat([torch.arange(len(e)) for e in examples]))
+    answers = torch.cat([torch.arange(len(e)) >= e.answered for e in examples])
+    for i in range(config.num_layers):
+        progress(f"layer {i + 1} of {config.num_layers}")
+        if i == config.num_kv_layers - 1:
+            predicted = decoder.predict(i, state.streams)
+            x = decoder.norm(f"layers.{i}.input_layernorm", decoder.active(predicted))
+            decoder.keys_values(i, x, state.rope, cache)
+            cache.narrow([len(e) - e.answered for e in examples])
+            state = _narrowed(state, answers)
+            state = decoder.block(i, tuple(p[:, answers] for p in predicted), x[:, answers], state, cache)
+        else:
+            state = decoder.layer(i, state, cache)
+
+
+def _narrowed(state: State, answers: Tensor) -> State:
+    """``state`` of the positions in ``answers [T]`` alone."""
+    rope = {kind: (cos[:, answers], sin[:, answers]) for kind, (cos, sin) in state.rope.items()}
+    streams = tuple(stream[:, answers] for stream in state.streams)
+    return State(streams, state.embeddings[:, answers], state.ple[:, answers], rope)
+
+
+def _write(checkpoint: Checkpoint, rounded: Mapping[str, Path], folder: Path) -> None:
+    """Copy the checkpoint's files to ``folder`` and put the rounded matrices where the plain ones are."""
+    for name in OTHER_FILES:
+        if (checkpoint.directory / name).is_file():
+            shutil.copyfile(checkpoint.directory / name, folder / name)
+    replaced = {checkpoint.tensor_name(relative): path for relative, path in rounded.items()}
+    for shard in checkpoint.shards:
+        copy = folder / shard.path.name
+        shutil.copyfile(shard.path, copy)
+        with copy.open("r+b") as file:
+            for name in shard.entries.keys() & replaced.keys():
+                entry, weight = shard.entries[name], load_file(replaced[name])["weight"]
+                values = weight.contiguous().view(torch.uint8).numpy()
+                if values.nbytes != entry.nbytes:
+                    raise AssertionError(f"{name} has {values.nbytes} bytes rounded, {entry.nbytes} in its shard")
+                file.seek(entry.offset)
+                file.write(values.data)

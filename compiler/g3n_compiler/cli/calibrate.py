@@ -1,0 +1,41 @@
+"""``g3n-calibrate``: a checkpoint whose matrices are int4 already, rounded by what the model does with examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from g3n_compiler.calibrate.run import calibrate
+from g3n_compiler.checkpoint.hub import SIZES, name_size, resolve_checkpoint
+from g3n_compiler.cli.common import progress_steps, quiet_toolchains, reports_errors
+from g3n_compiler.cli.interrupt import insistent_interrupt
+
+
+@click.command(context_settings={"max_content_width": 120})
+@click.argument("examples", type=click.Path(path_type=Path))
+@click.option("--size", help=f"Published model: {', '.join(SIZES)} [default: nano, or as a --checkpoint is].")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder [default: the hub's].")
+@click.option("--quant", default="int4", show_default=True, help="Recipe that it will be compiled with.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the calibrated checkpoint.")
+@reports_errors
+def main(examples: Path, size: str | None, checkpoint: Path | None, quant: str, out: Path) -> None:
+    """Round a checkpoint's int4 matrices so that their outputs on EXAMPLES change least.
+
+    EXAMPLES has a JSON object a line: a prompt and an answer, with images and audio as files beside it, or a text.
+    The result is a checkpoint as large as the first, for g3n-compile --checkpoint.
+    """
+    directory = resolve_checkpoint(name_size(size, checkpoint), checkpoint)
+    with insistent_interrupt(), quiet_toolchains(), progress_steps() as step:
+        record = calibrate(directory, examples, quant, out, step)
+    console = Console()
+    console.print(
+        f"{record.matrices} matrices rounded by {record.examples} examples: squared error of their outputs "
+        f"{record.error:.0%} of plain rounding's\ncheckpoint: {out}",
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Examples: what the decoder reads is what ``transformers`` reads, and whatever is wrong with a file is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from g3n_compiler.calibrate.examples import Example, Reading, examples_sha256, load_examples
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+from g3n_compiler.errors import ExampleError, MediaError, UnsafePath
+from g3n_compiler.modules.multimodal_embedder import HardRows
+from g3n_compiler.nano import calibration_set, checkpoint_dir, heldout_senses
+from g3n_compiler.nano.evaluate_senses import Reference as HfSenses
+from g3n_compiler.nano.heldout_senses import Question
+from g3n_compiler.nano.voices import RATE
+from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.verify.reference import Reference
+from tests.conftest import TinyModel
+
+
+@pytest.fixture(scope="module")
+def nano() -> Checkpoint:
+    checkpoint = Checkpoint(checkpoint_dir())
+    checkpoint.hard_rows = HardRows.of(checkpoint, ("text", "vision", "audio"))
+    return checkpoint
+
+
+def reading(checkpoint: Checkpoint, recipe: str = "fp32") -> Reading:
+    return Reading(checkpoint, load_tokenizer(checkpoint.directory, checkpoint.text), get_recipe(recipe))
+
+
+def written(folder: Path, *lines: Any) -> Path:
+    path = folder / "examples.jsonl"
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines), "utf-8")
+    return path
+
+
+def saved(question: Question, folder: Path) -> Example:
+    """A held-out question as a user would write it down."""
+    if question.image is not None:
+        question.image.save(folder / "picture.png")
+        media = {"images": ["picture.png"]}
+    else:
+        assert question.sound is not None
+        soundfile.write(folder / "sound.wav", question.sound, RATE, subtype="FLOAT")
+        media = {"audio": ["sound.wav"]}
+    (example,) = load_examples(written(folder, {"prompt": question.text, "answer": question.answer, **media}))
+    return example
+
+
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["digit", "scene", "speech"])
+def test_rows_are_what_transformers_reads(which: int, nano: Checkpoint, tmp_path: Path) -> None:
+    """The decoder's logits over them are the library's over the same prompt and answer."""
+    question = heldout_senses.questions(1, 1, 1)[which]
+    rows = reading(nano).rows(saved(question, tmp_path))
+    hf = HfSenses(checkpoint_dir())
+    inputs = hf.inputs(question)
+    answer = hf._processor.tokenizer.encode(question.answer, add_special_tokens=False)
+    ids = torch.cat((inputs["input_ids"][0], torch.tensor(answer)))
+    assert (len(rows), rows.answered) == (len(ids), inputs["input_ids"].shape[1] - 1)
+    inputs["attention_mask"] = torch.ones(1, len(ids), dtype=torch.int64)
+    with torch.no_grad():
+        wanted = hf._model(**{**inputs, "input_ids": ids[None]}).logits[0, rows.answered :]
+        got = decode(nano, rows.embeddings, rows.ple)[rows.answered :]
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=2e-3)
+
+
+def decode(checkpoint: Checkpoint, embeddings: torch.Tensor, ple: torch.Tensor) -> torch.Tensor:
+    from g3n_compiler.modules.cache import EagerCache
+
+    reference = Reference(checkpoint)
+    at = torch.arange(len(embeddings))
+    return reference.decoder.decode(embeddings[None], ple[None], at, EagerCache(checkpoint.text))[0]
+
+
+def test_text_counts_from_its_bos_on(nano: Checkpoint) -> None:
+    text = "In the beginning God created the heaven and the earth."
+    tokenizer = load_tokenizer(nano.directory, nano.text)
+    rows = reading(nano).rows(Example("", text, plain=True))
+    ids = [tokenizer.bos_id, *tokenizer.encode(text)][:-1]
+    assert rows.answered == 0
+    assert torch.equal(rows.embeddings, Reference(nano).tables.embeddings(ids)[0])
+
+
+def test_rows_are_rounded_as_a_bundle_rounds_them(nano: Checkpoint) -> None:
+    example = Example("What is a dog?", "An animal.")
+    exact, rounded = reading(nano).rows(example), reading(nano, "int4").rows(example)
+    assert not torch.equal(exact.ple, rounded.ple)
+    torch.testing.assert_close(exact.embeddings, rounded.embeddings, rtol=0, atol=0.05)
+
+
+BAD = {
+    "not JSON": ("{", "line 1: not JSON"),
+    "a list": ([1], "line 1: expected a JSON object"),
+    "unknown field": ({"prompt": "a", "answer": "b", "image": "c"}, "unknown field 'image'"),
+    "no answer": ({"prompt": "a"}, "expected a prompt and an answer"),
+    "a number": ({"prompt": "a", "answer": 3}, "answer is 3, expected a string"),
+    "a name that is no list": ({"prompt": "a", "answer": "b", "images": "x.png"}, "expected strings in a list"),
+    "numbers for names": ({"prompt": "a", "answer": "b", "images": [1]}, "expected strings in a list"),
+    "text and prompt": ({"text": "a", "prompt": "b"}, "text stands alone"),
+}
+
+
+@pytest.mark.parametrize("line, message", BAD.values(), ids=BAD)
+def test_a_malformed_line_is_named(line: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExampleError, match=message):
+        load_examples(written(tmp_path, line))
+
+
+def test_files_that_are_no_examples(tmp_path: Path) -> None:
+    with pytest.raises(ExampleError, match="is not a file"):
+        load_examples(tmp_path)
+    with pytest.raises(ExampleError, match="holds no examples"):
+        load_examples(written(tmp_path, ""))
+    (tmp_path / "examples.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(ExampleError, match="is not UTF-8"):
+        load_examples(tmp_path / "examples.jsonl")
+
+
+def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("g3n_compiler.calibrate.examples.MAX_BYTES", 10)
+    with pytest.raises(ExampleError, match="at most 10 are read"):
+        load_examples(written(tmp_path, {"text": "some text"}))
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "a/../../b.png"])
+def test_media_lie_beside_the_file(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsafePath, match="leads out"):
+        load_examples(written(tmp_path, {"prompt": "a", "answer": "b", "images": [name]}))
+
+
+def test_a_broken_picture_is_named(nano: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"no picture")
+    (example,) = load_examples(written(tmp_path, {"prompt": "a", "answer": "b", "images": ["picture.png"]}))
+    with pytest.raises(MediaError, match=r"picture\.png"):
+        reading(nano).rows(example)
+
+
+def test_a_checkpoint_without_towers_says_so(tiny: TinyModel, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    soundfile.write(tmp_path / "a.wav", np.zeros(RATE, np.float32), RATE)
+    checkpoint = tiny.open()
+    tokenizer = load_tokenizer(checkpoint_dir(), checkpoint.text)
+    for media, tower in ({"images": (tmp_path / "a.png",)}, "vision"), ({"audio": (tmp_path / "a.wav",)}, "audio"):
+        with pytest.raises(ExampleError, match=f"no {tower} tower"):
+            Reading(checkpoint, tokenizer, get_recipe("int4")).rows(Example("a", "b", **media))
+
+
+def test_an_example_longer_than_the_context(tiny: TinyModel) -> None:
+    checkpoint = tiny.open()
+    tokenizer = load_tokenizer(checkpoint_dir(), checkpoint.text)
+    with pytest.raises(ExampleError, match="longer than the model's context"):
+        Reading(checkpoint, tokenizer, get_recipe("int4")).rows(Example("a", "word " * 600))
+
+
+def test_the_hash_covers_the_media(tmp_path: Path) -> None:
+    path = written(tmp_path, {"prompt": "a", "answer": "b", "images": ["a.png"]})
+    (tmp_path / "a.png").write_bytes(b"1")
+    before = examples_sha256(path, load_examples(path))
+    (tmp_path / "a.png").write_bytes(b"2")
+    assert examples_sha256(path, load_examples(path)) != before
+
+
+def test_nanos_own_examples_are_no_held_out_questions(nano: Checkpoint) -> None:
+    examples = load_examples(calibration_set.path())
+    assert len(examples) == sum(
+        (calibration_set.SCENES, calibration_set.DIGITS, calibration_set.CLIPS, calibration_set.TEXTS)
+    )
+    heldout = {path.read_bytes() for path in (heldout_senses.folder() / "speech").iterdir()}
+    sounds = [path.read_bytes() for e in examples for path in e.audio]
+    assert len(sounds) == calibration_set.CLIPS and not heldout & set(sounds)

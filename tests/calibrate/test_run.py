@@ -1,0 +1,231 @@
+"""The whole calibration on a tiny checkpoint: what changes and what does not, kills, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+from g3n_compiler.calibrate import run as calibrating
+from g3n_compiler.calibrate.run import calibrate
+from g3n_compiler.checkpoint.calibrated import RECORD, check_calibration, read_calibration
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+from g3n_compiler.cli.calibrate import main
+from g3n_compiler.compile import CompileOptions, compile_bundle
+from g3n_compiler.errors import CheckpointError, DiskError, ExampleError, NotFinite, TargetError
+from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.nano import checkpoint_dir, heldout_path
+from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.quantize.rows import fake_quantize
+from g3n_compiler.slice.choose import SliceOptions
+from g3n_compiler.verify.reference import Reference
+from g3n_runtime.bundle import open_bundle
+from tests.conftest import TinyModel
+from tests.fakes import FakeBackend
+
+EXAMPLES = [
+    {"prompt": "What is a river?", "answer": "A large natural stream of water."},
+    {"prompt": "What is a dog?", "answer": "An animal that barks at strangers and is kept as a pet."},
+    {"text": "In the beginning God created the heaven and the earth. And the earth was without form, and void."},
+]
+
+
+def silent(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def source(tiny: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with nano's tokenizer."""
+    folder = tmp_path_factory.mktemp("source") / "tiny"
+    shutil.copytree(tiny.directory, folder)
+    for name in ("tokenizer.json", "tokenizer.model"):
+        shutil.copyfile(checkpoint_dir() / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("examples") / "examples.jsonl"
+    path.write_text("\n".join(map(json.dumps, EXAMPLES)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def calibrated(source: Path, examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    destination = tmp_path_factory.mktemp("out") / "calibrated"
+    calibrate(source, examples, "int4", destination, silent)
+    return destination
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
+
+
+def test_only_int4_matrices_change_and_they_lie_on_the_grid(source: Path, calibrated: Path) -> None:
+    before, after = tensors(source), tensors(calibrated)
+    assert before.keys() == after.keys()
+    opened, recipe = Checkpoint(calibrated), get_recipe("int4")
+    rounded = {
+        opened.tensor_name(spec.tensor): recipe.scheme(spec)
+        for spec in text_weights(opened.text).values()
+        if spec.role in ("attention", "ffn")
+    }
+    for name, value in after.items():
+        assert value.dtype == before[name].dtype
+        if name in rounded:
+            assert torch.equal(fake_quantize(value.float(), rounded[name]), value.float()), name
+        else:
+            assert torch.equal(value, before[name]), name
+
+
+def test_nano_keeps_more_of_its_english(tmp_path: Path) -> None:
+    """Perplexity of held-out documents that are not among the examples."""
+    documents = [json.loads(line) for line in heldout_path().read_text("utf-8").splitlines()]
+    path = tmp_path / "examples.jsonl"
+    path.write_text("\n".join(json.dumps({"text": d["text"]}) for d in documents[-48:]), encoding="utf-8")
+    calibrate(checkpoint_dir(), path, "int4", tmp_path / "calibrated", silent)
+    plain, better = Checkpoint(checkpoint_dir()), Checkpoint(tmp_path / "calibrated")
+    tokenizer, recipe = load_tokenizer(plain.directory, plain.text), get_recipe("int4")
+    texts = [[tokenizer.bos_id, *tokenizer.encode(d["text"])] for d in documents[:12]]
+
+    def nats(reference: Reference) -> float:
+        total = 0.0
+        for ids in texts:
+            logits = reference.logits(ids[:-1])
+            total += float(torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum"))
+        return total / sum(len(ids) - 1 for ids in texts)
+
+    exact, rounded, calibrated = nats(Reference(plain)), nats(Reference(plain, recipe)), nats(Reference(better, recipe))
+    assert calibrated - exact < 0.7 * (rounded - exact)
+
+
+def test_the_record_names_its_source(source: Path, calibrated: Path) -> None:
+    record = read_calibration(calibrated)
+    assert record is not None
+    assert (record.recipe, record.examples, record.source) == ("int4", 3, Checkpoint(source).sha256())
+    assert record.matrices == 10 * 5 + 5 * 2
+
+
+def test_a_bundle_says_that_it_was_calibrated(calibrated: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    options = CompileOptions(checkpoint=calibrated, runtime="litert", context=128, out=out)
+    compile_bundle(options, silent, lambda runtime: FakeBackend(runtime))
+    found, record = open_bundle(out).manifest["provenance"]["calibration"], read_calibration(calibrated)
+    assert record is not None and found == asdict(record)
+
+
+def test_the_same_inputs_give_the_same_bytes_even_after_a_kill(
+    source: Path, examples: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounded: list[str] = []
+    original = calibrating.CalibratingWeights._round
+
+    def killed(self: calibrating.CalibratingWeights, name: str, x: torch.Tensor, path: Path) -> None:
+        if len(rounded) == 17:
+            path.write_bytes(b"half a file")
+            raise KeyboardInterrupt
+        rounded.append(name)
+        original(self, name, x, path)
+
+    def counted(self: calibrating.CalibratingWeights, name: str, x: torch.Tensor, path: Path) -> None:
+        rounded.append(name)
+        original(self, name, x, path)
+
+    destination = tmp_path / "again"
+    monkeypatch.setattr(calibrating.CalibratingWeights, "_round", killed)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(source, examples, "int4", destination, silent)
+    assert not destination.exists()
+    monkeypatch.setattr(calibrating.CalibratingWeights, "_round", counted)
+    record = calibrate(source, examples, "int4", destination, silent)
+    assert len(rounded) == len(set(rounded)) == record.matrices
+    for path in calibrated.iterdir():
+        assert (destination / path.name).read_bytes() == path.read_bytes(), path.name
+    assert [p.name for p in tmp_path.iterdir()] == ["again"]
+
+
+def test_several_shards_and_bfloat16(source: Path, examples: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    shutil.copytree(source, folder)
+    whole = {name: value.bfloat16() for name, value in load_file(folder / "model.safetensors").items()}
+    (folder / "model.safetensors").unlink()
+    names = sorted(whole)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for part, own in parts.items():
+        save_file({name: whole[name] for name in own}, folder / part)
+    index = {"weight_map": {name: part for part, own in parts.items() for name in own}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    calibrate(folder, examples, "int4", tmp_path / "out", silent)
+    after = tensors(tmp_path / "out")
+    assert after.keys() == whole.keys() and all(value.dtype == torch.bfloat16 for value in after.values())
+    changed = {name for name in whole if not torch.equal(after[name], whole[name])}
+    assert len(changed) == 60 and all("_proj" in name for name in changed)
+
+
+def test_what_cannot_be_calibrated(source: Path, examples: Path, calibrated: Path, tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="has no int4 matrices"):
+        calibrate(source, examples, "int8", tmp_path / "a", silent)
+    with pytest.raises(CheckpointError, match="calibrated already"):
+        calibrate(calibrated, examples, "int4", tmp_path / "b", silent)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(DiskError, match=r"has no calibration\.json"):
+        calibrate(source, examples, "int4", tmp_path / "mine", silent)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_more_examples_than_fit(source: Path, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrating, "ACTIVATION_BYTES", 100_000)
+    with pytest.raises(ExampleError, match="fit into memory together: leave some out"):
+        calibrate(source, examples, "int4", tmp_path / "out", silent)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_nan_is_an_error(source: Path, examples: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(source, folder)
+    weights = load_file(folder / "model.safetensors")
+    name = next(n for n in weights if n.endswith("layers.4.mlp.up_proj.weight"))
+    weights[name][3, 3] = torch.nan
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(NotFinite, match=r"layers\.4\.mlp\.up_proj"):
+        calibrate(folder, examples, "int4", tmp_path / "out", silent)
+
+
+def test_what_would_undo_it_is_refused(calibrated: Path, tmp_path: Path) -> None:
+    def compile_with(**options: object) -> None:
+        given = CompileOptions(checkpoint=calibrated, runtime="litert", out=tmp_path / "out", **options)  # type: ignore[arg-type]
+        compile_bundle(given, silent, lambda runtime: FakeBackend(runtime))
+
+    with pytest.raises(TargetError, match="holds nothing finer: compile it with --quant int4"):
+        compile_with(recipe="int8")
+    with pytest.raises(TargetError, match="a slice would undo that"):
+        compile_with(slicing=SliceOptions(skip_layers=(6,)))
+    with pytest.raises(TargetError, match="--elastic would undo that"):
+        compile_with(elastic=("full", "half"))
+    with pytest.raises(TargetError, match="--lora would undo that"):
+        compile_with(lora=tmp_path)
+
+
+def test_a_record_that_is_none(calibrated: Path, tmp_path: Path) -> None:
+    record = json.loads((calibrated / RECORD).read_text(encoding="utf-8"))
+    for broken in (record | {"error": "small"}, {"recipe": "int4"}, record | {"more": 1}):
+        (tmp_path / RECORD).write_text(json.dumps(broken), encoding="utf-8")
+        with pytest.raises(CheckpointError, match="is no record of g3n-calibrate"):
+            check_calibration(tmp_path, "int4", None)
+
+
+def test_the_verb(source: Path, examples: Path, tmp_path: Path) -> None:
+    words = [str(examples), "--checkpoint", str(source), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert "60 matrices rounded by 3 examples" in result.output
+    result = CliRunner().invoke(main, [str(tmp_path / "none.jsonl"), *words[1:]])
+    assert result.exit_code == ExampleError.exit_code and "is not a file" in result.output
