@@ -110,7 +110,7 @@ def test_failure_keeps_the_bundle_that_was_there(copy: Path, tiny: TinyModel) ->
 def test_a_folder_that_is_no_bundle_is_not_replaced(tiny: TinyModel, tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("years of work", encoding="utf-8")
-    with pytest.raises(DiskError, match="not a g3n bundle"):
+    with pytest.raises(DiskError, match="is not g3n's"):
         compile_tiny(tiny, tmp_path / "precious")
     assert left_in(tmp_path / "precious") == ["thesis.txt"]
 
@@ -164,7 +164,7 @@ def test_manifest_that_breaks_the_schema(
 
 
 def test_not_a_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="not a g3n bundle"):
+    with pytest.raises(BundleError, match="is not g3n's"):
         open_bundle(tmp_path / "absent")
     (tmp_path / MANIFEST).write_text("[" * 100_000, encoding="utf-8")
     with pytest.raises(BundleError, match="JSON"):

@@ -13,8 +13,9 @@ from tests.e2e.conftest import README_COMMAND, run
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [c for c in re.findall(r"^\$ (g3n-.+)$", README, re.MULTILINE) if "elastic" not in c]
-"""Those of the elastic bundle run in tests/elastic."""
+OTHERS = ("elastic", "calibrate", "custom-host")
+COMMANDS = [c for c in re.findall(r"^\$ (g3n-.+)$", README, re.MULTILINE) if not any(word in c for word in OTHERS)]
+"""Those of the elastic bundle run in tests/elastic, those of the calibrated one in test_calibrated."""
 ELSEWHERE = re.findall(r"^(g3n-[^#\n]+)", README, re.MULTILINE)
 """Need Google's weights or an adapter; checked for their options only."""
 MAKE = re.findall(r"^make (\w+)", README, re.MULTILINE)

@@ -40,7 +40,7 @@ def staged(destination: Path, key: str, mark: str = MANIFEST) -> Iterator[Stagin
         mark: file by which one of our own is known, that may be replaced.
     """
     if destination.exists() and not (destination / mark).is_file():
-        raise DiskError(f"{destination} exists and has no {mark} of g3n's: choose another --out or remove it")
+        raise DiskError(f"{destination} exists and is not g3n's (it has no {mark}): choose another --out or remove it")
     work = destination.with_name(f".{destination.name}.{key[:KEY_LENGTH]}.work")
     with translated_disk_errors(destination):
         destination.parent.mkdir(parents=True, exist_ok=True)
