@@ -25,6 +25,10 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return workspace, [result.stdout for result in results]
 
 
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 def test_the_readme_shows_what_it_says(said: tuple[Path, list[str]]) -> None:
     _, (calibrated, compiled, _) = said
     assert (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from g3n_compiler.quantize.recipe import Scheme
+from g3n_compiler.quantize.rows import CACHED_VALUES
 
 WIDEST = 2048
 """Inputs that are taken together. Those of a wider matrix are cut into parts, as if the parts had nothing in common:
@@ -59,11 +60,16 @@ def round_with_feedback(weight: Tensor, curvature: Curvature, scheme: Scheme) ->
 
 def _scales(weight: Tensor, importance: Tensor, scheme: Scheme) -> Tensor:
     """For each row the scale of least error, every column's weighted by its ``importance [K]``."""
+    rows = max(1, CACHED_VALUES // weight.shape[1])
+    return torch.cat([_scales_of(block, importance, scheme) for block in weight.split(rows)])
+
+
+def _scales_of(weight: Tensor, importance: Tensor, scheme: Scheme) -> Tensor:
     largest = weight.abs().amax(-1)
     best, chosen = torch.full_like(largest, torch.inf), torch.ones_like(largest)
     for ratio in CLIP_RATIOS if scheme.clip_search else (1.0,):
         scales = _few_bits(largest * ratio / scheme.qmax)
-        error = (_on_grid(weight, scales[:, None], scheme.qmax) - weight).square() @ importance
+        error = _on_grid(weight, scales[:, None], scheme.qmax).sub_(weight).square_() @ importance
         chosen = torch.where(error < best, scales, chosen)
         best = torch.minimum(error, best)
     return chosen
@@ -77,7 +83,7 @@ def _few_bits(scales: Tensor, to: Callable[[Tensor], Tensor] = torch.round) -> T
 
 
 def _on_grid(weight: Tensor, scales: Tensor, qmax: int) -> Tensor:
-    return (weight / scales).round().clamp(-qmax, qmax) * scales
+    return (weight / scales).round_().clamp_(-qmax, qmax).mul_(scales)
 
 
 def _round_part(weight: Tensor, curvature: Tensor, scales: Tensor, qmax: int) -> Tensor:

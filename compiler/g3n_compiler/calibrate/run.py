@@ -18,7 +18,7 @@ from torch import Tensor
 
 from g3n_compiler.bundle.key import TEXT_FILES, bundle_key
 from g3n_compiler.bundle.staging import staged
-from g3n_compiler.bundle.steps import Steps
+from g3n_compiler.bundle.steps import Progress, Steps
 from g3n_compiler.calibrate.examples import Example, Reading, Rows, examples_sha256, load_examples
 from g3n_compiler.calibrate.feedback import Curvature, curvature_of, output_error, round_with_feedback
 from g3n_compiler.calibrate.packed import PackedCache
@@ -26,7 +26,6 @@ from g3n_compiler.checkpoint.calibrated import RECORD, Calibration, read_calibra
 from g3n_compiler.checkpoint.reader import INDEX, Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import CheckpointError, ExampleError, NotFinite, TargetError
-from g3n_compiler.lower.backend import Progress
 from g3n_compiler.modules.decoder import State, TextDecoder
 from g3n_compiler.modules.multimodal_embedder import HardRows
 from g3n_compiler.modules.weights import WeightSpec, text_weights
