@@ -105,6 +105,8 @@ BAD = {
     "a number": ({"prompt": "a", "answer": 3}, "answer is 3, expected a string"),
     "a name that is no list": ({"prompt": "a", "answer": "b", "images": "x.png"}, "expected strings in a list"),
     "numbers for names": ({"prompt": "a", "answer": "b", "images": [1]}, "expected strings in a list"),
+    "a missing picture": ({"prompt": "a", "answer": "b", "images": ["x/y.png"]}, "there is no file x/y.png beside it"),
+    "half a character": ({"text": "a\ud800"}, "text holds half of a character"),
     "text and prompt": ({"text": "a", "prompt": "b"}, "text stands alone"),
 }
 

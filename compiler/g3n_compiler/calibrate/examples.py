@@ -162,6 +162,8 @@ def _example(path: Path, number: int, line: str) -> Example:
         strings = value if isinstance(value, list) else [value]
         if not isinstance(value, FIELDS[name]) or not all(isinstance(s, str) for s in strings):
             raise wrong(f"{name} is {value!r}, expected {'strings in a list' if FIELDS[name] is list else 'a string'}")
+        if any("\ud800" <= c <= "\udfff" for s in strings for c in s):
+            raise wrong(f"{name} holds half of a character (a lone surrogate): write it as UTF-8")
     if "text" in raw:
         if len(raw) > 1:
             raise wrong("text stands alone: a chat has prompt and answer")
@@ -169,4 +171,6 @@ def _example(path: Path, number: int, line: str) -> Example:
     if "prompt" not in raw or "answer" not in raw:
         raise wrong("expected a prompt and an answer, or a text")
     images, audio = (tuple(inside(path.parent, name) for name in raw.get(kind, ())) for kind in ("images", "audio"))
+    if missing := [file for file in (*images, *audio) if not file.is_file()]:
+        raise wrong(f"there is no file {missing[0].relative_to(path.parent)} beside it")
     return Example(raw["prompt"], raw["answer"], images, audio)
