@@ -112,8 +112,8 @@ class CalibratingWeights(FakeQuantWeights):
         weight, curvature = self._read(spec), self._curvature(x)
         if not weight.isfinite().all() or not all(part.isfinite().all() for part in curvature):
             raise NotFinite(
-                f"tensor {spec.tensor!r}, or what reaches it, holds a NaN or an infinity: the checkpoint is damaged or was "
-                "trained in too small a float format"
+                f"tensor {spec.tensor!r}, or what reaches it, holds a NaN or an infinity: the checkpoint is damaged or "
+                "was trained in too small a float format"
             )
         stored = round_with_feedback(weight, curvature, scheme).to(dtype)
         value = stored.float()
