@@ -164,7 +164,7 @@ def test_manifest_that_breaks_the_schema(
 
 
 def test_not_a_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is not g3n's"):
+    with pytest.raises(BundleError, match="is not a g3n bundle"):
         open_bundle(tmp_path / "absent")
     (tmp_path / MANIFEST).write_text("[" * 100_000, encoding="utf-8")
     with pytest.raises(BundleError, match="JSON"):
