@@ -7,7 +7,7 @@
     python benchmarks/audio.py FOLDER speed       # seconds of encoding for each second of sound, both forms
     python benchmarks/audio.py FOLDER long        # 90 s through the streaming step: tokens, memory, equality
 
-The stages are apart because each is measured in a fresh process. The last three take ``--runtime`` too.
+The stages are apart because each is measured in a fresh process. All but ``layers`` take ``--runtime`` too.
 """
 
 from __future__ import annotations

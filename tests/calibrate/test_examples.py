@@ -107,6 +107,7 @@ BAD = {
     "numbers for names": ({"prompt": "a", "answer": "b", "images": [1]}, "expected strings in a list"),
     "a missing picture": ({"prompt": "a", "answer": "b", "images": ["x/y.png"]}, "there is no file x/y.png beside it"),
     "half a character": ({"text": "a\ud800"}, "text holds half of a character"),
+    "no text": ({"text": ""}, "text is empty"),
     "text and prompt": ({"text": "a", "prompt": "b"}, "text stands alone"),
 }
 
@@ -115,6 +116,12 @@ BAD = {
 def test_a_malformed_line_is_named(line: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ExampleError, match=message):
         load_examples(written(tmp_path, line))
+
+
+def test_a_line_ends_with_a_newline_only(tmp_path: Path) -> None:
+    text = "one\u2028two\u0085three"
+    path = written(tmp_path, json.dumps({"text": text}, ensure_ascii=False), "", {"text": "b"})
+    assert [e.answer for e in load_examples(path)] == [text, "b"]
 
 
 def test_files_that_are_no_examples(tmp_path: Path) -> None:

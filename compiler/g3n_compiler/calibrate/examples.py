@@ -77,7 +77,7 @@ def load_examples(path: Path) -> list[Example]:
     if path.stat().st_size > MAX_BYTES:
         raise ExampleError(f"{path} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read: a few hundred do")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a JSON string may hold other line ends
     except UnicodeDecodeError as error:
         raise ExampleError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
     found = [_example(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -167,6 +167,8 @@ def _example(path: Path, number: int, line: str) -> Example:
     if "text" in raw:
         if len(raw) > 1:
             raise wrong("text stands alone: a chat has prompt and answer")
+        if not raw["text"]:
+            raise wrong("text is empty")
         return Example("", raw["text"], plain=True)
     if "prompt" not in raw or "answer" not in raw:
         raise wrong("expected a prompt and an answer, or a text")
