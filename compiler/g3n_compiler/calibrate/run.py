@@ -26,7 +26,7 @@ from g3n_compiler.checkpoint.calibrated import RECORD, Calibration, read_calibra
 from g3n_compiler.checkpoint.reader import INDEX, Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import CheckpointError, ExampleError, NotFinite, TargetError
-from g3n_compiler.modules.decoder import State, TextDecoder
+from g3n_compiler.modules.decoder import TextDecoder
 from g3n_compiler.modules.multimodal_embedder import HardRows
 from g3n_compiler.modules.weights import WeightSpec, text_weights
 from g3n_compiler.quantize.fake import FakeQuantWeights
@@ -163,17 +163,10 @@ def _run(checkpoint: Checkpoint, weights: CalibratingWeights, examples: Sequence
             x = decoder.norm(f"layers.{i}.input_layernorm", decoder.active(predicted))
             decoder.keys_values(i, x, state.rope, cache)
             cache.narrow([len(e) - e.answered for e in examples])
-            state = _narrowed(state, answers)
-            state = decoder.block(i, tuple(p[:, answers] for p in predicted), x[:, answers], state, cache)
+            narrow = tuple(p[:, answers] for p in predicted)
+            state = decoder.block(i, narrow, x[:, answers], state.at(answers), cache)
         else:
             state = decoder.layer(i, state, cache)
-
-
-def _narrowed(state: State, answers: Tensor) -> State:
-    """``state`` of the positions in ``answers [T]`` alone."""
-    rope = {kind: (cos[:, answers], sin[:, answers]) for kind, (cos, sin) in state.rope.items()}
-    streams = tuple(stream[:, answers] for stream in state.streams)
-    return State(streams, state.embeddings[:, answers], state.ple[:, answers], rope)
 
 
 def _write(checkpoint: Checkpoint, rounded: Mapping[str, Path], folder: Path) -> None:

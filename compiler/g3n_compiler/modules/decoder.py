@@ -48,6 +48,12 @@ class State(NamedTuple):
     """``[1, T, layers, ple_dim]``."""
     rope: Rope
 
+    def at(self, positions: slice | Tensor) -> State:
+        """Some positions of the chunk alone; of streams that are a tuple of tensors."""
+        streams = tuple(stream[:, positions] for stream in self.streams)
+        rope = {kind: (cos[:, positions], sin[:, positions]) for kind, (cos, sin) in self.rope.items()}
+        return State(streams, self.embeddings[:, positions], self.ple[:, positions], rope)
+
 
 class TextDecoder:
     """The decoder's arithmetic over any :class:`Weights`, :class:`KVCache` and :class:`Dialect`.

@@ -139,14 +139,5 @@ def _layer(decoder: TextDecoder, i: int, state: State, cache: EagerCache, decode
     predicted = decoder.predict(i, state.streams)
     x = decoder.norm(f"layers.{i}.input_layernorm", predicted[decoder.config.altup_active_idx])
     decoder.keys_values(i, x, state.rope, cache)
-    narrow = State(
-        tuple(_tail(s, decoded) for s in state.streams),
-        _tail(state.embeddings, decoded),
-        _tail(state.ple, decoded),
-        {kind: (_tail(cos, decoded), _tail(sin, decoded)) for kind, (cos, sin) in state.rope.items()},
-    )
-    return decoder.block(i, tuple(_tail(p, decoded) for p in predicted), _tail(x, decoded), narrow, cache)
-
-
-def _tail(x: Tensor, begin: int) -> Tensor:
-    return x[:, begin:]
+    tail = slice(decoded, None)
+    return decoder.block(i, tuple(p[:, tail] for p in predicted), x[:, tail], state.at(tail), cache)
