@@ -14,6 +14,8 @@ import jsonschema
 from g3n_runtime.errors import BundleError, HashMismatch, UnsafePath
 
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+"""The signature over the manifest and its files, if the bundle is signed; the manifest does not list it."""
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 16 << 20
 
