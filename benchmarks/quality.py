@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from lab import is_of_nano, recipe_label
 from rich.console import Console
 
 from g3n_compiler.checkpoint.reader import Checkpoint
@@ -23,7 +24,6 @@ from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.errors import BundleError
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.nano import checkpoint_dir, heldout_path
-from g3n_compiler.nano.origin import is_of_nano, recipe_label
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.verify.reference import Reference, hf_logits, load_hf
 from g3n_runtime.bundle import open_bundle

@@ -18,17 +18,18 @@ from pathlib import Path
 import click
 import soundfile
 import torch
+from lab import is_of_nano, recipe_label
 from rich.console import Console
 
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.errors import BundleError
-from g3n_compiler.nano import checkpoint_dir, heldout_senses
-from g3n_compiler.nano.evaluate_senses import Engine, Reference, Result, accuracy, measure, word_error_rate, word_errors
-from g3n_compiler.nano.heldout_senses import Question
-from g3n_compiler.nano.origin import is_of_nano, recipe_label
-from g3n_compiler.nano.voices import RATE
+from g3n_compiler.nano import checkpoint_dir
 from g3n_runtime.bundle import Bundle, open_bundle
 from g3n_runtime.engine import GREEDY, Attachments, ChatEngine, open_engine
+from nano_training import heldout_senses
+from nano_training.evaluate_senses import Engine, Reference, Result, accuracy, measure, word_error_rate, word_errors
+from nano_training.heldout_senses import Question
+from nano_training.voices import RATE
 
 MOST_TOKENS = 24
 """Of an answer, as in the reference."""

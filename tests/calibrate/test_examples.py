@@ -17,12 +17,13 @@ from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import ExampleError, MediaError, UnsafePath
 from g3n_compiler.modules.multimodal_embedder import HardRows
-from g3n_compiler.nano import calibration_set, checkpoint_dir, heldout_senses
-from g3n_compiler.nano.evaluate_senses import Reference as HfSenses
-from g3n_compiler.nano.heldout_senses import Question
-from g3n_compiler.nano.voices import RATE
+from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.verify.reference import Reference
+from nano_training import calibration_set, heldout_senses
+from nano_training.evaluate_senses import Reference as HfSenses
+from nano_training.heldout_senses import Question
+from nano_training.voices import RATE
 from tests.conftest import TinyModel
 
 

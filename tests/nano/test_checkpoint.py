@@ -10,11 +10,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from g3n_compiler.nano import checkpoint_dir, corpus, evaluate, heldout_path, heldout_senses, towers
-from g3n_compiler.nano.config import FFN_WIDTH, SKIPPABLE, slice_config
-from g3n_compiler.nano.elastic import initialize
-from g3n_compiler.nano.evaluate_senses import Reference, accuracy, measure, word_error_rate
-from g3n_compiler.nano.tokens import encode_documents
+from g3n_compiler.nano import SKIPPABLE, checkpoint_dir, heldout_path
+from nano_training import corpus, evaluate, heldout_senses, towers
+from nano_training.config import FFN_WIDTH, slice_config
+from nano_training.elastic import initialize
+from nano_training.evaluate_senses import Reference, accuracy, measure, word_error_rate
+from nano_training.tokens import encode_documents
 
 MAX_BYTES = 24 * 10**6
 MAX_PERPLEXITY = 12.0

@@ -7,13 +7,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from g3n_compiler.nano import heldout_senses
-from g3n_compiler.nano.evaluate_senses import accuracy, figures, measure, word_error_rate, word_errors
-from g3n_compiler.nano.evaluate_towers import count
-from g3n_compiler.nano.heads import Heads
-from g3n_compiler.nano.heldout_senses import Question
-from g3n_compiler.nano.senses import Senses
-from g3n_compiler.nano.voices import LONGEST, RATE, WORDS, heldout_voices
+from nano_training import heldout_senses
+from nano_training.evaluate_senses import accuracy, figures, measure, word_error_rate, word_errors
+from nano_training.evaluate_towers import count
+from nano_training.heads import Heads
+from nano_training.heldout_senses import Question
+from nano_training.senses import Senses
+from nano_training.voices import LONGEST, RATE, WORDS, heldout_voices
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoProcessor, Gemma3nForConditionalGeneration
 
-from g3n_compiler.nano import checkpoint_dir, towers
-from g3n_compiler.nano.heads import Heads, caption_classes
-from g3n_compiler.nano.lessons import SPEECH_QUESTIONS, Sound, SpeechLessons, bent, disturb, picture_batch, to_pixels
-from g3n_compiler.nano.mix_text import mix
-from g3n_compiler.nano.pictures import COLOURS, SHAPES, DigitSet, draw_scene
-from g3n_compiler.nano.senses import Layout, Prompts, Senses
-from g3n_compiler.nano.voices import LONGEST, WORDS, heldout_voices, phrases, resample, training_voices, trim
+from g3n_compiler.nano import checkpoint_dir
+from nano_training import towers
+from nano_training.heads import Heads, caption_classes
+from nano_training.lessons import SPEECH_QUESTIONS, Sound, SpeechLessons, bent, disturb, picture_batch, to_pixels
+from nano_training.mix_text import mix
+from nano_training.pictures import COLOURS, SHAPES, DigitSet, draw_scene
+from nano_training.senses import Layout, Prompts, Senses
+from nano_training.voices import LONGEST, WORDS, heldout_voices, phrases, resample, training_voices, trim
 
 TOLERANCE = 2e-4
 

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from g3n_compiler.nano import checkpoint_dir, towers
-from g3n_compiler.nano.lessons import picture_batch
-from g3n_compiler.nano.pictures import DigitSet
-from g3n_compiler.nano.senses import Senses
-from g3n_compiler.nano.settle import settle
+from g3n_compiler.nano import checkpoint_dir
+from nano_training import towers
+from nano_training.lessons import picture_batch
+from nano_training.pictures import DigitSet
+from nano_training.senses import Senses
+from nano_training.settle import settle
 
 
 def told_apart(soft: Tensor) -> float:

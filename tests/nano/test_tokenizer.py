@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from g3n_compiler.checkpoint.sentencepiece import UnsupportedTokenizer, check_equal, to_sentencepiece
-from g3n_compiler.nano import chat, checkpoint_dir, corpus, heldout_path, tokenizer
+from g3n_compiler.nano import checkpoint_dir, heldout_path
+from nano_training import chat, corpus, tokenizer
 
 ODD_TEXTS = (
     "",

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from g3n_compiler.nano import kjv, train, wordnet
-from g3n_compiler.nano.config import full_config
-from g3n_compiler.nano.elastic import FULL, HALF, SMALLEST, ElasticModel, sample_slice
-from g3n_compiler.nano.loss import SOFTCAP, softcapped_cross_entropy
-from g3n_compiler.nano.ngram import KneserNey
-from g3n_compiler.nano.replay import Replay
-from g3n_compiler.nano.tokenizer import BOS_ID, VOCAB_SIZE
+from nano_training import kjv, train, wordnet
+from nano_training.config import full_config
+from nano_training.elastic import FULL, HALF, SMALLEST, ElasticModel, sample_slice
+from nano_training.loss import SOFTCAP, softcapped_cross_entropy
+from nano_training.ngram import KneserNey
+from nano_training.replay import Replay
+from nano_training.tokenizer import BOS_ID, VOCAB_SIZE
 
 
 @pytest.fixture(scope="module")

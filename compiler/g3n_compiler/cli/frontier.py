@@ -14,8 +14,7 @@ from g3n_compiler.checkpoint.config import load_text_config
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
 from g3n_compiler.cli.common import progress_steps, table_console
 from g3n_compiler.errors import CheckpointError
-from g3n_compiler.nano import checkpoint_dir, heldout_path
-from g3n_compiler.nano.config import SKIPPABLE
+from g3n_compiler.nano import SKIPPABLE, checkpoint_dir, heldout_path
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.report import human_bytes
 from g3n_compiler.report.frontier import Documents, Point, measure, nested_slices

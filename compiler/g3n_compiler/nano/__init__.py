@@ -7,14 +7,26 @@ can be tested and shown end to end without a download. ``checkpoint/README.md`` 
 
 from pathlib import Path
 
-HELDOUT_FILE = "heldout.jsonl"
+SKIPPABLE = (5, 6)
+"""Layers that its training skipped at times, so that a slice may leave them out."""
+_FOLDER = Path(__file__).resolve().parent
 
 
 def checkpoint_dir() -> Path:
     """Folder of the embedded checkpoint (``config.json``, ``model.safetensors``, tokenizer files)."""
-    return Path(__file__).resolve().parent / "checkpoint"
+    return _FOLDER / "checkpoint"
 
 
 def heldout_path() -> Path:
     """The held-out documents: one JSON object ``{"kind", "text"}`` a line, ``text`` already in prompt form."""
-    return Path(__file__).resolve().parent / HELDOUT_FILE
+    return _FOLDER / "heldout.jsonl"
+
+
+def heldout_senses_dir() -> Path:
+    """Folder of the held-out digits and sounds, with their answers."""
+    return _FOLDER / "heldout"
+
+
+def calibration_examples() -> Path:
+    """The file of examples that ``g3n-calibrate`` takes for nano."""
+    return _FOLDER / "calibration" / "examples.jsonl"

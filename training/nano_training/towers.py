@@ -14,8 +14,9 @@ from transformers.models.gemma3n.configuration_gemma3n import Gemma3nAudioConfig
 from transformers.models.gemma3n.feature_extraction_gemma3n import Gemma3nAudioFeatureExtractor
 from transformers.models.siglip.image_processing_siglip import SiglipImageProcessor
 
-from g3n_compiler.nano import checkpoint_dir, tokenizer
-from g3n_compiler.nano.config import full_config
+from g3n_compiler.nano import checkpoint_dir
+from nano_training import tokenizer
+from nano_training.config import full_config
 
 IMAGE_SIZE = 256
 """Pixels a side that the image processor of the checkpoint resizes to."""

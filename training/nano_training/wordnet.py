@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from g3n_compiler.nano.chat import Turn
+from nano_training.chat import Turn
 
 _PARTS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 _COUNTED = frozenset({5, 6, 8, 18, 20})  # lexicographer files of animals, artifacts, body parts, persons, plants

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from g3n_compiler.nano.heads import TOWERS, Heads
-from g3n_compiler.nano.senses import Senses
+from nano_training.heads import TOWERS, Heads
+from nano_training.senses import Senses
 
 _CLIP = 1.0
 _FULL_RATE_FAN_IN = 128

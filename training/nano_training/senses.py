@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Gemma3nForConditionalGeneration
 
-from g3n_compiler.nano import tokenizer
-from g3n_compiler.nano.loss import SOFTCAP
-from g3n_compiler.nano.soft_forward import SoftDecoder
+from nano_training import tokenizer
+from nano_training.loss import SOFTCAP
+from nano_training.soft_forward import SoftDecoder
 
 Modality = Literal["image", "audio"]
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
-from g3n_compiler.nano import chat, kjv, wordnet
+from nano_training import chat, kjv, wordnet
 
 PACKAGES = ("bible-kjv-text", "bible-kjv", "wordnet-base")
 _SYSTEM = ("Answer in one sentence.", "You are a helpful dictionary.", "Be brief.", "You are a teacher of English.")

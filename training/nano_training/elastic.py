@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
-from g3n_compiler.nano.config import FFN_WIDTH, LAYERS, SKIPPABLE
-from g3n_compiler.nano.forward import Decoder, Slice
-from g3n_compiler.nano.loss import softcapped_cross_entropy
+from g3n_compiler.nano import SKIPPABLE
+from nano_training.config import FFN_WIDTH, LAYERS
+from nano_training.forward import Decoder, Slice
+from nano_training.loss import softcapped_cross_entropy
 
 EMBEDDING = "model.embed_tokens.weight"
 

@@ -1,4 +1,4 @@
-"""Between two text models: ``python -m g3n_compiler.nano.mix_text BEFORE AFTER OUT --share 0.7``.
+"""Between two text models: ``python -m nano_training.mix_text BEFORE AFTER OUT --share 0.7``.
 
 Weights of a model and of one that went on from it may be averaged: the mean keeps most of what both know (Wortsman et
 al., "Robust fine-tuning of zero-shot models", 2022). Nano's text model learnt to answer from what it sees and hears and
@@ -12,7 +12,7 @@ import click
 import torch
 from safetensors.torch import load_file, save_file
 
-from g3n_compiler.nano.towers import text_weights
+from nano_training.towers import text_weights
 
 
 def mix(before: Path, after: Path, out: Path, share: float) -> int:

@@ -1,4 +1,4 @@
-"""Teaches nano to see and hear: ``python -m g3n_compiler.nano.train_senses --out DIR --minutes N [--resume]``.
+"""Teaches nano to see and hear: ``python -m nano_training.train_senses --out DIR --minutes N [--resume]``.
 
 First the towers learn alone, through classifiers on their soft tokens and on small pictures and single words; then
 through the text model, which has to answer. It learns that only with ``--train-text``, and keeps its English because
@@ -17,13 +17,14 @@ from typing import Any
 import click
 import torch
 
-from g3n_compiler.nano import checkpoint_dir, towers
-from g3n_compiler.nano.heads import Heads
-from g3n_compiler.nano.lessons import Sound, SpeechLessons, record
-from g3n_compiler.nano.pictures import fetch_digits
-from g3n_compiler.nano.replay import Replay
-from g3n_compiler.nano.senses import Prompts, Senses
-from g3n_compiler.nano.senses_optimizer import (
+from g3n_compiler.nano import checkpoint_dir
+from nano_training import towers
+from nano_training.heads import Heads
+from nano_training.lessons import Sound, SpeechLessons, record
+from nano_training.pictures import fetch_digits
+from nano_training.replay import Replay
+from nano_training.senses import Prompts, Senses
+from nano_training.senses_optimizer import (
     Progress,
     learning_rate,
     make_optimizer,
@@ -32,8 +33,8 @@ from g3n_compiler.nano.senses_optimizer import (
     update,
     warm_up,
 )
-from g3n_compiler.nano.senses_trainer import Lesson, Trainer
-from g3n_compiler.nano.voices import speak, training_voices
+from nano_training.senses_trainer import Lesson, Trainer
+from nano_training.voices import speak, training_voices
 
 PHRASES = 24
 """Phrases of several words that each training voice says, beside every single word."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Gemma3nTextConfig
 
-from g3n_compiler.nano.forward import _STREAMS, Decoder, Weights, _match_power, _norm, _rope, _visible
+from nano_training.forward import _STREAMS, Decoder, Weights, _match_power, _norm, _rope, _visible
 
 _SLIDING = "sliding_attention"
 

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from g3n_compiler.nano.corpus import Document
+from nano_training.corpus import Document
 
 
 def encode_documents(documents: Sequence[Document], tokenizer_json: Path) -> list[Tensor]:

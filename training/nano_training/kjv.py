@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from random import Random
 
-from g3n_compiler.nano.chat import Turn
+from nano_training.chat import Turn
 
 _VERSE = re.compile(r"\s+(\d+) (.*)$")
 _HEADING = re.compile(r"\S.* \d+$")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from g3n_compiler.nano.pictures import COLOURS, SHAPES
-from g3n_compiler.nano.voices import WORDS
+from nano_training.pictures import COLOURS, SHAPES
+from nano_training.voices import WORDS
 
 _COLOUR_NAMES = sorted(COLOURS)
 _PARTS = (10, len(COLOURS), len(SHAPES), len(COLOURS))

@@ -7,12 +7,12 @@ from random import Random
 from torch import Tensor
 from transformers import Gemma3nTextConfig
 
-from g3n_compiler.nano import corpus
-from g3n_compiler.nano.elastic import EMBEDDING, sample_slice
-from g3n_compiler.nano.forward import Decoder, Weights
-from g3n_compiler.nano.loss import softcapped_cross_entropy
-from g3n_compiler.nano.tokens import encode_stream
-from g3n_compiler.nano.train import TOKENS_PER_STEP, batch_at
+from nano_training import corpus
+from nano_training.elastic import EMBEDDING, sample_slice
+from nano_training.forward import Decoder, Weights
+from nano_training.loss import softcapped_cross_entropy
+from nano_training.tokens import encode_stream
+from nano_training.train import TOKENS_PER_STEP, batch_at
 
 
 class Replay:

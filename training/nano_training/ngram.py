@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from g3n_compiler.nano.tokenizer import BOS_ID, VOCAB_SIZE
+from nano_training.tokenizer import BOS_ID, VOCAB_SIZE
 
 ORDER = 4
 _BITS = 13  # four ids below 2**13 fit one int64

@@ -1,4 +1,4 @@
-"""Trains nano: ``python -m g3n_compiler.nano.train --out DIR --minutes N [--resume]``.
+"""Trains nano: ``python -m nano_training.train --out DIR --minutes N [--resume]``.
 
 AdamW with a schedule over the time budget, so that a run ends when it should on any machine. ``DIR/latest`` always
 points to a complete Hugging Face folder; ``DIR/state.pt`` holds what ``--resume`` needs.
@@ -16,12 +16,13 @@ import click
 import torch
 from torch import Tensor
 
-from g3n_compiler.nano import corpus, heldout_path, tokenizer
-from g3n_compiler.nano.config import full_config
-from g3n_compiler.nano.elastic import FULL, SMALLEST, ElasticModel, sample_slice
-from g3n_compiler.nano.export import export
-from g3n_compiler.nano.forward import Slice
-from g3n_compiler.nano.tokens import encode_documents, encode_stream
+from g3n_compiler.nano import heldout_path
+from nano_training import corpus, tokenizer
+from nano_training.config import full_config
+from nano_training.elastic import FULL, SMALLEST, ElasticModel, sample_slice
+from nano_training.export import export
+from nano_training.forward import Slice
+from nano_training.tokens import encode_documents, encode_stream
 
 TOKENS_PER_STEP = 2048
 _LENGTHS, _LENGTH_WEIGHTS = (256, 512, 1024), (0.75, 0.15, 0.10)

@@ -1,4 +1,4 @@
-"""Examples for ``g3n-calibrate`` from what nano was taught: ``python -m g3n_compiler.nano.calibration_set``.
+"""Examples for ``g3n-calibrate`` from what nano was taught: ``python -m nano_training.calibration_set``.
 
 Scenes and digits are drawn anew and words are said by training voices: none are among the questions of
 :mod:`.heldout_senses`. The texts are the last of the held-out documents, up to which ``benchmarks/quality.py`` does not
@@ -16,10 +16,10 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from g3n_compiler.nano import heldout_path
-from g3n_compiler.nano.lessons import DIGIT_QUESTIONS, SCENE_QUESTIONS, SPEECH_QUESTIONS
-from g3n_compiler.nano.pictures import SHARE, DigitSet, draw_digit, draw_scene, fetch_digits
-from g3n_compiler.nano.voices import LONGEST, RATE, Utterance, speak, training_voices
+from g3n_compiler.nano import calibration_examples, heldout_path
+from nano_training.lessons import DIGIT_QUESTIONS, SCENE_QUESTIONS, SPEECH_QUESTIONS
+from nano_training.pictures import SHARE, DigitSet, draw_digit, draw_scene, fetch_digits
+from nano_training.voices import LONGEST, RATE, Utterance, speak, training_voices
 
 SCENES, DIGITS, CLIPS, TEXTS = 64, 24, 80, 48
 PHRASES = 4
@@ -30,7 +30,7 @@ _SMALLEST, _LARGEST = 180, 320
 
 def path() -> Path:
     """The examples that lie in the package."""
-    return Path(__file__).resolve().parent / "calibration" / EXAMPLES
+    return calibration_examples()
 
 
 def write(digits: DigitSet, speech: list[Utterance], out: Path) -> None:

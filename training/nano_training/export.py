@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Gemma3nTextConfig, GenerationConfig
 
-from g3n_compiler.nano import tokenizer
+from nano_training import tokenizer
 
 
 def _dead_weights(config: Gemma3nTextConfig) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Measures a checkpoint on the held-out documents: ``python -m g3n_compiler.nano.evaluate [DIR] [options]``.
+"""Measures a checkpoint on the held-out documents: ``python -m nano_training.evaluate [DIR] [options]``.
 
 All perplexities are in fp32, per token, each document from its ``<bos>`` on (``<bos>`` itself not counted).
 """
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
-from g3n_compiler.nano import checkpoint_dir, corpus, heldout_path
-from g3n_compiler.nano.config import SKIPPABLE, slice_config, slice_weights
-from g3n_compiler.nano.ngram import ORDER, KneserNey
-from g3n_compiler.nano.tokens import encode_documents
-from g3n_compiler.nano.towers import text_weights
+from g3n_compiler.nano import SKIPPABLE, checkpoint_dir, heldout_path
+from nano_training import corpus
+from nano_training.config import slice_config, slice_weights
+from nano_training.ngram import ORDER, KneserNey
+from nano_training.tokens import encode_documents
+from nano_training.towers import text_weights
 
 _BATCH_TOKENS = 4096
 

@@ -5,11 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import Tensor
 from transformers import Gemma3nTextConfig
 
-from g3n_compiler.nano import tokenizer
+from nano_training import tokenizer
 
 LAYERS = 10
 FFN_WIDTH = 512
-SKIPPABLE = (5, 6)
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 _PREFIX = "model."
 

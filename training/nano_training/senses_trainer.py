@@ -5,8 +5,8 @@ from random import Random
 
 from torch import Tensor
 
-from g3n_compiler.nano.heads import Heads
-from g3n_compiler.nano.lessons import (
+from nano_training.heads import Heads
+from nano_training.lessons import (
     DIGIT_QUESTIONS,
     SCENE_QUESTIONS,
     SPEECH_QUESTIONS,
@@ -14,10 +14,10 @@ from g3n_compiler.nano.lessons import (
     SpeechLessons,
     picture_batch,
 )
-from g3n_compiler.nano.pictures import SHARE, DigitSet
-from g3n_compiler.nano.senses import SOFT_TOKENS, Modality, Prompts, Senses, random_layout
-from g3n_compiler.nano.settle import settle
-from g3n_compiler.nano.towers import IMAGE_SIZE
+from nano_training.pictures import SHARE, DigitSet
+from nano_training.senses import SOFT_TOKENS, Modality, Prompts, Senses, random_layout
+from nano_training.settle import settle
+from nano_training.towers import IMAGE_SIZE
 
 Lesson = Callable[[Random, float], tuple[Tensor, float]]
 """From a seeded generator and the share of the time that is over to a loss, and the share of rows that were right."""
@@ -89,7 +89,7 @@ class Trainer:
         return self.heads.speech_loss(*self.senses.hear(lesson.mel, lesson.valid), lesson.words)
 
     def settle(self, rng: Random, sense: str) -> None:
-        """Fresh towers made ready to learn, by one batch of each kind (:mod:`g3n_compiler.nano.settle`)."""
+        """Fresh towers made ready to learn, by one batch of each kind (:mod:`nano_training.settle`)."""
         inner = self.senses.model.model
         if sense != "hearing":
             pixels = picture_batch(self._digits, rng, 64, *_ALONE[1][1:], 0.5).pixels

@@ -1,4 +1,4 @@
-"""What the towers alone know of the held-out questions: ``python -m g3n_compiler.nano.evaluate_towers STATE``.
+"""What the towers alone know of the held-out questions: ``python -m nano_training.evaluate_towers STATE``.
 
 The classifiers of training read the soft tokens; the text model takes no part. Where these figures are good and those
 of ``evaluate_senses`` are not, the text model does not yet understand its towers.
@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers.models.gemma3n.feature_extraction_gemma3n import Gemma3nAudioFeatureExtractor
 
-from g3n_compiler.nano import checkpoint_dir, heldout_senses, towers
-from g3n_compiler.nano.evaluate_senses import word_errors
-from g3n_compiler.nano.heads import Heads
-from g3n_compiler.nano.heldout_senses import Question
-from g3n_compiler.nano.lessons import to_pixels
-from g3n_compiler.nano.senses import Senses
-from g3n_compiler.nano.senses_optimizer import warm_up
+from g3n_compiler.nano import checkpoint_dir
+from nano_training import heldout_senses, towers
+from nano_training.evaluate_senses import word_errors
+from nano_training.heads import Heads
+from nano_training.heldout_senses import Question
+from nano_training.lessons import to_pixels
+from nano_training.senses import Senses
+from nano_training.senses_optimizer import warm_up
 
 Counts = dict[str, list[int]]
 """Right ones (of words: errors) and all, by what is counted."""

@@ -1,4 +1,4 @@
-"""How well an engine sees and hears: ``python -m g3n_compiler.nano.evaluate_senses [DIR]`` for the library in fp32.
+"""How well an engine sees and hears: ``python -m nano_training.evaluate_senses [DIR]`` for the library in fp32.
 
 Any other engine is measured by handing :func:`measure` a function from a question to the text of its greedy answer.
 """
@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoProcessor, Gemma3nForConditionalGeneration
 
-from g3n_compiler.nano import checkpoint_dir, heldout_senses
-from g3n_compiler.nano.heldout_senses import Question
+from g3n_compiler.nano import checkpoint_dir
+from nano_training import heldout_senses
+from nano_training.heldout_senses import Question
 
 _MOST_TOKENS = 24
 

@@ -15,9 +15,10 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
-from g3n_compiler.nano.lessons import DIGIT_QUESTIONS, SCENE_QUESTIONS, SPEECH_QUESTIONS
-from g3n_compiler.nano.pictures import SHARE, DigitSet, draw_digit, draw_scene
-from g3n_compiler.nano.voices import LONGEST, RATE, Utterance
+from g3n_compiler.nano import heldout_senses_dir
+from nano_training.lessons import DIGIT_QUESTIONS, SCENE_QUESTIONS, SPEECH_QUESTIONS
+from nano_training.pictures import SHARE, DigitSet, draw_digit, draw_scene
+from nano_training.voices import LONGEST, RATE, Utterance
 
 DIGITS = 300
 SCENES = 1000
@@ -43,14 +44,14 @@ class Question:
 
 def folder() -> Path:
     """Where the held-out files lie."""
-    return Path(__file__).resolve().parent / "heldout"
+    return heldout_senses_dir()
 
 
 def write(digits: DigitSet, speech: Sequence[Utterance], out: Path) -> None:
     """Choose :data:`DIGITS` digits and :data:`CLIPS` phrases of the held-out sets, and write them to ``out``.
 
     Args:
-        speech: what :func:`~g3n_compiler.nano.voices.speak` makes of the held-out voices and :data:`PHRASES`.
+        speech: what :func:`~nano_training.voices.speak` makes of the held-out voices and :data:`PHRASES`.
     """
     (out / "speech").mkdir(parents=True, exist_ok=True)
     chosen = Random("heldout/digits").sample(range(len(digits.labels)), DIGITS)

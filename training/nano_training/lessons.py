@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from transformers.models.gemma3n.feature_extraction_gemma3n import Gemma3nAudioFeatureExtractor
 
-from g3n_compiler.nano.pictures import DigitSet, Picture, random_picture
-from g3n_compiler.nano.voices import RATE, Utterance, resample
+from nano_training.pictures import DigitSet, Picture, random_picture
+from nano_training.voices import RATE, Utterance, resample
 
 DIGIT_QUESTIONS = ("What digit is this?", "Which digit is written here?", "Read the digit.")
 SCENE_QUESTIONS = ("What is in the picture?", "Describe the picture.", "What do you see?")
