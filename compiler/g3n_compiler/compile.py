@@ -10,6 +10,7 @@ from g3n_compiler.bundle.key import bundle_key
 from g3n_compiler.bundle.manifest import Provenance, build_manifest, write_manifest
 from g3n_compiler.bundle.memory import memory_ledger
 from g3n_compiler.bundle.needs import compile_needs, require
+from g3n_compiler.bundle.signing import SigningKey, sign_bundle
 from g3n_compiler.bundle.staging import staged
 from g3n_compiler.checkpoint.calibrated import check_calibration
 from g3n_compiler.checkpoint.config import TextConfig
@@ -60,6 +61,7 @@ class CompileOptions:
     command: str = ""
     slicing: SliceOptions = field(default_factory=SliceOptions)
     elastic: tuple[str, ...] | None = None
+    sign: SigningKey | None = None
 
 
 def compile_bundle(
@@ -170,6 +172,8 @@ def compile_bundle(
         manifest = build_manifest(destination.name, job, target, placed, lowered, parity, origin)
         write_report(directory, manifest)
         write_manifest(directory, manifest)
+        if options.sign is not None:
+            sign_bundle(directory, manifest, options.sign)
     checkpoint.close()
     return destination
 

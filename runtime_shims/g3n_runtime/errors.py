@@ -44,3 +44,21 @@ class UnsafePath(BundleError):
     """A manifest names a path that leaves the bundle's folder."""
 
     exit_code = 52
+
+
+class SignatureError(BundleError):
+    """A bundle's signature is missing, broken, of another key, or of another bundle."""
+
+    exit_code = 53
+
+
+class KeyFileError(G3nError):
+    """A file is not a key that bundles are signed or checked with."""
+
+    exit_code = 54
+
+
+class CannotCheckSignature(G3nError):
+    """A signature can be neither confirmed nor refused here: its key or the package that checks it is missing."""
+
+    exit_code = 55

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from g3n_runtime.bundle import MANIFEST, Bundle
+from g3n_runtime.bundle import MANIFEST, SIGNATURE, Bundle
 from g3n_runtime.errors import G3nError
 
 FOLDER = "/data/local/tmp/g3n"
@@ -198,7 +198,7 @@ def push_bundle(adb: Adb, bundle: Bundle, report: Report = lambda done, total: N
     """Copy ``bundle`` into :data:`FOLDER` on the device and return its folder there.
 
     Files that are already there with the right hash are left alone; one that was broken off goes on where it ended. The
-    manifest comes last, so that half a bundle is never taken for a whole one.
+    manifest comes last, after the signature if there is one, so that half a bundle is never taken for a whole one.
 
     Args:
         force: skip the checks of the device.
@@ -215,7 +215,7 @@ def push_bundle(adb: Adb, bundle: Bundle, report: Report = lambda done, total: N
         check_device(device_facts(adb), bundle, missing)
     total, before = sum(entry["bytes"] for entry in entries), 0
     adb.shell(f"mkdir -p {shlex.quote(folder)} && chmod 755 {FOLDER} {shlex.quote(folder)}")
-    adb.shell(f"rm -f {shlex.quote(f'{folder}/{MANIFEST}')}")
+    adb.shell(f"rm -f {shlex.quote(f'{folder}/{MANIFEST}')} {shlex.quote(f'{folder}/{SIGNATURE}')}")
     for entry in entries:
 
         def count(done: int, before: int = before) -> None:
@@ -224,7 +224,9 @@ def push_bundle(adb: Adb, bundle: Bundle, report: Report = lambda done, total: N
         _push_file(adb, bundle.directory / entry["path"], entry, folder, count)
         before += entry["bytes"]
         report(before, total)
-    _push_manifest(adb, bundle.directory / MANIFEST, folder)
+    if (bundle.directory / SIGNATURE).is_file():
+        _push_small(adb, bundle.directory / SIGNATURE, folder)
+    _push_small(adb, bundle.directory / MANIFEST, folder)
     return folder
 
 
@@ -254,12 +256,13 @@ def _push_file(adb: Adb, source: Path, entry: dict[str, object], folder: str, re
     adb.shell(f"chmod 644 {shlex.quote(part)} && mv {shlex.quote(part)} {shlex.quote(target)}")
 
 
-def _push_manifest(adb: Adb, source: Path, folder: str) -> None:
-    part, target = f"{folder}/{MANIFEST}.part", f"{folder}/{MANIFEST}"
+def _push_small(adb: Adb, source: Path, folder: str) -> None:
+    """Replace a file that the manifest does not list."""
+    part, target = f"{folder}/{source.name}.part", f"{folder}/{source.name}"
     adb.shell(f"rm -f {shlex.quote(part)}")
     adb.append(source, 0, part, lambda nbytes: None)
     if _remote_size(adb, part) != source.stat().st_size:
-        raise AdbError(f"{MANIFEST} arrived damaged: run the command again")
+        raise AdbError(f"{source.name} arrived damaged: run the command again")
     adb.shell(f"chmod 644 {shlex.quote(part)} && mv {shlex.quote(part)} {shlex.quote(target)}")
 
 

@@ -24,6 +24,7 @@ from g3n_compiler.nano import checkpoint_dir
 from g3n_runtime.bundle import inside, open_bundle, schema
 from g3n_runtime.errors import BundleError
 from g3n_runtime.executorch_model import MappedTable
+from tests.android.signed import signed_vectors
 
 DIRECTORY = Path(__file__).parents[2] / "android_app" / "core" / "src" / "test" / "resources" / "golden"
 BOS = "<bos>"
@@ -208,6 +209,7 @@ def vectors(manifest: dict[str, Any]) -> dict[str, Any]:
         "conversations.json": conversation_vectors(),
         "tokens.json": token_vectors(),
         "tables.json": table_vectors(),
+        "signatures.json": signed_vectors(short),
     }
 
 

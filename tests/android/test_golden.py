@@ -18,6 +18,7 @@ NAMES = (
     "conversations.json",
     "tokens.json",
     "tables.json",
+    "signatures.json",
 )
 
 

@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from g3n_compiler.bundle.signing import sign_bundle
 from g3n_compiler.cli.push import main
-from g3n_runtime.errors import BundleError, HashMismatch
+from g3n_runtime.bundle import SIGNATURE
+from g3n_runtime.errors import BundleError, HashMismatch, SignatureError
 from g3n_runtime.push import FOLDER, AdbError, DeviceFacts, DeviceUnfit
 from tests.android import fake_adb
 from tests.android.golden import DIRECTORY
+from tests.android.signed import KEY, OTHER_KEY
 
 SERIAL = "R5CT10ABCDE"
 SIZES = {
@@ -226,6 +229,40 @@ def test_the_app_is_installed_when_asked(phone: Phone, bundle: Path, tmp_path: P
     assert result.exit_code == 0 and "g3n.apk is installed" in result.output
     phone.state(install_fails="INSTALL_FAILED_UPDATE_INCOMPATIBLE: signatures do not match")
     expect(phone.push(bundle, "--apk", str(apk)), AdbError, "signatures do not match")
+
+
+@pytest.fixture
+def signed(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    sign_bundle(bundle, json.loads((bundle / "manifest.json").read_text()), KEY)
+    return bundle
+
+
+def test_who_made_a_bundle_is_shown_and_its_signature_travels(phone: Phone, signed: Path) -> None:
+    fingerprint = KEY.public.fingerprint
+    result = phone.push(signed)
+    assert result.exit_code == 0 and f"unknown key {fingerprint}" in result.output, result.output
+    assert_pushed(phone, signed)
+    accepted = phone.push(signed, "--accept-key", fingerprint.upper().replace("-", ""))
+    assert f"the accepted key {fingerprint}" in accepted.output
+    assert f"the accepted key {fingerprint}" in phone.push(signed).output
+    sign_bundle(signed, json.loads((signed / "manifest.json").read_text()), OTHER_KEY)
+    assert f"unknown key {OTHER_KEY.public.fingerprint}" in phone.push(signed).output
+    (signed / SIGNATURE).unlink()
+    assert "not signed" in phone.push(signed).output
+    assert not phone.file(f"{signed.name}/{SIGNATURE}").exists()  # not the one of the push before
+
+
+def test_a_key_is_accepted_only_with_a_bundle_that_it_signed(phone: Phone, signed: Path, tmp_path: Path) -> None:
+    expect(phone.push(signed, "--accept-key", OTHER_KEY.public.fingerprint), SignatureError, "no key was accepted")
+    signature = json.loads((signed / SIGNATURE).read_text())
+    signature["dsseEnvelope"]["signatures"][0]["sig"] = "AAAA"
+    (signed / SIGNATURE).write_text(json.dumps(signature))
+    expect(phone.push(signed, "--accept-key", KEY.public.fingerprint), SignatureError, "not a signature of the key")
+    expect(phone.push(signed), SignatureError, "not a signature of the key")
+    (signed / SIGNATURE).unlink()
+    expect(phone.push(signed, "--accept-key", KEY.public.fingerprint), SignatureError, "is not signed")
+    assert not (tmp_path / "config").exists() and not (phone.home / "calls.log").exists()
 
 
 def test_memory_a_phone_was_sold_with() -> None:

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from g3n_compiler.bundle.signing import SigningKey
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.errors import BundleError, DiskError, HashMismatch, ParityError, UnsafePath
 from g3n_compiler.verify.parity import Check
-from g3n_runtime.bundle import MANIFEST, open_bundle
+from g3n_runtime.bundle import MANIFEST, SIGNATURE, open_bundle
+from g3n_runtime.signature import check_signature
+from tests.android.signed import KEY, OTHER_KEY
 from tests.conftest import TinyModel
 from tests.fakes import FakeBackend
 
@@ -26,7 +29,7 @@ def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("g3n_compiler.verify.run.onnx_checks", lambda *_: [check])
 
 
-def compile_tiny(tiny: TinyModel, out: Path, quant: str = "int8", **fake: Any) -> Path:
+def compile_tiny(tiny: TinyModel, out: Path, quant: str = "int8", sign: SigningKey | None = None, **fake: Any) -> Path:
     options = CompileOptions(
         checkpoint=tiny.directory,
         runtime="litert",
@@ -34,6 +37,7 @@ def compile_tiny(tiny: TinyModel, out: Path, quant: str = "int8", **fake: Any) -
         context=64,
         out=out,
         command="g3n-compile",
+        sign=sign,
     )
     return compile_bundle(options, lambda line: None, lambda runtime: FakeBackend(runtime, **fake))
 
@@ -72,6 +76,17 @@ def test_same_input_same_bytes(bundle: Path, tiny: TinyModel, tmp_path: Path) ->
     again = compile_tiny(tiny, tmp_path / "tiny")
     for path in bundle.iterdir():
         assert (again / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_signature_is_the_only_difference_that_signing_makes(bundle: Path, tiny: TinyModel, tmp_path: Path) -> None:
+    signed = compile_tiny(tiny, tmp_path / "tiny", sign=KEY)
+    assert check_signature(open_bundle(signed)) == KEY.public
+    assert {p.name for p in signed.iterdir()} - {p.name for p in bundle.iterdir()} == {SIGNATURE}
+    for path in bundle.iterdir():
+        assert (signed / path.name).read_bytes() == path.read_bytes(), path.name
+    again = compile_tiny(tiny, signed, sign=OTHER_KEY)
+    assert check_signature(open_bundle(again)) == OTHER_KEY.public
+    assert not (compile_tiny(tiny, signed) / SIGNATURE).exists()
 
 
 @pytest.mark.parametrize(

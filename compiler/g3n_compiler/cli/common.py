@@ -126,6 +126,17 @@ def portable_command(argv: list[str]) -> str:
     return " ".join(parts)
 
 
+def without_option(argv: list[str], flag: str) -> list[str]:
+    """The command line without an option that takes a value, in either of its spellings."""
+    kept, words = [], iter(argv)
+    for word in words:
+        if word == flag:
+            next(words, None)
+        elif not word.startswith(f"{flag}="):
+            kept.append(word)
+    return kept
+
+
 class IntegerList(click.ParamType[tuple[int, ...]]):
     """``128,256`` as a tuple of integers."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from g3n_compiler.bundle.signing import load_signing_key
 from g3n_compiler.checkpoint.hub import SIZES
 from g3n_compiler.cli.common import (
     IntegerList,
@@ -17,6 +18,7 @@ from g3n_compiler.cli.common import (
     progress_steps,
     quiet_toolchains,
     reports_errors,
+    without_option,
 )
 from g3n_compiler.cli.interrupt import insistent_interrupt
 from g3n_compiler.compile import CompileOptions, compile_bundle
@@ -49,6 +51,7 @@ from g3n_runtime.bundle import open_bundle
 @click.option("--elastic", type=NameList(), help="MatFormer: sizes to nest in one bundle, e.g. e2b,e4b or full,half.")
 @click.option("--soc", help="Chip to compile for ahead of time, e.g. Tensor_G5.")
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle folder [default: exported/SIZE-TARGET-QUANT].")
+@click.option("--sign", type=click.Path(path_type=Path), help="Sign the bundle with this private key (PEM, EC P-256).")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @reports_errors
 def main(
@@ -69,20 +72,24 @@ def main(
     elastic: tuple[str, ...] | None,
     soc: str | None,
     out: Path | None,
+    sign: Path | None,
     output: str,
 ) -> None:
     """Compile a Gemma 3n checkpoint into a bundle and compare it with the reference before it counts as made."""
+    key = None if sign is None else load_signing_key(sign)
+    if key is not None and key.exposed:
+        click.echo(f"warning: others than you may read {sign}: chmod 600 it", err=True)
     options = CompileOptions(
         target, size, checkpoint, runtime, quant, context, prefill_lengths, modalities, image_sizes,
         lora, soc, out,
-        portable_command(sys.argv), SliceOptions(skip_layers, ffn_dims, budget, params),
-        elastic,
+        portable_command(without_option(sys.argv, "--sign")), SliceOptions(skip_layers, ffn_dims, budget, params),
+        elastic, key,
     )  # fmt: skip
     with insistent_interrupt(), quiet_toolchains(), progress_steps() as step:
         directory = compile_bundle(options, step)
     manifest = open_bundle(directory, check_hashes=False).manifest
     if output == "json":
-        click.echo(json.dumps({"bundle": str(directory), "manifest": manifest}))
+        click.echo(json.dumps({"bundle": str(directory), "manifest": manifest, "key": key and key.public.fingerprint}))
         return
     console = Console()
     for text in manifest["parity"]["texts"]:
@@ -90,6 +97,8 @@ def main(
     checks = manifest["parity"]["checks"]
     console.print(f"{len(checks)} comparisons with the reference passed", highlight=False)
     console.print(f"bundle: {directory}\nreport: {directory / 'report.html'}", highlight=False)
+    if key is not None:
+        console.print(f"signed by: {key.public.fingerprint}", highlight=False)
 
 
 if __name__ == "__main__":

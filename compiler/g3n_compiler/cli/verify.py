@@ -26,6 +26,9 @@ from g3n_compiler.verify.arm64 import ArmKit, verify_arm64
 from g3n_compiler.verify.parity import Parity
 from g3n_compiler.verify.run import verify
 from g3n_runtime.bundle import Bundle, open_bundle
+from g3n_runtime.errors import HashMismatch, SignatureError
+from g3n_runtime.public_key import PublicKey, load_public_key
+from g3n_runtime.signature import check_signature
 
 ARM_KIT = Path("build") / "arm64"
 
@@ -34,18 +37,38 @@ ARM_KIT = Path("build") / "arm64"
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder [default: the one of its size].")
 @click.option("--lora", type=click.Path(path_type=Path), help="The adapter it was compiled with.")
+@click.option("--key", type=click.Path(path_type=Path), help="Public key (PEM) that must have signed the bundle.")
+@click.option("--signature-only", is_flag=True, help="With --key: look at nothing but the signature and the hashes.")
 @click.option(
     "--arch", type=click.Choice(["host", "arm64"]), default="host", show_default=True, help="Where to run it."
 )
 @click.option("--kit", type=click.Path(path_type=Path), default=ARM_KIT, show_default=True, help="See make arm64-kit.")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @reports_errors
-def main(bundle: Path, checkpoint: Path | None, lora: Path | None, arch: str, kit: Path, output: str) -> None:
+def main(
+    bundle: Path,
+    checkpoint: Path | None,
+    lora: Path | None,
+    key: Path | None,
+    signature_only: bool,
+    arch: str,
+    kit: Path,
+    output: str,
+) -> None:
     """Compare a bundle with its checkpoint again; exits non-zero when anything differs.
 
     With --arch arm64 it is compared with itself under the official aarch64 runtimes, emulated: for small bundles.
     """
-    opened = open_bundle(bundle)
+    if signature_only and key is None:
+        raise click.UsageError("--signature-only checks the signature of a key: name it with --key")
+    if key is None:
+        opened = open_bundle(bundle)
+    else:
+        signer = load_public_key(key)
+        opened = _open_signed(bundle, signer)
+        click.echo(f"signed by: {signer.fingerprint}", err=output == "json")
+    if signature_only:
+        return
     arm = ArmKit(kit.absolute()) if arch == "arm64" else None
     with quiet_toolchains(), progress_steps() as step:
         source = _open_source(resolve_checkpoint(opened.manifest["model"]["size"], checkpoint), opened)
@@ -77,6 +100,15 @@ def main(bundle: Path, checkpoint: Path | None, lora: Path | None, arch: str, ki
     else:
         _show(parity)
     parity.require()
+
+
+def _open_signed(directory: Path, key: PublicKey) -> Bundle:
+    """The bundle, every byte of it as ``key`` signed it."""
+    check_signature(open_bundle(directory, check_hashes=False), key)
+    try:
+        return open_bundle(directory)
+    except HashMismatch as error:
+        raise SignatureError(f"{error}; it is not what {key.fingerprint} signed") from None
 
 
 def _open_source(directory: Path, bundle: Bundle) -> Checkpoint:
