@@ -8,6 +8,7 @@ import android.os.Handler
 import android.os.Looper
 import android.view.View
 import org.g3n.core.device.DeviceMemory
+import org.g3n.core.session.FileAcceptedKeys
 import org.g3n.core.session.FileSessionStore
 import org.g3n.core.ui.ChatPresenter
 import org.g3n.core.ui.LoadPresenter
@@ -30,6 +31,7 @@ class G3nApplication : Application() {
             threads = threads,
             cacheDirectory = cacheDir,
             engineThreads = ENGINE_THREADS,
+            keys = FileAcceptedKeys(File(filesDir, "accepted_keys")),
         )
     }
 

@@ -14,6 +14,7 @@ import android.widget.Spinner
 import android.widget.TextView
 import org.g3n.core.bundle.BundleSize
 import org.g3n.core.bundle.Device
+import org.g3n.core.bundle.Origin
 import org.g3n.core.bundle.Progress
 import org.g3n.core.bundle.Runtime
 import org.g3n.core.device.Verdict
@@ -116,6 +117,23 @@ class LoadActivity : Activity(), LoadView {
         sizes.setSelection(maxOf(0, names.indexOf(size?.name)))
         for (id in listOf(R.id.size, R.id.size_label)) view<View>(id).visibility = if (names.isEmpty()) View.GONE else View.VISIBLE
         showOption()
+    }
+
+    override fun showOrigin(origin: Origin, accepted: Boolean) {
+        view<TextView>(R.id.origin).text = Texts.origin(this, origin, accepted)
+        view<Button>(R.id.accept_key).apply {
+            visibility = if (origin is Origin.Signed && !accepted) View.VISIBLE else View.GONE
+            setOnClickListener { if (origin is Origin.Signed) confirmKey(origin.fingerprint) }
+        }
+    }
+
+    private fun confirmKey(fingerprint: String) {
+        AlertDialog.Builder(this)
+            .setTitle(R.string.origin_accept_title)
+            .setMessage(getString(R.string.origin_accept_message, fingerprint))
+            .setPositiveButton(R.string.origin_accept) { _, _ -> loader.acceptKey(fingerprint) }
+            .setNegativeButton(R.string.cancel, null)
+            .show()
     }
 
     private fun showOption() {

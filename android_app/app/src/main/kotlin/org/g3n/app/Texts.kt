@@ -5,6 +5,7 @@ import android.app.AlertDialog
 import android.content.Context
 import android.text.format.Formatter
 import org.g3n.core.bundle.Device
+import org.g3n.core.bundle.Origin
 import org.g3n.core.bundle.Runtime
 import org.g3n.core.device.Fit
 import org.g3n.core.device.Verdict
@@ -22,6 +23,13 @@ internal object Texts {
     }
 
     fun bytes(context: Context, bytes: Long): String = Formatter.formatShortFileSize(context, bytes)
+
+    fun origin(context: Context, origin: Origin, accepted: Boolean): String = when (origin) {
+        Origin.NotSigned -> context.getString(R.string.origin_not_signed)
+        Origin.NotChecked -> context.getString(R.string.origin_not_checked)
+        is Origin.Signed ->
+            context.getString(if (accepted) R.string.origin_accepted else R.string.origin_unknown, origin.fingerprint)
+    }
 
     fun fit(context: Context, fit: Fit): String = when (fit.verdict) {
         Verdict.FITS -> context.getString(R.string.fit_fits, bytes(context, fit.peak), bytes(context, fit.usable))

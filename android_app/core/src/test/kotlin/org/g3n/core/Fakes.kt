@@ -10,6 +10,7 @@ import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.EngineFactory
 import org.g3n.core.engine.Finish
+import org.g3n.core.session.AcceptedKeys
 import org.g3n.core.session.Session
 import org.g3n.core.session.SessionJson
 import org.g3n.core.session.SessionStore
@@ -115,5 +116,16 @@ class MemoryStore(var json: String? = null) : SessionStore {
 
     override fun clear() {
         json = null
+    }
+}
+
+/** Keeps accepted keys in memory. */
+class MemoryKeys : AcceptedKeys {
+    private val accepted = HashSet<String>()
+
+    override fun contains(fingerprint: String): Boolean = fingerprint in accepted
+
+    override fun add(fingerprint: String) {
+        accepted += fingerprint
     }
 }

@@ -55,6 +55,22 @@ class BundleMaker(private val folder: File) {
     }
 }
 
+/** The small bundle that the Python side signed, see `tests/android/signed.py`. */
+class SignedBundle(val folder: File) {
+    private val vectors = JsonTree.map(Golden.read("signatures.json"))
+    val fingerprint = vectors["fingerprint"] as String
+    val cases: List<Map<String, Any?>> = JsonTree.list(vectors["cases"]).map { JsonTree.map(it) }
+
+    init {
+        for ((path, content) in JsonTree.map(vectors["files"])) File(folder, path).writeText(content as String)
+        File(folder, "manifest.json").writeText(vectors["manifest"] as String)
+        sign(vectors["signature"] as String)
+    }
+
+    /** Puts another signature file in the bundle. */
+    fun sign(text: String) = File(folder, "manifest.sig").writeText(text)
+}
+
 /** What tests do to JSON that the app never does: change and write it. */
 object JsonTree {
     fun mutable(value: Any?): Any? = when (value) {

@@ -5,7 +5,9 @@ import org.g3n.core.bundle.BundleSize
 import org.g3n.core.bundle.BundleSource
 import org.g3n.core.bundle.Device
 import org.g3n.core.bundle.HashMismatch
+import org.g3n.core.bundle.InvalidSignature
 import org.g3n.core.bundle.NotABundle
+import org.g3n.core.bundle.Origin
 import org.g3n.core.bundle.Progress
 import org.g3n.core.bundle.Runtime
 import org.g3n.core.device.DeviceMemory
@@ -31,11 +33,12 @@ class LoadPresenterTest {
 
     private val threads = QueuedThreads()
     private val view = RecordingView()
+    private val keys = MemoryKeys()
     private var memory = DeviceMemory(7_400L shl 20, 3_000L shl 20, 100L shl 20)
 
     private fun presenter(vararg engines: FakeEngine, runtimes: Set<Runtime> = Runtime.entries.toSet()): LoadPresenter {
         val factory = FakeFactory(*engines)
-        return LoadPresenter(listOf(temporary.root), factory, runtimes, { memory }, threads, null, 4).also { it.attach(view) }
+        return LoadPresenter(listOf(temporary.root), factory, runtimes, { memory }, threads, null, 4, keys).also { it.attach(view) }
     }
 
     private fun bundle(name: String = "nano", accelerated: Boolean = false): File =
@@ -165,6 +168,35 @@ class LoadPresenterTest {
     }
 
     @Test
+    fun `who made a bundle is shown and a key can be accepted`() {
+        val signed = SignedBundle(temporary.newFolder("signed"))
+        val presenter = presenter()
+        presenter.check(signed.folder)
+        assertEquals(Origin.Signed(signed.fingerprint) to false, view.origin)
+        presenter.acceptKey("another")
+        threads.run()
+        assertEquals(false, view.origin?.second)
+        presenter.acceptKey(signed.fingerprint)
+        threads.run()
+        assertEquals(Origin.Signed(signed.fingerprint) to true, view.origin)
+        presenter.check(bundle())
+        assertEquals(Origin.NotSigned to false, view.origin)
+        presenter.check(signed.folder)
+        assertEquals(Origin.Signed(signed.fingerprint) to true, view.origin)
+    }
+
+    @Test
+    fun `a bundle with a broken signature is not opened`() {
+        val signed = SignedBundle(temporary.newFolder("signed"))
+        File(signed.folder, "manifest.json").appendText(" ")
+        val presenter = presenter()
+        presenter.check(signed.folder)
+        assertIs<InvalidSignature>(view.error)
+        assertNull(presenter.bundle)
+        assertNull(view.origin)
+    }
+
+    @Test
     fun `a view that is gone is not called`() {
         val presenter = presenter()
         presenter.open(bundle())
@@ -181,6 +213,7 @@ class LoadPresenterTest {
         var options: List<LoadOption> = emptyList()
         var loaded: EngineConfig? = null
         var cpuOffer: String? = null
+        var origin: Pair<Origin, Boolean>? = null
         var error: Throwable? = null
         var onChecking: () -> Unit = {}
 
@@ -199,6 +232,10 @@ class LoadPresenterTest {
 
         override fun showReady(bundle: Bundle, options: List<LoadOption>, size: BundleSize?) {
             this.options = options
+        }
+
+        override fun showOrigin(origin: Origin, accepted: Boolean) {
+            this.origin = origin to accepted
         }
 
         override fun showLoading(runtime: Runtime, device: Device) = Unit

@@ -5,6 +5,7 @@ import com.google.gson.JsonObject
 import org.g3n.core.bundle.Bundle
 import org.g3n.core.bundle.BundleSize
 import org.g3n.core.bundle.Device
+import org.g3n.core.bundle.Origin
 import org.g3n.core.bundle.Progress
 import org.g3n.core.bundle.Runtime
 import org.g3n.core.bundle.Sampling
@@ -15,6 +16,7 @@ import org.g3n.core.engine.DecoderEngine
 import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineFactory
 import org.g3n.core.engine.Finish
+import org.g3n.core.session.FileAcceptedKeys
 import org.g3n.core.session.FileSessionStore
 import org.g3n.core.ui.ChatPresenter
 import org.g3n.core.ui.ChatView
@@ -67,6 +69,7 @@ private class HostChat(
     private val screen = Screen()
     private val loader = LoadPresenter(
         emptyList(), engines(), Runtime.entries.toSet(), ::hostMemory, threads, cacheDirectory = null, engineThreads = 1,
+        keys = FileAcceptedKeys(File(session.path + ".keys")),
     )
 
     /** Says each of [prompts] after the other in one conversation; the turns, finishes and speed as JSON. */
@@ -164,6 +167,8 @@ private class Screen : LoadView, ChatView {
     override fun showCopying(progress: Progress) = Unit
 
     override fun showChecking(name: String, progress: Progress) = Unit
+
+    override fun showOrigin(origin: Origin, accepted: Boolean) = Unit
 
     override fun showLoading(runtime: Runtime, device: Device) = Unit
 

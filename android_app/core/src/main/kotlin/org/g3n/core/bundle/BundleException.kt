@@ -21,5 +21,8 @@ class IncompleteBundle(message: String) : BundleException(message)
 /** A file differs from its hash. */
 class HashMismatch(message: String) : BundleException(message)
 
+/** The bundle has a signature that is not one of this bundle. */
+class InvalidSignature(message: String, cause: Throwable? = null) : BundleException(message, cause)
+
 /** The device's disk cannot hold the bundle. */
 class NoSpace(message: String) : BundleException(message)

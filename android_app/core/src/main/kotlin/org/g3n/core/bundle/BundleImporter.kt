@@ -14,7 +14,7 @@ fun interface BundleSource {
 /**
  * Copies a bundle into the app's own storage, since engines map files by path.
  *
- * Only files that the manifest names are copied, each hashed on the way. The manifest comes last: a copy that broke off
+ * Only files that the manifest names and its signature are copied, each hashed on the way. The manifest comes last: a copy that broke off
  * is no bundle, and the next try keeps the files that are already whole.
  *
  * @param freeBytes how much the disk of a folder still takes.
@@ -39,10 +39,14 @@ class BundleImporter(private val freeBytes: (File) -> Long = { it.usableSpace })
         if (!folder.isDirectory && !folder.mkdirs()) throw NoSpace("${folder.path} cannot be made")
         // Without its manifest a folder is no bundle, whatever else it holds.
         File(folder, ManifestReader.FILE_NAME).delete()
+        File(folder, SignatureCheck.FILE_NAME).delete()
         var before = 0L
         for (entry in manifest.files) {
             copyFile(source, entry, folder, cancellation) { onProgress(Progress(before + it, manifest.totalBytes)) }
             before += entry.bytes
+        }
+        source.open(SignatureCheck.FILE_NAME)?.use(SignatureCheck::bytes)?.let {
+            writeWhole(File(folder, SignatureCheck.FILE_NAME), it)
         }
         writeWhole(File(folder, ManifestReader.FILE_NAME), text)
         return folder

@@ -27,10 +27,13 @@ object ManifestReader {
      *
      * Raises [NotABundle] when there is none, [NewerManifest] and [InvalidManifest] when it cannot be read.
      */
-    fun read(directory: File): Manifest {
+    fun read(directory: File): Manifest = parse(decode(bytes(directory)))
+
+    /** The manifest in [directory] as bytes, not yet looked at; raises [NotABundle] when there is none. */
+    fun bytes(directory: File): ByteArray {
         val file = File(directory, FILE_NAME)
         if (!file.isFile) throw NotABundle("${directory.name} has no $FILE_NAME: it is not a g3n bundle, or a copy broke off")
-        return file.inputStream().use(::read)
+        return file.inputStream().use { bytes(it) }
     }
 
     /** See [read]; at most [MAX_BYTES] are taken from [stream]. */
@@ -63,7 +66,8 @@ object ManifestReader {
         }
     }
 
-    private fun decode(bytes: ByteArray): String {
+    /** [bytes] as text; raises [InvalidManifest] for what is not UTF-8. */
+    internal fun decode(bytes: ByteArray): String {
         val decoder = Charsets.UTF_8.newDecoder().onMalformedInput(CodingErrorAction.REPORT)
         return try {
             decoder.decode(ByteBuffer.wrap(bytes)).toString()

@@ -10,8 +10,10 @@ import org.g3n.core.bundle.Cancelled
 import org.g3n.core.bundle.Device
 import org.g3n.core.bundle.HashCheck
 import org.g3n.core.bundle.ManifestReader
+import org.g3n.core.bundle.Origin
 import org.g3n.core.bundle.Progress
 import org.g3n.core.bundle.Runtime
+import org.g3n.core.bundle.SignatureCheck
 import org.g3n.core.device.DeviceProbe
 import org.g3n.core.device.Fit
 import org.g3n.core.device.FitCheck
@@ -20,6 +22,7 @@ import org.g3n.core.engine.Engine
 import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.EngineFactory
+import org.g3n.core.session.AcceptedKeys
 import java.io.File
 import java.io.IOException
 
@@ -37,6 +40,9 @@ interface LoadView {
     /** The bundle is whole: what it is and whether it fits. The first option and [size] are what the app would choose. */
     fun showReady(bundle: Bundle, options: List<LoadOption>, size: BundleSize?)
 
+    /** Who made the bundle that is ready, and whether the user has [accepted] the key. */
+    fun showOrigin(origin: Origin, accepted: Boolean)
+
     fun showLoading(runtime: Runtime, device: Device)
 
     fun showLoaded(config: EngineConfig)
@@ -52,6 +58,7 @@ interface LoadView {
  *
  * @param places folders in which bundles may lie.
  * @param runtimes the ones this build of the app carries engines for.
+ * @param keys the signing keys that the user has accepted.
  */
 class LoadPresenter(
     private val places: List<File>,
@@ -61,6 +68,7 @@ class LoadPresenter(
     private val threads: Threads,
     private val cacheDirectory: File?,
     private val engineThreads: Int,
+    private val keys: AcceptedKeys,
     private val importer: BundleImporter = BundleImporter(),
 ) {
     private var view: LoadView? = null
@@ -74,6 +82,9 @@ class LoadPresenter(
     /** The bundle that is checked and can be loaded. */
     var bundle: Bundle? = null
         private set
+
+    /** Who made [bundle]. */
+    private var origin: Origin = Origin.NotSigned
 
     fun attach(view: LoadView) {
         this.view = view
@@ -99,6 +110,16 @@ class LoadPresenter(
     fun open(directory: File) {
         val mine = renew()
         work { check(directory, mine) }
+    }
+
+    /** From now on the user knows the key with this [fingerprint], if it is the one that signed the checked bundle. */
+    fun acceptKey(fingerprint: String) {
+        val signed = Origin.Signed(fingerprint)
+        if (origin != signed) return
+        work {
+            keys.add(signed.fingerprint)
+            show { showOrigin(signed, true) }
+        }
     }
 
     /** Ends copying or checking. */
@@ -133,6 +154,8 @@ class LoadPresenter(
             throw EngineException("${opened.manifest.name} was compiled for $has, for which this app has no engine")
         }
         val name = opened.manifest.name
+        val signer = SignatureCheck.run(opened)
+        val accepted = signer is Origin.Signed && keys.contains(signer.fingerprint)
         HashCheck.run(opened, cancellation, throttled { show { showChecking(name, it) } })
         val memory = device.memory()
         val first = FitCheck.preferred(opened.manifest, memory, offered)
@@ -144,7 +167,9 @@ class LoadPresenter(
         val size = SizePolicy.preferred(opened.manifest, memory)
         threads.main {
             bundle = opened
+            origin = signer
             view?.showReady(opened, options, size)
+            view?.showOrigin(signer, accepted)
         }
     }
 
