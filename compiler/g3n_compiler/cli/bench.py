@@ -11,6 +11,7 @@ import click
 from rich.table import Table
 
 from g3n_compiler.cli.common import progress_steps, reports_errors, table_console
+from g3n_compiler.cli.guard import GuardedCommand
 from g3n_compiler.errors import ContextError
 from g3n_compiler.report import human_bytes
 from g3n_compiler.targets import RUNTIMES
@@ -25,7 +26,7 @@ def _foreseen(ledger: dict[str, Any], run: str) -> int:
     return int(max(ledger["peak"][phase] for phase in ("load", "prefill", "decode")))
 
 
-@click.command()
+@click.command(cls=GuardedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--runtime", type=click.Choice(RUNTIMES), help="Engine [default: all that the bundle has].")
 @click.option("--prompt-tokens", type=click.IntRange(min=2), default=128, show_default=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
+from g3n_compiler.cli.guard import GuardedCommand
 from g3n_compiler.targets import RUNTIMES
 from g3n_runtime.bundle import Bundle, open_bundle
 from g3n_runtime.engine import IGNORED_SAMPLING, NOTHING, Attachments, ChatEngine, Sampler, open_engine
@@ -18,7 +19,7 @@ HELP = "/reset forgets the conversation, /exit leaves"
 SIZE_HELP = "/size NAME goes on in another size, "
 
 
-@click.command()
+@click.command(cls=GuardedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("prompt", required=False)
 @click.option(

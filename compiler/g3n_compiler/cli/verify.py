@@ -13,6 +13,7 @@ from g3n_compiler.checkpoint.lora import LoraAdapter
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli.common import progress_steps, quiet_toolchains, reports_errors, table_console
+from g3n_compiler.cli.guard import GuardedCommand
 from g3n_compiler.errors import CheckpointError
 from g3n_compiler.lower.backend import Job
 from g3n_compiler.lower.registry import get_backend
@@ -33,7 +34,7 @@ from g3n_runtime.signature import check_signature
 ARM_KIT = Path("build") / "arm64"
 
 
-@click.command()
+@click.command(cls=GuardedCommand)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder [default: the one of its size].")
 @click.option("--lora", type=click.Path(path_type=Path), help="The adapter it was compiled with.")
