@@ -105,11 +105,15 @@ def main(
 
 def _open_signed(directory: Path, key: PublicKey) -> Bundle:
     """The bundle, every byte of it as ``key`` signed it."""
-    check_signature(open_bundle(directory, check_hashes=False), key)
+    signed = open_bundle(directory, check_hashes=False)
+    check_signature(signed, key)
     try:
-        return open_bundle(directory)
+        opened = open_bundle(directory)
     except HashMismatch as error:
         raise SignatureError(f"{error}; it is not what {key.fingerprint} signed") from None
+    if opened.manifest != signed.manifest:
+        raise SignatureError(f"the manifest of {directory} was changed while it was checked: try again")
+    return opened
 
 
 def _open_source(directory: Path, bundle: Bundle) -> Checkpoint:
