@@ -26,6 +26,7 @@ from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.slice.choose import SliceOptions
 from g3n_compiler.targets import RUNTIMES, TARGETS
 from g3n_runtime.bundle import open_bundle
+from g3n_runtime.terminal import printable_line
 
 
 @click.command(context_settings={"max_content_width": 120})
@@ -78,7 +79,7 @@ def main(
     """Compile a Gemma 3n checkpoint into a bundle and compare it with the reference before it counts as made."""
     key = None if sign is None else load_signing_key(sign)
     if key is not None and key.exposed:
-        click.echo(f"warning: others than you may read {sign}: chmod 600 it", err=True)
+        click.echo(f"warning: others than you may read {printable_line(str(sign))}: chmod 600 it", err=True)
     options = CompileOptions(
         target, size, checkpoint, runtime, quant, context, prefill_lengths, modalities, image_sizes,
         lora, soc, out,
