@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from g3n_runtime.bundle import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, Bundle, inside
-from g3n_runtime.errors import CannotCheckSignature, SignatureError
+from g3n_runtime.errors import CannotCheckSignature, SignatureError, UnsafePath
 from g3n_runtime.public_key import PublicKey, public_key
 from g3n_runtime.reading import open_regular, parse_json, read_bytes, read_json_object
 from g3n_runtime.terminal import printable_line
@@ -26,6 +26,7 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 MAX_SIGNATURE_BYTES = 1 << 20
 READ_AT_ONCE = 1 << 20
+MAX_NAME = 1024
 AGAIN = "fetch the bundle again from who made it, or have it signed again"
 
 
@@ -125,6 +126,8 @@ def _statement(payload: bytes) -> _Statement:
             raise SignatureError(f"{what} lists a {type(resource).__name__}, expected an object for each file")
         name = _member(resource, "name", str)
         _expect(resource, "algorithm", "sha256")
+        if len(name) > MAX_NAME:
+            raise SignatureError(f"{what} lists a name of {len(name)} characters, at most {MAX_NAME} are read")
         if name in digests:
             raise SignatureError(f"{what} lists {printable_line(name[:80])} twice")
         digests[name] = _member(resource, "digest", str)
@@ -148,14 +151,25 @@ def _compare(bundle: Bundle, statement: _Statement) -> None:
         if statement.digests.get(path) != digest:
             raise SignatureError(f"{printable_line(path)} is not among the files that were signed: {AGAIN}")
     for name in statement.digests.keys() - own.keys() - {MANIFEST}:
-        path = inside(bundle.directory, name)
-        if path.exists() and file_sha256(path) != statement.digests[name]:
-            raise SignatureError(f"{printable_line(name)} was changed after the bundle was signed: {AGAIN}")
+        try:
+            found = file_sha256(inside(bundle.directory, name), _Absent)
+        except _Absent:
+            continue  # a copy on a phone has no report
+        except UnsafePath:
+            raise SignatureError(
+                f"{SIGNATURE} lists {printable_line(name[:80])}, which leads out of the bundle"
+            ) from None
+        if found != statement.digests[name]:
+            raise SignatureError(f"{printable_line(name[:80])} was changed after the bundle was signed: {AGAIN}")
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a regular file in hexadecimal; :class:`SignatureError` for anything else."""
-    with open_regular(path, SignatureError) as file:
+class _Absent(SignatureError):
+    """A file is not there."""
+
+
+def file_sha256(path: Path, missing: type[SignatureError] = SignatureError) -> str:
+    """SHA-256 of a regular file in hexadecimal; :class:`SignatureError` for anything else, ``missing`` for nothing."""
+    with open_regular(path, SignatureError, missing) as file:
         digest = hashlib.sha256()
         while block := file.read(READ_AT_ONCE):
             digest.update(block)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from g3n_compiler.bundle.signing import load_signing_key, sign_bundle
 from g3n_compiler.cli.common import without_option
@@ -29,9 +33,10 @@ from g3n_runtime.accepted_keys import AcceptedKeys, accepted_keys_file
 from g3n_runtime.bundle import MANIFEST, SIGNATURE, Bundle, open_bundle
 from g3n_runtime.errors import BundleError, CannotCheckSignature, G3nError, KeyFileError, SignatureError, UnsafePath
 from g3n_runtime.public_key import load_public_key, parse_fingerprint
-from g3n_runtime.signature import check_signature
+from g3n_runtime.signature import check_signature, preauthentication
 from tests.android.golden import DIRECTORY
-from tests.android.signed import signed_vectors
+from tests.android.signed import KEY, signed_vectors
+from tests.fuzz.mutate_json import edited_json
 
 VECTORS = signed_vectors(json.loads((DIRECTORY / "manifest_short.json").read_text(encoding="utf-8")))
 BY_LIBRARY = json.loads((Path(__file__).parent / "model_signing.json").read_text(encoding="utf-8"))
@@ -91,8 +96,6 @@ def test_the_fingerprint_is_what_openssl_says(keys: Keys) -> None:
     command = ["openssl", "pkey", "-pubin", "-in", str(keys.public), "-outform", "DER"]
     if shutil.which("openssl") is None:
         pytest.skip("no openssl here")
-    import hashlib
-
     der = subprocess.run(command, capture_output=True, check=True).stdout
     assert load_public_key(keys.public).fingerprint.replace("-", "") == hashlib.sha256(der).hexdigest()
 
@@ -107,8 +110,6 @@ def swap_file_and_manifest(bundle: Path) -> None:
     (bundle / "model.pte").write_text("another")
     manifest = json.loads((bundle / MANIFEST).read_text())
     entry = next(e for e in manifest["files"] if e["path"] == "model.pte")
-    import hashlib
-
     entry["sha256"] = hashlib.sha256(b"another").hexdigest()
     (bundle / MANIFEST).write_text(json.dumps(manifest))
 
@@ -180,6 +181,49 @@ def test_a_changed_signature_is_refused(case: dict[str, str], tmp_path: Path) ->
         check_signature(Bundle(tmp_path, json.loads(VECTORS["manifest"])))
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_signature_and_any_statement_is_verified_or_refused(bundle: Path, data: st.DataObject) -> None:
+    whole = json.loads((bundle / SIGNATURE).read_text())
+    if data.draw(st.booleans()):
+        text = data.draw(edited_json([whole]))
+    else:  # signed by its key: the statement is then hostile in itself
+        text = resigned(whole, data.draw(edited_json([statement(whole)])))
+    (bundle / SIGNATURE).write_bytes(text)
+    try:
+        check_signature(open_bundle(bundle))
+    except (SignatureError, CannotCheckSignature) as error:
+        assert len(str(error)) < 1000
+    finally:
+        (bundle / SIGNATURE).write_text(json.dumps(whole))
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../key", "/etc/passwd", "a\0b", "a" * 5000, "a/" * 3000, "model.pte/x", "sub"]
+)
+def test_names_that_a_hostile_statement_lists(name: str, bundle: Path) -> None:
+    (bundle / "sub").mkdir()
+    whole = json.loads((bundle / SIGNATURE).read_text())
+    tree = statement(whole)
+    tree["predicate"]["resources"].append({"name": name, "digest": "0" * 64, "algorithm": "sha256"})
+    (bundle / SIGNATURE).write_bytes(resigned(whole, json.dumps(tree).encode()))
+    if name == "model.pte/x":  # there is no such file, and none is needed
+        assert check_signature(open_bundle(bundle)) == KEY.public
+        return
+    with pytest.raises(SignatureError):
+        check_signature(open_bundle(bundle))
+
+
+def resigned(signature: dict[str, Any], payload: bytes) -> bytes:
+    """The signature of :data:`KEY` over another payload."""
+    changed = json.loads(json.dumps(signature))
+    changed["verificationMaterial"]["publicKey"]["rawBytes"] = base64.b64encode(KEY.public.der).decode()
+    changed["dsseEnvelope"]["payload"] = base64.b64encode(payload).decode()
+    value = base64.b64encode(KEY.sign(preauthentication(payload))).decode()
+    changed["dsseEnvelope"]["signatures"][0]["sig"] = value
+    return json.dumps(changed).encode()
+
+
 @pytest.fixture
 def by_library(tmp_path: Path) -> Path:
     """A folder that the library signed, and its public key beside it."""
@@ -222,8 +266,6 @@ def shape(value: Any, path: str = "") -> set[str]:
 
 
 def statement(signature: dict[str, Any]) -> Any:
-    import base64
-
     return json.loads(base64.b64decode(signature["dsseEnvelope"]["payload"]))
 
 
