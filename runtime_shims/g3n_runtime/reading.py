@@ -10,8 +10,9 @@ import json
 import math
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 from g3n_runtime.errors import G3nError
 
@@ -28,7 +29,7 @@ _KINDS = {
 }
 
 
-def open_regular(path: Path, error: type[G3nError], missing: type[G3nError] | None = None) -> BinaryIO:
+def open_regular(path: Path, error: type[G3nError], missing: type[G3nError] | None = None) -> BufferedReader:
     """Open a regular file, or a link to one, for reading.
 
     Args:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import given, settings
 from PIL import Image
 
 from g3n_compiler.calibrate.examples import Example, Reading, examples_sha256, load_examples
@@ -25,6 +29,7 @@ from nano_training.evaluate_senses import Reference as HfSenses
 from nano_training.heldout_senses import Question
 from nano_training.voices import RATE
 from tests.conftest import TinyModel
+from tests.damage import mutated
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +104,7 @@ def test_rows_are_rounded_as_a_bundle_rounds_them(nano: Checkpoint) -> None:
 
 
 BAD = {
-    "not JSON": ("{", "line 1: not JSON"),
+    "not JSON": ("{", "line 1 is not JSON"),
     "a list": ([1], "line 1: expected a JSON object"),
     "unknown field": ({"prompt": "a", "answer": "b", "image": "c"}, "unknown field 'image'"),
     "no answer": ({"prompt": "a"}, "expected a prompt and an answer"),
@@ -107,14 +112,26 @@ BAD = {
     "a name that is no list": ({"prompt": "a", "answer": "b", "images": "x.png"}, "expected strings in a list"),
     "numbers for names": ({"prompt": "a", "answer": "b", "images": [1]}, "expected strings in a list"),
     "a missing picture": ({"prompt": "a", "answer": "b", "images": ["x/y.png"]}, "there is no file x/y.png beside it"),
-    "half a character": ({"text": "a\ud800"}, "text holds half of a character"),
+    "half a character": ({"text": "a\ud800"}, "line 1 is not UTF-8"),
     "no text": ({"text": ""}, "text is empty"),
     "text and prompt": ({"text": "a", "prompt": "b"}, "text stands alone"),
+    "an integer of 5,000 digits": ('{"text": ' + "1" * 5000 + "}", "line 1 is not JSON"),
+    "deep nesting": ("[" * 100_000, "line 1 is not JSON"),
+    "Infinity": ('{"text": Infinity}', "Infinity is not a JSON number"),
+    "a line of 2 MB": ({"text": "a" * 2_000_000}, "at most 1048576 are read"),
+    "10,000 pictures": ({"prompt": "a", "answer": "b", "images": ["x"] * 10_000}, "at most 128 are read"),
+    "a folder": ({"prompt": "a", "answer": "b", "images": ["folder"]}, "there is no file folder beside it"),
+    "a pipe": ({"prompt": "a", "answer": "b", "audio": ["pipe"]}, "there is no file pipe beside it"),
+    "a name of 5,000 letters": ({"prompt": "a", "answer": "b", "images": ["x" * 5000]}, "is not a file name"),
+    "links in a circle": ({"prompt": "a", "answer": "b", "images": ["circle/x"]}, "is not a file name"),
 }
 
 
 @pytest.mark.parametrize("line, message", BAD.values(), ids=BAD)
 def test_a_malformed_line_is_named(line: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(ExampleError, match=message):
         load_examples(written(tmp_path, line))
 
@@ -126,7 +143,7 @@ def test_a_line_ends_with_a_newline_only(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_examples(tmp_path: Path) -> None:
-    with pytest.raises(ExampleError, match="is not a file"):
+    with pytest.raises(ExampleError, match="is a folder, expected a file"):
         load_examples(tmp_path)
     with pytest.raises(ExampleError, match="holds no examples"):
         load_examples(written(tmp_path, ""))
@@ -141,8 +158,34 @@ def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load_examples(written(tmp_path, {"text": "some text"}))
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "a/../../b.png"])
+def test_a_pipe_or_a_device_is_no_file_of_examples(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ExampleError, match="is a pipe"):
+        load_examples(tmp_path / "pipe")
+    with pytest.raises(ExampleError, match="is a device"):
+        load_examples(Path("/dev/zero"))
+
+
+def test_the_count_of_examples_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("g3n_compiler.calibrate.examples.MAX_EXAMPLES", 2)
+    assert len(load_examples(written(tmp_path, *[{"text": "a"}] * 2))) == 2
+    with pytest.raises(ExampleError, match="3 examples, at most 2"):
+        load_examples(written(tmp_path, *[{"text": "a"}] * 3))
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=mutated(calibration_set.path().read_bytes()[:3000].rpartition(b"\n")[0]))
+def test_a_damaged_file_is_read_or_refused(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "examples.jsonl")
+        path.write_bytes(data)
+        with contextlib.suppress(ExampleError, UnsafePath):
+            load_examples(path)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "a/../../b.png", "a\0b", "link/hosts"])
 def test_media_lie_beside_the_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/etc")
     with pytest.raises(UnsafePath, match="leads out"):
         load_examples(written(tmp_path, {"prompt": "a", "answer": "b", "images": [name]}))
 

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from g3n_compiler.checkpoint.image_processor import load_resample, load_side
-from g3n_compiler.checkpoint.reader import Checkpoint, file_sha256
+from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import PROMPT, TURN_END, TextTokenizer
 from g3n_compiler.errors import ExampleError
 from g3n_compiler.modules.embedder import EmbeddingTables
@@ -31,10 +30,16 @@ from g3n_compiler.verify.audio import AudioReference
 from g3n_compiler.verify.vision import VisionReference
 from g3n_runtime.bundle import inside
 from g3n_runtime.image import load_image
+from g3n_runtime.reading import open_regular, parse_json, read_text
 from g3n_runtime.sound import read_clip
 
 MAX_BYTES = 64 << 20
 """Of the file of examples."""
+MAX_LINE_BYTES = 1 << 20
+"""Of one example: ten times the longest text that fits the longest context."""
+MAX_EXAMPLES = 100_000
+MAX_MEDIA = 128
+"""Pictures, and as many sounds, of one example: what the longest context holds."""
 FIELDS = {"prompt": str, "answer": str, "text": str, "images": list, "audio": list}
 
 
@@ -72,15 +77,11 @@ def load_examples(path: Path) -> list[Example]:
         ExampleError: the file is missing, too large or empty, or a line is no example; says which.
         UnsafePath: a picture or a sound lies outside the file's folder.
     """
-    if not path.is_file():
-        raise ExampleError(f"{path} is not a file: expected examples, a JSON object a line")
-    if path.stat().st_size > MAX_BYTES:
-        raise ExampleError(f"{path} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read: a few hundred do")
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # a JSON string may hold other line ends
-    except UnicodeDecodeError as error:
-        raise ExampleError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    found = [_example(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    lines = read_text(path, MAX_BYTES, ExampleError).split("\n")  # a JSON string may hold other line ends
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if len(numbered) > MAX_EXAMPLES:
+        raise ExampleError(f"{path} has {len(numbered)} examples, at most {MAX_EXAMPLES} are read: a few hundred do")
+    found = [_example(path, number, line) for number, line in numbered]
     if not found:
         raise ExampleError(f"{path} holds no examples: expected a JSON object a line")
     return found
@@ -89,7 +90,7 @@ def load_examples(path: Path) -> list[Example]:
 def examples_sha256(path: Path, examples: Sequence[Example]) -> str:
     """One hash over the file and all that it names."""
     files = sorted({path, *(file for e in examples for file in (*e.images, *e.audio))})
-    hashes = [(file.relative_to(path.parent).as_posix(), file_sha256(file)) for file in files]
+    hashes = [(file.relative_to(path.parent).as_posix(), _sha256(file)) for file in files]
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
 
@@ -150,20 +151,21 @@ def _example(path: Path, number: int, line: str) -> Example:
     def wrong(why: str) -> ExampleError:
         return ExampleError(f"{path.name}, line {number}: {why}")
 
-    try:
-        raw: Any = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise wrong(f"not JSON ({error})") from None
+    if len(line) > MAX_LINE_BYTES:
+        raise wrong(f"{len(line)} characters, at most {MAX_LINE_BYTES} are read: cut it")
+    raw = parse_json(line, f"{path.name}, line {number}", ExampleError)
     if not isinstance(raw, dict):
         raise wrong("expected a JSON object")
     for name, value in raw.items():
         if name not in FIELDS:
-            raise wrong(f"unknown field {name!r}, expected some of {', '.join(FIELDS)}")
+            raise wrong(f"unknown field {name[:40]!r}, expected some of {', '.join(FIELDS)}")
         strings = value if isinstance(value, list) else [value]
         if not isinstance(value, FIELDS[name]) or not all(isinstance(s, str) for s in strings):
-            raise wrong(f"{name} is {value!r}, expected {'strings in a list' if FIELDS[name] is list else 'a string'}")
-        if any("\ud800" <= c <= "\udfff" for s in strings for c in s):
-            raise wrong(f"{name} holds half of a character (a lone surrogate): write it as UTF-8")
+            raise wrong(
+                f"{name} is {repr(value)[:80]}, expected {'strings in a list' if FIELDS[name] is list else 'a string'}"
+            )
+        if isinstance(value, list) and len(value) > MAX_MEDIA:
+            raise wrong(f"{name} has {len(value)} files, at most {MAX_MEDIA} are read")
     if "text" in raw:
         if len(raw) > 1:
             raise wrong("text stands alone: a chat has prompt and answer")
@@ -172,7 +174,20 @@ def _example(path: Path, number: int, line: str) -> Example:
         return Example("", raw["text"], plain=True)
     if "prompt" not in raw or "answer" not in raw:
         raise wrong("expected a prompt and an answer, or a text")
-    images, audio = (tuple(inside(path.parent, name) for name in raw.get(kind, ())) for kind in ("images", "audio"))
-    if missing := [file for file in (*images, *audio) if not file.is_file()]:
-        raise wrong(f"there is no file {missing[0].relative_to(path.parent)} beside it")
+    images, audio = (tuple(_file(path, name, wrong) for name in raw.get(kind, ())) for kind in ("images", "audio"))
     return Example(raw["prompt"], raw["answer"], images, audio)
+
+
+def _file(examples: Path, name: str, wrong: Callable[[str], ExampleError]) -> Path:
+    try:
+        file = inside(examples.parent, name)
+        if file.is_file():
+            return file
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, links in a circle
+        raise wrong(f"{name[:80]!r} is not a file name ({error.__class__.__name__})") from None
+    raise wrong(f"there is no file {name[:200]} beside it")
+
+
+def _sha256(file: Path) -> str:
+    with open_regular(file, ExampleError) as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
