@@ -5,9 +5,9 @@ A message says what was found, what was expected and what to do about it.
 
 from __future__ import annotations
 
-from g3n_runtime.errors import BundleError, EngineError, G3nError, HashMismatch, MediaError, UnsafePath
+from g3n_runtime.errors import BundleError, ContextFull, EngineError, G3nError, HashMismatch, MediaError, UnsafePath
 
-__all__ = ["BundleError", "EngineError", "G3nError", "HashMismatch", "MediaError", "UnsafePath"]
+__all__ = ["BundleError", "ContextFull", "EngineError", "G3nError", "HashMismatch", "MediaError", "UnsafePath"]
 
 
 class CheckpointError(G3nError):

@@ -6,13 +6,14 @@ The stock engine runs the largest size only, so the loop is ours. Needs ``ai-edg
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 import sentencepiece
 
 from g3n_runtime.bundle import Bundle
-from g3n_runtime.engine import GREEDY, NOTHING, Attachments, Sampler, Speed, user_turn
+from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Template, Turn, limit_of
+from g3n_runtime.engine import GREEDY, NOTHING, Attachments, Sampler, Speed
 from g3n_runtime.errors import EngineError
 from g3n_runtime.litert_elastic import ElasticText, open_elastic
 from g3n_runtime.policy import SizePolicy, free_memory
@@ -53,10 +54,9 @@ class ElasticChat:
             self.model.signature(draft, "decode")
         self._draft = draft
         self._tokenizer = _tokenizer(bundle)
-        self._template: str = manifest["template"]["prompt"]
-        self._turn_end = self._template.partition("{prompt}")[2].partition("<start_of_turn>")[0]
+        self._template = Template.parse(manifest["template"]["prompt"])
         self._bos, self._stop = int(manifest["tokenizer"]["bos_id"]), frozenset(manifest["tokenizer"]["stop_ids"])
-        self._history = ""
+        self.conversation: Conversation[str] = Conversation()
         self._text = ElasticText(self.model)
 
     def use(self, size: str) -> None:
@@ -76,27 +76,44 @@ class ElasticChat:
         sampler: Sampler = GREEDY,
         max_new_tokens: int | None = None,
         attachments: Attachments = NOTHING,
-    ) -> Iterator[str]:
+    ) -> Answer:
         """One user turn; yields the model's text as it comes. What the caches hold of earlier turns is not read anew.
 
         Raises:
-            EngineError: the turn does not fit the context, or has attachments.
+            ContextFull: the turn does not fit the context.
+            EngineError: the turn has attachments.
         """
         if attachments.towers:
             raise EngineError("the loop over sizes takes text only: leave --size out to use the towers")
         if self._automatic:
             self.size = self.policy.choose(free_memory())
-        prompt = self._history + user_turn(text, self._template)
-        ids = [self._bos, *self._tokenizer.encode(prompt)]
-        room = self.model.context - len(ids)
-        if room < 1:
-            raise EngineError(f"the prompt has {len(ids)} tokens, the context is {self.model.context}: shorten it")
+        prompt: Prompt[str] = Prompt(text)
+        room = self.conversation.require_room(prompt, self.model.context, lambda *said: len(self._ids(*said)))
+        pieces = self._answer(self._ids(self.conversation.turns, prompt), sampler, *limit_of(max_new_tokens, room))
+        return self.conversation.answered(prompt, Answer(pieces))
+
+    def _ids(self, turns: Sequence[Turn[str]], prompt: Prompt[str]) -> list[int]:
+        text = "".join(self._template.render(self.conversation.system, turns, prompt))
+        return [self._bos, *self._tokenizer.encode(text)]
+
+    def _answer(self, ids: Sequence[int], sampler: Sampler, most: int, limit: Ended) -> Generator[str, None, Ended]:
+        """What the model says after ``ids``, at most ``most`` tokens; ``limit`` tells what these are."""
         self._read(ids[:-1])
-        answer = ""
-        for piece in self._pieces(self._tokens(ids[-1], sampler, min(max_new_tokens or room, room))):
-            answer += piece
-            yield piece
-        self._history = prompt + answer.strip() + self._turn_end
+        count = 0
+
+        def counted() -> Iterator[int]:
+            nonlocal count
+            for token in self._tokens(ids[-1], sampler, most):
+                count += 1
+                yield token
+
+        try:
+            yield from self._pieces(counted())
+        except KeyboardInterrupt:
+            # It may come between a step and its bookkeeping.
+            self._text = ElasticText(self.model)
+            raise
+        return Ended.END_OF_TURN if count < most else limit
 
     def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
         """Run ``prompt_tokens`` and generate ``decode_tokens`` in the size in use; forgets the conversation."""
@@ -117,7 +134,7 @@ class ElasticChat:
 
     def reset(self) -> None:
         """Forget the conversation."""
-        self._history = ""
+        self.conversation.reset()
         self._text = ElasticText(self.model)
 
     def close(self) -> None:

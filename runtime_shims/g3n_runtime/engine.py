@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from g3n_runtime.bundle import Bundle
+from g3n_runtime.conversation import Answer, Conversation
 from g3n_runtime.errors import BundleError
 
 
@@ -59,13 +60,15 @@ class Speed:
 class ChatEngine(Protocol):
     """A loaded bundle with a conversation."""
 
-    def send(
-        self, text: str, sampler: Sampler, max_new_tokens: int, attachments: Attachments = NOTHING
-    ) -> Iterator[str]:
+    conversation: Conversation[Any]
+    """What was said; turns may be dropped and the system's text set at any time between two turns."""
+
+    def send(self, text: str, sampler: Sampler, max_new_tokens: int, attachments: Attachments = NOTHING) -> Answer:
         """One user turn; yields the model's text as it comes. Earlier turns stay in context.
 
         Raises:
             MediaError: a file is no image or sound, or is broken or too large.
+            ContextFull: the turn does not fit the context after those before it.
             EngineError: the bundle has no tower for it.
         """
 
@@ -73,7 +76,7 @@ class ChatEngine(Protocol):
         """Run ``prompt_tokens`` and generate ``decode_tokens``, whatever they are; forgets the conversation."""
 
     def reset(self) -> None:
-        """Forget the conversation."""
+        """Forget the conversation, but for the system's text."""
 
     def close(self) -> None:
         """Release the engine."""

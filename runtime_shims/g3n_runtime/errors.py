@@ -18,6 +18,22 @@ class EngineError(G3nError):
     exit_code = 60
 
 
+class ContextFull(EngineError):
+    """A prompt, with the conversation before it, does not fit the bundle's context.
+
+    Args:
+        tokens: of the conversation with the prompt.
+        context: tokens that prompt and answer may have together.
+        to_drop: the oldest turns that must be dropped to make room; ``None`` if that does not help.
+    """
+
+    exit_code = 62
+
+    def __init__(self, message: str, tokens: int = 0, context: int = 0, to_drop: int | None = None) -> None:
+        super().__init__(message)
+        self.tokens, self.context, self.to_drop = tokens, context, to_drop
+
+
 class MediaError(G3nError):
     """An image or a sound is missing, broken, empty or too large."""
 

@@ -12,11 +12,12 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from g3n_runtime.engine import NOTHING, Attachments, Sampler, Speed, user_turn
+from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Template, Turn, limit_of
+from g3n_runtime.engine import NOTHING, Attachments, Sampler, Speed
 from g3n_runtime.errors import EngineError
 from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts, load_program
 from g3n_runtime.page_cache import drop_from_page_cache
@@ -39,17 +40,14 @@ class ExecuTorchChat:
     def __init__(self, parts: ExecuTorchParts, template: str = "{prompt}") -> None:
         if parts.tokenizer is None:
             raise EngineError("the runner needs a tokenizer.json: name it in ExecuTorchParts")
-        self._template = template
-        # What ends the model's turn is what ends the user's: the text between the prompt and the next turn.
-        self._turn_end = template.partition("{prompt}")[2].partition("<start_of_turn>")[0]
-        self._history = ""
+        self.conversation: Conversation[str] = Conversation()
+        self._template = Template.parse(template)
         self._parts = parts
         program = load_program(parts)
         self.context = int(program.load_method("get_max_context_len").execute([])[0])
         self._tokenizer = _Tokenizer(parts.tokenizer)
         stop = program.load_method("get_eos_ids").execute([])
         self._stop = {self._tokenizer.piece(int(i)) for i in stop}
-        self._used = 0
         self._runner: Any = None
 
     def _open(self) -> Any:
@@ -67,51 +65,46 @@ class ExecuTorchChat:
                 raise EngineError(f"the runner refused {parts.model.name}: {error}") from None
         return self._runner
 
-    def send(
-        self, text: str, sampler: Sampler, max_new_tokens: int, attachments: Attachments = NOTHING
-    ) -> Iterator[str]:
+    def send(self, text: str, sampler: Sampler, max_new_tokens: int, attachments: Attachments = NOTHING) -> Answer:
         """One user turn; yields the model's text as it comes. Earlier turns stay in context.
 
         Raises:
-            EngineError: the text cannot be encoded, does not fit the context, or the runner failed.
+            ContextFull: the turn does not fit the context.
+            EngineError: the text cannot be encoded, or the runner failed.
         """
         if attachments.towers:
             missing = ", ".join(sorted(attachments.towers))
             raise EngineError(f"the bundle has no tower for {missing}: compile the checkpoint with all --modalities")
-        if not self._turn_end:
-            return self.generate(user_turn(text, self._template), sampler.temperature, max_new_tokens)
-        # The runner's cache lacks what closes the model's turn, so the conversation is read anew.
-        prompt = self._history + user_turn(text, self._template)
-        self._open().reset()
-        self._used = 0
-        return self._remembered(prompt, self.generate(prompt, sampler.temperature, max_new_tokens))
+        prompt: Prompt[str] = Prompt(text)
+        room = self.conversation.require_room(prompt, self.context, lambda *said: self.count(self._render(*said)))
+        rendered = self._render(self.conversation.turns, prompt)
+        return self.conversation.answered(prompt, self.generate(rendered, sampler.temperature, max_new_tokens, room))
 
-    def _remembered(self, prompt: str, pieces: Iterator[str]) -> Iterator[str]:
-        answer = ""
-        for piece in pieces:
-            answer += piece
-            yield piece
-        self._history = prompt + answer.strip() + self._turn_end
+    def _render(self, turns: Sequence[Turn[str]], prompt: Prompt[str]) -> str:
+        return "".join(self._template.render(self.conversation.system, turns, prompt))
 
-    def generate(self, prompt: str, temperature: float, max_new_tokens: int) -> Iterator[str]:
-        """As :meth:`send` for a text that already has its turn markers; the first of a conversation gets a bos."""
+    def count(self, prompt: str) -> int:
+        """Tokens of a text that already has its turn markers, the bos before it included."""
+        return self._tokenizer.count(prompt) + 1
+
+    def generate(self, prompt: str, temperature: float, max_new_tokens: int, room: int) -> Answer:
+        """As :meth:`send` for a text that already has its turn markers and leaves ``room`` tokens for the answer.
+
+        It is read anew: the runner's cache lacks what closes the model's turn.
+        """
         from executorch.extension.llm.runner import GenerationConfig
 
         if not 0 <= temperature <= 1:
             raise EngineError(f"temperature {temperature} is outside 0..1, what the runner takes")
-        bos = 1 if self._used == 0 else 0
-        count = self._tokenizer.count(prompt) + bos
-        room = self.context - self._used - count
-        if room < 1:
-            raise EngineError(f"{self._used + count} tokens do not fit the bundle's context of {self.context}")
+        most, limit = limit_of(max_new_tokens, room)
         config = GenerationConfig(
             echo=False,
             warming=True,  # keeps the runner from printing the text
-            max_new_tokens=min(max_new_tokens, room),
+            max_new_tokens=most,
             temperature=temperature,
-            num_bos=bos,
+            num_bos=1,
         )
-        return self._stream(prompt, config, count)
+        return Answer(self._stream(prompt, config, limit))
 
     def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
         """See :func:`benchmark`; the conversation is forgotten, and its runner unloaded."""
@@ -119,24 +112,18 @@ class ExecuTorchChat:
         self.reset()
         return benchmark(self._parts, prompt_tokens, decode_tokens)
 
-    @property
-    def used(self) -> int:
-        """Tokens of the conversation in the runner's cache."""
-        return self._used
-
     def reset(self) -> None:
-        if self._runner is not None:
-            self._runner.reset()
-        self._used = 0
-        self._history = ""
+        """Forget the conversation."""
+        self.conversation.reset()
 
     def close(self) -> None:
         if self._runner is not None:
             self._runner.stop()
         self._runner = None
 
-    def _stream(self, prompt: str, config: Any, count: int) -> Iterator[str]:
+    def _stream(self, prompt: str, config: Any, limit: Ended) -> Generator[str, None, Ended]:
         runner = self._open()
+        runner.reset()
         pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
         stopped = threading.Event()
         drawn = 0
@@ -157,7 +144,7 @@ class ExecuTorchChat:
 
         thread = threading.Thread(target=run, name="executorch-generate")
         thread.start()
-        text = PieceDecoder()
+        text, ended = PieceDecoder(), limit
         try:
             while (piece := pieces.get()) is not None:
                 if isinstance(piece, BaseException):
@@ -165,6 +152,7 @@ class ExecuTorchChat:
                 if stopped.is_set() or piece in self._stop:
                     # The runner itself goes on when the very first token is a stop token.
                     stopped.set()
+                    ended = Ended.END_OF_TURN
                     continue
                 if part := text.feed(piece):
                     yield part
@@ -173,8 +161,7 @@ class ExecuTorchChat:
         finally:
             stopped.set()
             thread.join()
-            # The last token drawn is not in the cache: the runner feeds a token when it draws the next.
-            self._used += count + max(drawn - 1, 0)
+        return ended
 
 
 def benchmark(parts: ExecuTorchParts, prompt_tokens: int, decode_tokens: int) -> Speed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from g3n_runtime.audio import RATE
 from g3n_runtime.bundle import Bundle
+from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Template, Turn, limit_of, text_of
 from g3n_runtime.engine import NOTHING, Attachments, ChatEngine, Sampler, Speed
 from g3n_runtime.errors import EngineError
 from g3n_runtime.executorch import ROLES as TEXT_ROLES
@@ -65,38 +66,35 @@ class ExecuTorchMediaChat:
     """
 
     def __init__(self, parts: ExecuTorchParts, towers: TowerFiles, template: str) -> None:
-        self._parts, self._towers, self._template = parts, towers, template
-        self._turn_end = template.partition("{prompt}")[2].partition("<start_of_turn>")[0]
+        self._parts, self._towers, self._template = parts, towers, Template.parse(template)
+        self.conversation: Conversation[Soft] = Conversation()
         self._text: ExecuTorchChat | None = None
         self._loop: RowLoop | None = None
         self._vision: ExecuTorchVision | None = None
         self._audio: ExecuTorchAudio | None = None
-        self._history: list[str | Soft] = []
 
-    def send(
-        self, text: str, sampler: Sampler, max_new_tokens: int, attachments: Attachments = NOTHING
-    ) -> Iterator[str]:
+    def send(self, text: str, sampler: Sampler, max_new_tokens: int, attachments: Attachments = NOTHING) -> Answer:
         """One user turn; yields the model's text as it comes. Earlier turns stay in context.
 
         Raises:
             MediaError: a file is no image or sound, or is broken or too large.
-            EngineError: the bundle has no tower for it, or the turn does not fit the context.
+            ContextFull: the turn does not fit the context.
+            EngineError: the bundle has no tower for it.
         """
-        turn: list[str | Soft] = []
-        for soft in self._encode(attachments):
-            turn += ["\n\n", soft, "\n\n"]
-        before, after = self._template.split("{prompt}")
-        prompt = [*self._history, before, *turn, text, after]
-        if any(isinstance(part, Soft) for part in prompt):
-            self._close_text()
-            pieces = self._answer(prompt, sampler, max_new_tokens)
-        else:
-            pieces = self._open_text().send(text, sampler, max_new_tokens)
-        answer = ""
-        for piece in pieces:
-            answer += piece
-            yield piece
-        self._history = [*prompt, answer.strip() + self._turn_end]
+        prompt = Prompt(text, tuple(self._encode(attachments)))
+        said = self.conversation
+        rendered = self._render(said.turns, prompt)
+        if any(isinstance(part, Soft) for part in rendered):
+            loop = self._open_loop()
+            room = said.require_room(prompt, loop.context, lambda *some: loop.count(self._render(*some)))
+            return said.answered(prompt, loop.answer(rendered, sampler, max_new_tokens, room))
+        runner = self._open_text()
+        room = said.require_room(prompt, runner.context, lambda *some: runner.count(text_of(self._render(*some))))
+        pieces = runner.generate(text_of(rendered), sampler.temperature, max_new_tokens, room)
+        return said.answered(prompt, pieces)
+
+    def _render(self, turns: Sequence[Turn[Soft]], prompt: Prompt[Soft]) -> list[str | Soft]:
+        return self._template.render(self.conversation.system, turns, prompt)
 
     @property
     def loaded_towers(self) -> frozenset[str]:
@@ -115,21 +113,14 @@ class ExecuTorchMediaChat:
 
     def reset(self) -> None:
         """Forget the conversation."""
-        self._history = []
+        self.conversation.reset()
         self._loop = None
-        if self._text is not None:
-            self._text.reset()
 
     def close(self) -> None:
         """Release everything."""
         self.reset()
         self.release_towers()
         self._close_text()
-
-    def _answer(self, prompt: Sequence[str | Soft], sampler: Sampler, max_new_tokens: int) -> Iterator[str]:
-        if self._loop is None:
-            self._loop = RowLoop(self._parts)
-        return self._loop.answer(prompt, sampler, max_new_tokens)
 
     def _encode(self, attachments: Attachments) -> Iterator[Soft]:
         for path in attachments.images:
@@ -159,12 +150,20 @@ class ExecuTorchMediaChat:
         return self._audio
 
     def _open_text(self) -> ExecuTorchChat:
+        """The stock runner; it and our loop would each hold the model."""
+        self._loop = None
         if self._text is None:
-            self._text = ExecuTorchChat(self._parts, self._template)
+            self._text = ExecuTorchChat(self._parts)
         return self._text
 
+    def _open_loop(self) -> RowLoop:
+        """Our loop; see :meth:`_open_text`."""
+        self._close_text()
+        if self._loop is None:
+            self._loop = RowLoop(self._parts)
+        return self._loop
+
     def _close_text(self) -> None:
-        """The runner and our loop would each hold the model."""
         if self._text is not None:
             self._text.close()
             self._text = None
@@ -178,20 +177,28 @@ class RowLoop:
             raise EngineError("the loop needs a tokenizer.json: name it in ExecuTorchParts")
         self._model = ExecuTorchModel(parts, "text_decoder")
         self._vocabulary = Vocabulary(parts.tokenizer)
+        self.context = self._model.context
 
-    def answer(self, prompt: Sequence[str | Soft], sampler: Sampler, max_new_tokens: int) -> Iterator[str]:
-        """What the model says to ``prompt``, which is read anew, a bos before it."""
+    def count(self, prompt: Sequence[str | Soft]) -> int:
+        """Tokens of ``prompt``, the bos before it included."""
+        return len(self._ids(prompt)[0])
+
+    def answer(self, prompt: Sequence[str | Soft], sampler: Sampler, max_new_tokens: int, room: int) -> Answer:
+        """What the model says to ``prompt``, which is read anew, a bos before it, and leaves ``room`` tokens."""
+        return Answer(self._answer(prompt, sampler, *limit_of(max_new_tokens, room)))
+
+    def _answer(
+        self, prompt: Sequence[str | Soft], sampler: Sampler, most: int, limit: Ended
+    ) -> Generator[str, None, Ended]:
         rows = self.rows(prompt)
-        room = self._model.context - len(rows)
-        if room < 1:
-            raise EngineError(f"{len(rows)} tokens do not fit the bundle's context of {self._model.context}")
         generator = np.random.default_rng(sampler.seed)
         for begin in range(0, len(rows), self._model.chunk):
             logits = self._model.call_rows(rows[begin : begin + self._model.chunk], begin)[0][0, -1]
-        text, position = PieceDecoder(), len(rows)
-        for last in (i == min(max_new_tokens, room) - 1 for i in range(min(max_new_tokens, room))):
+        text, position, ended = PieceDecoder(), len(rows), limit
+        for last in (i == most - 1 for i in range(most)):
             token = draw(logits, sampler, generator)
             if token in self._model.stop_ids:
+                ended = Ended.END_OF_TURN
                 break
             if piece := text.feed(self._vocabulary.name(token)):
                 yield piece
@@ -200,9 +207,18 @@ class RowLoop:
                 position += 1
         if piece := text.end():
             yield piece
+        return ended
 
     def rows(self, prompt: Sequence[str | Soft]) -> np.ndarray:
         """Rows ``[T, width]`` float32 of ``prompt``, as ``text_decoder`` takes them."""
+        ids, places = self._ids(prompt)
+        embeddings = self._model.embeddings(ids)
+        for at, rows in places:
+            embeddings[at : at + len(rows)] = rows
+        return np.concatenate((embeddings, self._model.ple(ids)), -1)
+
+    def _ids(self, prompt: Sequence[str | Soft]) -> tuple[list[int], list[tuple[int, np.ndarray]]]:
+        """Ids of ``prompt``, and the rows of its soft tokens with the place of the first."""
         ids: list[int] = [self._model.bos_id]
         places: list[tuple[int, np.ndarray]] = []
         for is_text, parts in itertools.groupby(prompt, lambda part: isinstance(part, str)):
@@ -214,10 +230,7 @@ class RowLoop:
                 assert isinstance(part, Soft)
                 places.append((len(ids) + 1, part.rows))
                 ids += part.ids
-        embeddings = self._model.embeddings(ids)
-        for at, rows in places:
-            embeddings[at : at + len(rows)] = rows
-        return np.concatenate((embeddings, self._model.ple(ids)), -1)
+        return ids, places
 
 
 class Vocabulary:

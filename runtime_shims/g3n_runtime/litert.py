@@ -6,13 +6,14 @@ Needs ``litert-lm`` only.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import litert_lm
 
 from g3n_runtime.bundle import Bundle
+from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Turn, limit_of, require_room
 from g3n_runtime.engine import GREEDY, NOTHING, Attachments, Sampler, Speed
 from g3n_runtime.errors import EngineError
 from g3n_runtime.media import MediaFrontEnd
@@ -80,28 +81,60 @@ class LiteRtEngine:
         """Ids of ``text`` under the bundle's tokenizer, without bos."""
         return list(self._engine.tokenize(text))
 
+    def count(self, turns: Sequence[Message]) -> int:
+        """Tokens of ``turns`` under the bundle's template, the bos and what opens the answer included.
+
+        A picture or a sound counts as the one token that stands for it.
+        """
+        with self._engine.create_conversation(messages=list(turns[:-1])) as conversation:
+            return len(self.encode(conversation.render_message_to_string(turns[-1]))) + 1
+
     def generate(
-        self, prompt: str | Sequence[Message], sampler: Sampler | None = None, max_new_tokens: int | None = None
-    ) -> Iterator[str]:
+        self,
+        prompt: str | Sequence[Message],
+        sampler: Sampler | None = None,
+        max_new_tokens: int | None = None,
+        soft_tokens: int = 0,
+    ) -> Answer:
         """Stream the answer to ``prompt``, a user's text or turns that end with a user's.
 
         Every call processes its turns afresh. LiteRT-LM 0.18.1 can keep a conversation's caches for the next turn,
         but feeds the token that ended the answer as a vector of zeros then, and leaves out the line break after it.
+
+        Args:
+            soft_tokens: what pictures and sounds take beyond what :meth:`count` counts.
+
+        Raises:
+            ContextFull: the turns leave no room for an answer.
         """
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
         if not turns or turns[-1].get("role") != "user":
             raise EngineError("the last turn must be a user's: there is nothing to answer")
+        tokens = self.count(turns) + soft_tokens
+        most, limit = limit_of(max_new_tokens, require_room(tokens, self.max_tokens))
+        return Answer(self._stream(turns, sampler, tokens, most, limit))
+
+    def _stream(
+        self, turns: Sequence[Message], sampler: Sampler | None, tokens: int, most: int, limit: Ended
+    ) -> Generator[str, None, Ended]:
+        """The answer to ``turns`` of ``tokens``, at most ``most`` tokens; ``limit`` tells what these are."""
         conversation = self._engine.create_conversation(
-            messages=turns[:-1], sampler_config=_sampler_config(sampler), max_output_tokens=max_new_tokens
+            messages=turns[:-1], sampler_config=_sampler_config(sampler), max_output_tokens=most
         )
         with conversation:
-            self._require_room(conversation.render_message_to_string(turns[-1]))
             stream = conversation.send_message_async(turns[-1])
-            yield from _until_closed(conversation, (_text(message) for message in stream))
+            pieces, is_ascii = 0, True
+            for piece in _until_closed(conversation, (_text(message) for message in stream)):
+                pieces, is_ascii = pieces + 1, is_ascii and piece.isascii()
+                yield piece
+            # The engine does not tell why it ended. It counts the token that ends a turn, and gives no piece for it;
+            # a piece is a token, but for those of several bytes, which are not ASCII.
+            drawn = conversation.token_count - tokens
+            return Ended.END_OF_TURN if drawn < most or (is_ascii and pieces < drawn) else limit
 
     def complete(self, text: str, sampler: Sampler | None = None, max_new_tokens: int | None = None) -> Iterator[str]:
         """Stream what follows ``text`` itself, no template applied; the engine puts bos before it."""
-        self._require_room(text)
+        require_room(len(self.encode(text)) + 1, self.max_tokens)
         session = self._engine.create_session(
             apply_prompt_template=False, sampler_config=_sampler_config(sampler), max_output_tokens=max_new_tokens
         )
@@ -147,18 +180,11 @@ class LiteRtEngine:
             if len(self.encode(text)) == count:
                 yield text
 
-    def _require_room(self, text: str) -> None:
-        length = len(self.encode(text)) + 1
-        if length >= self.max_tokens:
-            raise EngineError(
-                f"the prompt has {length} tokens, the engine was opened with {self.max_tokens}: shorten it"
-            )
-
 
 class LiteRtChat:
     """A conversation with a ``.litertlm``; see :class:`g3n_runtime.engine.ChatEngine`.
 
-    Its turns are in :attr:`turns`. The engine is loaded at the first turn.
+    The engine is loaded at the first turn.
     """
 
     def __init__(
@@ -169,12 +195,11 @@ class LiteRtChat:
         system: str | None = None,
         media: MediaFrontEnd | None = None,
     ) -> None:
-        self.turns: list[Message] = []
-        self._path, self._threads, self._cache_dir, self._system = path, threads, cache_dir, system
+        self.conversation: Conversation[Message] = Conversation(system)
+        self._path, self._threads, self._cache_dir = path, threads, cache_dir
         self._media = media or MediaFrontEnd()
         self._engine: LiteRtEngine | None = None
         self._towers: frozenset[str] = frozenset()
-        self.reset()
 
     def send(
         self,
@@ -182,18 +207,33 @@ class LiteRtChat:
         sampler: Sampler = GREEDY,
         max_new_tokens: int | None = None,
         attachments: Attachments = NOTHING,
-    ) -> Iterator[str]:
-        """Stream the answer to ``text``; the turn is kept once the answer is whole.
+    ) -> Answer:
+        """Stream the answer to ``text``.
 
         A tower is loaded with the first image or sound, and stays until :meth:`release_towers`.
         """
-        turns = [*self.turns, {"role": "user", "content": self._media.content(text, attachments)}]
-        engine = self._open(attachments.towers)
-        answer = ""
-        for piece in engine.generate(turns, sampler, max_new_tokens):
-            answer += piece
-            yield piece
-        self.turns = [*turns, {"role": "assistant", "content": answer}]
+        content = self._media.content(text, attachments)
+        prompt: Prompt[Message] = Prompt(text, () if isinstance(content, str) else tuple(content[:-1]))
+        said = self.conversation
+        turns = self._messages(said.turns, prompt)
+        engine = self._open(self._media.towers_of(turns))
+
+        def count(some: Sequence[Turn[Message]], last: Prompt[Message]) -> int:
+            messages = self._messages(some, last)
+            return engine.count(messages) + self._media.soft_tokens(messages)
+
+        said.require_room(prompt, engine.max_tokens, count)
+        answer = engine.generate(turns, sampler, max_new_tokens, self._media.soft_tokens(turns))
+        return said.answered(prompt, answer)
+
+    def _messages(self, turns: Sequence[Turn[Message]], prompt: Prompt[Message]) -> list[Message]:
+        """A conversation that ends with ``prompt`` as the engine takes it."""
+        messages: list[Message] = []
+        if self.conversation.system:
+            messages.append({"role": "system", "content": self.conversation.system})
+        for turn in turns:
+            messages += [_user(turn.prompt), {"role": "assistant", "content": turn.answer}]
+        return [*messages, _user(prompt)]
 
     @property
     def loaded_towers(self) -> frozenset[str]:
@@ -207,7 +247,7 @@ class LiteRtChat:
 
     def _open(self, towers: frozenset[str]) -> LiteRtEngine:
         """The engine with at least ``towers``: it cannot add one, so it is loaded anew. No turn is lost by that."""
-        wanted = towers | self._towers | self._media.towers_of(self.turns)
+        wanted = towers | self._towers
         if self._engine is None or wanted != self._towers:
             self.close()
             self._engine = LiteRtEngine(self._path, None, self._threads, self._cache_dir, wanted)
@@ -221,8 +261,8 @@ class LiteRtChat:
         return benchmark(self._path, prompt_tokens, decode_tokens, self._threads, self._cache_dir)
 
     def reset(self) -> None:
-        """Forget all turns but the system's."""
-        self.turns = [{"role": "system", "content": self._system}] if self._system else []
+        """Forget the conversation, but for the system's text."""
+        self.conversation.reset()
 
     def close(self) -> None:
         """Unload the engine; the next turn loads it again."""
@@ -271,6 +311,12 @@ def _sampler_config(sampler: Sampler | None) -> Any:
         return None
     top_k = 1 if sampler.temperature == 0 else sampler.top_k
     return litert_lm.SamplerConfig(top_k=top_k, top_p=sampler.top_p, temperature=sampler.temperature, seed=sampler.seed)
+
+
+def _user(prompt: Prompt[Message]) -> Message:
+    if not prompt.media:
+        return {"role": "user", "content": prompt.text}
+    return {"role": "user", "content": [*prompt.media, {"type": "text", "text": prompt.text}]}
 
 
 def _text(message: Any) -> str:

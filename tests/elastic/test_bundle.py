@@ -21,7 +21,8 @@ from g3n_runtime.bundle import open_bundle
 from g3n_runtime.elastic_chat import AUTO, ElasticChat
 from g3n_runtime.engine import GREEDY, open_engine
 from g3n_runtime.litert_elastic import ElasticText, open_elastic
-from tests.elastic.conftest import FULL, SMALL, Nested
+from tests.elastic.conftest import CONTEXT, FULL, SMALL, Nested
+from tests.runtime.full import check_full_conversation
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 VERBS = {"g3n-run": run.main, "g3n-inspect": inspect.main, "g3n-verify": verify.main, "g3n-compile": compile_verb.main}
@@ -102,6 +103,10 @@ def test_later_turns_read_only_what_is_new(chat: ElasticChat) -> None:
     assert answer == "".join(chat.send(QUESTION, GREEDY, 6))
     # An answer may be cut into other tokens than it was made of; then all is read anew.
     assert not kept or text.ids[: len(before)] == before
+
+
+def test_a_full_conversation_is_kept_and_goes_on_without_its_oldest_turns(bundle: Path) -> None:
+    check_full_conversation(ElasticChat(open_bundle(bundle), FULL, 1, draft=SMALL), CONTEXT)
 
 
 def test_drafts_do_not_change_what_is_said(bundle: Path, chat: ElasticChat) -> None:

@@ -9,12 +9,14 @@ import pytest
 from tokenizers import Tokenizer
 
 from g3n_compiler.checkpoint.tokenizer import PROMPT, load_tokenizer
+from g3n_runtime.conversation import Ended
 from g3n_runtime.engine import GREEDY, Sampler
-from g3n_runtime.errors import EngineError
+from g3n_runtime.errors import ContextFull, EngineError
 from g3n_runtime.executorch import ExecuTorchChat, PieceDecoder
 from g3n_runtime.executorch_model import ExecuTorchModel
 from tests.conftest import TINY
 from tests.executorch.conftest import CHUNK, CONTEXT, Lower
+from tests.runtime.full import check_full_conversation
 
 
 def test_it_says_the_greedy_tokens(lowered: Lower) -> None:
@@ -31,15 +33,12 @@ def test_it_says_the_greedy_tokens(lowered: Lower) -> None:
 
 
 def test_a_conversation_goes_on_and_starts_again(lowered: Lower) -> None:
-    """The cache keeps earlier turns, all but the last token drawn: the runner feeds a token when it draws the next."""
     one = lowered("fp32")
     tokenizer, model = load_tokenizer(one.checkpoint.directory, one.config), ExecuTorchModel(one.parts)
-    chat = ExecuTorchChat(one.parts)
+    chat = ExecuTorchChat(one.parts, PROMPT)
     first, second = list(chat.send("one", GREEDY, 5)), list(chat.send("two", GREEDY, 1))
-    turns = [tokenizer.bos_id, *tokenizer.encode("one")]
-    turns = [*turns, *model.greedy(turns, 5)[:-1], *tokenizer.encode("two")]
-    assert chat.used == len(turns)
-    (token,) = model.greedy(turns, 1)
+    text = f"{PROMPT.format(prompt='one')}{''.join(first).strip()}<end_of_turn>\n{PROMPT.format(prompt='two')}"
+    (token,) = model.greedy([tokenizer.bos_id, *tokenizer.encode(text)], 1)
     assert second == [Tokenizer.from_file(str(one.parts.tokenizer)).id_to_token(token).replace("▁", " ")]
     chat.reset()
     assert list(chat.send("one", GREEDY, 5)) == first
@@ -47,21 +46,28 @@ def test_a_conversation_goes_on_and_starts_again(lowered: Lower) -> None:
 
 def test_leaving_early_stops_the_runner(lowered: Lower) -> None:
     chat = ExecuTorchChat(lowered("fp32").parts)
-    stream = chat.send("one", GREEDY, 60)
-    next(stream)
-    stream.close()
-    assert chat.used < 40
+    whole = "".join(chat.send("one", GREEDY, 60))
     chat.reset()
-    assert list(chat.send("one", GREEDY, 3))
+    stream = chat.send("one", GREEDY, 60)
+    said = next(stream)
+    stream.close()
+    (turn,) = chat.conversation.turns
+    assert stream.ended is turn.ended is Ended.CANCELLED and turn.answer == said and len(said) < len(whole)
+    chat.reset()
+    assert "".join(chat.send("one", GREEDY, 60)) == whole
 
 
 def test_what_does_not_fit_is_refused_before_it_runs(lowered: Lower) -> None:
     chat = ExecuTorchChat(lowered("fp32").parts)
-    with pytest.raises(EngineError, match=f"context of {CONTEXT}"):
+    with pytest.raises(ContextFull, match=f"context of {CONTEXT}"):
         chat.send("river " * CONTEXT, GREEDY, 5)
     with pytest.raises(EngineError, match="temperature"):
         chat.send("river", Sampler(temperature=3.0), 5)
-    assert chat.used == 0
+    assert not chat.conversation.turns
+
+
+def test_a_full_conversation_is_kept_and_goes_on_without_its_oldest_turns(lowered: Lower) -> None:
+    check_full_conversation(ExecuTorchChat(lowered("fp32").parts, PROMPT), CONTEXT)
 
 
 def test_an_answer_that_begins_with_a_stop_token_is_empty(lowered: Lower, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,9 +85,13 @@ def test_an_answer_that_begins_with_a_stop_token_is_empty(lowered: Lower, monkey
         def stop(self) -> None:
             self.stopped = True
 
+        def reset(self) -> None:
+            pass
+
     chat = ExecuTorchChat(lowered("fp32").parts)
     monkeypatch.setattr(chat, "_runner", Babbling())
-    assert list(chat.send("one", GREEDY, 51)) == []
+    answer = chat.send("one", GREEDY, 51)
+    assert list(answer) == [] and answer.ended is Ended.END_OF_TURN
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,12 @@ from g3n_compiler.verify.audio import AudioReference, golden_sound
 from g3n_compiler.verify.parity import EXACT, SAME, relative_error
 from g3n_compiler.verify.vision import VisionReference, golden_image
 from g3n_runtime.engine import GREEDY, Attachments, Sampler
-from g3n_runtime.errors import EngineError, SoundError
+from g3n_runtime.errors import ContextFull, EngineError, SoundError
 from g3n_runtime.executorch_media import ExecuTorchMediaChat, RowLoop, Soft, TowerFiles, Vocabulary
 from g3n_runtime.executorch_vision import ExecuTorchVision
 from g3n_runtime.sampling import draw
 from tests.executorch.conftest import CONTEXT, Lower
+from tests.runtime.full import check_full_conversation
 from tests.vision.conftest import make_multimodal
 
 SIDE = 256
@@ -151,14 +152,17 @@ def test_a_picture_takes_the_place_of_its_tokens(
     assert engine.loaded_towers == frozenset()
     # The picture of the turn before is still there, its tower is not needed for it.
     assert list(engine.send("And?", GREEDY, 2)) and engine.loaded_towers == frozenset()
+    # What does not fit changes nothing.
+    with pytest.raises(ContextFull, match=f"context of {CONTEXT}") as error:
+        engine.send("word " * (CONTEXT - 20), GREEDY, 3)
+    assert error.value.to_drop and [t.prompt.text for t in engine.conversation.turns] == ["What?", "And?"]
+    check_full_conversation(engine, CONTEXT, Attachments((picture,)))
 
 
 def test_without_media_the_stock_runner_answers(chat: tuple[ExecuTorchMediaChat, np.ndarray], lowered: Lower) -> None:
     engine, _ = chat
     with pytest.raises(EngineError, match="no audio tower"):
         list(engine.send("What?", GREEDY, 3, Attachments(audio=(Path("a.wav"),))))
-    with pytest.raises(EngineError, match=f"context of {CONTEXT}"):
-        list(engine._answer(["word " * CONTEXT], GREEDY, 3))
 
 
 def test_draw() -> None:

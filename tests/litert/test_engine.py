@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from g3n_compiler.bundle.litertlm_metadata import CHAT_TEMPLATE
+from g3n_compiler.bundle.litertlm_metadata import CHAT_TEMPLATE, llm_metadata
+from g3n_runtime.conversation import Ended
 from g3n_runtime.engine import GREEDY, Sampler
-from g3n_runtime.errors import EngineError
+from g3n_runtime.errors import ContextFull, EngineError
 from g3n_runtime.litert import LiteRtChat, LiteRtEngine
 from g3n_runtime.litert_model import LiteRtModel
 from tests.litert.conftest import CONTEXT, Converted
+from tests.runtime.full import check_full_conversation
 
 STOP = (1, 106)
 
@@ -73,7 +75,9 @@ def test_later_turns_see_the_earlier_ones_as_the_template_has_them(
         answer = "".join(chat.send(question, GREEDY, 8))
         assert answer == expected(model, tokenizer, turns, 8)
         turns.append({"role": "assistant", "content": answer})
-    assert chat.turns == turns
+    assert [(t.prompt.text, t.answer) for t in chat.conversation.turns] == [
+        (asked["content"], said["content"]) for asked, said in zip(turns[1::2], turns[2::2], strict=True)
+    ]
     chat.reset()
     assert "".join(chat.send("And a cat?", GREEDY, 8)) == expected(model, tokenizer, [turns[0], turns[3]], 8)
     chat.close()
@@ -87,6 +91,29 @@ def test_stopping_early_leaves_the_engine_usable(engine: LiteRtEngine) -> None:
     assert "".join(engine.generate("What is a dog?", GREEDY, 12)) == whole
 
 
+def test_an_answer_tells_why_it_ended(engine: LiteRtEngine, converted: Converted, tmp_path: Path) -> None:
+    """The random model ends no turn by itself: in another bundle the fifth token that it says does."""
+    limited, full = engine.generate("What is a dog?", GREEDY, 5), engine.generate("What is a dog?", GREEDY)
+    said = "".join(limited)
+    assert limited.ended is Ended.TOKEN_LIMIT
+    assert "".join(full).startswith(said) and full.ended is Ended.CONTEXT_FULL
+    path, metadata = converted.pack("fp32", tmp_path / "stops.litertlm"), llm_metadata
+    stop = engine.encode(said)[-1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.litert.conftest.llm_metadata", lambda c, b, s, **k: metadata(c, b, [*s, stop], **k))
+        converted.pack("fp32", path)
+    with LiteRtEngine(path, threads=2) as stopping:
+        for most in (None, 6, 5):
+            ended = stopping.generate("What is a dog?", GREEDY, most)
+            assert said.startswith("".join(ended)) and ended.ended is Ended.END_OF_TURN
+        cut = stopping.generate("What is a dog?", GREEDY, 4)
+        assert list(cut) and cut.ended is Ended.TOKEN_LIMIT
+
+
+def test_a_full_conversation_is_kept_and_goes_on_without_its_oldest_turns(path: Path) -> None:
+    check_full_conversation(LiteRtChat(path), CONTEXT)
+
+
 def test_a_seed_repeats_a_sample(engine: LiteRtEngine) -> None:
     first, again, other = ("".join(engine.generate("Hi", Sampler(seed=s), 12)) for s in (1, 1, 2))
     assert first == again != other
@@ -96,8 +123,8 @@ def test_more_tokens_than_compiled_for_are_refused(path: Path, engine: LiteRtEng
     assert engine.context == CONTEXT
     with pytest.raises(EngineError, match="compiled for 96"):
         LiteRtEngine(path, max_tokens=CONTEXT + 1)
-    with pytest.raises(EngineError, match="shorten"):
-        list(engine.generate("dog " * CONTEXT, GREEDY))
+    with pytest.raises(ContextFull, match="shorten"):
+        engine.generate("dog " * CONTEXT, GREEDY)
 
 
 def test_a_file_that_is_no_bundle_is_refused(tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_the_tower_is_loaded_with_the_first_picture_and_can_be_released(
     list(chat.send("Hi", GREEDY, 2))
     assert chat.loaded_towers == frozenset()
     list(chat.send(QUESTION, GREEDY, 2, Attachments((photos[0],))))
-    assert chat.loaded_towers == {"vision"} and len(chat.turns) == 4
+    assert chat.loaded_towers == {"vision"} and len(chat.conversation.turns) == 2
     chat.reset()
     chat.release_towers()
     list(chat.send("Hi", GREEDY, 2))

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
+from g3n_compiler.cli.chat import Chat, say, tell_if_cut
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.cli.guard import GuardedCommand
 from g3n_compiler.targets import RUNTIMES
 from g3n_runtime.bundle import Bundle, open_bundle
-from g3n_runtime.engine import IGNORED_SAMPLING, NOTHING, Attachments, ChatEngine, Sampler, open_engine
+from g3n_runtime.engine import IGNORED_SAMPLING, Attachments, ChatEngine, Sampler, open_engine
 from g3n_runtime.errors import EngineError
 
-HELP = "/reset forgets the conversation, /exit leaves"
-SIZE_HELP = "/size NAME goes on in another size, "
 
-
-@click.command(cls=GuardedCommand)
+@click.command(
+    cls=GuardedCommand,
+    epilog="Exit codes: docs/exit-codes.md. An answer that is cut is told on stderr and is no error.",
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("prompt", required=False)
 @click.option(
     "--image", "images", type=click.Path(path_type=Path), multiple=True, help="Picture to ask about; repeatable."
 )
 @click.option("--audio", type=click.Path(path_type=Path), multiple=True, help="Sound to ask about; repeatable.")
+@click.option("--system", help="What the model is told before the first turn.")
 @click.option("--runtime", type=click.Choice(RUNTIMES), help="Engine [default: the bundle's first].")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--temperature", type=click.FloatRange(min=0), help="0 is greedy [default: the bundle's].")
@@ -43,6 +43,7 @@ def main(
     prompt: str | None,
     images: tuple[Path, ...],
     audio: tuple[Path, ...],
+    system: str | None,
     runtime: str | None,
     max_tokens: int,
     temperature: float | None,
@@ -67,11 +68,15 @@ def main(
     with quiet_toolchains():
         engine = _open(opened, runtime, threads, size, draft, target_speed)
         try:
+            engine.conversation.system = system
             attachments = Attachments(images, audio)
-            if prompt is not None:
-                _answer(engine, prompt, sampler, max_tokens, attachments)
-            else:
-                _chat(engine, sampler, max_tokens, attachments)
+            if prompt is None:
+                Chat(engine, sampler, max_tokens, attachments).run()
+                return
+            answer = engine.send(prompt, sampler, max_tokens, attachments)
+            say(answer)
+            click.echo()
+            tell_if_cut(answer.ended, max_tokens)
         finally:
             engine.close()
 
@@ -99,40 +104,3 @@ def _sampler(bundle: Bundle, temperature: float | None, top_k: int | None, top_p
         default["top_p"] if top_p is None else top_p,
         seed,
     )
-
-
-def _answer(engine: ChatEngine, prompt: str, sampler: Sampler, max_tokens: int, attachments: Attachments) -> None:
-    for piece in engine.send(prompt, sampler, max_tokens, attachments):
-        click.echo(piece, nl=False)
-        sys.stdout.flush()
-    click.echo()
-
-
-def _chat(engine: ChatEngine, sampler: Sampler, max_tokens: int, attachments: Attachments) -> None:
-    change = getattr(engine, "use", None)
-    usage = HELP if change is None else SIZE_HELP + HELP
-    click.echo(usage, err=True)
-    while True:
-        try:
-            line = click.prompt("you", prompt_suffix="> ", err=True)
-        except click.Abort:
-            return
-        if line == "/exit":
-            return
-        if line == "/reset":
-            engine.reset()
-        elif change is not None and line.startswith("/size "):
-            _change(change, line.removeprefix("/size ").strip())
-        elif line.startswith("/"):
-            click.echo(usage, err=True)
-        else:
-            _answer(engine, line, sampler, max_tokens, attachments)
-            attachments = NOTHING
-
-
-def _change(change: Callable[[str], None], size: str) -> None:
-    """A name that the bundle lacks is no reason to end the chat."""
-    try:
-        change(size)
-    except EngineError as error:
-        click.echo(str(error), err=True)

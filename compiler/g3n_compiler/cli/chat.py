@@ -1,0 +1,127 @@
+"""The chat of ``g3n-run``: lines and commands from stdin, answers on stdout, all else on stderr.
+
+It never waits for anything but the next line, so that it can be fed from a file.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import click
+
+from g3n_runtime.conversation import Answer, Ended
+from g3n_runtime.engine import NOTHING, Attachments, ChatEngine, Sampler
+from g3n_runtime.errors import ContextFull, EngineError
+
+HELP = "/drop [N] forgets the oldest turns, /reset all of them, /retry asks again what did not fit, /exit leaves"
+SIZE_HELP = "/size NAME goes on in another size, "
+
+
+def say(answer: Answer) -> None:
+    """Write an answer to stdout as it comes."""
+    for piece in answer:
+        click.echo(piece, nl=False)
+        sys.stdout.flush()
+
+
+def tell_if_cut(ended: Ended | None, max_tokens: int, advice: str = "") -> None:
+    """Say on stderr that the model would have said more, and why it could not."""
+    if ended is Ended.TOKEN_LIMIT:
+        _tell(f"(the answer was cut: {max_tokens} token{'s' * (max_tokens != 1)}, --max-tokens)")
+    elif ended is Ended.CONTEXT_FULL:
+        _tell(f"(the answer was cut: the context is full{advice})")
+
+
+class Chat:
+    """A conversation with ``engine``, to whose first turn ``attachments`` belong."""
+
+    def __init__(self, engine: ChatEngine, sampler: Sampler, max_tokens: int, attachments: Attachments) -> None:
+        self._engine, self._sampler, self._max_tokens, self._attachments = engine, sampler, max_tokens, attachments
+        self._change: Callable[[str], None] | None = getattr(engine, "use", None)
+        self._usage = HELP if self._change is None else SIZE_HELP + HELP
+        self._refused: tuple[str, ContextFull] | None = None
+
+    def run(self) -> None:
+        """Until ``/exit``, the end of stdin, or Ctrl-C at the prompt."""
+        _tell(self._usage)
+        while True:
+            try:
+                line = click.prompt("you", prompt_suffix="> ", err=True)
+            except click.Abort:
+                return
+            if line == "/exit":
+                return
+            self._take(line)
+
+    def _take(self, line: str) -> None:
+        command, _, argument = line.partition(" ")
+        if command == "/reset" and not argument:
+            self._engine.reset()
+            self._attachments = NOTHING
+        elif command == "/drop":
+            self._drop(argument.strip())
+        elif command == "/retry" and not argument:
+            self._retry()
+        elif self._change is not None and command == "/size" and argument:
+            self._resize(self._change, argument.strip())
+        elif line.startswith("/"):
+            _tell(self._usage)
+        else:
+            self._ask(line)
+
+    def _ask(self, text: str) -> None:
+        conversation = self._engine.conversation
+        try:
+            answer = self._engine.send(text, self._sampler, self._max_tokens, self._attachments)
+        except ContextFull as error:
+            self._refused = text, error
+            _tell(f"{error}\n{_offer(error)}")
+            return
+        self._refused, self._attachments = None, NOTHING
+        before = conversation.turns
+        try:
+            say(answer)
+        except KeyboardInterrupt:
+            answer.close()
+            click.echo()
+            kept = "what was said is kept" if conversation.turns != before else "the turn is forgotten"
+            _tell(f"(interrupted: {kept}; Ctrl-C again leaves)")
+            return
+        click.echo()
+        tell_if_cut(answer.ended, self._max_tokens, "; /drop or /reset makes room")
+
+    def _drop(self, asked: str) -> None:
+        turns = self._engine.conversation.turns
+        if asked and not (asked.isdecimal() and len(asked) < 10 and int(asked) > 0):
+            _tell("/drop takes the number of turns to forget, 1 or more")
+            return
+        count = int(asked) if asked else (self._refused[1].to_drop if self._refused else None) or 1
+        dropped = self._engine.conversation.drop(count)
+        again = "; /retry asks again what did not fit" if self._refused and dropped else ""
+        _tell(f"(turns forgotten: {dropped}, kept: {len(turns) - dropped}{again})")
+
+    def _retry(self) -> None:
+        if self._refused is None:
+            _tell("(nothing was refused)")
+        else:
+            self._ask(self._refused[0])
+
+    def _resize(self, change: Callable[[str], None], size: str) -> None:
+        """A name that the bundle lacks is no reason to end the chat."""
+        try:
+            change(size)
+        except EngineError as error:
+            _tell(str(error))
+
+
+def _offer(error: ContextFull) -> str:
+    """What to do about a prompt that was refused."""
+    if error.to_drop is None:
+        return "(what was said is kept)"
+    turns = "turn" if error.to_drop == 1 else f"{error.to_drop} turns"
+    return f"(what was said is kept; /drop forgets the oldest {turns}, /reset all of them, /retry then asks again)"
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)

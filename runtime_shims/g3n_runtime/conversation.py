@@ -1,0 +1,243 @@
+"""What was said in a chat, what of it fits the context, and why an answer ended: one place for every engine."""
+
+from __future__ import annotations
+
+import bisect
+import enum
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from g3n_runtime.errors import ContextFull
+
+M = TypeVar("M")
+"""A picture or a sound in the form that an engine takes."""
+TURN_BEGIN = "<start_of_turn>"
+ANSWER_SHARE = 8
+"""Turns are dropped until an answer may take this part of the context, if that can be reached."""
+
+
+class Ended(enum.Enum):
+    """Why an answer ended."""
+
+    END_OF_TURN = "the model ended it"
+    TOKEN_LIMIT = "it has as many tokens as were asked for"
+    CONTEXT_FULL = "the context is full"
+    CANCELLED = "it was cancelled"
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the model would have said more."""
+        return self is not Ended.END_OF_TURN
+
+
+def limit_of(max_new_tokens: int | None, room: int) -> tuple[int, Ended]:
+    """Most tokens that an answer may have where ``room`` are left, and why it ends there."""
+    if max_new_tokens is None or max_new_tokens > room:
+        return room, Ended.CONTEXT_FULL
+    return max_new_tokens, Ended.TOKEN_LIMIT
+
+
+def require_room(tokens: int, context: int) -> int:
+    """Tokens that a prompt of ``tokens`` leaves of ``context`` for the answer, at least one.
+
+    Raises:
+        ContextFull: it leaves none.
+    """
+    if tokens < context:
+        return context - tokens
+    raise ContextFull(
+        f"the prompt has {tokens} tokens, at most {context - 1} fit the bundle's context of {context}: "
+        "shorten it, or compile with a longer --context",
+        tokens=tokens,
+        context=context,
+    )
+
+
+class Answer(Iterator[str]):
+    """An answer's pieces of text as they come; afterwards :attr:`ended` tells why it ended.
+
+    Args:
+        pieces: returns why it ended; closing it stops the engine.
+    """
+
+    def __init__(self, pieces: Generator[str, None, Ended]) -> None:
+        self._pieces = pieces
+        self.ended: Ended | None = None
+
+    def __iter__(self) -> Answer:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            self.ended = self.ended or end.value
+            raise StopIteration from None
+        except KeyboardInterrupt:
+            self.ended = Ended.CANCELLED
+            raise
+
+    def close(self) -> None:
+        """Stop the engine, if it is still answering."""
+        self.ended = self.ended or Ended.CANCELLED
+        self._pieces.close()
+
+
+@dataclass(frozen=True)
+class Prompt(Generic[M]):
+    """What a user says: pictures, then sounds, then text."""
+
+    text: str
+    media: tuple[M, ...] = ()
+
+
+@dataclass(frozen=True)
+class Turn(Generic[M]):
+    """A prompt and the answer to it, cut or whole."""
+
+    prompt: Prompt[M]
+    answer: str
+    ended: Ended
+
+
+Count = Callable[[Sequence[Turn[M]], Prompt[M]], int]
+"""Tokens that an engine reads for a prompt after some turns, the system's text and bos included."""
+
+
+class Conversation(Generic[M]):
+    """The system's text and the turns so far; a turn is in it whole or not at all.
+
+    Args:
+        system: what the model is told before the first turn.
+    """
+
+    def __init__(self, system: str | None = None) -> None:
+        self.system = system
+        self._turns: tuple[Turn[M], ...] = ()
+
+    @property
+    def turns(self) -> tuple[Turn[M], ...]:
+        """The turns, the oldest first."""
+        return self._turns
+
+    def reset(self) -> None:
+        """Forget all turns; the system's text stays."""
+        self._turns = ()
+
+    def drop(self, count: int = 1) -> int:
+        """Forget the ``count`` oldest turns, or all if there are fewer.
+
+        Returns:
+            how many were forgotten.
+        """
+        before = len(self._turns)
+        self._turns = self._turns[max(count, 0) :]
+        return before - len(self._turns)
+
+    def require_room(self, prompt: Prompt[M], context: int, count: Count[M]) -> int:
+        """Tokens that ``prompt`` leaves of ``context`` for the answer, at least one.
+
+        Raises:
+            ContextFull: it leaves none; the conversation stays as it is.
+        """
+        tokens, held = count(self._turns, prompt), len(self._turns)
+        if tokens < context or not held:
+            return require_room(tokens, context)
+        least = count((), prompt)
+        if least >= context:
+            to_drop, advice = None, f"this prompt alone has {least}: shorten it, or compile with a longer --context"
+        else:
+            room = min(max(context // ANSWER_SHARE, 1), context - least)
+            enough = range(1, held + 1)
+            to_drop = 1 + bisect.bisect_left(
+                enough, True, key=lambda n: count(self._turns[n:], prompt) + room <= context
+            )
+            advice = f"dropping the oldest {_turns(to_drop)} of {held} makes room"
+        raise ContextFull(
+            f"the conversation has {tokens} tokens with this prompt, at most {context - 1} fit the bundle's context "
+            f"of {context}: {advice}",
+            tokens=tokens,
+            context=context,
+            to_drop=to_drop,
+        )
+
+    def answered(self, prompt: Prompt[M], answer: Answer) -> Answer:
+        """``answer``, after which the turn is kept.
+
+        An answer that is cut, by a limit or by whoever reads it, is kept as far as it was said. The turn is not kept if
+        the engine fails, if nothing had been said when the answer was cancelled, or if the conversation was changed
+        meanwhile.
+        """
+        return Answer(self._kept(prompt, answer))
+
+    def _kept(self, prompt: Prompt[M], answer: Answer) -> Generator[str, None, Ended]:
+        before, said = self._turns, ""
+        try:
+            for piece in answer:
+                said += piece
+                yield piece
+        except (GeneratorExit, KeyboardInterrupt):
+            answer.close()
+            if said:
+                self._keep(before, Turn(prompt, said, Ended.CANCELLED))
+            raise
+        ended = answer.ended or Ended.END_OF_TURN
+        self._keep(before, Turn(prompt, said, ended))
+        return ended
+
+    def _keep(self, before: tuple[Turn[M], ...], turn: Turn[M]) -> None:
+        if self._turns is before:
+            self._turns = (*before, turn)
+
+
+@dataclass(frozen=True)
+class Template:
+    """Gemma's turns as plain text, for the engines that are given tokens.
+
+    Args:
+        before: what comes before a user's text.
+        after: what comes between it and the answer.
+        end: what ends a turn.
+    """
+
+    before: str
+    after: str
+    end: str
+
+    @classmethod
+    def parse(cls, template: str) -> Template:
+        """The manifest's prompt template, ``{prompt}`` for the user's text."""
+        before, _, after = template.partition("{prompt}")
+        # What ends the model's turn is what ends the user's: the text between the prompt and the next turn.
+        return cls(before, after, after.partition(TURN_BEGIN)[0])
+
+    def render(self, system: str | None, turns: Sequence[Turn[M]], prompt: Prompt[M]) -> list[str | M]:
+        """All turns and ``prompt`` as texts and media in their order, without bos.
+
+        As in the checkpoint's template, the system's text opens the first user's turn, and what is said is stripped.
+        """
+        parts: list[str | M] = []
+        for turn in turns:
+            parts += [*self._user(system if not parts else None, turn.prompt), turn.answer.strip() + self.end]
+        return [*parts, *self._user(system if not parts else None, prompt)]
+
+    def _user(self, system: str | None, prompt: Prompt[M]) -> Iterator[str | M]:
+        yield self.before
+        if system:
+            yield system + "\n\n"
+        for medium in prompt.media:
+            yield "\n\n"
+            yield medium
+            yield "\n\n"
+        yield prompt.text.strip()
+        yield self.after
+
+
+def text_of(parts: Sequence[object]) -> str:
+    """What :meth:`Template.render` gives for a conversation without media, as one text."""
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def _turns(count: int) -> str:
+    return "turn" if count == 1 else f"{count} turns"
