@@ -15,6 +15,7 @@ from g3n_runtime.engine import GREEDY, Sampler
 from g3n_runtime.errors import ContextFull, EngineError
 from g3n_runtime.litert import LiteRtChat, LiteRtEngine
 from g3n_runtime.litert_model import LiteRtModel
+from tests.litert import conftest as litert_conftest
 from tests.litert.conftest import CONTEXT, Converted
 from tests.runtime.full import check_full_conversation
 
@@ -93,20 +94,20 @@ def test_stopping_early_leaves_the_engine_usable(engine: LiteRtEngine) -> None:
 
 def test_an_answer_tells_why_it_ended(engine: LiteRtEngine, converted: Converted, tmp_path: Path) -> None:
     """The random model ends no turn by itself: in another bundle the fifth token that it says does."""
-    limited, full = engine.generate("What is a dog?", GREEDY, 5), engine.generate("What is a dog?", GREEDY)
+    question = "What is a river?"
+    limited, full = engine.generate(question, GREEDY, 5), engine.generate(question, GREEDY)
     said = "".join(limited)
     assert limited.ended is Ended.TOKEN_LIMIT
     assert "".join(full).startswith(said) and full.ended is Ended.CONTEXT_FULL
-    path, metadata = converted.pack("fp32", tmp_path / "stops.litertlm"), llm_metadata
-    stop = engine.encode(said)[-1]
+    stop, metadata = engine.encode(said)[-1], llm_metadata
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.litert.conftest.llm_metadata", lambda c, b, s, **k: metadata(c, b, [*s, stop], **k))
-        converted.pack("fp32", path)
+        patch.setattr(litert_conftest, "llm_metadata", lambda c, b, s, **k: metadata(c, b, [*s, stop], **k))
+        path = converted.pack("fp32", tmp_path / "stops.litertlm")
     with LiteRtEngine(path, threads=2) as stopping:
         for most in (None, 6, 5):
-            ended = stopping.generate("What is a dog?", GREEDY, most)
+            ended = stopping.generate(question, GREEDY, most)
             assert said.startswith("".join(ended)) and ended.ended is Ended.END_OF_TURN
-        cut = stopping.generate("What is a dog?", GREEDY, 4)
+        cut = stopping.generate(question, GREEDY, 4)
         assert list(cut) and cut.ended is Ended.TOKEN_LIMIT
 
 
