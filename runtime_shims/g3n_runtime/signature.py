@@ -7,7 +7,6 @@ in-toto statement, which lists every file with its SHA-256. Sources: the formats
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 from dataclasses import dataclass
@@ -191,6 +190,6 @@ def _expect(tree: dict[str, Any], name: str, value: str) -> None:
 
 def _decode(tree: dict[str, Any], name: str) -> bytes:
     try:
-        return base64.b64decode(_member(tree, name, str), validate=True)
+        return binascii.a2b_base64(_member(tree, name, str), strict_mode=True)
     except (binascii.Error, ValueError):
         raise SignatureError(f"{SIGNATURE} has a {name} that is not base64: {AGAIN}") from None

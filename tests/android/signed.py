@@ -91,6 +91,18 @@ def _cases(tree: dict[str, Any], name: str, digests: dict[str, str]) -> Iterator
         change(payload)
         yield what, _resigned(tree, json.dumps(payload).encode()), "refused"
     yield "a payload that is no JSON", _resigned(tree, b"\xff\x00{"), "refused"
+    encoded = tree["dsseEnvelope"]["payload"]
+    for what, text in (
+        ("a line feed in it", f"{encoded[:8]}\n{encoded[8:]}"),
+        ("a sign of no alphabet in it", f"{encoded[:8]}*{encoded[8:]}"),
+        ("a sign of another alphabet in it", f"-{encoded[1:]}"),
+        ("a letter beyond ASCII in it", f"\u00e9{encoded[1:]}"),
+        ("an end too much", f"{encoded}="),
+        ("a whole end too much", f"{encoded}===="),
+        ("an end in the middle", f"{encoded[:8]}===={encoded[8:]}"),
+        ("a letter too few", encoded[1:]),
+    ):
+        yield f"base64 with {what}", _edited(tree, _setter(("dsseEnvelope", "payload"), text)), "refused"
     yield "a payload that is a list", _resigned(tree, b"[]"), "refused"
     yield (
         "two signatures",
