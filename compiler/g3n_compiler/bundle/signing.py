@@ -63,6 +63,7 @@ def load_signing_key(path: Path) -> SigningKey:
     try:
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
     except ImportError:
         raise CannotCheckSignature("signing needs more packages: pip install 'g3n[sign]'") from None
@@ -80,6 +81,10 @@ def load_signing_key(path: Path) -> SigningKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         kind = key.curve.name if isinstance(key, ec.EllipticCurvePrivateKey) else type(key).__name__
         raise KeyFileError(f"{path} is a key of another kind ({kind}), expected EC P-256: make one with {MAKE_KEY}")
+    try:
+        ec.ECDSA(SHA256(), deterministic_signing=True)
+    except UnsupportedAlgorithm:  # built against an OpenSSL before 3.2
+        raise CannotCheckSignature("this build of cryptography is too old: pip install 'g3n[sign]'") from None
     der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return SigningKey(public_key(der, str(path), KeyFileError), _is_exposed(path), key)
 
