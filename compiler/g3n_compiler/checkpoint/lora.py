@@ -11,22 +11,28 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from g3n_compiler.checkpoint.config import read_json
 from g3n_compiler.checkpoint.reader import Checkpoint, file_sha256
 from g3n_compiler.checkpoint.safetensors import SafetensorsFile
-from g3n_compiler.errors import CheckpointError
+from g3n_compiler.errors import CheckpointError, NotFinite
+from g3n_runtime.reading import read_json_object
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
-UNSUPPORTED = (
-    "use_dora",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "trainable_token_indices",
-    "fan_in_fan_out",
-)
+MAX_CONFIG_BYTES = 1 << 20
+MAX_RANK = 1 << 20
+"""More than any matrix has rows."""
+LARGEST_SCALE = 1e4
+"""Of what is added to a weight; published adapters have 0.5 to 64. Far beyond it float32 would overflow."""
+KNOWN = frozenset({
+    "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "eva_config", "exclude_modules",
+    "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout",
+    "megatron_config", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision",
+    "runtime_config", "target_modules", "task_type", "use_rslora",
+})  # fmt: skip
+"""Settings under which an adapter is what is merged here. PEFT gets new ones; any other that is set is refused."""
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Values of ``init_lora_weights`` under which training started from the checkpoint's own weights."""
 
 
 class Pair(NamedTuple):
@@ -37,18 +43,28 @@ class Pair(NamedTuple):
 
 
 class LoraAdapter:
-    """An adapter folder, ready to be merged: set it as :attr:`Checkpoint.update`."""
+    """An adapter folder, ready to be merged: set it as :attr:`Checkpoint.update`.
+
+    Raises:
+        CheckpointError: it is no adapter, is broken, or cannot be merged into ``checkpoint`` exactly. Of its patterns,
+            such as ``target_modules``, none is compiled: the tensors in the file say what is adapted.
+    """
 
     def __init__(self, directory: Path, checkpoint: Checkpoint) -> None:
-        config = read_json(directory / CONFIG)
-        if config.get("peft_type") != "LORA":
-            raise CheckpointError(f"{directory / CONFIG} is of type {config.get('peft_type')!r}, expected LORA")
-        if refused := [key for key in UNSUPPORTED if config.get(key)]:
-            raise CheckpointError(f"{directory / CONFIG} uses {', '.join(refused)}: merge it with PEFT first")
+        path = directory / CONFIG
+        config = read_json_object(path, CheckpointError, MAX_CONFIG_BYTES)
+        if (kind := config.get("peft_type")) != "LORA":
+            raise CheckpointError(f"{path} is of type {str(kind)[:40]!r}, expected LORA")
+        if refused := sorted(key for key, value in config.items() if value and key not in KNOWN):
+            raise CheckpointError(f"{path} uses {', '.join(refused)[:200]}: merge it with PEFT first")
+        if (start := config.get("init_lora_weights")) not in PLAIN_STARTS:
+            raise CheckpointError(
+                f"{path} was trained from weights that {str(start)[:40]!r} had changed: merge it with PEFT first"
+            )
         if config.get("bias", "none") != "none":
             raise CheckpointError(f"{directory / CONFIG} trains biases, which Gemma 3n does not have")
-        self.scale = _scale(config, directory)
-        self.pairs = _load_pairs(directory / WEIGHTS, checkpoint)
+        rank, self.scale = _rank_and_scale(config, directory)
+        self.pairs = _load_pairs(directory / WEIGHTS, checkpoint, rank)
         self.sha256 = {name: file_sha256(directory / name) for name in (CONFIG, WEIGHTS)}
 
     def __call__(self, name: str, rows: tuple[int, int] | None, value: Tensor) -> Tensor:
@@ -59,44 +75,70 @@ class LoraAdapter:
         return value.addmm_(b, pair.a, alpha=self.scale)
 
 
-def _scale(config: dict[str, object], directory: Path) -> float:
-    try:
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])  # type: ignore[call-overload, arg-type]
-    except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{directory / CONFIG} has no usable r and lora_alpha") from None
-    if rank < 1:
-        raise CheckpointError(f"{directory / CONFIG} has rank {rank}, expected at least 1")
-    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+def _rank_and_scale(config: dict[str, object], directory: Path) -> tuple[int, float]:
+    rank, alpha, rslora = config.get("r"), config.get("lora_alpha"), config.get("use_rslora", False)
+    if type(rank) is not int or type(alpha) not in (int, float):
+        raise CheckpointError(f"{directory / CONFIG} has no usable r and lora_alpha, expected two numbers")
+    if type(rslora) is not bool:
+        raise CheckpointError(f"{directory / CONFIG} has no usable use_rslora, expected true or false")
+    if not 1 <= rank <= MAX_RANK:
+        raise CheckpointError(f"{directory / CONFIG} has rank {_shown(rank)}, expected 1 to {MAX_RANK}")
+    assert isinstance(alpha, int | float)
+    # Compared before it is divided: an integer may be larger than any float.
+    if abs(alpha) > LARGEST_SCALE * rank:
+        raise CheckpointError(
+            f"{directory / CONFIG} has lora_alpha {_shown(alpha)} for rank {rank}, expected at most "
+            f"{LARGEST_SCALE:g} times the rank"
+        )
+    return rank, alpha / math.sqrt(rank) if rslora else alpha / rank
 
 
-def _load_pairs(path: Path, checkpoint: Checkpoint) -> dict[str, Pair]:
+def _shown(number: float) -> str:
+    """A number of any size in a message."""
+    text = str(number)
+    return text if len(text) <= 20 else f"{text[:17]}..."
+
+
+def _load_pairs(path: Path, checkpoint: Checkpoint, rank: int) -> dict[str, Pair]:
+    """The pairs of a file, each of which has ``rank``; shapes are compared before anything is read."""
     file = SafetensorsFile(path)
-    entries = checkpoint.entries
-    pairs: dict[str, Pair] = {}
+    try:
+        names = _names(file, checkpoint, rank)
+        return {target: _pair(file, a, b) for target, (a, b) in names.items()}
+    finally:
+        file.close()
+
+
+def _names(file: SafetensorsFile, checkpoint: Checkpoint, rank: int) -> dict[str, tuple[str, str]]:
+    """The names of A and B by the name of the tensor that they adapt."""
+    path, entries, found = file.path, checkpoint.entries, dict[str, tuple[str, str]]()
     left = set(file.entries)
     for key in sorted(file.entries):
         if not key.endswith(".lora_A.weight"):
             continue
-        other = key.replace(".lora_A.", ".lora_B.")
-        target = key.removeprefix(PEFT_PREFIX).replace(".lora_A.weight", ".weight")
+        other = key.removesuffix(".lora_A.weight") + ".lora_B.weight"
+        target = key.removeprefix(PEFT_PREFIX).removesuffix(".lora_A.weight") + ".weight"
         if other not in file.entries or target not in entries:
             raise CheckpointError(f"{path}: {key!r} has no partner or adapts no tensor of the checkpoint ({target!r})")
-        pair = Pair(file.read(key).float(), file.read(other).float())
-        shape = entries[target].shape
-        if (
-            pair.a.dim() != 2
-            or pair.b.dim() != 2
-            or (pair.b.shape[0], pair.a.shape[1]) != shape
-            or pair.b.shape[1] != pair.a.shape[0]
-        ):
-            raise CheckpointError(
-                f"{path}: {key!r} {list(pair.a.shape)} and B {list(pair.b.shape)} do not fit {target!r} {list(shape)}"
-            )
-        pairs[target] = pair
+        if target in found:
+            raise CheckpointError(f"{path}: {key!r} and {found[target][0]!r} both adapt {target!r}")
+        a, b, shape = file.entries[key].shape, file.entries[other].shape, entries[target].shape
+        if len(a) != 2 or len(b) != 2 or (b[0], a[1]) != shape or b[1] != a[0]:
+            raise CheckpointError(f"{path}: {key!r} {list(a)} and B {list(b)} do not fit {target!r} {list(shape)}")
+        if a[0] != rank:
+            raise CheckpointError(f"{path}: {key!r} has rank {a[0]}, but {CONFIG} says r {rank}, which scales it")
+        found[target] = key, other
         left -= {key, other}
-    file.close()
-    if left or not pairs:
+    if left or not found:
         raise CheckpointError(
             f"{path} holds {'tensors that are not LoRA, e.g. ' + min(left) if left else 'no LoRA tensors'}"
         )
-    return pairs
+    return found
+
+
+def _pair(file: SafetensorsFile, a: str, b: str) -> Pair:
+    pair = Pair(file.read(a).float(), file.read(b).float())
+    for name, value in zip((a, b), pair, strict=True):
+        if not value.isfinite().all():
+            raise NotFinite(f"{file.path}: {name!r} holds a NaN or an infinity: the adapter is damaged")
+    return pair
