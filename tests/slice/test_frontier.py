@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+from g3n_compiler.cli.frontier import _texts
 from g3n_compiler.cli.inspect import main
 from g3n_compiler.errors import CheckpointError
 from g3n_compiler.report.frontier import Point, nested_slices
@@ -78,3 +80,30 @@ def test_refused(tiny: TinyModel, options: tuple[str, ...], message: str) -> Non
     words = [str(tiny.directory) if word == "DIR" else word for word in options]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == CheckpointError.exit_code and message in " ".join(done.stderr.split())
+
+
+TEXTS = {
+    "a device": ("/dev/zero", b"", "is a device"),
+    "nothing": ("a.txt", b"\n \n", "holds no text"),
+    "not UTF-8": ("a.txt", b"a\n\xff\n", "line 2 is not UTF-8"),
+    "a line of 2 MB": ("a.txt", b"a" * (2 << 20), "line 1 has more than 1048576 bytes"),
+    "deep nesting": ("a.jsonl", b"[" * 100_000, "line 1 is not JSON"),
+    "a long integer": ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", "line 1 is not JSON"),
+    "a list": ("a.jsonl", b"[1]", "line 1 is no JSON object with a text"),
+    "a number": ("a.jsonl", b'{"text": 3}', "line 1 is no JSON object with a text"),
+}
+
+
+@pytest.mark.parametrize("name, content, message", TEXTS.values(), ids=TEXTS)
+def test_texts_that_cannot_be_read(name: str, content: bytes, message: str, tiny: TinyModel, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if content:
+        path.write_bytes(content)
+    words = ["--frontier", str(tiny.directory), "--text", str(path)]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == CheckpointError.exit_code and message in " ".join(done.stderr.split()), done.stderr
+
+
+def test_no_more_of_a_text_is_read_than_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\n\ntwo\r\n\xff\n")
+    assert list(itertools.islice(_texts(tmp_path / "a.txt"), 2)) == ["one", "two"]

@@ -105,6 +105,23 @@ def test_a_program_that_fails_under_the_emulator_is_told(tmp_path: Path) -> None
         kit.run(kit.python, [], {})
 
 
+def test_answers_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    whole = tmp_path / "result.npz"
+    parts = {f"{kind}_{i}": np.ones((2, 3), np.float32) for kind in ("logits", "prefilled") for i in range(2)}
+    tables = {name: np.ones((1, 3), np.float32) for name in ("embeddings", "ple")}
+    np.savez(whole, machine=np.array("aarch64"), greedy=np.array([1]), **parts, **tables)
+    assert arm64._litert_answers(whole, 2).greedy == [1]
+    content = whole.read_bytes()
+    for damaged in (b"", b"no zip", content[:200], content[:-40], content.replace(b"\x93NUMPY", b"\x93NOMPY")):
+        (tmp_path / "damaged.npz").write_bytes(damaged)
+        with pytest.raises(EngineError, match="left no answers that can be read"):
+            arm64._litert_answers(tmp_path / "damaged.npz", 2)
+    with pytest.raises(EngineError, match="left no answers"):
+        arm64._litert_answers(whole, 3)
+    with pytest.raises(EngineError, match="left no answers"):
+        arm64._litert_answers(tmp_path / "none.npz", 2)
+
+
 def test_the_command_names_what_is_missing(tmp_path: Path) -> None:
     """Before anything is read of the checkpoint."""
     bundle = tmp_path / "bundle"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,10 +22,13 @@ from g3n_compiler.report import human_bytes
 from g3n_compiler.report.frontier import Documents, Point, measure, nested_slices
 from g3n_compiler.report.plots import write_frontier
 from g3n_compiler.slice.elastic import plan_named
+from g3n_runtime.reading import open_regular, parse_json
 
 RECIPE = "int4"
 LONGEST = 512
 """Tokens of a document that are read."""
+MAX_LINE_BYTES = 1 << 20
+"""Of a document."""
 NANO = "nano"
 
 
@@ -52,12 +57,33 @@ def show_frontier(
 
 def _documents(path: Path, count: int, tokenizer: TextTokenizer) -> Documents:
     """The first ``count`` lines of a file: JSON objects with a ``text``, or plain text."""
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()][:count]
-        texts = [json.loads(line)["text"] if path.suffix == ".jsonl" else line for line in lines]
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read as lines of text, or of JSON with a text ({error})") from None
-    return tuple((tokenizer.bos_id, *tokenizer.encode(str(text))[:LONGEST]) for text in texts)
+    texts = list(itertools.islice(_texts(path), count))
+    if not texts:
+        raise CheckpointError(f"{path} holds no text: expected a document a line")
+    return tuple((tokenizer.bos_id, *tokenizer.encode(text)[:LONGEST]) for text in texts)
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """The documents of a file, read as they are asked for: it may be larger than memory."""
+    with open_regular(path, CheckpointError) as file:
+        for number in itertools.count(1):
+            what, line = f"{path}, line {number}", file.readline(MAX_LINE_BYTES + 1)
+            if not line:
+                return
+            if len(line) > MAX_LINE_BYTES:
+                raise CheckpointError(f"{what} has more than {MAX_LINE_BYTES} bytes: a document a line is read")
+            if not line.strip():
+                continue
+            if path.suffix != ".jsonl":
+                try:
+                    yield line.decode("utf-8").rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    raise CheckpointError(f"{what} is not UTF-8 text ({error.reason})") from None
+                continue
+            value = parse_json(line, what, CheckpointError)
+            if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+                raise CheckpointError(f"{what} is no JSON object with a text")
+            yield value["text"]
 
 
 def _cache() -> Path:

@@ -29,10 +29,12 @@ from g3n_compiler.slice.plan import Slice, plan_slice
 from g3n_compiler.slice.published import E4B_SHAPE, published
 from g3n_compiler.slice.view import SlicedCheckpoint
 from g3n_compiler.verify.reference import Reference
+from g3n_runtime.reading import read_json_object
 
 TIMED_TOKENS, TIMED_RUNS = 24, 3
 VERSION = 1
 """Of what is measured and how: results of another one are not taken from the cache."""
+MAX_KNOWN_BYTES = 1 << 16
 
 Documents = tuple[tuple[int, ...], ...]
 """Ids of each document, bos first."""
@@ -97,7 +99,7 @@ def measure(
     checkpoint.close()
     keys = {name: _key(source, plan, documents) for name, plan in slices.items()}
     cache.mkdir(parents=True, exist_ok=True)
-    missing = [name for name in slices if not (cache / f"{keys[name]}.json").is_file()]
+    missing = [name for name in slices if _known(cache / f"{keys[name]}.json") is None]
     progress(f"held-out loss of {len(missing)} slices, {len(slices) - len(missing)} known, {workers} processes")
     with ProcessPoolExecutor(max(1, min(workers, len(missing))), mp_context=get_context("spawn")) as pool:
         losses = dict(zip(missing, pool.map(_loss, *_repeat(directory, slices, missing, documents)), strict=True))
@@ -118,8 +120,20 @@ def _point(name: str, plan: Slice, config: TextConfig, recipe: Recipe, path: Pat
     shape = plan.apply(config)
     specs = (*text_weights(shape).values(), *embedding_weights(shape).values())
     nbytes = sum(recipe.scheme(spec).nbytes(spec.shape) for spec in specs)
-    known = json.loads(path.read_text(encoding="utf-8"))
-    return Point(name, shape.num_layers, parameter_count(shape), nbytes, known["loss"], known["speed"])
+    known = _known(path)
+    if known is None:
+        raise SliceError(f"{path} was changed or deleted while it was needed: start again")
+    return Point(name, shape.num_layers, parameter_count(shape), nbytes, *known)
+
+
+def _known(path: Path) -> tuple[float, float] | None:
+    """Loss and speed as they were measured before; ``None`` where they were not, or the file is damaged."""
+    try:
+        value = read_json_object(path, SliceError, MAX_KNOWN_BYTES)
+    except SliceError:
+        return None
+    loss, speed = value.get("loss"), value.get("speed")
+    return (loss, speed) if isinstance(loss, float) and isinstance(speed, float) else None
 
 
 def _key(source: str, plan: Slice, documents: Documents) -> str:

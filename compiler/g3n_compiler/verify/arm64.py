@@ -7,11 +7,16 @@ two runners. Emulation is slow: it is meant for bundles of the size of nano.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL
+from typing import NoReturn
 
 import numpy as np
 
@@ -28,10 +33,17 @@ from g3n_compiler.verify.parity import EXACT, MARGIN, Check, Parity, greedy_marg
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.executorch import ROLES
 from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
+from g3n_runtime.terminal import printable_line
 
 REFERENCE = "the same file on this machine"
 CPU = "cortex-a76"
 TIMEOUT = 1800
+LAST_WORDS = 4096
+"""Bytes of what a program said that are looked at for its reason."""
+
+
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What reading files that a runner left half done or wrong can end in."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +91,18 @@ class ArmKit:
         settings = [word for name, value in environment.items() for word in ("-E", f"{name}={value}")]
         command = [self.qemu, "-cpu", CPU, "-L", self.tree, *settings, program, *arguments]
         words = [str(word) for word in command]
-        result = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, check=False)
-        if result.returncode != 0:
-            last = result.stderr.strip().splitlines()[-1:] or [f"exit code {result.returncode}"]
-            raise EngineError(f"{program.name} failed under the emulator: {last[0]}")
+        # A file, of which the end is read: what a program prints may be more than fits into memory.
+        with tempfile.TemporaryFile() as said:
+            try:
+                code = subprocess.run(words, stdout=DEVNULL, stderr=said, timeout=TIMEOUT, check=False).returncode
+            except subprocess.TimeoutExpired:
+                raise EngineError(f"{program.name} took more than {TIMEOUT} s under the emulator") from None
+            except OSError as error:
+                raise EngineError(f"{self.qemu} cannot be run ({error.strerror}): make the kit anew") from None
+            if code != 0:
+                said.seek(max(0, said.seek(0, os.SEEK_END) - LAST_WORDS))
+                last = said.read().decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit code {code}"]
+                raise EngineError(f"{program.name} failed under the emulator: {printable_line(last[0])}")
 
 
 @dataclass(frozen=True)
@@ -152,17 +172,30 @@ def _litert_there(kit: ArmKit, bundle: Bundle, golden: Sequence[Golden], rows: S
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     kit.run(kit.python, [kit.litert_runner, asked, answered], environment)
-    with np.load(answered) as result:
-        if (machine := str(result["machine"])) != "aarch64":
-            raise EngineError(f"the emulated interpreter runs on {machine}, not aarch64: make the kit anew")
-        count = range(len(golden))
-        return Outputs(
-            [result[f"logits_{i}"] for i in count],
-            [result[f"prefilled_{i}"] for i in count],
-            [int(token) for token in result["greedy"]],
-            result["embeddings"],
-            result["ple"],
-        )
+    return _litert_answers(answered, len(golden))
+
+
+def _litert_answers(path: Path, count: int) -> Outputs:
+    try:
+        with np.load(path, allow_pickle=False) as result:
+            if (machine := str(result["machine"])) != "aarch64":
+                raise EngineError(f"the emulated interpreter runs on {machine[:40]}, not aarch64: make the kit anew")
+            return Outputs(
+                [result[f"logits_{i}"] for i in range(count)],
+                [result[f"prefilled_{i}"] for i in range(count)],
+                [int(token) for token in result["greedy"]],
+                result["embeddings"],
+                result["ple"],
+            )
+    except _UNREADABLE as error:
+        _unreadable(path, error)
+
+
+def _unreadable(path: Path, error: Exception) -> NoReturn:
+    raise EngineError(
+        f"the emulated runner left no answers that can be read ({path.name}: {printable_line(str(error))[:200]}): make "
+        "the kit anew"
+    ) from None
 
 
 def _executorch_there(
@@ -188,14 +221,20 @@ def _executorch_there(
     script.write_text("\n".join(lines) + "\n", encoding="utf-8")
     libraries = {"LD_LIBRARY_PATH": str(kit.site / "executorch" / "lib")}
     kit.run(kit.executorch_runner, [parts.model, parts.tables, entry, rows, script, logits, tokens], libraries)
-    values = np.fromfile(logits, "<f4").reshape(-1, vocabulary)
+    try:
+        values = np.fromfile(logits, "<f4").reshape(-1, vocabulary)
+        greedy = [int(line) for line in tokens.read_text(encoding="utf-8").split()]
+        if (rows_expected := sum(sum(count) for count in counts)) > len(values):
+            raise ValueError(f"{len(values)} rows, expected {rows_expected}")
+    except _UNREADABLE as error:
+        _unreadable(logits, error)
     decoded, prefilled, at = [], [], 0
     for length, before, after in counts:
         decoded.append(values[at : at + length])
         at += length + before
         prefilled.append(values[at : at + after])
         at += after
-    return Outputs(decoded, prefilled, [int(line) for line in tokens.read_text(encoding="utf-8").split()])
+    return Outputs(decoded, prefilled, greedy)
 
 
 def _limits(parts: ExecuTorchParts) -> tuple[int, int]:
