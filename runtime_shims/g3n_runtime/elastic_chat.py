@@ -16,7 +16,8 @@ from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Templa
 from g3n_runtime.engine import GREEDY, NOTHING, Attachments, Sampler, Speed
 from g3n_runtime.errors import EngineError
 from g3n_runtime.litert_elastic import ElasticText, open_elastic
-from g3n_runtime.policy import SizePolicy, free_memory
+from g3n_runtime.machine import memory_room
+from g3n_runtime.policy import SizePolicy
 from g3n_runtime.sampling import draw
 from g3n_runtime.speculation import SpeculativeDecoder
 
@@ -48,7 +49,7 @@ class ElasticChat:
         self._load_seconds = time.perf_counter() - start
         self.policy = SizePolicy(manifest["sizes"], target_speed)
         self._automatic = size == AUTO
-        self.size = self.policy.choose(free_memory()) if self._automatic else size
+        self.size = self.policy.choose(memory_room().nbytes) if self._automatic else size
         self.model.signature(self.size, "decode")
         if draft is not None:
             self.model.signature(draft, "decode")
@@ -86,7 +87,7 @@ class ElasticChat:
         if attachments.towers:
             raise EngineError("the loop over sizes takes text only: leave --size out to use the towers")
         if self._automatic:
-            self.size = self.policy.choose(free_memory())
+            self.size = self.policy.choose(memory_room().nbytes)
         prompt: Prompt[str] = Prompt(text)
         room = self.conversation.require_room(prompt, self.model.context, lambda *said: len(self._ids(*said)))
         pieces = self._answer(self._ids(self.conversation.turns, prompt), sampler, *limit_of(max_new_tokens, room))

@@ -6,14 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
-
 from g3n_runtime.errors import EngineError
-
-
-def free_memory() -> int:
-    """Bytes that a process can take without others being pushed out."""
-    return int(psutil.virtual_memory().available)
 
 
 @dataclass

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from g3n_compiler.bundle import needs
-from g3n_compiler.bundle.needs import Needs, available_memory, compile_needs, require
+from g3n_compiler.bundle.needs import Needs, compile_needs, require
 from g3n_compiler.errors import DiskError, ResourceError
 from g3n_compiler.quantize.recipe import RECIPES
 from tests.conftest import TinyModel
@@ -24,10 +25,11 @@ def test_too_little_is_refused_with_both_numbers(tmp_path: Path) -> None:
     assert "needs 1.0 GB of memory and 2.0 GB of disk" in require(Needs(10**9, 2 * 10**9), tmp_path)
 
 
-def test_unknown_memory_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "MEMINFO", tmp_path / "absent")
-    assert available_memory() is None
-    assert "free" in require(Needs(HUGE, 0), tmp_path)
+def test_a_tighter_limit_than_the_machines_is_named(tmp_path: Path) -> None:
+    code = "from pathlib import Path; from g3n_compiler.bundle.needs import *; require(Needs(10**13, 0), Path('.'))"
+    limited = f'ulimit -v 20000000; exec {sys.executable} -c "{code}"'
+    said = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False).stderr
+    assert "ResourceError: compiling needs 10000.0 GB of memory" in said and "(bounded by" in said
 
 
 def test_disk_holds_every_weight_twice(tiny: TinyModel) -> None:

@@ -12,6 +12,7 @@ from g3n_compiler.errors import DiskError, ResourceError
 from g3n_compiler.modules.weights import WeightSpec, embedding_weights, text_weights
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.targets import Runtime
+from g3n_runtime.machine import memory_room
 
 SCALE_BYTES = 4
 COPIES_ON_DISK = 2
@@ -26,7 +27,6 @@ ENGINE_MEMORY: dict[Runtime, int] = {"litert": 1_250_000_000, "executorch": 800_
 and the engine speaks. Measured for compiles of E2B and E4B at int4, everything counted: 3.5 and 4.5 GB (LiteRT), 5.4
 and 6.7 GB (ExecuTorch).
 """
-MEMINFO = Path("/proc/meminfo")
 GB = 1e9
 
 
@@ -68,24 +68,16 @@ def require(needs: Needs, destination: Path) -> str:
         DiskError, ResourceError: too little disk or memory is free.
     """
     folder = next(p for p in (destination, *destination.absolute().parents) if p.exists())
-    disk, memory = shutil.disk_usage(folder).free, available_memory()
+    disk, memory = shutil.disk_usage(folder).free, memory_room()
     if needs.disk > disk:
         raise DiskError(
             f"compiling to {destination} needs {needs.disk / GB:.1f} GB of disk, {disk / GB:.1f} GB are free: "
             "free some or choose another --out"
         )
-    if memory is not None and needs.memory > memory:
+    if needs.memory > memory.nbytes:
         raise ResourceError(
-            f"compiling needs {needs.memory / GB:.1f} GB of memory, {memory / GB:.1f} GB are available: "
-            "close other programs or use a larger machine"
+            f"compiling needs {needs.memory / GB:.1f} GB of memory, {memory.nbytes / GB:.1f} GB are available "
+            f"(bounded by {memory.bound}): close other programs, raise the limit or use a larger machine"
         )
-    has = f"{disk / GB:.1f} GB of disk" if memory is None else f"{memory / GB:.1f} and {disk / GB:.1f} GB"
+    has = f"{memory.nbytes / GB:.1f} and {disk / GB:.1f} GB"
     return f"needs {needs.memory / GB:.1f} GB of memory and {needs.disk / GB:.1f} GB of disk; free: {has}"
-
-
-def available_memory() -> int | None:
-    """Bytes that new work can have without swapping; ``None`` where the system does not say (it is no Linux)."""
-    if not MEMINFO.is_file():
-        return None
-    fields = dict(line.split(":", 1) for line in MEMINFO.read_text(encoding="utf-8").splitlines())
-    return int(fields["MemAvailable"].split()[0]) * 1024
