@@ -20,13 +20,13 @@ from statistics import median
 import click
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from matplotlib.figure import Figure
 from onnx import TensorProto
 from rich.console import Console
 
-from g3n_compiler.cli.common import IntegerList, reports_errors
+from g3n_compiler.cli.common import reports_errors
+from g3n_compiler.cli.options import MOST_TOKENS, IntegerList
 from g3n_compiler.errors import ContextError, G3nError
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.measure import PeakMemory, measure_bundle, watch
@@ -144,6 +144,8 @@ def limits(threads: int) -> tuple[float, float]:
     node = onnx.helper.make_node("MatMulInteger", ["a", "b"], ["y"])
     graph = onnx.helper.make_graph([node], "product", ends[:1], ends[1:], [weight])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    import onnxruntime  # after g3n, which switches its telemetry off
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
@@ -205,7 +207,7 @@ def plot(peers: Sequence[Peer], path: Path) -> None:
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--gguf", type=click.Path(path_type=Path, exists=True), help="llama.cpp's model.")
 @click.option("--llama-bench", type=click.Path(path_type=Path, exists=True), help="llama.cpp's program.")
-@click.option("--prompts", type=IntegerList(), default=PROMPTS, show_default="128,512,1024,3968")
+@click.option("--prompts", type=IntegerList(1, MOST_TOKENS), default=PROMPTS, show_default="128,512,1024,3968")
 @click.option("--rounds", default=2, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--plot", "picture", type=click.Path(path_type=Path), help="Where to draw the speeds (.svg, .png).")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from g3n_compiler.checkpoint.config import TextConfig
@@ -16,6 +17,7 @@ SHAPES = {"e2b": ((30, 8192), E4B_SHAPE), "e4b": (E4B_SHAPE,)}
 """Layers and FFN width of the checkpoints that each published model can be made from."""
 CUSTOM = "custom"
 """What a manifest calls a checkpoint folder whose size the user did not name."""
+OFFLINE = "HF_HUB_OFFLINE"
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.jinja")
 """What is downloaded: no code, no pickles."""
 
@@ -52,10 +54,10 @@ def resolve_checkpoint(size: str, directory: Path | None) -> Path:
     Raises:
         HubError: the hub is out of reach or the model is gated; says how to pass a folder instead.
     """
-    if directory is not None:
-        return directory
-    if size == "nano":
-        return checkpoint_dir()
+    if directory is not None or size == "nano":
+        # Before transformers is imported, which then asks the hub nothing about a folder.
+        os.environ[OFFLINE] = "1"
+        return checkpoint_dir() if directory is None else directory
     if size not in SIZES:
         raise CheckpointError("the bundle was compiled from a folder of its own: pass it with --checkpoint DIR")
     return _download(HUB_IDS.get(size, HUB_IDS["e4b"]))

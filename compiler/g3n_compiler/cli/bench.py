@@ -8,15 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
-from g3n_compiler.cli.common import progress_steps, reports_errors, table_console
+from g3n_compiler.cli.common import reports_errors
 from g3n_compiler.cli.guard import GuardedCommand
+from g3n_compiler.cli.options import MOST_TOKENS, THREADS, FileName
+from g3n_compiler.cli.show import DataTable, progress_steps, show_table
 from g3n_compiler.errors import ContextError
 from g3n_compiler.report import human_bytes
 from g3n_compiler.targets import RUNTIMES
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.measure import Measurement, measure_bundle
+
+FIGURES = (
+    "load",
+    "first token",
+    "prefill tok/s",
+    "decode tok/s",
+    "peak",
+    "of it Python's",
+    "by the ledger",
+    "anonymous",
+    "file-backed",
+)
 
 
 def _foreseen(ledger: dict[str, Any], run: str) -> int:
@@ -27,11 +40,11 @@ def _foreseen(ledger: dict[str, Any], run: str) -> int:
 
 
 @click.command(cls=GuardedCommand)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=FileName())
 @click.option("--runtime", type=click.Choice(RUNTIMES), help="Engine [default: all that the bundle has].")
-@click.option("--prompt-tokens", type=click.IntRange(min=2), default=128, show_default=True)
-@click.option("--decode-tokens", type=click.IntRange(min=2), default=64, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--prompt-tokens", type=click.IntRange(2, MOST_TOKENS), default=128, show_default=True)
+@click.option("--decode-tokens", type=click.IntRange(2, MOST_TOKENS), default=64, show_default=True)
+@click.option("--threads", type=THREADS, default=2, show_default=True)
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @reports_errors
 def main(bundle: Path, runtime: str | None, prompt_tokens: int, decode_tokens: int, threads: int, output: str) -> None:
@@ -53,21 +66,9 @@ def main(bundle: Path, runtime: str | None, prompt_tokens: int, decode_tokens: i
     if output == "json":
         click.echo(json.dumps([{"run": run, **asdict(m)} for run, m in runs]))
         return
-    table = Table(title=f"{prompt_tokens} prompt tokens, {decode_tokens} generated, {threads} threads")
-    for heading in ("runtime", "run"):
-        table.add_column(heading)
-    for heading in (
-        "load",
-        "first token",
-        "prefill tok/s",
-        "decode tok/s",
-        "peak",
-        "of it Python's",
-        "by the ledger",
-        "anonymous",
-        "file-backed",
-    ):
-        table.add_column(heading, justify="right")
+    table = DataTable(
+        f"{prompt_tokens} prompt tokens, {decode_tokens} generated, {threads} threads", "runtime", "run", right=FIGURES
+    )
     for run, m in runs:
         table.add_row(
             m.runtime,
@@ -82,4 +83,4 @@ def main(bundle: Path, runtime: str | None, prompt_tokens: int, decode_tokens: i
             human_bytes(m.memory.anonymous),
             human_bytes(m.memory.file_backed),
         )
-    table_console().print(table)
+    show_table(table)

@@ -5,20 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from g3n_compiler.calibrate.run import calibrate
 from g3n_compiler.checkpoint.hub import SIZES, name_size, resolve_checkpoint
-from g3n_compiler.cli.common import progress_steps, quiet_toolchains, reports_errors
+from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.cli.interrupt import insistent_interrupt
+from g3n_compiler.cli.options import FileName, Verb, Words
+from g3n_compiler.cli.show import progress_steps, show
 
 
-@click.command(context_settings={"max_content_width": 120})
-@click.argument("examples", type=click.Path(path_type=Path))
-@click.option("--size", help=f"Published model: {', '.join(SIZES)} [default: nano, or as a --checkpoint is].")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder [default: the hub's].")
-@click.option("--quant", default="int4", show_default=True, help="Recipe that it will be compiled with.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the calibrated checkpoint.")
+@click.command(cls=Verb, context_settings={"max_content_width": 120})
+@click.argument("examples", type=FileName())
+@click.option(
+    "--size", type=Words(), help=f"Published model: {', '.join(SIZES)} [default: nano, or as a --checkpoint is]."
+)
+@click.option("--checkpoint", type=FileName(), help="Checkpoint folder [default: the hub's].")
+@click.option("--quant", type=Words(), default="int4", show_default=True, help="Recipe that it will be compiled with.")
+@click.option("--out", type=FileName(), required=True, help="Folder for the calibrated checkpoint.")
 @reports_errors
 def main(examples: Path, size: str | None, checkpoint: Path | None, quant: str, out: Path) -> None:
     """Round a checkpoint's int4 matrices so that their outputs on EXAMPLES change least.
@@ -29,11 +32,9 @@ def main(examples: Path, size: str | None, checkpoint: Path | None, quant: str, 
     directory = resolve_checkpoint(name_size(size, checkpoint), checkpoint)
     with insistent_interrupt(), quiet_toolchains(), progress_steps() as step:
         record = calibrate(directory, examples, quant, out, step)
-    console = Console()
-    console.print(
+    show(
         f"{record.matrices} matrices rounded by {record.examples} examples: squared error of their outputs "
-        f"{record.error:.0%} of plain rounding's\ncheckpoint: {out}",
-        highlight=False,
+        f"{record.error:.0%} of plain rounding's\ncheckpoint: {out}"
     )
 
 

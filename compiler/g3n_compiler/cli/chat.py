@@ -5,11 +5,11 @@ It never waits for anything but the next line, so that it can be fed from a file
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import click
 
+from g3n_compiler.cli.show import show, write_answer
 from g3n_runtime.conversation import Answer, Ended
 from g3n_runtime.engine import NOTHING, Attachments, ChatEngine, Sampler
 from g3n_runtime.errors import ContextFull, EngineError
@@ -21,8 +21,7 @@ SIZE_HELP = "/size NAME goes on in another size, "
 def say(answer: Answer) -> None:
     """Write an answer to stdout as it comes."""
     for piece in answer:
-        click.echo(piece, nl=False)
-        sys.stdout.flush()
+        write_answer(piece)
 
 
 def tell_if_cut(ended: Ended | None, max_tokens: int, advice: str = "") -> None:
@@ -124,4 +123,4 @@ def _offer(error: ContextFull) -> str:
 
 
 def _tell(line: str) -> None:
-    click.echo(line, err=True)
+    show(line, err=True)

@@ -1,8 +1,9 @@
-"""What the verbs share: errors as one line and an exit code, progress on stderr, argv without a machine's paths."""
+"""What the verbs share: errors as one line and an exit code, quiet toolchains, argv without a machine's paths."""
 
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 import sys
@@ -12,18 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import click
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from g3n_compiler.bundle.staging import translated_disk_errors
 from g3n_compiler.cli.interrupt import INTERRUPTED
+from g3n_compiler.cli.show import show, show_error
 from g3n_runtime.errors import G3nError
+from g3n_runtime.libraries import house_libraries
+from g3n_runtime.terminal import printable_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 STDERR = 2
-TABLE_WIDTH = 140
 
 
 def reports_errors(command: F) -> F:
@@ -31,36 +29,21 @@ def reports_errors(command: F) -> F:
 
     @functools.wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        console = Console(stderr=True, soft_wrap=True)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to end
+                stream.reconfigure(errors="backslashreplace")
+        house_libraries()
         try:
             with translated_disk_errors(Path.cwd()):
                 return command(*args, **kwargs)
         except G3nError as error:
-            console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+            show_error(str(error))
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            console.print("interrupted", highlight=False)
+            show("interrupted", err=True)
             sys.exit(INTERRUPTED)
 
     return wrapper  # type: ignore[return-value]
-
-
-@contextmanager
-def progress_steps() -> Iterator[Callable[[str], None]]:
-    """Yields a function that announces the next step; steps and their times appear on stderr."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(finished_text="[green]done[/]"), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bars:
-        current: list[Any] = []
-
-        def step(line: str) -> None:
-            if current:
-                bars.update(current[-1], total=1, completed=1)
-            current.append(bars.add_task(line, total=None))
-
-        yield step
-        if current:
-            bars.update(current[-1], total=1, completed=1)
 
 
 @contextmanager
@@ -109,12 +92,6 @@ def _native_stderr_silenced() -> Iterator[None]:
             sys.stderr = before
 
 
-def table_console() -> Console:
-    """For tables: as wide as the terminal, or wide enough for them where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=TABLE_WIDTH)
-
-
 def portable_command(argv: list[str]) -> str:
     """The command line with every path cut to its last part: it goes into the manifest, which names no machine."""
     parts = [Path(argv[0]).name]
@@ -123,7 +100,7 @@ def portable_command(argv: list[str]) -> str:
         parts.append(
             f"{flag}={Path(value).name}" if equals and "/" in value else Path(word).name if "/" in word else word
         )
-    return " ".join(parts)
+    return printable_line(" ".join(parts))
 
 
 def without_option(argv: list[str], flag: str) -> list[str]:
@@ -135,26 +112,3 @@ def without_option(argv: list[str], flag: str) -> list[str]:
         elif not word.startswith(f"{flag}="):
             kept.append(word)
     return kept
-
-
-class IntegerList(click.ParamType[tuple[int, ...]]):
-    """``128,256`` as a tuple of integers."""
-
-    name = "n,n,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(part) for part in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of integers such as 128,256", param, ctx)
-
-
-class NameList(click.ParamType[tuple[str, ...]]):
-    """``text,vision`` as a tuple of names."""
-
-    name = "name,name,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        return value if isinstance(value, tuple) else tuple(part.strip() for part in value.split(","))

@@ -7,52 +7,72 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from g3n_compiler.bundle.signing import load_signing_key
 from g3n_compiler.checkpoint.hub import SIZES
 from g3n_compiler.cli.common import (
-    IntegerList,
-    NameList,
     portable_command,
-    progress_steps,
     quiet_toolchains,
     reports_errors,
     without_option,
 )
 from g3n_compiler.cli.interrupt import insistent_interrupt
+from g3n_compiler.cli.options import (
+    MOST_LAYERS,
+    MOST_SIDE,
+    MOST_TOKENS,
+    MOST_WIDTH,
+    TOKENS,
+    FileName,
+    IntegerList,
+    NameList,
+    Verb,
+    Words,
+)
+from g3n_compiler.cli.show import progress_steps, show, styled
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.slice.choose import SliceOptions
 from g3n_compiler.targets import RUNTIMES, TARGETS
 from g3n_runtime.bundle import open_bundle
-from g3n_runtime.terminal import printable_line
 
 
-@click.command(context_settings={"max_content_width": 120})
-@click.option("--target", default="host", show_default=True, help=f"Device: {', '.join(TARGETS)}.")
-@click.option("--size", help=f"Model or published slice: {', '.join(SIZES)} [default: nano, or as a --checkpoint is].")
+@click.command(cls=Verb, context_settings={"max_content_width": 120})
+@click.option("--target", type=Words(), default="host", show_default=True, help=f"Device: {', '.join(TARGETS)}.")
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder [default: the hub's, for the size]."
+    "--size",
+    type=Words(),
+    help=f"Model or published slice: {', '.join(SIZES)} [default: nano, or as a --checkpoint is].",
 )
+@click.option("--checkpoint", type=FileName(), help="Checkpoint folder [default: the hub's, for the size].")
 @click.option("--runtime", type=click.Choice([*RUNTIMES, "both"]), help="Runtime [default: the target's own].")
-@click.option("--quant", default="int4", show_default=True, help=f"Recipe: {', '.join(RECIPES)}.")
-@click.option("--context", type=int, help="Tokens of context [default: 4096 or the model's, if that is less].")
-@click.option("--prefill-lengths", type=IntegerList(), help="Prompt chunks to compile for [default: 128,256].")
+@click.option("--quant", type=Words(), default="int4", show_default=True, help=f"Recipe: {', '.join(RECIPES)}.")
+@click.option("--context", type=TOKENS, help="Tokens of context [default: 4096 or the model's, if that is less].")
+@click.option(
+    "--prefill-lengths", type=IntegerList(1, MOST_TOKENS), help="Prompt chunks to compile for [default: 128,256]."
+)
 @click.option("--modalities", type=NameList(), help="Leave the rest out [default: all that the checkpoint has].")
 @click.option(
-    "--image-sizes", type=IntegerList(),
+    "--image-sizes", type=IntegerList(1, MOST_SIDE),
     help="Image sides in pixels, the engine's own first [default: 768,512,256, from the processor's own down].",
 )  # fmt: skip
-@click.option("--lora", type=click.Path(path_type=Path), help="PEFT adapter folder to merge into the weights.")
-@click.option("--skip-layers", type=IntegerList(), help="MatFormer: layers of the checkpoint to leave out.")
-@click.option("--ffn-dims", type=IntegerList(), help="MatFormer: FFN width, one for all kept layers or one for each.")
-@click.option("--budget", help="MatFormer: best published slice of E4B within this peak memory, e.g. 2.5GB.")
-@click.option("--params", help="MatFormer: best published slice of E4B with at most so many parameters, e.g. 2.5b.")
+@click.option("--lora", type=FileName(), help="PEFT adapter folder to merge into the weights.")
+@click.option(
+    "--skip-layers", type=IntegerList(0, MOST_LAYERS - 1), help="MatFormer: layers of the checkpoint to leave out."
+)
+@click.option(
+    "--ffn-dims", type=IntegerList(1, MOST_WIDTH), help="MatFormer: FFN width, one for all kept layers or one for each."
+)
+@click.option(
+    "--budget", type=Words(), help="MatFormer: best published slice of E4B within this peak memory, e.g. 2.5GB."
+)
+@click.option(
+    "--params", type=Words(), help="MatFormer: best published slice of E4B with at most so many parameters, e.g. 2.5b."
+)
 @click.option("--elastic", type=NameList(), help="MatFormer: sizes to nest in one bundle, e.g. e2b,e4b or full,half.")
-@click.option("--soc", help="Chip to compile for ahead of time, e.g. Tensor_G5.")
-@click.option("--out", type=click.Path(path_type=Path), help="Bundle folder [default: exported/SIZE-TARGET-QUANT].")
-@click.option("--sign", type=click.Path(path_type=Path), help="Sign the bundle with this private key (PEM, EC P-256).")
+@click.option("--soc", type=Words(), help="Chip to compile for ahead of time, e.g. Tensor_G5.")
+@click.option("--out", type=FileName(), help="Bundle folder [default: exported/SIZE-TARGET-QUANT].")
+@click.option("--sign", type=FileName(), help="Sign the bundle with this private key (PEM, EC P-256).")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @reports_errors
 def main(
@@ -79,7 +99,7 @@ def main(
     """Compile a Gemma 3n checkpoint into a bundle and compare it with the reference before it counts as made."""
     key = None if sign is None else load_signing_key(sign)
     if key is not None and key.exposed:
-        click.echo(f"warning: others than you may read {printable_line(str(sign))}: chmod 600 it", err=True)
+        show(f"warning: others than you may read {sign}: chmod 600 it", err=True)
     options = CompileOptions(
         target, size, checkpoint, runtime, quant, context, prefill_lengths, modalities, image_sizes,
         lora, soc, out,
@@ -92,14 +112,13 @@ def main(
     if output == "json":
         click.echo(json.dumps({"bundle": str(directory), "manifest": manifest, "key": key and key.public.fingerprint}))
         return
-    console = Console()
     for text in manifest["parity"]["texts"]:
-        console.print(f"[bold]{text['runtime']}[/] {text['prompt']!r} -> {text['text']!r}", highlight=False)
+        show(styled(text["runtime"], "bold"), f" {text['prompt']!r} -> {text['text']!r}")
     checks = manifest["parity"]["checks"]
-    console.print(f"{len(checks)} comparisons with the reference passed", highlight=False)
-    console.print(f"bundle: {directory}\nreport: {directory / 'report.html'}", highlight=False)
+    show(f"{len(checks)} comparisons with the reference passed")
+    show(f"bundle: {directory}\nreport: {directory / 'report.html'}")
     if key is not None:
-        console.print(f"signed by: {key.public.fingerprint}", highlight=False)
+        show(f"signed by: {key.public.fingerprint}")
 
 
 if __name__ == "__main__":

@@ -5,23 +5,24 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from g3n_compiler.checkpoint.config import load_text_config
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
-from g3n_compiler.cli.common import progress_steps, table_console
+from g3n_compiler.cli.show import DataTable, progress_steps, show, show_table
 from g3n_compiler.errors import CheckpointError
 from g3n_compiler.nano import SKIPPABLE, checkpoint_dir, heldout_path
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.report import human_bytes
 from g3n_compiler.report.frontier import Documents, Point, measure, nested_slices
-from g3n_compiler.report.plots import write_frontier
 from g3n_compiler.slice.elastic import plan_named
+from g3n_runtime.cache_folder import cache_folder
 from g3n_runtime.reading import open_regular, parse_json
 
 RECIPE = "int4"
@@ -45,14 +46,16 @@ def show_frontier(
     named = {name: plan_named(name, config) for name in slices or ()}
     chosen = named or nested_slices(config, SKIPPABLE if directory == checkpoint_dir() else ())
     ids = _documents(text or heldout_path(), documents, load_tokenizer(directory, config))
-    with progress_steps() as step:
-        points = measure(directory, chosen, ids, get_recipe(RECIPE), _cache(), len(os.sched_getaffinity(0)), step)
+    with progress_steps() as step, _cache() as cache:
+        points = measure(directory, chosen, ids, get_recipe(RECIPE), cache, len(os.sched_getaffinity(0)), step)
+    from g3n_compiler.report.plots import write_frontier
+
     write_frontier(points, plot)
     if output == "json":
         click.echo(json.dumps([asdict(p) | {"best": not p.dominated_by(points)} for p in points]))
         return
-    table_console().print(_table(points, sum(len(i) - 1 for i in ids)))
-    click.echo(f"plot: {plot}")
+    show_table(_table(points, sum(len(i) - 1 for i in ids)))
+    show(f"plot: {plot}")
 
 
 def _documents(path: Path, count: int, tokenizer: TextTokenizer) -> Documents:
@@ -86,18 +89,22 @@ def _texts(path: Path) -> Iterator[str]:
             yield value["text"]
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "g3n" / "frontier"
+@contextmanager
+def _cache() -> Iterator[Path]:
+    """Where measured slices are kept: in our cache, or for this run only where there is none that is safe."""
+    if (folder := cache_folder("frontier")) is not None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)
 
 
-def _table(points: list[Point], tokens: int) -> Table:
-    table = Table(title=f"Slices on {tokens:,} held-out tokens; * is on the frontier", title_justify="left")
-    table.add_column("slice")
-    for heading in ("layers", "parameters", f"{RECIPE} bytes", "nats/token", "against the best", "tok/s"):
-        table.add_column(heading, justify="right")
+def _table(points: list[Point], tokens: int) -> DataTable:
+    figures = ("layers", "parameters", f"{RECIPE} bytes", "nats/token", "against the best", "tok/s")
+    table = DataTable(f"Slices on {tokens:,} held-out tokens; * is on the frontier", "slice", right=figures)
     least = min(p.loss for p in points)
     for p in sorted(points, key=lambda p: (-p.nbytes, p.loss)):
         mark = "" if p.dominated_by(points) else " *"
-        figures = (str(p.layers), f"{p.parameters:,}", human_bytes(p.nbytes), f"{p.loss:.4f}", f"{p.loss - least:+.4f}")
-        table.add_row(p.name + mark, *figures, f"{p.speed:.0f}")
+        cells = (str(p.layers), f"{p.parameters:,}", human_bytes(p.nbytes), f"{p.loss:.4f}", f"{p.loss - least:+.4f}")
+        table.add_row(p.name + mark, *cells, f"{p.speed:.0f}")
     return table

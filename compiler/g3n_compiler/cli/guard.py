@@ -12,9 +12,8 @@ import signal
 import sys
 from typing import Any
 
-import click
-from rich.console import Console
-
+from g3n_compiler.cli.options import Verb
+from g3n_compiler.cli.show import show_error
 from g3n_runtime.errors import EngineError
 
 _DIE_WITH_PARENT = 1
@@ -22,7 +21,7 @@ _DIE_WITH_PARENT = 1
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
 
 
-class GuardedCommand(click.Command):
+class GuardedCommand(Verb):
     """Runs in a child when it is the program; a caller in the same process, such as a test, is not forked."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -52,9 +51,8 @@ def _ending_of(child: int) -> int:
     if number not in CRASHES:
         signal.signal(number, signal.SIG_DFL) if number != signal.SIGKILL else None
         os.kill(os.getpid(), number)
-    Console(stderr=True, soft_wrap=True).print(
-        f"[bold red]error:[/] the engine ended by {number.name} while it read or ran the bundle: "
-        "the bundle is damaged or made to do this; compile it again, or get it from where you trust",
-        highlight=False,
+    show_error(
+        f"the engine ended by {number.name} while it read or ran the bundle: "
+        "the bundle is damaged or made to do this; compile it again, or get it from where you trust"
     )
     return EngineError.exit_code

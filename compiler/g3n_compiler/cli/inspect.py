@@ -7,23 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
-from g3n_compiler.cli.common import NameList, reports_errors, table_console
+from g3n_compiler.cli.common import reports_errors
+from g3n_compiler.cli.options import FileName, NameList, Verb, Words
+from g3n_compiler.cli.show import DataTable, show, show_table, styled
 from g3n_compiler.report import human_bytes
 from g3n_runtime.bundle import open_bundle
 
+MOST_DOCUMENTS = 1 << 20
 BAR = 32
 """Characters of the widest FFN."""
 
 
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path), required=False)
-@click.option("--frontier", metavar="CHECKPOINT", help="Compare slices of a checkpoint folder, or of nano, instead.")
-@click.option("--text", type=click.Path(path_type=Path), help="Held-out text of a frontier, a document a line.")
-@click.option("--documents", type=click.IntRange(min=1), default=100, show_default=True, help="Lines of it to read.")
+@click.command(cls=Verb)
+@click.argument("bundle", type=FileName(), required=False)
+@click.option(
+    "--frontier", type=Words(), metavar="CHECKPOINT", help="Compare slices of a checkpoint folder, or of nano, instead."
+)
+@click.option("--text", type=FileName(), help="Held-out text of a frontier, a document a line.")
+@click.option(
+    "--documents", type=click.IntRange(1, MOST_DOCUMENTS), default=100, show_default=True, help="Lines of it to read."
+)
 @click.option("--slices", type=NameList(), help="Slices of a frontier, as --elastic names them [default: all nested].")
-@click.option("--plot", type=click.Path(path_type=Path), default="frontier.svg", show_default=True)
+@click.option("--plot", type=FileName(), default="frontier.svg", show_default=True)
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @reports_errors
 def main(
@@ -50,29 +56,27 @@ def main(
     if output == "json":
         click.echo(json.dumps(manifest))
         return
-    console = table_console()
     model, recipe = manifest["model"], manifest["recipe"]
-    console.print(
-        f"[bold]{manifest['name']}[/]: Gemma 3n {model['size']}, {', '.join(model['modalities'])}, "
+    show(
+        styled(manifest["name"], "bold"),
+        f": Gemma 3n {model['size']}, {', '.join(model['modalities'])}, "
         f"{model['parameters']:,} parameters, {model['slice']['num_layers']} layers, context {manifest['context']}, "
         f"recipe {recipe['name']}, target {manifest['target']['name']}",
-        highlight=False,
     )
     if "kept" in model["slice"]:
-        console.print(_slice(model["slice"]))
+        show_table(_slice(model["slice"]))
     if "sizes" in manifest:
-        console.print(_sizes(manifest["sizes"]))
-    console.print(_subgraphs(manifest))
-    console.print(_memory(manifest))
+        show_table(_sizes(manifest["sizes"]))
+    show_table(_subgraphs(manifest))
+    show_table(_memory(manifest))
     checks = manifest["parity"]["checks"]
-    console.print(f"{sum(c['passed'] for c in checks)} of {len(checks)} comparisons passed when it was compiled")
+    show(f"{sum(c['passed'] for c in checks)} of {len(checks)} comparisons passed when it was compiled")
 
 
-def _slice(made: dict[str, Any]) -> Table:
+def _slice(made: dict[str, Any]) -> DataTable:
     """Each layer of the source with its width as a bar: kept in full, narrowed, or skipped."""
-    table = Table(title=f"Slice: {made['reason']}", title_justify="left")
-    for heading in ("layer", "FFN", ""):
-        table.add_column(heading, justify="right" if heading else "left")
+    table = DataTable(f"Slice: {made['reason']}", right=("layer", "FFN"))
+    table.add_column("")
     widest = max(made["of"])
     width_of = dict(zip(made["kept"], made["ffn_dims"], strict=True))
     for layer, whole in enumerate(made["of"]):
@@ -83,12 +87,10 @@ def _slice(made: dict[str, Any]) -> Table:
     return table
 
 
-def _sizes(sizes: list[dict[str, Any]]) -> Table:
+def _sizes(sizes: list[dict[str, Any]]) -> DataTable:
     """The sizes of an elastic bundle, the stock engine's own first."""
-    table = Table(title="Sizes, over the same weights and caches", title_justify="left")
-    table.add_column("size")
-    for heading in ("layers", "FFN", "parameters", "core bytes", "peak", "relative error"):
-        table.add_column(heading, justify="right")
+    figures = ("layers", "FFN", "parameters", "core bytes", "peak", "relative error")
+    table = DataTable("Sizes, over the same weights and caches", "size", right=figures)
     for s in sizes:
         narrow, wide = min(s["ffn_dims"]), max(s["ffn_dims"])
         width = f"{wide:,}" if narrow == wide else f"{narrow:,} to {wide:,}"
@@ -99,25 +101,21 @@ def _sizes(sizes: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _subgraphs(manifest: dict[str, Any]) -> Table:
-    table = Table(title="Subgraphs", title_justify="left")
-    for heading in ("subgraph", "runtime", "device", "delegate", "signatures"):
-        table.add_column(heading)
-    for heading in ("bytes", "FLOPs delegated", "relative error"):
-        table.add_column(heading, justify="right")
+def _subgraphs(manifest: dict[str, Any]) -> DataTable:
+    names = ("subgraph", "runtime", "device", "delegate", "signatures")
+    table = DataTable("Subgraphs", *names, right=("bytes", "FLOPs delegated", "relative error"))
     for s in manifest["subgraphs"]:
         share = "-" if s["delegation"] is None else f"{100 * s['delegation']['flop_share']:.2f}%"
         error = "-" if s["parity"] is None else f"{s['parity']:.2g}"
-        names = ", ".join(s["signatures"])
-        table.add_row(s["name"], s["runtime"], s["device"], s["backend"], names, human_bytes(s["bytes"]), share, error)
+        signatures = ", ".join(s["signatures"])
+        table.add_row(
+            s["name"], s["runtime"], s["device"], s["backend"], signatures, human_bytes(s["bytes"]), share, error
+        )
     return table
 
 
-def _memory(manifest: dict[str, Any]) -> Table:
-    table = Table(title="Memory ledger", title_justify="left")
-    for heading in ("runtime", "part", "kind"):
-        table.add_column(heading)
-    table.add_column("bytes", justify="right")
+def _memory(manifest: dict[str, Any]) -> DataTable:
+    table = DataTable("Memory ledger", "runtime", "part", "kind", right=("bytes",))
     for runtime, ledger in manifest["memory"].items():
         for part in ledger["parts"]:
             table.add_row(runtime, part["name"], part["kind"], human_bytes(part["bytes"]))

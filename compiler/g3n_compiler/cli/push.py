@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from g3n_compiler.cli.common import reports_errors
+from g3n_compiler.cli.options import FileName, Verb, Words
+from g3n_compiler.cli.show import progress_bytes, show
 from g3n_runtime.accepted_keys import AcceptedKeys, accepted_keys_file
 from g3n_runtime.bundle import SIGNATURE, Bundle, open_bundle
 from g3n_runtime.errors import CannotCheckSignature, SignatureError
@@ -17,35 +17,25 @@ from g3n_runtime.push import Adb, push_bundle
 from g3n_runtime.signature import check_signature
 
 
-@click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--serial", help="The device, as adb devices names it [default: the only one].")
-@click.option("--apk", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Install this app too.")
-@click.option("--adb", "program", default="adb", show_default=True, help="The adb executable.")
-@click.option("--accept-key", metavar="FINGERPRINT", help="Know the key of this fingerprint from now on.")
+@click.command(cls=Verb)
+@click.argument("bundle", type=FileName())
+@click.option("--serial", type=Words(), help="The device, as adb devices names it [default: the only one].")
+@click.option("--apk", type=FileName(), help="Install this app too.")
+@click.option("--adb", "program", type=Words(), default="adb", show_default=True, help="The adb executable.")
+@click.option("--accept-key", type=Words(), metavar="FINGERPRINT", help="Know the key of this fingerprint from now on.")
 @click.option("--force", is_flag=True, help="Push although the device looks too small or too old.")
 @reports_errors
 def main(bundle: Path, serial: str | None, apk: Path | None, program: str, accept_key: str | None, force: bool) -> None:
     """Copy BUNDLE onto a phone, resuming where an earlier copy broke off, and verify its hashes there."""
     opened = open_bundle(bundle.absolute())
-    click.echo(_who_made(opened, AcceptedKeys(accepted_keys_file()), accept_key))
+    show(_who_made(opened, AcceptedKeys(accepted_keys_file()), accept_key))
     adb = Adb(program, serial)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(f"pushing to {adb.serial}", total=None)
-        folder = push_bundle(
-            adb, opened, lambda done, total: bars.update(task, completed=done, total=total), force=force
-        )
-    click.echo(f"{opened.manifest['name']} is in {folder}, every hash verified on the device")
+    with progress_bytes(f"pushing to {adb.serial}") as report:
+        folder = push_bundle(adb, opened, report, force=force)
+    show(f"{opened.manifest['name']} is in {folder}, every hash verified on the device")
     if apk is not None:
         adb.install(apk)
-        click.echo(f"{apk.name} is installed: open g3n and choose the bundle")
+        show(f"{apk.name} is installed: open g3n and choose the bundle")
 
 
 def _who_made(bundle: Bundle, accepted: AcceptedKeys, accept: str | None) -> str:

@@ -9,6 +9,7 @@ import click
 from g3n_compiler.cli.chat import Chat, say, tell_if_cut
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.cli.guard import GuardedCommand
+from g3n_compiler.cli.options import SEED, THREADS, TOKENS, FileName, Finite, Words
 from g3n_compiler.targets import RUNTIMES
 from g3n_runtime.bundle import Bundle, open_bundle
 from g3n_runtime.engine import IGNORED_SAMPLING, Attachments, ChatEngine, Sampler, open_engine
@@ -19,23 +20,23 @@ from g3n_runtime.errors import EngineError
     cls=GuardedCommand,
     epilog="Exit codes: docs/exit-codes.md. An answer that is cut is told on stderr and is no error.",
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("prompt", required=False)
-@click.option(
-    "--image", "images", type=click.Path(path_type=Path), multiple=True, help="Picture to ask about; repeatable."
-)
-@click.option("--audio", type=click.Path(path_type=Path), multiple=True, help="Sound to ask about; repeatable.")
-@click.option("--system", help="What the model is told before the first turn.")
+@click.argument("bundle", type=FileName())
+@click.argument("prompt", type=Words(), required=False)
+@click.option("--image", "images", type=FileName(), multiple=True, help="Picture to ask about; repeatable.")
+@click.option("--audio", type=FileName(), multiple=True, help="Sound to ask about; repeatable.")
+@click.option("--system", type=Words(), help="What the model is told before the first turn.")
 @click.option("--runtime", type=click.Choice(RUNTIMES), help="Engine [default: the bundle's first].")
-@click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True)
-@click.option("--temperature", type=click.FloatRange(min=0), help="0 is greedy [default: the bundle's].")
-@click.option("--top-k", type=click.IntRange(min=1), help="[default: the bundle's]")
-@click.option("--top-p", type=click.FloatRange(min=0, max=1), help="[default: the bundle's]")
-@click.option("--seed", type=int, help="[default: 0]")
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option("--size", help="Size of an elastic bundle, or auto: what fits the free memory [default: the largest].")
-@click.option("--draft", help="Smaller size that drafts for the largest; needs --temperature 0.")
-@click.option("--target-speed", type=click.FloatRange(min=0), help="Tokens per second that --size auto aims at.")
+@click.option("--max-tokens", type=TOKENS, default=256, show_default=True)
+@click.option("--temperature", type=Finite(0, 1000), help="0 is greedy [default: the bundle's].")
+@click.option("--top-k", type=TOKENS, help="[default: the bundle's]")
+@click.option("--top-p", type=Finite(0, 1), help="[default: the bundle's]")
+@click.option("--seed", type=SEED, help="[default: 0]")
+@click.option("--threads", type=THREADS, default=2, show_default=True)
+@click.option(
+    "--size", type=Words(), help="Size of an elastic bundle, or auto: what fits the free memory [default: the largest]."
+)
+@click.option("--draft", type=Words(), help="Smaller size that drafts for the largest; needs --temperature 0.")
+@click.option("--target-speed", type=Finite(0, 1_000_000), help="Tokens per second that --size auto aims at.")
 @click.option("--skip-hashes", is_flag=True, help="Trust the files: do not hash them before loading.")
 @reports_errors
 def main(

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from g3n_compiler.checkpoint.hub import resolve_checkpoint
 from g3n_compiler.checkpoint.lora import LoraAdapter
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
-from g3n_compiler.cli.common import progress_steps, quiet_toolchains, reports_errors, table_console
+from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.cli.guard import GuardedCommand
+from g3n_compiler.cli.options import FileName
+from g3n_compiler.cli.show import DataTable, progress_steps, show, show_table, styled
 from g3n_compiler.errors import CheckpointError
 from g3n_compiler.lower.backend import Job
 from g3n_compiler.lower.registry import get_backend
@@ -35,15 +36,15 @@ ARM_KIT = Path("build") / "arm64"
 
 
 @click.command(cls=GuardedCommand)
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint folder [default: the one of its size].")
-@click.option("--lora", type=click.Path(path_type=Path), help="The adapter it was compiled with.")
-@click.option("--key", type=click.Path(path_type=Path), help="Public key (PEM) that must have signed the bundle.")
+@click.argument("bundle", type=FileName())
+@click.option("--checkpoint", type=FileName(), help="Checkpoint folder [default: the one of its size].")
+@click.option("--lora", type=FileName(), help="The adapter it was compiled with.")
+@click.option("--key", type=FileName(), help="Public key (PEM) that must have signed the bundle.")
 @click.option("--signature-only", is_flag=True, help="With --key: look at nothing but the signature and the hashes.")
 @click.option(
     "--arch", type=click.Choice(["host", "arm64"]), default="host", show_default=True, help="Where to run it."
 )
-@click.option("--kit", type=click.Path(path_type=Path), default=ARM_KIT, show_default=True, help="See make arm64-kit.")
+@click.option("--kit", type=FileName(), default=ARM_KIT, show_default=True, help="See make arm64-kit.")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @reports_errors
 def main(
@@ -67,7 +68,7 @@ def main(
     else:
         signer = load_public_key(key)
         opened = _open_signed(bundle, signer)
-        click.echo(f"signed by: {signer.fingerprint}", err=output == "json")
+        show(f"signed by: {signer.fingerprint}", err=output == "json")
     if signature_only:
         return
     arm = ArmKit(kit.absolute()) if arch == "arm64" else None
@@ -145,12 +146,10 @@ def _check_origin(bundle: Bundle, checkpoint: Checkpoint, adapter: dict[str, str
 
 
 def _show(parity: Parity) -> None:
-    table = Table(title="Comparisons", title_justify="left")
-    for heading in ("runtime", "subgraph", "what", "against", "metric", "value", "limit", ""):
-        table.add_column(heading)
+    table = DataTable("Comparisons", "runtime", "subgraph", "what", "against", "metric", "value", "limit", "")
     for c in parity.checks:
-        verdict = "[green]passed[/]" if c.passed else "[bold red]failed[/]"
+        verdict = styled("passed", "green") if c.passed else styled("failed", "bold red")
         table.add_row(
             c.runtime, c.subgraph, c.name, c.reference, c.metric, f"{c.value:.2g}", f"{c.limit:.2g}", verdict
         )  # fmt: skip
-    table_console().print(table)
+    show_table(table)

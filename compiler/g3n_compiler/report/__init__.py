@@ -8,13 +8,13 @@ from typing import Any
 
 import jinja2
 
-from g3n_compiler.report.plots import bytes_by_part, memory_by_phase, parity_by_subgraph
-
 REPORT = "report.html"
 
 
 def write_report(directory: Path, manifest: dict[str, Any]) -> None:
     """Render the manifest as a page without scripts, fonts or images from elsewhere."""
+    from g3n_compiler.report.plots import bytes_by_part, memory_by_phase, parity_by_subgraph
+
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["bytes"] = human_bytes
     template = environment.from_string((files("g3n_compiler.report") / "report.html.jinja").read_text(encoding="utf-8"))

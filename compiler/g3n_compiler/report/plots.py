@@ -16,6 +16,7 @@ from g3n_compiler.report.frontier import Point
 STYLE = {
     "svg.hashsalt": "g3n",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

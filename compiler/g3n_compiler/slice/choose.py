@@ -85,7 +85,7 @@ def choose_slice(
 
 def parse_quantity(text: str, option: str, units: tuple[str, ...]) -> int:
     """``2.5GB`` -> 2500000000; raises :class:`SliceError` for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip().lower())
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z]+)", text.strip().lower())
     if match is None or match[2] not in units:
         expected = " or ".join(units)
         raise SliceError(f"{option} {text!r} is not understood: expected a number and {expected}, as 2.5{units[0]}")

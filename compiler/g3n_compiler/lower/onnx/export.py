@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
@@ -55,6 +54,8 @@ class OnnxSession:
     """One ONNX model on onnxruntime's CPU."""
 
     def __init__(self, path: Path, threads: int = 2) -> None:
+        import onnxruntime as ort
+
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = ERRORS_ONLY

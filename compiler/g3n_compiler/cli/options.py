@@ -1,0 +1,120 @@
+"""What the verbs take on their command lines: kinds of values, each with its bounds. Anything else is a usage error."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+
+from g3n_runtime.machine import MOST_THREADS
+from g3n_runtime.terminal import printable
+
+MOST_TOKENS = 1 << 20
+"""Of a context, a prompt or an answer: 32 times what Gemma 3n was trained for."""
+MOST_LAYERS = 1 << 10
+MOST_WIDTH = 1 << 20
+"""Of an FFN; E4B's have 16,384."""
+MOST_SIDE = 1 << 12
+"""Pixels of an image's side."""
+MOST_SEED = (1 << 31) - 1
+MOST_ITEMS = 1 << 10
+"""In a list."""
+
+TOKENS = click.IntRange(1, MOST_TOKENS)
+THREADS = click.IntRange(1, MOST_THREADS)
+SEED = click.IntRange(0, MOST_SEED)
+
+
+class Verb(click.Command):
+    """A command whose usage errors show what was typed as data: it may be a file's name that a shell put there."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise click.UsageError(printable(error.format_message()), ctx) from None
+
+
+class Finite(click.FloatRange):
+    """A number in a range, neither ``inf`` nor ``nan``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+class Words(click.ParamType[str]):
+    """Text that is not empty."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value!r} is not text in the system's encoding", param, ctx)
+        if not value or "\0" in value:
+            self.fail("is empty" if not value else f"{value!r} is not text", param, ctx)
+        return str(value)
+
+
+class FileName(click.Path):
+    """A file or folder, as a :class:`~pathlib.Path`; whether it is there is the verb's own question."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            named = bool(str(value).encode("utf-8", "surrogateescape")) and "\0" not in str(value)
+        except UnicodeEncodeError:
+            named = False
+        if not named:
+            self.fail(f"{str(value)!r} is not the name of a file", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class IntegerList(click.ParamType[tuple[int, ...]]):
+    """``128,256`` as a tuple of integers.
+
+    Args:
+        least, most: what each may be.
+    """
+
+    name = "n,n,..."
+
+    def __init__(self, least: int, most: int) -> None:
+        self._least, self._most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of integers such as 128,256", param, ctx)
+        if len(numbers) > MOST_ITEMS:
+            self.fail(f"a list of {len(numbers)} integers is too long, at most {MOST_ITEMS} are taken", param, ctx)
+        for number in numbers:
+            if not self._least <= number <= self._most:
+                self.fail(f"{number} is not in the range {self._least} to {self._most}", param, ctx)
+        return numbers
+
+
+class NameList(click.ParamType[tuple[str, ...]]):
+    """``text,vision`` as a tuple of names."""
+
+    name = "name,name,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in value.split(","))
+        if len(names) > MOST_ITEMS or not all(names):
+            self.fail(f"{value[:80]!r} is not a list of names such as a,b", param, ctx)
+        return tuple(Words().convert(name, param, ctx) for name in names)

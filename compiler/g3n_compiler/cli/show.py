@@ -1,0 +1,120 @@
+"""How the verbs show text. It may come from a manifest, a path, a checkpoint or a device, so it is data: no markup in
+it is followed and no character of it controls the terminal. Style is given beside the text, never in it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from g3n_runtime.terminal import printable, printable_line
+
+TABLE_WIDTH = 140
+Style = str
+
+
+class DataConsole(Console):
+    """A console to which every string is data."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Every string that is printed, also a table's title and cells, comes through here."""
+        return super().render_str(printable(text), **settings)
+
+
+class DataTable(Table):
+    """A table whose headings are ours and whose cells are data, one line each."""
+
+    def __init__(self, title: str, *left: str, right: tuple[str, ...] = (), **settings: Any) -> None:
+        super().__init__(title=printable_line(title), title_justify="left", **settings)
+        for heading in left:
+            self.add_column(heading)
+        for heading in right:
+            self.add_column(heading, justify="right")
+
+    def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
+        """As rich's; strings are shown as they are."""
+        super().add_row(*(Text(printable_line(c)) if isinstance(c, str) else c for c in cells), **settings)
+
+
+def styled(text: str, style: Style) -> Text:
+    """Data in a style of ours."""
+    return Text(printable(text), style=style)
+
+
+def show(*parts: str | Text, err: bool = False) -> None:
+    """Print one text made of ``parts`` on stdout, or on stderr."""
+    text = Text.assemble(*(Text(printable(part)) if isinstance(part, str) else part for part in parts))
+    DataConsole(stderr=err).print(text, soft_wrap=True)
+
+
+def show_table(table: Table) -> None:
+    """Print a table, as wide as the terminal, or wide enough for it where there is none."""
+    console = DataConsole()
+    (console if console.is_terminal else DataConsole(width=TABLE_WIDTH)).print(table)
+
+
+def show_error(message: str) -> None:
+    """One line on stderr that begins with ``error:``."""
+    show(styled("error:", "bold red"), f" {message}", err=True)
+
+
+def write_answer(piece: str) -> None:
+    """A piece of a model's answer: as it is into a pipe or a file, without control over a terminal."""
+    click.echo(printable(piece) if sys.stdout.isatty() else piece, nl=False)
+    sys.stdout.flush()
+
+
+@contextmanager
+def progress_steps() -> Iterator[Callable[[str], None]]:
+    """Yields a function that announces the next step; steps and their times appear on stderr."""
+    columns = (
+        SpinnerColumn(finished_text=Text("done", style="green")),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=DataConsole(stderr=True)) as bars:
+        current: list[Any] = []
+
+        def step(line: str) -> None:
+            if current:
+                bars.update(current[-1], total=1, completed=1)
+            current.append(bars.add_task(printable_line(line), total=None))
+
+        yield step
+        if current:
+            bars.update(current[-1], total=1, completed=1)
+
+
+@contextmanager
+def progress_bytes(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function that takes the bytes done and the bytes in all of ``what``, shown as a bar on stderr."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=DataConsole(stderr=True)) as bars:
+        task = bars.add_task(printable_line(what), total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
