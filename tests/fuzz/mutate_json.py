@@ -58,6 +58,8 @@ OTHERS = (
     ),
 )
 HOSTILE = (*NUMBERS, *(json.dumps(text) for text in STRINGS), *OTHERS)
+OPERATIONS = ("near", "near", "near", "borrow", "borrow", "delete", "repeat", "rename", "wrap", "move")
+"""Beside a hostile value: "near" and "borrow" keep the kind, so that the document contradicts itself only."""
 _OPEN, _CLOSE = "\ue000", "\ue001"
 
 
@@ -102,14 +104,19 @@ def edited_json(draw: st.DrawFn, seeds: list[Any]) -> bytes:
     return draw(damaged([out])) if draw(st.integers(0, 11)) == 11 else out
 
 
-def _edit(draw: st.DrawFn, document: _Document) -> None:
+def _place(draw: st.DrawFn, value: Any) -> tuple[list[Any], Any]:
+    """A place in a document, most often a leaf, and what lies there."""
     path: list[Any] = []
-    value = document.value
     while isinstance(value, dict | list) and value and draw(st.integers(0, 6)):
         keys = list(value) if isinstance(value, dict) else range(len(value))
         path.append(keys[draw(st.integers(0, len(keys) - 1))])
         value = value[path[-1]]
-    operation = draw(st.sampled_from(("hostile",) * 6 + ("near", "near", "delete", "repeat", "rename", "wrap", "move")))
+    return path, value
+
+
+def _edit(draw: st.DrawFn, document: _Document) -> None:
+    path, value = _place(draw, document.value)
+    operation = draw(st.sampled_from(("hostile",) * 6 + OPERATIONS))
     if operation == "hostile" or not path:
         text = draw(st.sampled_from(HOSTILE))
         document.change(path, lambda _: document.raw(text))
@@ -120,6 +127,9 @@ def _edit(draw: st.DrawFn, document: _Document) -> None:
         text = draw(st.sampled_from(STRINGS))
         at = draw(st.integers(0, len(value)))
         document.change(path, lambda v: v[:at] + text + v[at:])
+    elif operation == "borrow":
+        alike = [v for v in (_place(draw, document.value)[1] for _ in range(4)) if type(v) is type(value)]
+        document.change(path, lambda v: alike[-1] if alike else v)
     elif operation == "delete":
         document.change(path[:-1], lambda v: _without(v, path[-1]))
     elif operation == "repeat":

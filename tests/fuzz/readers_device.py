@@ -66,7 +66,7 @@ def phone(folder: Path) -> None:
     for name, text in (
         ("adb", ADB),
         ("bin/getprop", f'#!/bin/sh\ncase "$1" in {cases} esac\n'),
-        ("bin/df", f"#!/bin/sh\nprintf '{DISK}'\n"),
+        ("bin/df", f"#!/bin/sh\ncat <<'END'\n{DISK}END\n"),
         ("meminfo", MEMINFO),
     ):
         (folder / "adb" / name).write_text(text)
