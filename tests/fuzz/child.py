@@ -34,8 +34,8 @@ ADDRESS_SPACE = 6 << 30
 """Above what was mapped before the first case, so that no case can take the machine's memory."""
 LAST_BYTES = 20_000
 """Of what a process said before it ended."""
-OTHERS = ("case/adb/", "tmp/torchinductor_")
-"""What the device of a push writes, and a folder of PyTorch's."""
+OTHERS = ("case/adb/", "tmp/torchinductor_", "home/.cache/g3n")
+"""What the device of a push writes, a folder of PyTorch's, and our own documented cache."""
 IMPORTS = sysconfig.get_paths()["purelib"]
 
 
@@ -75,7 +75,9 @@ class Server:
             outcome = run(self._readers[name], folder)
         finally:
             os.chdir(self._scratch)
-        left = {n for n in set(contents(self._scratch)) - set(before) if not n.startswith(OTHERS)}
+        left = {
+            n for n in set(contents(self._scratch)) - set(before) if not n.startswith(OTHERS) and n != "home/.cache"
+        }
         if outcome.verdict in ("read", "refused") and left:
             outcome = Outcome("failed", f"left {sorted(left)[:3]} behind", "files left behind")
         remove(folder)
