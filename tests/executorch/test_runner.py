@@ -13,6 +13,7 @@ from g3n_runtime.conversation import Ended
 from g3n_runtime.engine import GREEDY, Sampler
 from g3n_runtime.errors import ContextFull, EngineError
 from g3n_runtime.executorch import ExecuTorchChat, PieceDecoder
+from g3n_runtime.executorch_media import Vocabulary
 from g3n_runtime.executorch_model import ExecuTorchModel
 from tests.conftest import TINY
 from tests.executorch.conftest import CHUNK, CONTEXT, Lower
@@ -34,14 +35,15 @@ def test_it_says_the_greedy_tokens(lowered: Lower) -> None:
 
 def test_a_conversation_goes_on_and_starts_again(lowered: Lower) -> None:
     one = lowered("fp32")
-    tokenizer, model = load_tokenizer(one.checkpoint.directory, one.config), ExecuTorchModel(one.parts)
+    assert one.parts.tokenizer is not None
+    words, model, decoder = Vocabulary(one.parts.tokenizer), ExecuTorchModel(one.parts), PieceDecoder()
     chat = ExecuTorchChat(one.parts, PROMPT)
-    first, second = list(chat.send("one", GREEDY, 5)), list(chat.send("two", GREEDY, 1))
-    text = f"{PROMPT.format(prompt='one')}{''.join(first).strip()}<end_of_turn>\n{PROMPT.format(prompt='two')}"
-    (token,) = model.greedy([tokenizer.bos_id, *tokenizer.encode(text)], 1)
-    assert second == [Tokenizer.from_file(str(one.parts.tokenizer)).id_to_token(token).replace("▁", " ")]
+    first, second = "".join(chat.send("one", GREEDY, 5)), "".join(chat.send("two", GREEDY, 1))
+    text = f"{PROMPT.format(prompt='one')}{first.strip()}<end_of_turn>\n{PROMPT.format(prompt='two')}"
+    (token,) = model.greedy([one.config.bos_id, *words.encode(text)], 1)
+    assert second == decoder.feed(words.name(token)) + decoder.end()
     chat.reset()
-    assert list(chat.send("one", GREEDY, 5)) == first
+    assert "".join(chat.send("one", GREEDY, 5)) == first
 
 
 def test_leaving_early_stops_the_runner(lowered: Lower) -> None:
