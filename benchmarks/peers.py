@@ -10,7 +10,9 @@ that a slow minute of the machine falls on all of them. Make the ``.gguf`` from 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -74,7 +76,7 @@ class Peer:
 
 
 def bundle_peers(directory: Path, prompts: Sequence[int], threads: int) -> list[Peer]:
-    """Every runtime of the bundle in ``directory``, its engine's cache file removed."""
+    """Every runtime of the bundle in ``directory``."""
     bundle = open_bundle(directory)
     if (needed := max(prompts) + DECODED) > bundle.manifest["context"]:
         raise ContextError(
@@ -84,7 +86,7 @@ def bundle_peers(directory: Path, prompts: Sequence[int], threads: int) -> list[
 
     def peer(runtime: str) -> Peer:
         def measure(prompt: int) -> Run:
-            m = measure_bundle(directory, runtime, prompt, DECODED, threads)
+            m = measure_bundle(bundle, runtime, prompt, DECODED, threads)
             s = m.speed
             rates = s.prefill_per_second, s.decode_per_second
             return Run(prompt, *rates, s.first_token_seconds, s.load_seconds, m.memory, m.interpreter)
@@ -96,8 +98,6 @@ def bundle_peers(directory: Path, prompts: Sequence[int], threads: int) -> list[
         foreseen = ledger.get("first_run", {}).get("peak", later), later
         return Peer(f"g3n {bundle.manifest['recipe']['name']}, {runtime}", sum(own), measure, foreseen)
 
-    for cached in (directory / ".cache").glob("*"):
-        cached.unlink()
     return [peer(runtime) for runtime in bundle.runtimes]
 
 
@@ -223,6 +223,9 @@ def main(
 ) -> None:
     """Measure BUNDLES, and llama.cpp where --gguf and --llama-bench say what to run."""
     console = Console(width=200, highlight=False)
+    # What engines keep begins empty, and is kept from run to run.
+    cache = tempfile.TemporaryDirectory(prefix="g3n-peers-")
+    os.environ["G3N_CACHE_DIR"] = cache.name
     peers = [peer for bundle in bundles for peer in bundle_peers(bundle, prompts, threads)]
     if (gguf is None) != (llama_bench is None):
         raise click.UsageError("--gguf and --llama-bench go together")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +91,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FolderScheduling:
     return FolderScheduling(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What the tests let engines keep does not go into the user's cache."""
+    folder = tmp_path_factory.mktemp("cache") / "g3n"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("G3N_CACHE_DIR", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

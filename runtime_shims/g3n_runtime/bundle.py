@@ -1,17 +1,24 @@
-"""Open a bundle: manifest against its schema, paths inside the folder, sizes and hashes, before anything is loaded."""
+"""Open a bundle: manifest against its schema, paths inside the folder, sizes and hashes, before anything is loaded.
+
+Each file is opened once, and stays open as long as the bundle is used: what was hashed is what an engine gets, whatever
+lies at its path then (:mod:`g3n_runtime.held` says where an engine cannot be given an open file).
+"""
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import jsonschema
-
-from g3n_runtime.errors import BundleError, HashMismatch, UnsafePath
+from g3n_runtime.errors import BundleError, UnsafePath
+from g3n_runtime.held import HeldFile
+from g3n_runtime.manifest_check import fault
+from g3n_runtime.reading import read_json_object
+from g3n_runtime.terminal import printable_line
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
@@ -26,6 +33,8 @@ class Bundle:
 
     directory: Path
     manifest: dict[str, Any]
+    files: Mapping[str, HeldFile] = field(default_factory=dict, repr=False, compare=False)
+    """The open files by their paths in the manifest."""
 
     @property
     def runtimes(self) -> tuple[str, ...]:
@@ -33,59 +42,95 @@ class Bundle:
 
     def file(self, role: str) -> Path:
         """The one file with ``role``; raises :class:`BundleError` if the bundle has none."""
+        return self.directory / self._entry(role)["path"]
+
+    def held(self, role: str) -> HeldFile:
+        """As :meth:`file`, the file itself as it was checked."""
+        entry = self._entry(role)
+        return self.files.get(entry["path"]) or HeldFile(self.directory / entry["path"])
+
+    def require_unchanged(self) -> None:
+        """See that the files that were checked are still what their paths lead to, for a reader that goes by those.
+
+        Raises:
+            HashMismatch: one is not.
+        """
+        for file in self.files.values():
+            file.require_unchanged(by_path=True)
+
+    def identities(self) -> dict[str, list[int]]:
+        """What :func:`open_bundle` takes in another process, which then need not hash the same files."""
+        return {path: list(file.identity) for path, file in self.files.items() if file.verified}
+
+    def _entry(self, role: str) -> dict[str, Any]:
         for entry in self.manifest["files"]:
             if entry["role"] == role:
-                return self.directory / entry["path"]
+                return dict(entry)
         have = ", ".join(sorted(e["role"] for e in self.manifest["files"]))
         raise BundleError(f"{self.directory.name} has no {role} (it has {have}): compile it for that runtime")
 
 
 def schema() -> dict[str, Any]:
     """The published JSON Schema of ``manifest.json``."""
-    return json.loads((files("g3n_runtime") / "manifest.schema.json").read_text(encoding="utf-8"))
+    return dict(json.loads(_schema_text()))
 
 
-def open_bundle(directory: Path, *, check_hashes: bool = True) -> Bundle:
+@functools.cache
+def _schema_text() -> str:
+    return (files("g3n_runtime") / "manifest.schema.json").read_text(encoding="utf-8")
+
+
+def open_bundle(
+    directory: Path, *, check_hashes: bool = True, verified: Mapping[str, Sequence[int]] | None = None
+) -> Bundle:
     """Read and check the bundle in ``directory``.
 
+    Args:
+        verified: :meth:`Bundle.identities` of a process that has hashed the files; they must be the same still.
+
     Raises:
-        BundleError: no manifest, not valid, or a file missing or of the wrong size.
+        BundleError: no manifest, not valid or contradicting itself, or a file missing or of the wrong size.
         UnsafePath: a path that is absolute, climbs out, or is a link.
         HashMismatch: a file whose SHA-256 differs.
     """
     manifest = _read_manifest(directory / MANIFEST)
+    held: dict[str, HeldFile] = {}
+    places: dict[tuple[int, ...], str] = {}
     for entry in manifest["files"]:
-        path = inside(directory, entry["path"])
-        if not path.is_file():
-            raise BundleError(f"{entry['path']} is missing from {directory}: copy the bundle again")
-        if path.stat().st_size != entry["bytes"]:
-            raise BundleError(
-                f"{entry['path']} has {path.stat().st_size} bytes, the manifest says {entry['bytes']}: copy it again"
-            )
-        if check_hashes and _sha256(path) != entry["sha256"]:
-            raise HashMismatch(
-                f"{entry['path']} differs from the hash in the manifest: copy or compile the bundle again"
-            )
-    return Bundle(directory, manifest)
+        name = entry["path"]
+        path = inside(directory, name)
+        try:
+            file = held[name] = HeldFile(path, _Missing)
+        except _Missing as reason:
+            raise BundleError(f"{reason}: copy the bundle again") from None
+        if file.size != entry["bytes"]:
+            raise BundleError(f"{name} has {file.size} bytes, the manifest says {entry['bytes']}: copy it again")
+        if (other := places.setdefault(file.identity[:2], entry["sha256"])) != entry["sha256"]:
+            raise BundleError(f"{name} is another file of the bundle, which has SHA-256 {other}: copy the bundle again")
+        if verified is not None:
+            if list(verified.get(name, ())) != list(file.identity):
+                raise BundleError(f"{name} was changed since it was checked: start again")
+            file.trust(entry["sha256"])
+        elif check_hashes:
+            file.verify(entry["sha256"])
+    return Bundle(directory, manifest, held)
+
+
+class _Missing(BundleError):
+    """A file cannot be opened."""
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path} has {path.stat().st_size} bytes, at most {MAX_MANIFEST_BYTES} are read")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        manifest = read_json_object(path, BundleError, MAX_MANIFEST_BYTES, _Missing)
+    except _Missing:
         raise BundleError(f"{path} is missing: {path.parent} is not a g3n bundle") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise BundleError(f"{path} is not valid JSON ({error})") from None
-    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    version = manifest.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise BundleError(f"{path} has schema version {version}, this version reads up to {SCHEMA_VERSION}: update g3n")
-    try:
-        jsonschema.validate(manifest, schema())
-    except jsonschema.ValidationError as error:
-        where = "/".join(str(p) for p in error.absolute_path) or "the top"
-        raise BundleError(f"{path} does not follow the manifest schema at {where}: {error.message[:200]}") from None
+        shown = str(version) if version.bit_length() < 64 else "of many digits"
+        raise BundleError(f"{path} has schema version {shown}, this version reads up to {SCHEMA_VERSION}: update g3n")
+    if (wrong := fault(manifest, schema())) is not None:
+        raise BundleError(f"{path} {printable_line(wrong)}")
     return manifest
 
 
@@ -99,11 +144,10 @@ def inside(directory: Path, name: str) -> Path:
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or not pure.parts:
         raise UnsafePath(f"{name!r} leads out of the folder {directory.name!r}: only files in it are read")
     path = directory.joinpath(*pure.parts)
-    if not path.resolve().is_relative_to(directory.resolve()):
+    try:
+        is_inside = path.resolve().is_relative_to(directory.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a circle, or a name too long
+        raise UnsafePath(f"{name[:200]!r} leads nowhere in the folder {directory.name!r}: copy it again") from None
+    if not is_inside:
         raise UnsafePath(f"{name!r} is a link that leads out of {directory.name!r}: only files in it are read")
     return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -180,6 +180,7 @@ class ElasticChat:
 
 def _tokenizer(bundle: Bundle) -> sentencepiece.SentencePieceProcessor:
     begin, end = bundle.manifest["elastic"]["tokenizer"]
-    with bundle.file("litertlm").open("rb") as file:
-        file.seek(begin)
-        return sentencepiece.SentencePieceProcessor(model_proto=file.read(end - begin))
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=bundle.held("litertlm").read(begin, end))
+    except (RuntimeError, ValueError) as error:
+        raise EngineError(f"the tokenizer of {bundle.directory.name} cannot be read ({error}): copy it again") from None

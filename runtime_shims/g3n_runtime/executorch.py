@@ -20,7 +20,9 @@ from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Templa
 from g3n_runtime.engine import NOTHING, Attachments, Sampler, Speed
 from g3n_runtime.errors import EngineError
 from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts, load_program
+from g3n_runtime.held import HeldFile, address
 from g3n_runtime.page_cache import drop_from_page_cache
+from g3n_runtime.reading import read_json_object
 
 ROLES = {"model": "executorch_model", "tables": "executorch_tables", "tokenizer": "tokenizer_json"}
 """Roles of a bundle's files."""
@@ -60,9 +62,10 @@ class ExecuTorchChat:
         drop_from_page_cache(parts.tables)
         with self._tokenizer.for_runner() as path:
             try:
-                self._runner = TextLLMRunner(str(parts.model), str(path), str(parts.tables))
+                self._runner = TextLLMRunner(str(address(parts.model)), str(path), str(address(parts.tables)))
             except RuntimeError as error:
                 raise EngineError(f"the runner refused {parts.model.name}: {error}") from None
+        parts.require_unchanged()
         return self._runner
 
     def send(self, text: str, sampler: Sampler, max_new_tokens: int, attachments: Attachments = NOTHING) -> Answer:
@@ -201,15 +204,30 @@ class PieceDecoder:
         return text
 
 
+def load_tokenizer(path: Path | HeldFile) -> tuple[Any, dict[str, Any]]:
+    """A ``tokenizer.json`` in the runner's own C++ tokenizer, and its content.
+
+    Raises:
+        EngineError: it cannot be read.
+    """
+    from pytorch_tokenizers import CppHFTokenizer
+
+    content = read_json_object(address(path), EngineError)
+    tokenizer = CppHFTokenizer()
+    try:
+        tokenizer.load(str(address(path)))
+    except (RuntimeError, ValueError) as error:
+        raise EngineError(f"{path.name} is no tokenizer that the runner reads ({error}): copy it again") from None
+    if isinstance(path, HeldFile):
+        path.require_unchanged()
+    return tokenizer, content
+
+
 class _Tokenizer:
     """A ``tokenizer.json`` as the runner's own C++ tokenizer reads it."""
 
-    def __init__(self, path: Path) -> None:
-        from pytorch_tokenizers import CppHFTokenizer
-
-        self._json = json.loads(path.read_text(encoding="utf-8"))
-        self._tokenizer = CppHFTokenizer()
-        self._tokenizer.load(str(path))
+    def __init__(self, path: Path | HeldFile) -> None:
+        self._tokenizer, self._json = load_tokenizer(path)
 
     def count(self, text: str) -> int:
         return len(self._tokenizer.encode(text, 0, 0))

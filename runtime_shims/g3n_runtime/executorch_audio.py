@@ -15,6 +15,7 @@ import torch
 from g3n_runtime.audio import HOP, Step, clip_hops, frame_count, token_steps
 from g3n_runtime.errors import SoundError
 from g3n_runtime.executorch_vision import load
+from g3n_runtime.held import HeldFile
 
 CLIP, STREAM, END = "audio_encoder", "audio_stream", "end_of_audio"
 LAYERS, STEPS = "audio_layers", "audio_steps"
@@ -31,8 +32,8 @@ class ExecuTorchAudio:
         path: the program, ``audio.pte``.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._program = load(path)
+    def __init__(self, path: Path | HeldFile) -> None:
+        self._program, self._file = load(path), path
         self._tokens, self._frames, self._bins = (
             int(self._program.load_method(name).execute([])[0]) for name in (TOKENS, FRAMES, BINS)
         )

@@ -8,8 +8,12 @@ rows, and the decoder's methods are called one by one. A conversation without me
 from __future__ import annotations
 
 import itertools
+<<<<<<< HEAD
 import json
 from collections.abc import Generator, Iterator, Sequence
+=======
+from collections.abc import Iterator, Sequence
+>>>>>>> 575e193 (Engines get the files that were hashed, and caches of the user that are hashed before use)
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +25,11 @@ from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Templa
 from g3n_runtime.engine import NOTHING, Attachments, ChatEngine, Sampler, Speed
 from g3n_runtime.errors import EngineError
 from g3n_runtime.executorch import ROLES as TEXT_ROLES
-from g3n_runtime.executorch import ExecuTorchChat, PieceDecoder, benchmark
+from g3n_runtime.executorch import ExecuTorchChat, PieceDecoder, benchmark, load_tokenizer
 from g3n_runtime.executorch_audio import ExecuTorchAudio
 from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
 from g3n_runtime.executorch_vision import ExecuTorchVision
+from g3n_runtime.held import HeldFile
 from g3n_runtime.image import Resample, load_image
 from g3n_runtime.sampling import draw
 from g3n_runtime.sound import CLIP_SECONDS, read_blocks
@@ -37,8 +42,8 @@ ROLES = {"vision": "executorch_vision", "audio": "executorch_audio"}
 class TowerFiles:
     """The towers of a bundle, ``None`` for one that it lacks; pictures are brought to ``image_side`` pixels."""
 
-    vision: Path | None = None
-    audio: Path | None = None
+    vision: Path | HeldFile | None = None
+    audio: Path | HeldFile | None = None
     image_side: int | None = None
     resample: Resample = "bilinear"
 
@@ -236,14 +241,13 @@ class RowLoop:
 class Vocabulary:
     """A bundle's ``tokenizer.json``: text into ids as the stock runner does it, ids into pieces of text."""
 
-    def __init__(self, path: Path) -> None:
-        from pytorch_tokenizers import CppHFTokenizer
-
-        self._tokenizer = CppHFTokenizer()
-        self._tokenizer.load(str(path))
-        tokenizer = json.loads(path.read_text(encoding="utf-8"))
-        self._names = {id: name for name, id in tokenizer["model"]["vocab"].items()}
-        self._names |= {token["id"]: token["content"] for token in tokenizer.get("added_tokens", [])}
+    def __init__(self, path: Path | HeldFile) -> None:
+        self._tokenizer, tokenizer = load_tokenizer(path)
+        try:
+            self._names = {id: name for name, id in tokenizer["model"]["vocab"].items()}
+            self._names |= {token["id"]: token["content"] for token in tokenizer.get("added_tokens", [])}
+        except (AttributeError, KeyError, TypeError):
+            raise EngineError(f"{path.name} lists no vocabulary: copy the bundle again") from None
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``, without a leading bos."""
@@ -259,10 +263,10 @@ def open_chat(bundle: Bundle, threads: int) -> ChatEngine:
     from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
 
     _unsafe_reset_threadpool(threads)
-    parts = ExecuTorchParts(*(bundle.file(TEXT_ROLES[name]) for name in ("model", "tables", "tokenizer")))
+    parts = ExecuTorchParts(*(bundle.held(TEXT_ROLES[name]) for name in ("model", "tables", "tokenizer")))
     template, vision = bundle.manifest["template"]["prompt"], bundle.manifest.get("vision")
     files = {entry["role"] for entry in bundle.manifest["files"]}
-    eyes, ears = (bundle.file(role) if role in files else None for role in ROLES.values())
+    eyes, ears = (bundle.held(role) if role in files else None for role in ROLES.values())
     towers = TowerFiles(eyes, ears)
     if eyes is None and ears is None:
         return ExecuTorchChat(parts, template)

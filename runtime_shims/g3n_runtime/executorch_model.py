@@ -15,19 +15,27 @@ import numpy as np
 import torch
 
 from g3n_runtime.errors import EngineError
+from g3n_runtime.held import HeldFile, address
 
+PROGRAM_MAGIC = b"ET12"
 TOKEN_TABLE = "get_table_embed_tokens"
 PLE_TABLE = "get_table_embed_tokens_per_layer"
 
 
 @dataclass(frozen=True)
 class ExecuTorchParts:
-    """The files of a text bundle."""
+    """The files of a text bundle; those that a bundle holds open are run as they were verified."""
 
-    model: Path
-    tables: Path
-    tokenizer: Path | None = None
+    model: Path | HeldFile
+    tables: Path | HeldFile
+    tokenizer: Path | HeldFile | None = None
     """``tokenizer.json``; the runner needs it, a :class:`ExecuTorchModel` does not."""
+
+    def require_unchanged(self) -> None:
+        """See that the files that are held open are what they were; see :meth:`HeldFile.require_unchanged`."""
+        for file in (self.model, self.tables, self.tokenizer):
+            if isinstance(file, HeldFile):
+                file.require_unchanged()
 
 
 class MappedTable:
@@ -37,15 +45,18 @@ class MappedTable:
         layout: ``[rows, width, bits, values_offset, scales_offset]``, offsets in bytes from the start of the file.
     """
 
-    def __init__(self, path: Path, layout: Sequence[int]) -> None:
-        self.rows, self.width, self.bits, values_offset, scales_offset = layout
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._advise("MADV_RANDOM")
-        dtype: np.dtype[Any] = np.dtype({32: "<f4", 8: "i1", 4: "u1"}[self.bits])
-        stored = self.width // 2 if self.bits == 4 else self.width
-        self._values = np.frombuffer(self._map, dtype, self.rows * stored, values_offset).reshape(self.rows, stored)
-        self._scales = None if self.bits == 32 else np.frombuffer(self._map, "<f4", self.rows, scales_offset)
+    def __init__(self, path: Path | HeldFile, layout: Sequence[int]) -> None:
+        try:
+            self.rows, self.width, self.bits, values_offset, scales_offset = layout
+            with address(path).open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._advise("MADV_RANDOM")
+            dtype: np.dtype[Any] = np.dtype({32: "<f4", 8: "i1", 4: "u1"}[self.bits])
+            stored = self.width // 2 if self.bits == 4 else self.width
+            self._values = np.frombuffer(self._map, dtype, self.rows * stored, values_offset).reshape(self.rows, stored)
+            self._scales = None if self.bits == 32 else np.frombuffer(self._map, "<f4", self.rows, scales_offset)
+        except (OSError, ValueError, KeyError, OverflowError) as error:
+            raise EngineError(f"{path.name} has no table of the form {list(layout)} ({error}): copy it again") from None
 
     def look_up(self, ids: np.ndarray) -> np.ndarray:
         """Rows ``[T, width]`` float32 of ``ids [T]``; ids outside the table look up row 0."""
@@ -158,7 +169,17 @@ def load_program(parts: ExecuTorchParts) -> Any:
     import executorch.kernels.quantized  # noqa: F401  (registers the look-ups in quantised tables)
     from executorch.runtime import Runtime
 
+    require_program(parts.model)
     try:
-        return Runtime.get().load_program(parts.model, data_path=parts.tables)
-    except RuntimeError as error:
+        program = Runtime.get().load_program(address(parts.model), data_path=address(parts.tables))
+    except (RuntimeError, ValueError) as error:
         raise EngineError(f"ExecuTorch cannot load {parts.model.name}: {error}") from None
+    parts.require_unchanged()
+    return program
+
+
+def require_program(file: Path | HeldFile) -> None:
+    """Raise :class:`EngineError` unless ``file`` can be read and begins as a program does."""
+    held = file if isinstance(file, HeldFile) else HeldFile(file, EngineError)
+    if (start := held.read(4, 8)) != PROGRAM_MAGIC:
+        raise EngineError(f"{file.name} has {start!r} where a program has {PROGRAM_MAGIC!r}: copy the bundle again")

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from g3n_runtime.errors import EngineError
+from g3n_runtime.executorch_model import require_program
+from g3n_runtime.held import HeldFile, address
 
 SIZES, IDS = "get_image_sizes", "get_image_ids"
 """Methods without inputs: image sides; begin, soft token and end of an image."""
@@ -34,8 +36,8 @@ class ExecuTorchVision:
         path: the program, ``vision.pte``.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._program = load(path)
+    def __init__(self, path: Path | HeldFile) -> None:
+        self._program, self._file = load(path), path
         self.resolutions = tuple(int(side) for side in self._program.load_method(SIZES).execute([]))
         begin, soft, end = (int(i) for i in self._program.load_method(IDS).execute([]))
         self.ids = begin, soft, end
@@ -70,11 +72,15 @@ class ExecuTorchVision:
         return [output.numpy().copy() for output in outputs]
 
 
-def load(path: Path) -> Any:
+def load(path: Path | HeldFile) -> Any:
     """The program at ``path``, which stays in memory as long as what is returned."""
-    from executorch.runtime import Runtime, Verification
+    from executorch.runtime import Runtime
 
+    require_program(path)
     try:
-        return Runtime.get().load_program(path, verification=Verification.Minimal)
-    except RuntimeError as error:
+        program = Runtime.get().load_program(address(path))
+    except (RuntimeError, ValueError) as error:
         raise EngineError(f"ExecuTorch cannot load {path.name}: {error}") from None
+    if isinstance(path, HeldFile):
+        path.require_unchanged()
+    return program

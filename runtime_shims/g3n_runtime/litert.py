@@ -15,11 +15,13 @@ import litert_lm
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Turn, limit_of, require_room
 from g3n_runtime.engine import GREEDY, NOTHING, Attachments, Sampler, Speed
-from g3n_runtime.errors import EngineError
+from g3n_runtime.errors import BundleError, EngineError
+from g3n_runtime.held import HeldFile
+from g3n_runtime.litert_files import EngineFiles
+from g3n_runtime.litertlm_header import check_header
 from g3n_runtime.media import MediaFrontEnd
 from g3n_runtime.page_cache import drop_from_page_cache
 
-CACHE = ".cache"
 WORDS = ("the", "of", "and", "to", "a", "in", "that", "is")
 """What prompts to be timed are made of: a token each in any vocabulary of English."""
 
@@ -31,24 +33,29 @@ class LiteRtEngine:
     """The stock LiteRT-LM engine over a ``.litertlm`` file, on the CPU.
 
     Args:
-        path: the bundle's ``.litertlm``.
+        path: the ``.litertlm``; one that a bundle holds open is run as it was verified, and what XNNPACK packs of its
+            weights is kept in the user's cache folder.
         max_tokens: prompt and answer together; by default, and at most, the context the bundle was compiled for.
         threads: CPU threads; the engine's default where not given.
-        cache_dir: where XNNPACK keeps its packed weights between loads (a file as large as the core): the first load
-            writes it, later ones are faster and take less memory. Nothing is kept where not given.
+        cache_dir: where XNNPACK keeps its packed weights of a file given by its path (a file as large as the core): the
+            first load writes it, later ones are faster and take less memory. Nobody checks what lies there.
         towers: the towers to load, of ``vision`` and ``audio``.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: Path | HeldFile,
         max_tokens: int | None = None,
         threads: int | None = None,
         cache_dir: Path | None = None,
         towers: Collection[str] = (),
     ) -> None:
         litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
-        self.context = _context(path)
+        held = path if isinstance(path, HeldFile) else HeldFile(path, EngineError)
+        check_header(held, BundleError if held is path else EngineError)
+        self._files = EngineFiles(held) if isinstance(path, HeldFile) else None
+        source = held.path if self._files is None else self._files.model
+        self.context = _context(source)
         self.max_tokens = max_tokens or self.context
         if self.max_tokens > self.context:
             raise EngineError(
@@ -56,16 +63,34 @@ class LiteRtEngine:
                 "compile it with a longer context"
             )
         try:
-            self._engine = litert_lm.Engine(
-                str(path),
-                backend=litert_lm.Backend.CPU(thread_count=threads),
-                max_num_tokens=self.max_tokens,
-                cache_dir=_cache(cache_dir),
-                vision_backend=litert_lm.Backend.CPU(thread_count=threads) if "vision" in towers else None,
-                audio_backend=litert_lm.Backend.CPU(thread_count=threads) if "audio" in towers else None,
-            )
-        except RuntimeError as error:
-            raise EngineError(f"LiteRT-LM does not load {path.name} ({error}): see its messages above") from None
+            if self._files is None:
+                self._engine = _load(path.name, source, self.max_tokens, threads, cache_dir, towers)
+                held.require_unchanged(by_path=True)
+            else:
+                self._engine = self._load_held(held, threads, towers)
+        except BaseException:
+            self._close_files()
+            raise
+
+    def _load_held(self, held: HeldFile, threads: int | None, towers: Collection[str]) -> Any:
+        """The engine over an open file, with packed weights that were verified; without any where those fail."""
+        files = self._files
+        assert files is not None
+        try:
+            engine = _load(held.name, files.model, self.max_tokens, threads, files.cache, towers)
+        except EngineError:
+            if files.cache is None:
+                raise
+            # A full disk, for one, makes the engine fail at writing its cache.
+        else:
+            if files.settle():
+                return engine
+            engine.close()
+        files.close()
+        self._files = files = EngineFiles(held, cached=False)
+        engine = _load(held.name, files.model, self.max_tokens, threads, None, towers)
+        files.settle()
+        return engine
 
     def __enter__(self) -> LiteRtEngine:
         return self
@@ -76,6 +101,11 @@ class LiteRtEngine:
     def close(self) -> None:
         """Free the engine; it cannot be used afterwards."""
         self._engine.close()
+        self._close_files()
+
+    def _close_files(self) -> None:
+        if self._files is not None:
+            self._files.close()
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text`` under the bundle's tokenizer, without bos."""
@@ -189,7 +219,7 @@ class LiteRtChat:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | HeldFile,
         threads: int = 2,
         cache_dir: Path | None = None,
         system: str | None = None,
@@ -273,23 +303,36 @@ class LiteRtChat:
 
 
 def open_chat(bundle: Bundle, threads: int) -> LiteRtChat:
-    """A conversation with ``bundle``, whose folder also keeps what makes the next load faster, if it can be written."""
-    # XNNPACK names its file after the model's size and time, so a folder shared by bundles could mix them up.
-    cache: Path | None = bundle.directory / CACHE
-    try:
-        (bundle.directory / CACHE).mkdir(exist_ok=True)
-    except OSError:
-        cache = None
-    path = bundle.file("litertlm")
-    drop_from_page_cache(path)
-    return LiteRtChat(path, threads, cache, media=MediaFrontEnd.of(bundle))
+    """A conversation with ``bundle``; the user's cache folder keeps what makes the next load faster."""
+    held = bundle.held("litertlm")
+    drop_from_page_cache(held.address)
+    return LiteRtChat(held, threads, media=MediaFrontEnd.of(bundle))
 
 
-def benchmark(path: Path, prompt: int, decode: int, threads: int | None = None, cache_dir: Path | None = None) -> Speed:
+def benchmark(
+    path: Path | HeldFile, prompt: int, decode: int, threads: int | None = None, cache_dir: Path | None = None
+) -> Speed:
     """Load the engine, time ``prompt`` tokens in and ``decode`` greedy ones out; see :meth:`LiteRtEngine.measure`."""
     begin = time.perf_counter()
     with LiteRtEngine(path, threads=threads, cache_dir=cache_dir) as engine:
         return engine.measure(prompt, decode, time.perf_counter() - begin)
+
+
+def _load(
+    name: str, path: Path, max_tokens: int, threads: int | None, cache: Path | None, towers: Collection[str]
+) -> Any:
+    """The engine over the file at ``path``, called ``name`` in a message."""
+    try:
+        return litert_lm.Engine(
+            str(path),
+            backend=litert_lm.Backend.CPU(thread_count=threads),
+            max_num_tokens=max_tokens,
+            cache_dir=_cache(cache),
+            vision_backend=litert_lm.Backend.CPU(thread_count=threads) if "vision" in towers else None,
+            audio_backend=litert_lm.Backend.CPU(thread_count=threads) if "audio" in towers else None,
+        )
+    except RuntimeError as error:
+        raise EngineError(f"LiteRT-LM does not load {name} ({error}): see its messages above") from None
 
 
 def _context(path: Path) -> int:
@@ -297,7 +340,7 @@ def _context(path: Path) -> int:
     try:
         with litert_lm.ModelInfo(path) as info:
             return int(info.max_context_tokens)
-    except (FileNotFoundError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise EngineError(f"{path} is no .litertlm that LiteRT-LM reads ({error})") from None
 
 

@@ -5,8 +5,6 @@ Needs ``ai-edge-litert`` (the interpreter) and numpy only.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 from g3n_runtime.audio import AUDIO_STREAM, HOP, Step, clip_hops, frame_count, token_steps
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.errors import EngineError, SoundError
+from g3n_runtime.litert_models import ModelFiles
 
 
 class LiteRtClipEncoder:
@@ -71,6 +70,8 @@ class LiteRtStreamEncoder:
     """
 
     def __init__(self, path: Path, threads: int = 2) -> None:
+        self.files: ModelFiles | None = None
+        """What must outlive the encoder."""
         self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
         self._step = self._interpreter.get_signature_runner()
         details = self._step.get_input_details()
@@ -106,32 +107,26 @@ class LiteRtStreamEncoder:
 
 
 def open_stream(bundle: Bundle, threads: int = 2) -> LiteRtStreamEncoder:
-    """The streaming encoder of ``bundle``, whose model is copied into its cache the first time.
-
-    The interpreter maps whole files only; the model lies within the ``.litertlm``.
+    """The streaming encoder of ``bundle``, whose model is copied into the user's cache folder the first time.
 
     Raises:
-        EngineError: the bundle has no ears for LiteRT, or its cache cannot be written.
+        EngineError: the bundle has no ears for LiteRT, or there is no room for the copy.
     """
     audio = bundle.manifest["audio"]
     if audio is None or audio["stream"] is None:
         raise EngineError(
             f"{bundle.directory.name} has no streaming audio encoder: compile it with --modalities text,audio"
         )
-    begin, end = audio["stream"]
-    path = bundle.directory / ".cache" / f"{AUDIO_STREAM}-{begin}-{end}.tflite"
-    try:
-        if not path.exists() or path.stat().st_size != end - begin:
-            path.parent.mkdir(exist_ok=True)
-            partial = path.with_suffix(".partial")
-            with bundle.file("litertlm").open("rb") as source, partial.open("wb") as target:
-                source.seek(begin)
-                shutil.copyfileobj(source, target, 1 << 24)
-            os.truncate(partial, end - begin)
-            partial.replace(path)
-    except OSError as error:
-        raise EngineError(f"the streaming encoder cannot be copied to {path} ({error.strerror}): make room") from None
-    return LiteRtStreamEncoder(path, threads)
+    for cached in (True, False):
+        files = ModelFiles(bundle.held("litertlm"), {AUDIO_STREAM: audio["stream"]}, cached)
+        try:
+            encoder = LiteRtStreamEncoder(files.paths[AUDIO_STREAM], threads)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise EngineError(f"LiteRT does not load the streaming encoder ({error}): copy the bundle again") from None
+        encoder.files = files
+        if files.settle():
+            return encoder
+    raise EngineError(f"{bundle.directory.name} was changed while it was loaded: start again")
 
 
 def constant_of(path: Path) -> np.ndarray:

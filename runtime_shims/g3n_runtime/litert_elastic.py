@@ -6,8 +6,6 @@ not touch of it is not resident. Needs ``ai-edge-litert`` and numpy only.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,10 @@ from g3n_runtime.bundle import Bundle
 from g3n_runtime.elastic import VERIFY_PREFIX, signature_of
 from g3n_runtime.errors import EngineError
 from g3n_runtime.litert_model import LiteRtParts, LiteRtTables, prefill_chunks, signature_inputs
+from g3n_runtime.litert_models import ModelFiles
 
 IN_MEMORY = ":memory"
 """The delegate's name for a weight cache that is no file; without any it packs a weight for each signature anew."""
-
-BLOCK = 1 << 24
-"""Bytes read at a time."""
 
 Caches = dict[str, Any]
 """The engine's buffer of each cache, by its name."""
@@ -49,9 +45,14 @@ class ElasticModel:
             num_threads=threads,
             xnnpack_weight_cache_path=IN_MEMORY if weight_cache is None else str(weight_cache),
         )
+        self.files: ModelFiles | None = None
+        """What must outlive the model."""
         options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
-        self.model = CompiledModel.from_file(str(parts.decoder), options=options)
-        self.tables = LiteRtTables(parts.embedder, parts.per_layer_embedder)
+        try:
+            self.model = CompiledModel.from_file(str(parts.decoder), options=options)
+            self.tables = LiteRtTables(parts.embedder, parts.per_layer_embedder)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise EngineError(f"LiteRT does not load {parts.decoder.name} ({error}): copy the bundle again") from None
         self.sizes = tuple(sizes)
         names = list(self.model.get_signature_list())
         if missing := [size for size in sizes if self.signature(size, "decode") not in names]:
@@ -72,6 +73,8 @@ class ElasticModel:
         self._inputs.clear()
         self._logits.clear()
         del self.model
+        if self.files is not None:
+            self.files.close()
 
     def signature(self, size: str, name: str) -> str:
         """What the model calls the signature ``name`` of ``size``.
@@ -204,55 +207,24 @@ class ElasticText:
 
 
 def open_elastic(bundle: Bundle, threads: int = 2) -> ElasticModel:
-    """All sizes of ``bundle``; its models are copied into its cache the first time.
-
-    LiteRT's Python interface maps whole files only; the models lie within the ``.litertlm``.
+    """All sizes of ``bundle``; its models are copied into the user's cache folder the first time.
 
     Raises:
-        EngineError: the bundle has one size only, or its cache cannot be written.
+        EngineError: the bundle has one size only, or there is no room for the copies.
     """
     entry = bundle.manifest.get("elastic")
     if entry is None:
         raise EngineError(f"{bundle.directory.name} has one size only: compile it with --elastic")
-    source = bundle.file("litertlm")
-    # The delegate does not look whose weights a file holds, so it is named after all that the bundle's bytes decide.
-    digest = next(f["sha256"] for f in bundle.manifest["files"] if f["role"] == "litertlm")[:16]
-    folder = bundle.directory / ".cache"
-    try:
-        folder.mkdir(exist_ok=True)
-        paths = [
-            _copied(source, entry[name], folder / f"{name}-{digest}.tflite")
-            for name in ("decoder", "embedder", "per_layer_embedder")
-        ]
-    except OSError as error:
-        raise EngineError(f"the models cannot be copied to {folder} ({error.strerror}): make room") from None
+    sections = {name: entry[name] for name in ("decoder", "embedder", "per_layer_embedder")}
     sizes = [size["name"] for size in bundle.manifest["sizes"]]
-    return ElasticModel(LiteRtParts(*paths), sizes, threads, folder / f"weights-{digest}.xnnpack")
-
-
-def _copied(source: Path, section: Sequence[int], path: Path) -> Path:
-    """Bytes ``[begin, end)`` of ``source``, its ``section``, as a file of their own; one that is there is compared."""
-    begin, end = section
-    if not _holds(path, source, begin, end):
-        partial = path.with_suffix(".partial")
-        with source.open("rb") as whole, partial.open("wb") as target:
-            whole.seek(begin)
-            shutil.copyfileobj(whole, target, BLOCK)
-        os.truncate(partial, end - begin)
-        partial.replace(path)
-    return path
-
-
-def _holds(path: Path, source: Path, begin: int, end: int) -> bool:
-    """Whether ``path`` holds bytes ``[begin, end)`` of ``source``: a bundle may come with a cache that is not ours."""
-    if not path.is_file() or path.stat().st_size != end - begin:
-        return False
-    with source.open("rb") as whole, path.open("rb") as copy:
-        whole.seek(begin)
-        while block := copy.read(BLOCK):
-            if whole.read(len(block)) != block:
-                return False
-    return True
+    for cached in (True, False):
+        files = ModelFiles(bundle.held("litertlm"), sections, cached)
+        model = ElasticModel(LiteRtParts(**files.paths), sizes, threads, files.weights)
+        model.files = files
+        if files.settle():
+            return model
+        model.close()
+    raise EngineError(f"the models of {bundle.directory.name} were changed while they were loaded: start again")
 
 
 def _lengths(names: Sequence[str], prefix: str) -> tuple[int, ...]:

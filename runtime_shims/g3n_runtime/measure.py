@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from g3n_runtime.bundle import open_bundle
+from g3n_runtime.bundle import Bundle, open_bundle
 from g3n_runtime.engine import PACKAGES, Speed, open_engine
 from g3n_runtime.errors import EngineError
 
@@ -54,15 +54,20 @@ class Measurement:
 
 
 def measure_bundle(
-    directory: Path, runtime: str, prompt_tokens: int, decode_tokens: int, threads: int = 2
+    bundle: Path | Bundle, runtime: str, prompt_tokens: int, decode_tokens: int, threads: int = 2
 ) -> Measurement:
-    """Load ``directory`` in a fresh process, run it once and watch its memory.
+    """Load ``bundle`` in a fresh process, run it once and watch its memory.
+
+    The files of one that was opened with its hashes must be the same still, and are not hashed again.
 
     Raises:
         EngineError: the engine failed; its last words are in the message.
     """
     numbers = [str(n) for n in (prompt_tokens, decode_tokens, threads)]
-    command = [sys.executable, "-m", "g3n_runtime.measure", str(directory), runtime, *numbers]
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    verified = json.dumps(opened.identities())
+    directory = opened.directory
+    command = [sys.executable, "-m", "g3n_runtime.measure", str(directory), runtime, *numbers, verified]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     peak = watch(child)
     said, complaints = child.communicate()
@@ -95,9 +100,9 @@ def _memory(process: int) -> dict[str, int]:
 
 def main(arguments: Sequence[str]) -> None:
     """The child: load, measure, write one line of JSON."""
-    directory, runtime, *numbers = arguments
+    directory, runtime, *numbers, verified = arguments
     prompt_tokens, decode_tokens, threads = map(int, numbers)
-    bundle = open_bundle(Path(directory), check_hashes=False)
+    bundle = open_bundle(Path(directory), verified=json.loads(verified))
     for package in PACKAGES[runtime]:
         importlib.import_module(package)
     interpreter = _memory(os.getpid())["VmHWM"]

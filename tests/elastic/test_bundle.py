@@ -20,9 +20,14 @@ from g3n_compiler.errors import EngineError, SliceError, TargetError
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.elastic_chat import AUTO, ElasticChat
 from g3n_runtime.engine import GREEDY, open_engine
+<<<<<<< HEAD
 from g3n_runtime.litert_elastic import ElasticText, open_elastic
 from tests.elastic.conftest import CONTEXT, FULL, SMALL, Nested
 from tests.runtime.full import check_full_conversation
+=======
+from g3n_runtime.litert_elastic import ElasticText
+from tests.elastic.conftest import FULL, SMALL, Nested
+>>>>>>> 575e193 (Engines get the files that were hashed, and caches of the user that are hashed before use)
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 VERBS = {"g3n-run": run.main, "g3n-inspect": inspect.main, "g3n-verify": verify.main, "g3n-compile": compile_verb.main}
@@ -166,13 +171,20 @@ def test_refused(bundle: Path, command: str, error: type[Exception], message: st
     assert message in " ".join(done.stderr.split())
 
 
-def test_a_copy_that_is_not_the_bundles_is_replaced(bundle: Path, chat: ElasticChat) -> None:
-    (copy,) = (bundle / ".cache").glob("embedder-*.tflite")
-    right = copy.read_bytes()
-    copy.unlink()  # not overwritten, since the open chat maps it
-    copy.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
-    open_elastic(open_bundle(bundle), 1).close()
-    assert copy.read_bytes() == right
+def test_a_copy_that_is_not_the_bundles_is_replaced(bundle: Path, chat: ElasticChat, own_cache_folder: Path) -> None:
+    opened = open_bundle(bundle)
+    folder = own_cache_folder.glob(f"engines/ai-edge-litert-*/{opened.held('litertlm').verified}")
+    kept = {path: path.read_bytes() for path in next(folder).glob("*.bin")}
+    assert len(kept) == 4, "three models and the weights that XNNPACK packed"
+    for path, right in kept.items():
+        path.unlink()  # not overwritten, since the open chat maps it
+        path.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    said = "".join(chat.send(QUESTION, GREEDY, 8))
+    again = ElasticChat(opened, FULL, 1)
+    assert "".join(again.send(QUESTION, GREEDY, 8)) == said
+    again.close()
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert not (bundle / ".cache").exists()
 
 
 def test_one_size_is_no_elastic_bundle(manifest: dict[str, Any], bundle: Path, tmp_path: Path) -> None:

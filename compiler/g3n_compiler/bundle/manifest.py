@@ -12,8 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-
 from g3n_compiler.bundle.litertlm import entry_points, sections
 from g3n_compiler.bundle.memory import kv_bytes, kv_layers, memory_ledger
 from g3n_compiler.checkpoint.calibrated import read_calibration
@@ -31,6 +29,8 @@ from g3n_compiler.verify.parity import Parity
 from g3n_runtime.audio import AUDIO_STREAM
 from g3n_runtime.bundle import MANIFEST, SCHEMA_VERSION, schema
 from g3n_runtime.elastic import signature_of
+from g3n_runtime.errors import BundleError
+from g3n_runtime.manifest_check import fault
 
 VERSIONS = ("torch", "executorch", "litert-torch", "ai-edge-litert", "litert-lm", "onnx", "onnxruntime", "transformers")
 GEMMA_LICENSE = {
@@ -117,7 +117,8 @@ def build_manifest(
         manifest |= _elastic(job, origin.largest, lowered, parity)
     if (calibration := read_calibration(job.checkpoint.directory)) is not None:
         manifest["provenance"]["calibration"] = asdict(calibration)
-    jsonschema.validate(manifest, schema())
+    if (wrong := fault(manifest, schema())) is not None:
+        raise BundleError(f"the manifest of {name} {wrong}: this is a fault of g3n")
     return manifest
 
 

@@ -62,7 +62,7 @@ def main(bundle: Path, runtime: str | None, prompt_tokens: int, decode_tokens: i
         for name in opened.runtimes if runtime is None else (runtime,):
             for run in ("first", "later"):
                 step(f"{name}: {run} run")
-                runs.append((run, measure_bundle(bundle, name, prompt_tokens, decode_tokens, threads)))
+                runs.append((run, measure_bundle(opened, name, prompt_tokens, decode_tokens, threads)))
     if output == "json":
         click.echo(json.dumps([{"run": run, **asdict(m)} for run, m in runs]))
         return

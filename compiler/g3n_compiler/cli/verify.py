@@ -97,6 +97,7 @@ def main(
             parity = verify(job, {r: get_backend(r) for r in RUNTIMES if r in opened.runtimes})
         else:
             parity = verify_arm64(job, opened, arm)
+        opened.require_unchanged()
     if output == "json":
         click.echo(json.dumps(parity.as_dict()))
     else:

@@ -201,8 +201,8 @@ def _unreadable(path: Path, error: Exception) -> NoReturn:
 def _executorch_there(
     kit: ArmKit, bundle: Bundle, entry: str, model: TextModel, golden: Sequence[Golden], scratch: Path
 ) -> Outputs:
-    parts = ExecuTorchParts(bundle.file(ROLES["model"]), bundle.file(ROLES["tables"]))
-    chunk, vocabulary = _limits(parts)
+    program, tables = bundle.file(ROLES["model"]), bundle.file(ROLES["tables"])
+    chunk, vocabulary = _limits(ExecuTorchParts(program, tables))
     rows: Path | str = "-"
     if entry == ENTRY_POINTS[0]:
         # This method takes embedding rows, which on a phone are read by the app.
@@ -220,7 +220,7 @@ def _executorch_there(
     lines += [*_prefill_lines(golden[0].ids, chunk), f"greedy {GENERATED}"]
     script.write_text("\n".join(lines) + "\n", encoding="utf-8")
     libraries = {"LD_LIBRARY_PATH": str(kit.site / "executorch" / "lib")}
-    kit.run(kit.executorch_runner, [parts.model, parts.tables, entry, rows, script, logits, tokens], libraries)
+    kit.run(kit.executorch_runner, [program, tables, entry, rows, script, logits, tokens], libraries)
     try:
         values = np.fromfile(logits, "<f4").reshape(-1, vocabulary)
         greedy = [int(line) for line in tokens.read_text(encoding="utf-8").split()]
