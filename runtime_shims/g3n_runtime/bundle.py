@@ -49,6 +49,11 @@ class Bundle:
         entry = self._entry(role)
         return self.files.get(entry["path"]) or HeldFile(self.directory / entry["path"])
 
+    def verify(self) -> None:
+        """Hash the open files; raises :class:`HashMismatch` if one differs from the manifest."""
+        for entry in self.manifest["files"]:
+            self.held(entry["role"]).verify(entry["sha256"])
+
     def require_unchanged(self) -> None:
         """See that the files that were checked are still what their paths lead to, for a reader that goes by those.
 

@@ -8,12 +8,7 @@ rows, and the decoder's methods are called one by one. A conversation without me
 from __future__ import annotations
 
 import itertools
-<<<<<<< HEAD
-import json
 from collections.abc import Generator, Iterator, Sequence
-=======
-from collections.abc import Iterator, Sequence
->>>>>>> 575e193 (Engines get the files that were hashed, and caches of the user that are hashed before use)
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -20,14 +20,9 @@ from g3n_compiler.errors import EngineError, SliceError, TargetError
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.elastic_chat import AUTO, ElasticChat
 from g3n_runtime.engine import GREEDY, open_engine
-<<<<<<< HEAD
-from g3n_runtime.litert_elastic import ElasticText, open_elastic
+from g3n_runtime.litert_elastic import ElasticText
 from tests.elastic.conftest import CONTEXT, FULL, SMALL, Nested
 from tests.runtime.full import check_full_conversation
-=======
-from g3n_runtime.litert_elastic import ElasticText
-from tests.elastic.conftest import FULL, SMALL, Nested
->>>>>>> 575e193 (Engines get the files that were hashed, and caches of the user that are hashed before use)
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 VERBS = {"g3n-run": run.main, "g3n-inspect": inspect.main, "g3n-verify": verify.main, "g3n-compile": compile_verb.main}
