@@ -36,6 +36,17 @@ def open_key(number: int) -> SigningKey:
 KEY, OTHER_KEY = open_key(20_000), open_key(30_000)
 
 
+def shrink(manifest: dict[str, Any], contents: dict[str, bytes]) -> None:
+    """Let ``manifest`` be that of a bundle whose files have these few bytes, without contradicting itself."""
+    for entry in manifest["files"]:
+        data = contents[entry["path"]]
+        entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    for part in manifest["subgraphs"]:
+        part["bytes"] = 0
+    if manifest.get("audio"):
+        manifest["audio"]["stream"] = [0, 1]
+
+
 def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -46,9 +57,7 @@ def signed_vectors(short_manifest: dict[str, Any]) -> dict[str, Any]:
     ``verdict`` is ``signed``, ``refused``, or ``unchecked`` where the key is not there.
     """
     manifest = copy.deepcopy(short_manifest)
-    for entry in manifest["files"]:
-        text = CONTENTS[entry["path"]]
-        entry |= {"bytes": len(text), "sha256": digest(text)}
+    shrink(manifest, {path: content.encode() for path, content in CONTENTS.items()})
     text = json.dumps(manifest, indent=1)
     digests = {path: digest(content) for path, content in CONTENTS.items()} | {"manifest.json": digest(text)}
     signature = signature_text(manifest["name"], digests, KEY)

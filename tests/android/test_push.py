@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -20,7 +19,7 @@ from g3n_runtime.errors import BundleError, HashMismatch, SignatureError
 from g3n_runtime.push import FOLDER, AdbError, DeviceFacts, DeviceUnfit
 from tests.android import fake_adb
 from tests.android.golden import DIRECTORY
-from tests.android.signed import KEY, OTHER_KEY
+from tests.android.signed import KEY, OTHER_KEY, shrink
 
 SERIAL = "R5CT10ABCDE"
 SIZES = {
@@ -93,10 +92,10 @@ def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / "it's a bundle"
     folder.mkdir()
     manifest = json.loads((DIRECTORY / "manifest_short.json").read_text(encoding="utf-8"))
-    for entry in manifest["files"]:
-        data = os.urandom(SIZES[entry["path"]])
-        (folder / entry["path"]).write_bytes(data)
-        entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    contents = {path: os.urandom(size) for path, size in SIZES.items()}
+    for path, data in contents.items():
+        (folder / path).write_bytes(data)
+    shrink(manifest, contents)
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder
 

@@ -154,7 +154,7 @@ def test_another_key_and_another_bundle_are_told(bundle: Path, keys: Keys, tmp_p
     other = Keys(tmp_path, "other")
     fingerprints = [load_public_key(k.public).fingerprint for k in (keys, other)]
     expect(verify(bundle, other.public), SignatureError, *fingerprints)
-    second = make_bundle(tmp_path / "second", keys, context=77)
+    second = make_bundle(tmp_path / "second", keys, name="second")
     shutil.copy(second / SIGNATURE, bundle / SIGNATURE)
     expect(verify(bundle, keys.public), SignatureError, "another bundle's")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from g3n_runtime.errors import G3nError
 from tests.android.golden import DIRECTORY
+from tests.android.signed import shrink
 from tests.fuzz.case import Case
 from tests.fuzz.mutate_bytes import damaged, edited_parts, protobuf_fields, protobuf_of, protobuf_resized
 from tests.fuzz.mutate_json import edited_json
@@ -39,10 +39,10 @@ WIDTH = 24
 def bundle(folder: Path) -> None:
     """A bundle whose manifest is a real one, whose other files are a few bytes each."""
     manifest = json.loads((DIRECTORY / "manifest_short.json").read_text(encoding="utf-8"))
-    for entry in manifest["files"]:
-        data = entry["path"].encode()
-        (folder / entry["path"]).write_bytes(data)
-        entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    contents = {entry["path"]: entry["path"].encode() for entry in manifest["files"]}
+    for path, data in contents.items():
+        (folder / path).write_bytes(data)
+    shrink(manifest, contents)
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
