@@ -5,37 +5,31 @@ Needs ``adb`` (Android's platform tools) and a device with Android 8 or later, w
 
 from __future__ import annotations
 
+import re
 import shlex
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from g3n_runtime.adb import HASH_SECONDS, Adb, AdbError
 from g3n_runtime.bundle import MANIFEST, SIGNATURE, Bundle
-from g3n_runtime.errors import G3nError
+from g3n_runtime.errors import BundleError, G3nError, UnsafePath
+from g3n_runtime.terminal import printable_line
 
 FOLDER = "/data/local/tmp/g3n"
 """Where the sample app looks: the shell may write there, and every app may read."""
 APP_MIN_SDK = 26
 APP_ABIS = ("arm64-v8a", "x86_64")
 KIB = 1024
-CHUNK = 1 << 20
 SPARE_BYTES = 256 << 20
 """Left free on the device beside the bundle."""
 SOLD_GIB = (1, 2, 3, 4, 6, 8, 12, 16, 18, 24, 32)
-QUERY_SECONDS = 60
-HASH_SECONDS = 1800
-INSTALL_SECONDS = 600
+MOST_NAME = 200
+"""Bytes of a folder's name."""
+MODEL, SDK, ABIS = "ro.product.model", "ro.build.version.sdk", "ro.product.cpu.abilist"
 
 Report = Callable[[int, int], None]
 """Told the bytes done and the bytes in all."""
-
-
-class AdbError(G3nError):
-    """adb is missing, sees no usable device, or failed on the way."""
-
-    exit_code = 70
 
 
 class DeviceUnfit(G3nError):
@@ -60,117 +54,42 @@ class DeviceFacts:
         return next((gib << 30 for gib in SOLD_GIB if gib << 30 >= self.ram), self.ram)
 
 
-class Adb:
-    """One device behind ``adb``.
-
-    Args:
-        program: the adb executable.
-        serial: the device; may be left out when one is connected.
-
-    Raises:
-        AdbError: no adb, no device, several devices and no serial, or a device that does not let us in.
-    """
-
-    def __init__(self, program: str = "adb", serial: str | None = None) -> None:
-        found = shutil.which(program)
-        if found is None:
-            raise AdbError(f"{program} was not found: install Android's platform tools, or name it with --adb")
-        self._program = found
-        self.serial = self._choose(serial)
-
-    def shell(self, command: str, seconds: float = QUERY_SECONDS) -> str:
-        """What ``command`` prints on the device; raises :class:`AdbError` when it fails."""
-        result = self._run(["-s", self.serial, "shell", "-n", command], seconds)
-        if result.returncode != 0:
-            raise AdbError(f"{command.split()[0]} failed on {self.serial}: {_last_line(result)}")
-        return result.stdout
-
-    def append(self, source: Path, offset: int, target: str, report: Callable[[int], None]) -> None:
-        """Append ``source`` from byte ``offset`` on to ``target``; ``report`` is told the bytes of each write."""
-        command = [self._program, "-s", self.serial, "shell", "-T", f"cat >> {shlex.quote(target)}"]
-        with source.open("rb") as file:
-            file.seek(offset)
-            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            assert child.stdin is not None and child.stdout is not None
-            try:
-                while block := file.read(CHUNK):
-                    child.stdin.write(block)
-                    report(len(block))
-                child.stdin.close()
-            except BrokenPipeError:
-                pass  # said by the exit code below
-            except BaseException:
-                child.kill()
-                child.wait()
-                raise
-            said = child.stdout.read().decode(errors="replace").strip()
-            if child.wait() != 0:
-                reason = said.splitlines()[-1] if said else "the connection was lost"
-                raise AdbError(
-                    f"copying {source.name} broke off ({reason}): run the command again, it goes on from there"
-                )
-
-    def install(self, apk: Path) -> None:
-        """Install or update the app."""
-        result = self._run(["-s", self.serial, "install", "-r", str(apk)], INSTALL_SECONDS)
-        if result.returncode != 0 or "Success" not in result.stdout:
-            raise AdbError(f"{apk.name} was not installed: {_last_line(result)}")
-
-    def _choose(self, serial: str | None) -> str:
-        result = self._run(["devices"], QUERY_SECONDS)
-        if result.returncode != 0:
-            raise AdbError(f"adb does not start: {_last_line(result)}")
-        states = dict(line.split("\t", 1) for line in result.stdout.splitlines() if "\t" in line)
-        if serial is not None and serial not in states:
-            raise AdbError(f"adb sees no device {serial}: it sees {', '.join(states) or 'none'}")
-        if not states:
-            raise AdbError(
-                "adb sees no device: connect one by cable and switch on USB debugging in its developer options"
-            )
-        if serial is None and len(states) > 1:
-            raise AdbError(f"adb sees {len(states)} devices ({', '.join(states)}): choose one with --serial")
-        chosen = serial or next(iter(states))
-        if states[chosen] != "device":
-            advice = {
-                "unauthorized": "unlock it and allow USB debugging for this computer",
-                "offline": "plug it in again",
-            }.get(states[chosen], "see adb devices")
-            raise AdbError(f"{chosen} is {states[chosen]}: {advice}")
-        return chosen
-
-    def _run(self, arguments: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
-        try:
-            return subprocess.run(
-                [self._program, *arguments],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=seconds,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise AdbError(f"adb gave no answer within {seconds:.0f} s: plug the device in again") from None
-
-
 def device_facts(adb: Adb) -> DeviceFacts:
     """Ask the device what it is.
 
     Raises:
         AdbError: an answer that is not understood.
     """
-    model, sdk, abis = (
-        adb.shell(f"getprop {name}").strip()
-        for name in ("ro.product.model", "ro.build.version.sdk", "ro.product.cpu.abilist")
-    )
-    memory = adb.shell("cat /proc/meminfo")
-    disk = adb.shell("df -k /data/local/tmp")
-    try:
-        total = next(line.split()[1] for line in memory.splitlines() if line.startswith("MemTotal:"))
-        free = disk.splitlines()[-1].split()[3]
-        return DeviceFacts(model, int(sdk), tuple(abis.split(",")), int(total) * KIB, int(free) * KIB)
-    except (StopIteration, IndexError, ValueError):
-        raise AdbError(f"{adb.serial} does not answer as an Android device does") from None
+    prop = {name: adb.shell(f"getprop {name}").strip() for name in (MODEL, SDK, ABIS)}
+    memory = re.search(r"^MemTotal:\s+([0-9]{1,15}) kB$", adb.shell("cat /proc/meminfo"), re.MULTILINE)
+    disk = adb.shell("df -k /data/local/tmp").strip().splitlines()[-1:]
+    free = re.fullmatch(r"\S+\s+[0-9]+\s+[0-9]+\s+([0-9]{1,15})\s+[0-9]+%\s+/\S*", disk[0].strip() if disk else "")
+    expected = {MODEL: r"[^\n]{1,200}", SDK: r"[0-9]{1,4}", ABIS: r"[A-Za-z0-9_,-]{1,200}"}
+    for name, form in expected.items():
+        if not re.fullmatch(form, prop[name]):
+            adb.not_understood(f"getprop {name}", prop[name])
+    if memory is None or free is None:
+        adb.not_understood("cat /proc/meminfo" if memory is None else "df", "another form")
+    model = printable_line(prop[MODEL])
+    return DeviceFacts(model, int(prop[SDK]), tuple(prop[ABIS].split(",")), int(memory[1]) * KIB, int(free[1]) * KIB)
+
+
+def remote_folder(bundle: Bundle) -> str:
+    """The bundle's folder on the device: right below :data:`FOLDER`, by the name that the folder has here.
+
+    Raises:
+        BundleError: it has a name that a device or a terminal could take for something else.
+    """
+    name = bundle.directory.resolve().name
+    plain = name == printable_line(name) and len(name.encode(errors="replace")) <= MOST_NAME
+    if not name or not plain:
+        raise BundleError(
+            f"the folder's name {name!r} cannot be a device's: rename it to at most {MOST_NAME} plain bytes"
+        )
+    for entry in bundle.manifest["files"]:
+        if entry["path"] != printable_line(entry["path"]) or ".." in entry["path"].split("/"):
+            raise UnsafePath(f"{entry['path']!r} cannot be a file's name on a device: compile the bundle again")
+    return f"{FOLDER}/{name}"
 
 
 def check_device(facts: DeviceFacts, bundle: Bundle, missing_bytes: int) -> None:
@@ -207,7 +126,7 @@ def push_bundle(adb: Adb, bundle: Bundle, report: Report = lambda done, total: N
         AdbError: adb failed, or a file arrived damaged.
         DeviceUnfit: the device cannot hold or run it.
     """
-    folder = f"{FOLDER}/{bundle.directory.name}"
+    folder = remote_folder(bundle)
     entries = bundle.manifest["files"]
     sizes = {entry["path"]: _remote_size(adb, f"{folder}/{entry['path']}") for entry in entries}
     missing = sum(entry["bytes"] for entry in entries if sizes[entry["path"]] != entry["bytes"])
@@ -268,17 +187,18 @@ def _push_small(adb: Adb, source: Path, folder: str) -> None:
 
 def _remote_size(adb: Adb, path: str) -> int | None:
     """Bytes of a file on the device, ``None`` if there is none."""
-    said = adb.shell(f"stat -c %s {shlex.quote(path)} 2>/dev/null || echo none").strip()
-    return int(said) if said.isdigit() else None
+    command = f"stat -c %s {shlex.quote(path)} 2>/dev/null || echo -1"
+    said = adb.shell(command).strip()
+    if not re.fullmatch(r"-1|[0-9]{1,18}", said):
+        adb.not_understood("stat", said)
+    return None if said == "-1" else int(said)
 
 
 def _remote_sha256(adb: Adb, path: str) -> str:
-    return adb.shell(f"sha256sum {shlex.quote(path)}", HASH_SECONDS).split()[0]
-
-
-def _last_line(result: subprocess.CompletedProcess[str]) -> str:
-    lines = (result.stderr.strip() or result.stdout.strip()).splitlines()
-    return lines[-1] if lines else f"exit code {result.returncode}"
+    said = adb.shell(f"sha256sum < {shlex.quote(path)}", HASH_SECONDS).strip()
+    if not re.fullmatch(r"[0-9a-f]{64}(\s+-)?", said):
+        adb.not_understood("sha256sum", said)
+    return said[:64]
 
 
 def _gib(nbytes: int) -> str:
