@@ -19,6 +19,7 @@ from g3n_runtime.errors import BundleError, EngineError
 from g3n_runtime.held import HeldFile
 from g3n_runtime.litert_files import EngineFiles
 from g3n_runtime.litertlm_header import check_header
+from g3n_runtime.litertlm_template import check_engine_template
 from g3n_runtime.media import MediaFrontEnd
 from g3n_runtime.page_cache import drop_from_page_cache
 
@@ -56,6 +57,7 @@ class LiteRtEngine:
         self._files = EngineFiles(held) if isinstance(path, HeldFile) else None
         source = held.path if self._files is None else self._files.model
         self.context = _context(source)
+        check_engine_template(source)
         self.max_tokens = max_tokens or self.context
         if self.max_tokens > self.context:
             raise EngineError(
