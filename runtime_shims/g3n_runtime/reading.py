@@ -10,6 +10,7 @@ import json
 import math
 import os
 import stat
+from collections import Counter
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn
@@ -73,33 +74,47 @@ def read_text(path: Path, most: int, error: type[G3nError], missing: type[G3nErr
 
 
 def read_json(
-    path: Path, error: type[G3nError], most: int = MAX_JSON_BYTES, missing: type[G3nError] | None = None
+    path: Path,
+    error: type[G3nError],
+    most: int = MAX_JSON_BYTES,
+    missing: type[G3nError] | None = None,
+    infinite: bool = False,
 ) -> Any:
     """The value of a JSON file; see :func:`parse_json`."""
-    return parse_json(read_bytes(path, most, error, missing), str(path), error)
+    return parse_json(read_bytes(path, most, error, missing), str(path), error, infinite)
 
 
 def read_json_object(
-    path: Path, error: type[G3nError], most: int = MAX_JSON_BYTES, missing: type[G3nError] | None = None
+    path: Path,
+    error: type[G3nError],
+    most: int = MAX_JSON_BYTES,
+    missing: type[G3nError] | None = None,
+    infinite: bool = False,
 ) -> dict[str, Any]:
     """As :func:`read_json` for a file whose value must be an object."""
-    value = read_json(path, error, most, missing)
+    value = read_json(path, error, most, missing, infinite)
     if not isinstance(value, dict):
         raise error(f"{path} holds a JSON {type(value).__name__}, expected an object")
     return value
 
 
-def parse_json(text: str | bytes, what: str, error: type[G3nError]) -> Any:
+def parse_json(
+    text: str | bytes, what: str, error: type[G3nError], infinite: bool = False, unique: bool = False
+) -> Any:
     """The value of a JSON text.
 
     Args:
         what: names the text in a message.
         error: raised for anything that is not UTF-8 JSON, is nested deeper than :data:`MAX_JSON_DEPTH`, or holds a
             number that is no finite float, an integer of thousands of digits, or half of a surrogate pair.
+        infinite: ``NaN``, ``Infinity`` and floats beyond the range are taken as Python's own reader takes them, for
+            files with fields that nobody here reads; whoever reads a number must bound it.
+        unique: an object that holds a name twice is refused, not read as its last value.
     """
     try:
         decoded = text.decode("utf-8") if isinstance(text, bytes) else text
-        value = json.loads(decoded, parse_constant=_refuse_constant, parse_float=_finite)
+        numbers: dict[str, Any] = {} if infinite else {"parse_constant": _refuse_constant, "parse_float": _finite}
+        value = json.loads(decoded, object_pairs_hook=_unique if unique else None, **numbers)
         if "\\u" in decoded:  # only an escape can bring half of a surrogate pair in
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
@@ -122,6 +137,14 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:20]} is too large a number")
     return number
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the name {twice[:80]!r} is there twice")
+    return value
 
 
 def _depth(value: Any) -> int:

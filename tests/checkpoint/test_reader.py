@@ -135,7 +135,7 @@ def test_tied_head_that_is_stored_is_dead(tiny_copy: Path) -> None:
         pytest.param({"hidden_activation": "relu"}, "relu", id="another activation"),
         pytest.param({"num_key_value_heads": 3}, "3 KV heads", id="uneven heads"),
         pytest.param({"rope_scaling": {"factor": 2}}, "RoPE", id="scaled RoPE"),
-        pytest.param({"hidden_size": None}, "TypeError", id="a null"),
+        pytest.param({"hidden_size": None}, "hidden_size null", id="a null"),
     ],
 )
 def test_wrong_model(change: dict[str, Any], match: str, tiny_copy: Path, edit_json: Edit) -> None:

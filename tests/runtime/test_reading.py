@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def test_refused(text: str | bytes, words: str) -> None:
 def test_kept() -> None:
     assert parse_json(r'["\ud83d\ude00", 1e3, {"a": null}]', "x", BundleError) == ["😀", 1000.0, {"a": None}]
     assert parse_json("[" * 64 + "]" * 64, "x", BundleError)
+
+
+def test_a_reader_may_ask_for_more_or_for_less() -> None:
+    assert parse_json("[1e999, -Infinity]", "x", BundleError, infinite=True) == [math.inf, -math.inf]
+    with pytest.raises(BundleError, match="'a' is there twice"):
+        parse_json('[{"b": {"a": 1, "a": 1}}]', "x", BundleError, unique=True)
+    assert parse_json('{"a": 1, "a": 2}', "x", BundleError) == {"a": 2}
 
 
 @settings(max_examples=300, deadline=None)

@@ -71,6 +71,7 @@ def test_the_best_that_fits_is_chosen_and_explained() -> None:
         ("custom", E4B, {"params": "1.8b"}, "nothing fits --params 1.8b: the smallest, e2b, takes 1.91b"),
         ("custom", E4B, {"budget": "1"}, "'1' is not understood: expected a number and gb"),
         ("custom", E4B, {"params": "2.5GB"}, "expected a number and b or m"),
+        ("custom", E4B, {"params": "9" * 400 + "b"}, "expected a number and b or m"),
         ("custom", E4B, {"params": "2b", "budget": "2GB"}, "--budget and --params each choose a slice"),
         ("e2b", E4B, {"skip_layers": (20,)}, "--size e2b and --skip-layers or --ffn-dims each choose"),
         ("custom", E4B, {"skip_layers": (18,)}, "layer 18 cannot be skipped"),

@@ -74,6 +74,8 @@ def test_the_smallest_is_rounded_as_if_it_were_alone(checkpoint: Checkpoint) -> 
         (("full", "full"), "two or more"),
         (("full", "e2b"), "names a published slice of E4B"),
         (("full", "quarter"), "no size"),
+        (("full", "9" * 5000), "no size"),
+        (("full", "half-" + "9" * 5000), "no size"),
         (("full", "half-2"), "has a cache of its own"),
         (("full", "half-4"), "cannot be skipped"),
         (("full", "48"), "multiple of 32"),

@@ -173,16 +173,22 @@ def test_what_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        pytest.param({"no_such_argument": 1}, "cannot build", id="an unknown argument"),
+        pytest.param({"no_such_argument": 1}, "no_such_argument 1", id="an unknown argument"),
+        pytest.param({"channel_multiplier": 1e9}, "channel_multiplier", id="channels without end"),
+        pytest.param({"block_args": [[{"block_type": "uir"}] * 1000]}, "256 blocks", id="too many blocks"),
+        pytest.param({"block_args": ["er_r999999_k3_s2_e4_c128"]}, "list of 1 to 256 blocks", id="a text that repeats"),
+        pytest.param({"block_args": [[{"block_type": "cn"}]]}, "er or uir", id="another kind of block"),
+        pytest.param({"block_args": [[{"block_type": "er"}]]}, "cannot build", id="a block without its sizes"),
+        pytest.param({"stem_size": float("inf")}, "stem_size inf", id="an infinite width"),
         pytest.param({"msfa_output_resolution": 8}, "64 tokens", id="other soft tokens"),
     ],
 )
 def test_other_towers_are_refused(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(WrongModel, match=match):
-        read_layout(config_of(**small_arguments(), **arguments))
+        read_layout(config_of(**{**small_arguments(), **arguments}))
 
 
-@pytest.mark.parametrize("side", [0, 224, 300, 384, 1000])
+@pytest.mark.parametrize("side", [0, 224, 300, 384, 1000, 4096, 1_000_000, -256])
 def test_resolutions_that_do_not_pool_evenly_are_refused(side: int, layout: VisionLayout) -> None:
     with pytest.raises(WrongModel, match="256, 512, 768"):
         layout.check_resolution(side)

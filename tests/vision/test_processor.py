@@ -36,9 +36,12 @@ def test_the_side_is_read(nested: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"resample": 1}, "filter 1"),
+        ({"resample": 1}, "resample 1"),
         ({"do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}, "normalises"),
-        ({"rescale_factor": 1.0}, "rescales"),
+        ({"rescale_factor": 1.0}, "rescale_factor 1.0"),
+        ({"rescale_factor": []}, "rescale_factor a list"),
+        ({"resample": [2]}, "resample a list"),
+        ({"do_normalize": "no"}, "do_normalize 'no'"),
     ],
 )
 def test_what_the_runtime_does_not_do_is_refused(settings: dict[str, Any], match: str, tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import jsonschema
 
-from g3n_compiler.checkpoint.config import read_json
+from g3n_compiler.checkpoint.fields import present
 from g3n_compiler.errors import CheckpointError, TargetError
 from g3n_runtime.bundle import schema
+from g3n_runtime.reading import read_json_object
 
 RECORD = "calibration.json"
 
@@ -32,13 +33,13 @@ class Calibration:
 def read_calibration(directory: Path) -> Calibration | None:
     """The record of a calibrated checkpoint; ``None`` for a plain one."""
     path = directory / RECORD
-    if not path.exists():
+    if not present(path):
         return None
-    found = read_json(path)
+    found = read_json_object(path, CheckpointError)
     try:
         jsonschema.validate(found, schema()["properties"]["provenance"]["properties"]["calibration"])
     except jsonschema.ValidationError as error:
-        raise CheckpointError(f"{path} is no record of g3n-calibrate ({error.message}): calibrate again") from None
+        raise CheckpointError(f"{path} is no record of g3n-calibrate ({error.message[:99]}): calibrate again") from None
     return Calibration(**found)
 
 

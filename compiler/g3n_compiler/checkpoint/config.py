@@ -6,15 +6,31 @@ checkpoint) forms are read, and both spellings of the RoPE bases.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
-from g3n_compiler.errors import CheckpointError, WrongModel
+from g3n_compiler.checkpoint.fields import Section, present
+from g3n_compiler.checkpoint.fields import read_json as read_json
+from g3n_compiler.errors import WrongModel
 
 LayerType = Literal["sliding_attention", "full_attention"]
 MODEL_TYPES = ("gemma3n", "gemma3n_text")
+MAX_LAYERS = 512
+"""The published models have up to 35."""
+MAX_WIDTH = 1 << 16
+"""Of a hidden state; the published models' are 2048 wide, their FFNs 16384."""
+MAX_HEADS = 512
+MAX_HEAD_DIM = 4096
+MAX_FFN = 1 << 20
+MAX_STREAMS = 64
+MAX_VOCABULARY = 1 << 21
+"""Eight times Gemma's."""
+MAX_POSITIONS = 1 << 24
+MAX_ID = (1 << 31) - 1
+MAX_STOPS = 256
+_TINY, _HUGE = 1e-6, 1e9
 
 
 @dataclass(frozen=True)
@@ -83,112 +99,122 @@ class TextConfig:
         return min(self.sliding_window, context) if self.is_sliding(layer) else context
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from ``path``; raises :class:`CheckpointError` when it is missing or is not one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path.name} is missing from {path.parent}: expected a Hugging Face checkpoint"
-        ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}): download the file again") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, expected a JSON object")
-    return value
-
-
 def load_text_config(directory: Path) -> TextConfig:
     """Read ``config.json`` (and ``generation_config.json`` for the stop ids) of a checkpoint folder."""
     raw = read_json(directory / "config.json")
     model_type = raw.get("model_type")
     if model_type not in MODEL_TYPES:
         raise WrongModel(
-            f"config.json says model_type {model_type!r}, expected one of {', '.join(MODEL_TYPES)}: "
+            f"{Section(raw, 'config.json').wrong('model_type', ' or '.join(MODEL_TYPES))}: "
             "this compiler builds Gemma 3n only"
         )
-    text = raw.get("text_config", raw)
-    eos = text.get("eos_token_id") if raw.get("eos_token_id") is None else raw["eos_token_id"]
+    text = text_section(raw)
+    stops = _stop_ids(text, (1,))
+    stops = _stop_ids(Section(raw, "config.json"), stops)
     generation = directory / "generation_config.json"
-    if generation.exists():
-        eos = read_json(generation).get("eos_token_id", eos)
-    try:
-        return _parse(text, eos)
-    except (KeyError, TypeError, ValueError) as error:
-        raise WrongModel(f"config.json does not describe a Gemma 3n text model: {error!r}") from None
+    if present(generation):
+        found = read_json(generation)
+        stops = _stop_ids(Section(found, "generation_config.json"), stops if "eos_token_id" not in found else (1,))
+    return _parse(text, stops)
 
 
-def _per_layer(value: Any, n: int, name: str) -> list[Any]:
-    values = list(value) if isinstance(value, (list, tuple)) else [value] * n
-    if len(values) != n:
-        raise ValueError(f"{name} has {len(values)} entries for {n} layers")
-    return values
+def text_section(raw: Mapping[str, Any]) -> Section:
+    """The fields of the text model in a whole ``config.json``, nested or flat."""
+    if "text_config" in raw:
+        return Section(raw, "config.json").section("text_config")
+    return Section(raw, "config.json")
 
 
-def _parse(text: dict[str, Any], eos: Any) -> TextConfig:
-    n = int(text["num_hidden_layers"])
-    types = text.get("layer_types") or ["full_attention" if (i + 1) % 5 == 0 else "sliding_attention" for i in range(n)]
-    types = _per_layer(types, n, "layer_types")
-    if unknown := set(types) - {"sliding_attention", "full_attention"}:
-        raise ValueError(f"unknown layer types {sorted(unknown)}")
-    sparsity = text.get("activation_sparsity_pattern")
-    if sparsity is None:
-        sparsity = [0.95] * (10 if n > 10 else 0) + [0.0] * (n - 10 if n > 10 else n)
-    rope = text.get("rope_parameters") or {}
+def _stop_ids(section: Section, default: tuple[int, ...]) -> tuple[int, ...]:
+    """``eos_token_id``: an id or a list of them."""
+    value = section.raw("eos_token_id")
+    if not isinstance(value, list):
+        return (section.integer("eos_token_id", 0, 0, MAX_ID),) if value is not None else default
+    if len(value) > MAX_STOPS:
+        raise section.wrong("eos_token_id", f"at most {MAX_STOPS} ids")
+    return section.integers("eos_token_id", (), len(value), 0, MAX_ID)
 
-    def theta(kind: str, flat: str, default: float) -> float:
-        entry = rope.get(kind) or {}
-        if entry.get("rope_type", "default") != "default" or text.get("rope_scaling"):
-            raise ValueError(f"scaled RoPE on {kind} is not part of Gemma 3n")
-        return float(entry.get("rope_theta", text.get(flat, default)))
 
+def _parse(text: Section, stop_ids: tuple[int, ...]) -> TextConfig:
+    n = text.integer("num_hidden_layers", 35, 1, MAX_LAYERS)
+    streams = text.integer("altup_num_inputs", 4, 1, MAX_STREAMS)
+    vocab = text.integer("vocab_size", 262_400, 2, MAX_VOCABULARY)
+    _check_rope(text)
     config = TextConfig(
-        hidden_size=int(text["hidden_size"]),
+        hidden_size=text.integer("hidden_size", 2048, 1, MAX_WIDTH),
         num_layers=n,
-        num_heads=int(text["num_attention_heads"]),
-        num_kv_heads=int(text["num_key_value_heads"]),
-        head_dim=int(text["head_dim"]),
-        ffn_dims=tuple(int(x) for x in _per_layer(text["intermediate_size"], n, "intermediate_size")),
-        layer_types=tuple(types),
-        sparsity=tuple(float(x) for x in _per_layer(sparsity, n, "activation_sparsity_pattern")),
-        num_kv_shared_layers=int(text["num_kv_shared_layers"]),
-        sliding_window=int(text["sliding_window"]),
-        vocab_size=int(text["vocab_size"]),
-        ple_vocab_size=int(text["vocab_size_per_layer_input"]),
-        ple_dim=int(text["hidden_size_per_layer_input"]),
-        laurel_rank=int(text["laurel_rank"]),
-        altup_num_inputs=int(text.get("altup_num_inputs", 4)),
-        altup_active_idx=int(text.get("altup_active_idx", 0)),
-        altup_correct_scale=bool(text.get("altup_correct_scale", True)),
-        rms_norm_eps=float(text.get("rms_norm_eps", 1e-6)),
-        rope_theta_full=theta("full_attention", "rope_theta", 1e6),
-        rope_theta_sliding=theta("sliding_attention", "rope_local_base_freq", 1e4),
-        final_logit_softcap=float(text.get("final_logit_softcapping", 30.0)),
-        max_context=int(text.get("max_position_embeddings", 32768)),
-        bos_id=int(text.get("bos_token_id", 2)),
-        pad_id=int(text.get("pad_token_id", 0)),
-        eos_ids=tuple(eos) if isinstance(eos, (list, tuple)) else (int(eos if eos is not None else 1),),
+        num_heads=text.integer("num_attention_heads", 8, 1, MAX_HEADS),
+        num_kv_heads=text.integer("num_key_value_heads", 2, 1, MAX_HEADS),
+        head_dim=text.integer("head_dim", 256, 2, MAX_HEAD_DIM),
+        ffn_dims=text.integer_for_each("intermediate_size", 16_384, n, 1, MAX_FFN),
+        layer_types=_layer_types(text, n),
+        sparsity=text.number_for_each("activation_sparsity_pattern", _default_sparsity(n), n, 0.0, 1.0),
+        num_kv_shared_layers=text.integer("num_kv_shared_layers", 15, 0, n - 1),
+        sliding_window=text.integer("sliding_window", 512, 1, MAX_POSITIONS),
+        vocab_size=vocab,
+        ple_vocab_size=text.integer("vocab_size_per_layer_input", 262_144, 2, MAX_VOCABULARY),
+        ple_dim=text.integer("hidden_size_per_layer_input", 256, 1, MAX_WIDTH),
+        laurel_rank=text.integer("laurel_rank", 64, 1, MAX_WIDTH),
+        altup_num_inputs=streams,
+        altup_active_idx=text.integer("altup_active_idx", 0, 0, streams - 1),
+        altup_correct_scale=text.flag("altup_correct_scale", True, null=False),
+        rms_norm_eps=text.number("rms_norm_eps", 1e-6, 0.0, 1.0),
+        rope_theta_full=_rope_theta(text, "full_attention", "rope_theta", 1e6),
+        rope_theta_sliding=_rope_theta(text, "sliding_attention", "rope_local_base_freq", 1e4),
+        final_logit_softcap=text.number("final_logit_softcapping", 30.0, _TINY, _HUGE),
+        max_context=text.integer("max_position_embeddings", 32_768, 2, MAX_POSITIONS),
+        bos_id=text.integer("bos_token_id", 2, 0, vocab - 1, null=True),
+        pad_id=text.integer("pad_token_id", 0, -1, vocab - 1, null=True),
+        eos_ids=stop_ids,
     )
     _check(config, text)
     return config
 
 
-def _check(config: TextConfig, text: dict[str, Any]) -> None:
+def _layer_types(text: Section, n: int) -> tuple[LayerType, ...]:
+    default = tuple("full_attention" if (i + 1) % 5 == 0 else "sliding_attention" for i in range(n))
+    types = text.choice_for_each("layer_types", default, n, get_args(LayerType))
+    return cast("tuple[LayerType, ...]", types)
+
+
+def _default_sparsity(n: int) -> tuple[float, ...]:
+    return (0.95,) * 10 + (0.0,) * (n - 10) if n > 10 else (0.0,) * n
+
+
+def _rope_theta(text: Section, kind: LayerType, flat: str, default: float) -> float:
+    entry = text.section("rope_parameters").section(kind)
+    section, name = (entry, "rope_theta") if "rope_theta" in entry else (text, flat)
+    return section.number(name, default, _TINY, 1e15)
+
+
+def _check_rope(text: Section) -> None:
+    """Gemma 3n's positions are not scaled; of what scales them the names of the plain kind are taken."""
+    scaling, rope = text.section("rope_scaling"), text.section("rope_parameters")
+    if scales := set(scaling.names()) - {"rope_type", "type"}:
+        raise WrongModel(f"{scaling.where} sets {min(scales)[:80]!r}: scaled RoPE is not part of Gemma 3n")
+    for section in (scaling, *(rope.section(kind) for kind in get_args(LayerType))):
+        for name in ("rope_type", "type"):
+            if section.raw(name) not in (None, "default"):
+                raise WrongModel(f"{section.wrong(name, 'default')}: scaled RoPE is not part of Gemma 3n")
+
+
+def _check(config: TextConfig, text: Section) -> None:
     owners = {config.layer_types[i] for i in range(config.num_kv_layers)}
-    if not 0 <= config.num_kv_shared_layers < config.num_layers or owners != set(config.layer_types):
-        raise ValueError(
+    if owners != set(config.layer_types):
+        raise WrongModel(
             f"num_kv_shared_layers {config.num_kv_shared_layers} of {config.num_layers} leaves no KV owner "
             f"for {sorted(set(config.layer_types) - owners)}"
         )
     if config.num_heads % config.num_kv_heads:
-        raise ValueError(f"{config.num_heads} heads cannot share {config.num_kv_heads} KV heads evenly")
-    if any(not 0.0 <= s < 1.0 for s in config.sparsity):
-        raise ValueError("activation sparsity must lie in [0, 1)")
-    if text.get("hidden_activation", "gelu_pytorch_tanh") != "gelu_pytorch_tanh":
-        raise ValueError(f"hidden_activation {text['hidden_activation']!r}, expected gelu_pytorch_tanh")
-    if text.get("attention_bias"):
-        raise ValueError("attention_bias is not part of Gemma 3n")
-    if text.get("tie_word_embeddings") is False:
-        raise ValueError("untied embeddings are not part of Gemma 3n")
-    if not 0 <= config.altup_active_idx < config.altup_num_inputs:
-        raise ValueError(f"altup_active_idx {config.altup_active_idx} of {config.altup_num_inputs} streams")
+        raise WrongModel(f"{config.num_heads} heads cannot share {config.num_kv_heads} KV heads evenly")
+    if config.hidden_size % config.num_heads:
+        raise WrongModel(f"hidden_size {config.hidden_size} is not a multiple of {config.num_heads} heads")
+    if config.head_dim % 2:
+        raise WrongModel(f"head_dim {config.head_dim} is odd: positions turn pairs of numbers")
+    if any(s >= 1.0 for s in config.sparsity):
+        raise WrongModel("activation_sparsity_pattern must lie in [0, 1)")
+    text.choice("hidden_activation", "gelu_pytorch_tanh", ("gelu_pytorch_tanh",))
+    if text.flag("attention_bias", False):
+        raise WrongModel("attention_bias is not part of Gemma 3n")
+    if not text.flag("tie_word_embeddings", True):
+        raise WrongModel("untied embeddings are not part of Gemma 3n")

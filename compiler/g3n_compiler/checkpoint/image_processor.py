@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
-from g3n_compiler.checkpoint.config import read_json
+from g3n_compiler.checkpoint.fields import Section, present, read_json, show
 from g3n_compiler.errors import WrongModel
 from g3n_runtime.image import Resample
 
 FILTERS: dict[int, Resample] = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of the filters."""
+MAX_SIDE = 1 << 16
+"""Of what a processor says; what is compiled is bounded by the layout of the tower."""
 
 
 def load_resample(directory: Path) -> Resample:
@@ -24,30 +25,35 @@ def load_resample(directory: Path) -> Resample:
         WrongModel: the processor does something that the runtime does not, such as normalising.
     """
     settings = _settings(directory)
-    number = settings.get("resample", 2)
-    if number not in FILTERS:
-        raise WrongModel(f"the image processor resizes with filter {number!r}, expected one of {sorted(FILTERS)}")
-    if settings.get("do_normalize"):
-        mean, std = settings.get("image_mean"), settings.get("image_std")
+    number = settings.raw("resample") if "resample" in settings else 2
+    if isinstance(number, bool) or not isinstance(number, int) or number not in FILTERS:
+        raise settings.wrong("resample", f"a filter of {sorted(FILTERS)}")
+    if settings.flag("do_normalize", False):
+        mean, std = settings.raw("image_mean"), settings.raw("image_std")
         if mean not in (None, [0, 0, 0]) or std not in (None, [1, 1, 1]):
-            raise WrongModel(f"the image processor normalises (mean {mean}, std {std}): Gemma 3n takes pixels in 0..1")
-    if not math.isclose(float(settings.get("rescale_factor", 1 / 255)), 1 / 255, rel_tol=1e-6):
-        raise WrongModel(f"the image processor rescales by {settings['rescale_factor']}, expected 1/255")
+            raise WrongModel(
+                f"{settings.where} normalises (mean {show(mean)}, std {show(std)}): Gemma 3n takes pixels in 0..1"
+            )
+    factor = settings.number("rescale_factor", 1 / 255, 0.0, 1.0) if "rescale_factor" in settings else 1 / 255
+    if not math.isclose(factor, 1 / 255, rel_tol=1e-6):
+        raise settings.wrong("rescale_factor", "1/255")
     return FILTERS[number]
 
 
 def load_side(directory: Path) -> int | None:
     """Pixels a side that the checkpoint's processor resizes to; None where it has no processor or no square size."""
-    size = _settings(directory).get("size")
-    if not isinstance(size, dict) or size.get("height") != size.get("width"):
+    settings = _settings(directory)
+    if not isinstance(settings.raw("size"), dict):
+        return settings.integer("size", 0, 1, MAX_SIDE) if "size" in settings else None
+    size = settings.section("size")
+    if "height" not in size or "width" not in size:
         return None
-    side = size.get("height")
-    return side if isinstance(side, int) else None
+    height, width = (size.integer(name, 0, 1, MAX_SIDE) for name in ("height", "width"))
+    return height if height == width else None
 
 
-def _settings(directory: Path) -> dict[str, Any]:
+def _settings(directory: Path) -> Section:
     old, new = directory / "preprocessor_config.json", directory / "processor_config.json"
-    if old.exists():
-        return read_json(old)
-    nested = read_json(new).get("image_processor") if new.exists() else None
-    return nested if isinstance(nested, dict) else {}
+    if present(old):
+        return Section(read_json(old), old.name)
+    return Section(read_json(new) if present(new) else {}, new.name).section("image_processor")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from g3n_compiler.checkpoint.config import TextConfig, load_text_config, read_json
+from g3n_compiler.checkpoint.config import TextConfig, load_text_config
+from g3n_compiler.checkpoint.fields import present, read_json
 from g3n_compiler.checkpoint.multimodal import (
     AudioConfig,
     EmbedderConfig,
@@ -20,15 +21,18 @@ from g3n_compiler.checkpoint.multimodal import (
     load_audio_config,
     load_vision_config,
 )
-from g3n_compiler.checkpoint.safetensors import SafetensorsFile, TensorEntry
+from g3n_compiler.checkpoint.safetensors import MAX_HEADER_BYTES, SafetensorsFile, TensorEntry
 from g3n_compiler.errors import BadHeader, CheckpointError, MissingShard, UnknownTensor
 from g3n_compiler.modules.weights import WeightSpec, dead_weights
+from g3n_runtime.reading import read_json_object
 
 if TYPE_CHECKING:
     from g3n_compiler.modules.multimodal_embedder import HardRows
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+MAX_SHARDS = 512
+"""Each is held open; the published models have up to four."""
 TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "model.")
 """Where the text model's tensors live: in a multimodal checkpoint, an old one, a text-only one."""
 TOWER_TENSORS: dict[Tower, tuple[str, ...]] = {
@@ -46,7 +50,7 @@ class Checkpoint:
     """Lazily read tensors; every read returns float32."""
 
     def __init__(self, directory: Path) -> None:
-        if not directory.is_dir():
+        if not present(directory) or not directory.is_dir():
             raise CheckpointError(f"{directory} is not a folder: expected a Hugging Face checkpoint")
         self.directory = directory
         self.text: TextConfig = load_text_config(directory)
@@ -159,22 +163,26 @@ class Checkpoint:
 
     def _open_shards(self) -> list[SafetensorsFile]:
         index = self.directory / INDEX
-        if not index.exists():
-            if not (self.directory / SINGLE).exists():
+        if not present(index):
+            if not present(self.directory / SINGLE):
                 raise MissingShard(f"neither {INDEX} nor {SINGLE} is in {self.directory}: only safetensors are read")
             return [SafetensorsFile(self.directory / SINGLE)]
-        weight_map = read_json(index).get("weight_map")
+        weight_map = read_json_object(index, CheckpointError, MAX_HEADER_BYTES, infinite=True).get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
             raise CheckpointError(f"{index} has no weight_map of tensor names to shard names")
-        for name in set(weight_map.values()):
-            if Path(name).name != name:
-                raise CheckpointError(f"{index} names the shard {name!r}, which is not a plain file name")
-        shards = [SafetensorsFile(self.directory / name) for name in sorted(set(weight_map.values()))]
+        promised: dict[str, set[str]] = {}
+        for tensor, name in weight_map.items():
+            promised.setdefault(name, set()).add(tensor)
+        if len(promised) > MAX_SHARDS:
+            raise CheckpointError(f"{index} names {len(promised)} shards, at most {MAX_SHARDS} are read")
+        for name in promised:
+            if Path(name).name != name or not name.isprintable():
+                raise CheckpointError(f"{index} names the shard {name[:80]!r}, which is not a plain file name")
+        shards = [SafetensorsFile(self.directory / name) for name in sorted(promised)]
         for shard in shards:
-            promised = {tensor for tensor, name in weight_map.items() if name == shard.path.name}
-            if wrong := promised.symmetric_difference(shard.entries):
+            if wrong := promised[shard.path.name].symmetric_difference(shard.entries):
                 raise BadHeader(
-                    f"{index.name} and {shard.path.name} disagree on {len(wrong)} tensors, e.g. {min(wrong)!r}"
+                    f"{index.name} and {shard.path.name} disagree on {len(wrong)} tensors, e.g. {min(wrong)[:200]!r}"
                 )
         return shards
 

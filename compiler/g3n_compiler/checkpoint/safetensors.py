@@ -6,7 +6,6 @@ Format: https://huggingface.co/docs/safetensors (8-byte little-endian header len
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -16,10 +15,14 @@ import torch
 from torch import Tensor
 
 from g3n_compiler.errors import BadHeader, MissingShard, TruncatedShard
+from g3n_runtime.reading import open_regular, parse_json
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-MAX_HEADER_BYTES = 100_000_000
-"""The limit of the reference implementation."""
+MAX_HEADER_BYTES = 32 << 20
+"""A hundred times the largest published header; a reader of JSON takes several times as much memory."""
+MAX_TENSORS = 1 << 17
+MAX_DIMENSIONS = 8
+MAX_NAME = 512
 
 
 @dataclass(frozen=True)
@@ -38,18 +41,16 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._fd = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            raise MissingShard(f"{path} is missing: download the checkpoint again") from None
+        self._file = open_regular(path, BadHeader, MissingShard)
+        self._fd = self._file.fileno()
         try:
             self.entries = self._read_header()
         except BaseException:
-            os.close(self._fd)
+            self._file.close()
             raise
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._file.close()
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
         """The tensor ``name``, or rows ``[begin, end)`` of its first dimension, in its own dtype."""
@@ -69,7 +70,10 @@ class SafetensorsFile:
     def _fill(self, view: memoryview, offset: int) -> None:
         done = 0
         while done < len(view):
-            n = os.preadv(self._fd, [view[done:]], offset + done)
+            try:
+                n = os.preadv(self._fd, [view[done:]], offset + done)
+            except OSError as error:
+                raise TruncatedShard(f"{self.path} cannot be read ({error.strerror})") from None
             if n == 0:
                 raise TruncatedShard(f"{self.path} ended at byte {offset + done}: download the shard again")
             done += n
@@ -78,33 +82,41 @@ class SafetensorsFile:
         size = os.fstat(self._fd).st_size
         if size < 8:
             raise TruncatedShard(f"{self.path} has {size} bytes, too few for a safetensors header: download it again")
-        length = int.from_bytes(os.pread(self._fd, 8, 0), "little")
+        start = bytearray(8)
+        self._fill(memoryview(start), 0)
+        length = int.from_bytes(start, "little")
         if length > MAX_HEADER_BYTES:
             raise BadHeader(f"{self.path} claims a header of {length} bytes, at most {MAX_HEADER_BYTES} are allowed")
         if 8 + length > size:
             raise TruncatedShard(
                 f"{self.path} has {size} bytes but its header alone claims {length}: download it again"
             )
-        try:
-            header = json.loads(os.pread(self._fd, length, 8))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise BadHeader(f"{self.path} has a header that is not JSON ({error})") from None
+        raw = bytearray(length)
+        self._fill(memoryview(raw), 8)
+        header = parse_json(bytes(raw), f"the header of {self.path}", BadHeader, unique=True)
         if not isinstance(header, dict):
             raise BadHeader(f"{self.path} has a header that is not a JSON object")
-        header.pop("__metadata__", None)
+        if not isinstance(header.pop("__metadata__", {}), dict):
+            raise BadHeader(f"{self.path} has a __metadata__ that is not an object")
+        if len(header) > MAX_TENSORS:
+            raise BadHeader(f"{self.path} names {len(header)} tensors, at most {MAX_TENSORS} are read")
         entries = {name: self._entry(name, value, 8 + length) for name, value in header.items()}
         self._check_layout(entries, 8 + length, size)
         return entries
 
     def _entry(self, name: str, value: object, base: int) -> TensorEntry:
-        try:
-            assert isinstance(value, dict)
-            dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
-            assert all(type(n) is int and n >= 0 for n in (*shape, begin, end)) and begin <= end
-        except (AssertionError, KeyError, TypeError, ValueError):
-            raise BadHeader(f"{self.path}: malformed entry for tensor {name!r}") from None
-        if dtype not in DTYPES:
-            raise BadHeader(f"{self.path}: tensor {name!r} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
+        if not name.isprintable() or not 0 < len(name) <= MAX_NAME:
+            raise BadHeader(f"{self.path} has a tensor named {name[:80]!r}, expected a printable name")
+        entry = value if isinstance(value, dict) else {}
+        dtype = entry.get("dtype")
+        shape, offsets = _sizes(entry.get("shape"), MAX_DIMENSIONS), _sizes(entry.get("data_offsets"), 2)
+        if shape is None or offsets is None or len(offsets) != 2:
+            raise BadHeader(f"{self.path}: malformed entry for tensor {name!r}")
+        begin, end = offsets
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            raise BadHeader(
+                f"{self.path}: tensor {name!r} has dtype {str(dtype)[:20]!r}, expected one of {', '.join(DTYPES)}"
+            )
         expected = math.prod(shape) * DTYPES[dtype].itemsize
         if end - begin != expected:
             raise BadHeader(
@@ -122,3 +134,14 @@ class SafetensorsFile:
             raise TruncatedShard(f"{self.path} has {size} bytes, its header promises {at}: download the shard again")
         if at < size:
             raise BadHeader(f"{self.path} has {size - at} bytes that no tensor claims")
+
+
+def _sizes(value: object, most: int) -> tuple[int, ...] | None:
+    """A list of at most ``most`` sizes, each below 2**63, as a file system counts; else ``None``."""
+    if (
+        not isinstance(value, list)
+        or len(value) > most
+        or any(type(n) is not int or not 0 <= n < 1 << 63 for n in value)
+    ):
+        return None
+    return tuple(value)

@@ -5,19 +5,27 @@ adjacent pair whose union has the best score; so a piece's score is minus the ra
 (``<pad>``, ``<eos>``, ``<bos>``) are never matched in text by SentencePiece: the caller adds them by id.
 """
 
-import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from sentencepiece import sentencepiece_model_pb2 as pb
 from tokenizers import Tokenizer
 
+from g3n_compiler.checkpoint.config import MAX_VOCABULARY
+from g3n_compiler.checkpoint.tokenizer_json import read_tokenizer_json
 from g3n_compiler.errors import TokenizerError
+from g3n_runtime.reading import read_bytes
 
 CONTROL_SYMBOLS = ("<pad>", "<eos>", "<bos>")
 UNKNOWN_SYMBOL = "<unk>"
+MAX_BYTES = 64 << 20
+"""Fourteen times Gemma's."""
+MAX_PIECE = 1024
+"""Characters."""
 _UNMERGED_SCORE = -1e7
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
@@ -53,10 +61,11 @@ def _byte_name(value: int) -> str:
 
 
 def _check(path: Path, spec: Mapping[str, Any]) -> None:
-    model = spec.get("model") or {}
+    model = spec["model"]
     _require(path, model.get("type") == "BPE", f"its model is {model.get('type')!r}, not 'BPE'")
     _require(path, bool(model.get("byte_fallback")), "it has no byte fallback")
     vocab = model["vocab"]
+    _require(path, isinstance(model.get("merges"), list), "it has no list of merges")
     absent = [_byte_name(b) for b in range(256) if _byte_name(b) not in vocab]
     _require(path, not absent, f"{len(absent)} of the 256 byte tokens are missing, first {absent[:1]}")
     _require(path, UNKNOWN_SYMBOL in vocab, f"it has no {UNKNOWN_SYMBOL}")
@@ -72,9 +81,60 @@ def _merge_ranks(model: Mapping[str, Any]) -> dict[str, int]:
     return ranks
 
 
+def read_sentencepiece(path: Path) -> bytes:
+    """The bytes of a ``tokenizer.model`` of Gemma's kind, everything in it checked that the library relies on.
+
+    Raises:
+        TokenizerError: it is missing, damaged, or of another kind.
+    """
+    data = read_bytes(path, MAX_BYTES, TokenizerError)
+    try:
+        _check_model(pb.ModelProto.FromString(data))
+    except DecodeError:
+        raise TokenizerError(f"{path} is damaged: it is no SentencePiece model; copy it again") from None
+    except ValueError as error:  # also UnicodeDecodeError
+        raise TokenizerError(f"{path} is no SentencePiece model of Gemma's kind ({error}): copy it again") from None
+    return data
+
+
+def _check_model(model: pb.ModelProto) -> None:
+    """Raise ``ValueError`` for what is not a plain BPE over the text itself, with every piece once."""
+    trainer, normalizer, kinds = model.trainer_spec, model.normalizer_spec, pb.ModelProto.SentencePiece
+    if not 0 < len(model.pieces) <= MAX_VOCABULARY:
+        raise ValueError(f"it has {len(model.pieces)} pieces, expected 1 to {MAX_VOCABULARY}")
+    if trainer.model_type not in (pb.TrainerSpec.BPE, pb.TrainerSpec.UNIGRAM):
+        raise ValueError(f"its model_type is {trainer.model_type}, expected BPE")
+    if normalizer.precompiled_charsmap or model.denormalizer_spec.precompiled_charsmap:
+        raise ValueError("it rewrites characters before it splits text, which Gemma's does not")
+    names: set[str] = set()
+    count = dict.fromkeys(kinds.Type.values(), 0)
+    for number, piece in enumerate(model.pieces):
+        if not 0 < len(piece.piece) <= MAX_PIECE or piece.piece in names:
+            raise ValueError(f"piece {number} is empty, there twice or longer than {MAX_PIECE} characters")
+        if not math.isfinite(piece.score):
+            raise ValueError(f"piece {number} has the score {piece.score}")
+        names.add(piece.piece)
+        count[piece.type] += 1
+    if count[kinds.UNKNOWN] != 1:
+        raise ValueError(f"it has {count[kinds.UNKNOWN]} unknown pieces, expected one")
+    byte_names = {_byte_name(b) for b in range(256)}
+    if count[kinds.BYTE] and (count[kinds.BYTE] != 256 or not byte_names <= names):
+        raise ValueError(f"it has {count[kinds.BYTE]} byte pieces, expected one for each of the 256")
+    if trainer.byte_fallback and not count[kinds.BYTE]:
+        raise ValueError("it falls back to bytes and has no byte pieces")
+
+
 def pad_to_vocabulary(model: bytes, size: int) -> bytes:
-    """``model`` with unused pieces added up to ``size``: an engine fails on an id beyond its tokenizer."""
+    """``model`` with unused pieces added up to ``size``: an engine fails on an id beyond its tokenizer.
+
+    Raises:
+        TokenizerError: it has more pieces than that.
+    """
     proto = pb.ModelProto.FromString(model)
+    if len(proto.pieces) > size:
+        raise TokenizerError(
+            f"tokenizer.model has {len(proto.pieces)} pieces, the model's vocabulary is {size}: not its tokenizer"
+        )
     for i in range(len(proto.pieces), size):
         proto.pieces.add(piece=f"<g3n_unused{i}>", score=0.0, type=pb.ModelProto.SentencePiece.UNUSED)
     proto.trainer_spec.vocab_size = len(proto.pieces)
@@ -87,10 +147,10 @@ def to_sentencepiece(tokenizer_json: Path) -> bytes:
     Raises :class:`UnsupportedTokenizer` if the tokenizer is not a BPE with byte fallback whose only normalizer
     replaces spaces. Ids without a token get the name ``<unused_gap{id}>``.
     """
-    spec = json.loads(tokenizer_json.read_text("utf-8"))
+    spec = read_tokenizer_json(tokenizer_json)
     _check(tokenizer_json, spec)
     vocab: dict[str, int] = spec["model"]["vocab"]
-    added: dict[int, str] = {token["id"]: token["content"] for token in spec.get("added_tokens", [])}
+    added: dict[int, str] = {token["id"]: token["content"] for token in spec.get("added_tokens") or []}
     names = {index: token for token, index in vocab.items()}
     ranks = _merge_ranks(spec["model"])
 

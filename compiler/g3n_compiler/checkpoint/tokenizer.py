@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tokenizers import Tokenizer
-
-from g3n_compiler.checkpoint.config import TextConfig, read_json
-from g3n_compiler.checkpoint.sentencepiece import pad_to_vocabulary, to_sentencepiece
-from g3n_compiler.errors import TokenizerError
+from g3n_compiler.checkpoint.config import MAX_ID, TextConfig
+from g3n_compiler.checkpoint.fields import Section, present, read_json
+from g3n_compiler.checkpoint.sentencepiece import pad_to_vocabulary, read_sentencepiece, to_sentencepiece
+from g3n_compiler.checkpoint.tokenizer_json import load_fast_tokenizer
+from g3n_compiler.errors import TokenizerError, WrongModel
+from g3n_runtime.reading import read_text
+from g3n_runtime.template import MAX_TEMPLATE_BYTES, check_template, render
 
 TURN_END = "<end_of_turn>"
 PROMPT = "<start_of_turn>user\n{prompt}<end_of_turn>\n<start_of_turn>model\n"
@@ -39,11 +40,11 @@ class TextTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``, without a leading bos."""
-        return list(Tokenizer.from_file(str(self.json_path)).encode(text, add_special_tokens=False).ids)
+        return list(load_fast_tokenizer(self.json_path).encode(text, add_special_tokens=False).ids)
 
     def token(self, id: int) -> str:
         """The text of one token."""
-        text = Tokenizer.from_file(str(self.json_path)).id_to_token(id)
+        text = load_fast_tokenizer(self.json_path).id_to_token(id)
         if text is None:
             raise TokenizerError(f"{self.json_path.name} has no token {id}, which the model's config.json names")
         return str(text)
@@ -53,7 +54,7 @@ class TextTokenizer:
         return [self.bos_id, *self.encode(PROMPT.format(prompt=prompt))]
 
     def decode(self, ids: list[int]) -> str:
-        return str(Tokenizer.from_file(str(self.json_path)).decode(ids, skip_special_tokens=False))
+        return str(load_fast_tokenizer(self.json_path).decode(ids, skip_special_tokens=False))
 
 
 def load_tokenizer(directory: Path, config: TextConfig) -> TextTokenizer:
@@ -63,14 +64,11 @@ def load_tokenizer(directory: Path, config: TextConfig) -> TextTokenizer:
         TokenizerError: no tokenizer, one that does not parse, or one whose ids do not fit the model.
     """
     path = directory / "tokenizer.json"
-    if not path.exists():
+    if not present(path):
         raise TokenizerError(
             f"tokenizer.json is missing from {directory}: copy it from the model the checkpoint came from"
         )
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the Rust binding raises plain Exception
-        raise TokenizerError(f"{path} cannot be loaded ({error})") from None
+    tokenizer = load_fast_tokenizer(path)
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size > config.vocab_size:
         raise TokenizerError(
@@ -80,11 +78,12 @@ def load_tokenizer(directory: Path, config: TextConfig) -> TextTokenizer:
     if missing := [token for token, i in turn.items() if i is None]:
         raise TokenizerError(f"{path} has no {missing[0]} token: it is not a Gemma tokenizer")
     own = directory / "tokenizer.model"
+    own_is_there = present(own)
     stop = tuple(dict.fromkeys((*config.eos_ids, int(turn[TURN_END] or 0))))
     return TextTokenizer(
         path,
-        pad_to_vocabulary(own.read_bytes() if own.exists() else to_sentencepiece(path), config.vocab_size),
-        "tokenizer.model" if own.exists() else "tokenizer.json",
+        pad_to_vocabulary(read_sentencepiece(own) if own_is_there else to_sentencepiece(path), config.vocab_size),
+        own.name if own_is_there else path.name,
         _chat_template(directory),
         _sampler(directory),
         config.bos_id,
@@ -94,19 +93,27 @@ def load_tokenizer(directory: Path, config: TextConfig) -> TextTokenizer:
 
 def _chat_template(directory: Path) -> str | None:
     jinja = directory / "chat_template.jinja"
-    if jinja.exists():
-        return jinja.read_text(encoding="utf-8")
-    settings = directory / "tokenizer_config.json"
-    template = read_json(settings).get("chat_template") if settings.exists() else None
-    return template if isinstance(template, str) else None
+    if present(jinja):
+        template: object = read_text(jinja, MAX_TEMPLATE_BYTES, TokenizerError)
+    else:
+        settings = directory / "tokenizer_config.json"
+        template = read_json(settings, TokenizerError).get("chat_template") if present(settings) else None
+    if not isinstance(template, str):
+        return None
+    check_template(template, TokenizerError)
+    try:
+        render(template, [{"role": "user", "content": "Hello"}], TokenizerError)
+    except TokenizerError:  # some take a list of parts only
+        render(template, [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}], TokenizerError)
+    return template
 
 
 def _sampler(directory: Path) -> Sampler:
     path = directory / "generation_config.json"
-    raw: dict[str, Any] = read_json(path) if path.exists() else {}
+    raw = Section(read_json(path) if present(path) else {}, path.name, WrongModel)
     default = Sampler()
     return Sampler(
-        float(raw.get("temperature", default.temperature)),
-        int(raw.get("top_k", default.top_k)),
-        float(raw.get("top_p", default.top_p)),
+        raw.number("temperature", default.temperature, 0.0, 1000.0) if "temperature" in raw else default.temperature,
+        raw.integer("top_k", default.top_k, 0, MAX_ID, null=True),
+        raw.number("top_p", default.top_p, 0.0, 1.0) if "top_p" in raw else default.top_p,
     )

@@ -1,11 +1,59 @@
-"""``tokenizer.json`` as ExecuTorch's runner needs it: with a name for every id that the model can draw."""
+"""``tokenizer.json``: read and checked, and as ExecuTorch's runner needs it, with a name for every id."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from tokenizers import Tokenizer
+
+from g3n_compiler.checkpoint.config import MAX_VOCABULARY
+from g3n_compiler.errors import TokenizerError
+from g3n_runtime.reading import MAX_JSON_BYTES, parse_json, read_bytes
+
+MAX_MERGES = 1 << 22
+MAX_TOKEN = 1024
+"""Characters."""
+MAX_RULES = 1 << 18
+"""Bytes of JSON of everything but the vocabulary; Gemma's have less than 4 KB."""
+MAX_PATTERN = 4096
 _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+_RULES = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
+
+
+def read_tokenizer_json(path: Path) -> dict[str, Any]:
+    """The value of a ``tokenizer.json``: the vocabulary gives each token its own id, merges are pairs.
+
+    Raises:
+        TokenizerError: it is missing or malformed.
+    """
+    value = parse_json(_bytes(path), str(path), TokenizerError, unique=True)
+    try:
+        _check(value)
+    except ValueError as error:
+        raise TokenizerError(f"{path} cannot be loaded: {error}") from None
+    spec: dict[str, Any] = value
+    return spec
+
+
+def load_fast_tokenizer(path: Path) -> Tokenizer:
+    """The ``tokenizers`` object of a checked file; it neither cuts nor pads texts, as ``transformers`` uses it.
+
+    Raises:
+        TokenizerError: the file is malformed, or the library refuses it.
+    """
+    read_tokenizer_json(path)
+    try:
+        tokenizer = Tokenizer.from_buffer(_bytes(path))
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic of the Rust library is no Exception
+        raise TokenizerError(f"{path} cannot be loaded ({str(error)[:200]})") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def pad_to_vocabulary(path: Path, size: int) -> bytes:
@@ -13,12 +61,71 @@ def pad_to_vocabulary(path: Path, size: int) -> bytes:
 
     They are added tokens, in the order of their ids, because readers number those by what stands before them.
     """
-    raw = path.read_bytes()
-    spec = json.loads(raw)
-    added = spec.get("added_tokens", [])
+    spec = read_tokenizer_json(path)
+    added = spec.get("added_tokens") or []
     known = {token["id"] for token in added} | set(spec["model"]["vocab"].values())
     unused = [{"id": i, "content": f"<g3n_unused{i}>", **_PLAIN} for i in range(size) if i not in known]
     if not unused:
-        return raw
+        return _bytes(path)
     spec["added_tokens"] = sorted([*added, *unused], key=lambda token: token["id"])
     return json.dumps(spec, ensure_ascii=False).encode()
+
+
+def _bytes(path: Path) -> bytes:
+    return read_bytes(path, MAX_JSON_BYTES, TokenizerError)
+
+
+def _check(spec: Any) -> None:
+    """Raise ``ValueError`` for what the library, or whoever reads ids and merges, would fail on."""
+    model = spec.get("model") if isinstance(spec, dict) else None
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(vocab, dict) or not vocab:
+        raise ValueError("it has no model with a vocab of tokens to ids")
+    names: dict[int, str] = {}
+    for token, number in vocab.items():
+        _add(names, token, number, "its vocab")
+    for token in _list(spec, "added_tokens"):
+        if not isinstance(token, dict) or not isinstance(token.get("content"), str):
+            raise ValueError("its added_tokens are not objects with a content")
+        if not token["content"] or vocab.get(token["content"], token.get("id")) != token.get("id"):
+            raise ValueError(f"the added token {token['content'][:60]!r} is empty or has another id in the vocab")
+        _add(names, token["content"], token.get("id"), "its added_tokens")
+    merges = _list(model, "merges")
+    if len(merges) > MAX_MERGES or not all(_is_merge(merge) for merge in merges):
+        raise ValueError(f"its merges are not pairs of tokens, at most {MAX_MERGES}")
+    if model.get("dropout"):
+        raise ValueError("it splits a text differently each time (dropout)")
+    rules = {name: spec.get(name) for name in _RULES}
+    if len(json.dumps(rules)) > MAX_RULES or _longest_pattern(rules) > MAX_PATTERN:
+        raise ValueError(f"its rules have more than {MAX_RULES} bytes, or a pattern of more than {MAX_PATTERN}")
+
+
+def _add(names: dict[int, str], token: str, number: Any, where: str) -> None:
+    if type(number) is not int or not 0 <= number < MAX_VOCABULARY:
+        raise ValueError(f"{where} gives {token[:60]!r} an id that is no integer below {MAX_VOCABULARY}")
+    if len(token) > MAX_TOKEN:
+        raise ValueError(f"{where} has a token of {len(token)} characters, at most {MAX_TOKEN} are read")
+    if names.setdefault(number, token) != token:
+        raise ValueError(f"{where} gives {token[:60]!r} the id {number}, which is {names[number][:60]!r}'s")
+
+
+def _list(value: Mapping[str, Any], name: str) -> list[Any]:
+    found = value.get(name)
+    if found is not None and not isinstance(found, list):
+        raise ValueError(f"its {name} are no list")
+    return found or []
+
+
+def _is_merge(merge: Any) -> bool:
+    """A pair as a list, or as older files write it, with a space between."""
+    if isinstance(merge, str):
+        return merge.count(" ") == 1
+    return isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge)
+
+
+def _longest_pattern(value: Any) -> int:
+    """Characters of the longest text; a pattern is one, under one of several names."""
+    if isinstance(value, str):
+        return len(value)
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return max((_longest_pattern(child) for child in children), default=0)

@@ -5,8 +5,6 @@ So there is no second definition of the network here, and ``vision_config.model_
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +12,12 @@ from typing import Any
 
 from g3n_compiler.checkpoint.multimodal import VisionConfig
 from g3n_compiler.errors import WrongModel
+from g3n_compiler.modules.vision_arguments import read_arguments
 
 RESOLUTIONS = (256, 512, 768)
 """Image sides in pixels that the published model was trained for."""
+MAX_RESOLUTION = 2048
+"""Seven times the published model's most pixels."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class VisionLayout:
                 stride *= _stride(block)
             strides.append(stride * self.stem.stride)
         finest = min(strides[i] for i in self.fused)
-        if pixels <= 0 or pixels % max(strides) or (pixels // finest) % self.side:
+        if not 0 < pixels <= MAX_RESOLUTION or pixels % max(strides) or (pixels // finest) % self.side:
             raise WrongModel(
                 f"images of {pixels} pixels do not pool into {self.side} x {self.side} tokens: "
                 f"use {', '.join(str(r) for r in RESOLUTIONS)}"
@@ -124,8 +125,7 @@ def read_layout(config: VisionConfig) -> VisionLayout:
     import timm
     import torch
 
-    # timm changes the block arguments it is given.
-    arguments = copy.deepcopy(json.loads(config.model_args))
+    arguments = read_arguments(config.model_args)
     try:
         with torch.device("meta"):
             model = timm.create_model(config.architecture, pretrained=False, **arguments)

@@ -87,8 +87,8 @@ def parse_quantity(text: str, option: str, units: tuple[str, ...]) -> int:
     """``2.5GB`` -> 2500000000; raises :class:`SliceError` for anything else."""
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z]+)", text.strip().lower())
     if match is None or match[2] not in units:
-        expected = " or ".join(units)
-        raise SliceError(f"{option} {text!r} is not understood: expected a number and {expected}, as 2.5{units[0]}")
+        expected, found = " or ".join(units), text[:60]
+        raise SliceError(f"{option} {found!r} is not understood: expected a number and {expected}, as 2.5{units[0]}")
     return int(float(match[1]) * UNITS[match[2]])
 
 

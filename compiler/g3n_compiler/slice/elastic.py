@@ -97,10 +97,10 @@ def plan_named(name: str, config: TextConfig) -> Slice:
     if (row := published().get(name)) is not None:
         require_e4b(config, f"--elastic {name}")
         return plan_slice(config, row.skipped, row.ffn_dims)
-    match = re.fullmatch(rf"({FULL}|{HALF}|\d+)((?:-\d+)*)", name)
+    match = re.fullmatch(rf"({FULL}|{HALF}|[0-9]{{1,9}})((?:-[0-9]{{1,9}})*)", name)
     if match is None:
         raise SliceError(
-            f"--elastic {name!r} is no size: expected a published name, {FULL}, {HALF} or an FFN width, then the "
+            f"--elastic {name[:60]!r} is no size: expected a published name, {FULL}, {HALF} or an FFN width, then the "
             f"layers to skip, as in {HALF}-20-21"
         )
     skip = tuple(int(i) for i in match[2].split("-")[1:])

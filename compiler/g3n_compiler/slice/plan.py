@@ -52,11 +52,12 @@ def plan_slice(config: TextConfig, skip: Sequence[int] = (), ffn_dims: Sequence[
             "the checkpoint has E2B's shape: it is itself a slice and was not trained to hold a smaller one. "
             "Pass an E4B checkpoint to slice"
         )
+    left_out = set(skip)
     wrong = sorted({i for i in skip if not 0 <= i < config.num_layers})
     if wrong:
         raise SliceError(f"layer {wrong[0]} cannot be skipped: the checkpoint has layers 0 to {config.num_layers - 1}")
     _check_owners(config, skip)
-    kept = tuple(i for i in range(config.num_layers) if i not in set(skip))
+    kept = tuple(i for i in range(config.num_layers) if i not in left_out)
     available = tuple(config.ffn_dims[i] for i in kept)
     dims = tuple(ffn_dims) if ffn_dims is not None else available
     if len(dims) == 1:

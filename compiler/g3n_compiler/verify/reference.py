@@ -12,6 +12,7 @@ from torch import Tensor
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.multimodal import EmbedderConfig, Tower
 from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.errors import WrongModel
 from g3n_compiler.modules.cache import EagerCache
 from g3n_compiler.modules.decoder import TextDecoder
 from g3n_compiler.modules.embedder import EmbeddingTables
@@ -36,7 +37,10 @@ def load_hf(checkpoint: Checkpoint) -> Any:
 
     raw = read_json(checkpoint.directory / "config.json")
     fields = {k: v for k, v in raw.get("text_config", raw).items() if k not in ("dtype", "torch_dtype")}
-    config = Gemma3nTextConfig(**(fields | _per_layer_fields(checkpoint.text)))
+    try:
+        config = Gemma3nTextConfig(**(fields | _per_layer_fields(checkpoint.text)))
+    except Exception as error:  # its validation raises errors of several libraries
+        raise WrongModel(f"transformers does not take config.json: {str(error)[:300]}") from None
     config._attn_implementation = "eager"
     model = Gemma3nForCausalLM(config).float().eval()
     with torch.no_grad():
