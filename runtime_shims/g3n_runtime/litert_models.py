@@ -26,11 +26,14 @@ class ModelFiles:
         cached: whether they may be kept for later loads.
 
     Raises:
-        EngineError: there is no room for them.
+        EngineError: the file does not hold them, or there is no room for them.
     """
 
     def __init__(self, held: HeldFile, sections: Mapping[str, Sequence[int]], cached: bool = True) -> None:
         self._held = held
+        for name, (begin, end) in sections.items():
+            if not 0 <= begin < end <= held.size:
+                raise EngineError(f"{name} is not at bytes {begin}..{end} of {held.size}: copy the bundle again")
         cache = EngineCache.of(f"{ENGINE}-{version(ENGINE)}", held) if cached else None
         self._loan: Loan | None = None if cache is None else cache.lend(2 * held.size)
         try:

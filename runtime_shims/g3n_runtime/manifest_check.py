@@ -94,8 +94,6 @@ def _subgraphs(m: Mapping[str, Any]) -> Iterator[str]:
         role, runtime = part["role"], part["runtime"]
         if role not in files:
             yield f"the subgraph {part['name']!r} lies in a file of role {role!r}, which is not listed"
-        elif part["bytes"] > files[role]["bytes"]:
-            yield f"the subgraph {part['name']!r} has {part['bytes']} bytes, its file {files[role]['bytes']}"
         if RUNTIME_OF_ROLE.get(role, runtime) != runtime:
             yield f"the subgraph {part['name']!r} is for {runtime}, its file for {RUNTIME_OF_ROLE[role]}"
         if name := _repeated(part["signatures"]):
@@ -171,11 +169,10 @@ def _sizes(m: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _section(what: str, section: Sequence[int], m: Mapping[str, Any]) -> Iterator[str]:
-    """Bytes of the ``.litertlm``, which must hold them."""
-    size = next((entry["bytes"] for entry in m["files"] if entry["role"] == "litertlm"), 0)
+    """Bytes of the ``.litertlm``; whoever opens the file sees whether it holds them."""
     begin, end = section
-    if not begin < end <= size:
-        yield f"{what} is at bytes {begin}..{end} of a .litertlm of {size}"
+    if not begin < end or all(entry["role"] != "litertlm" for entry in m["files"]):
+        yield f"{what} is at bytes {begin}..{end} of a .litertlm"
 
 
 def _rows(what: str, rows: Sequence[int], count: int) -> Iterator[str]:
