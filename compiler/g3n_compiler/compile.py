@@ -6,7 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from g3n_compiler.bundle.destination import claim
 from g3n_compiler.bundle.key import bundle_key
+from g3n_compiler.bundle.kinds import BUNDLE
 from g3n_compiler.bundle.manifest import Provenance, build_manifest, write_manifest
 from g3n_compiler.bundle.memory import memory_ledger
 from g3n_compiler.bundle.needs import compile_needs, require
@@ -15,11 +17,12 @@ from g3n_compiler.bundle.staging import staged
 from g3n_compiler.checkpoint.calibrated import check_calibration
 from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.hub import check_size, name_size, resolve_checkpoint
+from g3n_compiler.checkpoint.identity import Sources
 from g3n_compiler.checkpoint.image_processor import load_resample, load_side
 from g3n_compiler.checkpoint.ledger import account
-from g3n_compiler.checkpoint.lora import LoraAdapter
+from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS, LoraAdapter
 from g3n_compiler.checkpoint.multimodal import MODALITIES, Modality
-from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.checkpoint.reader import Checkpoint, note_texts
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import ContextError, SliceError, TargetError
 from g3n_compiler.heap import trim
@@ -30,7 +33,7 @@ from g3n_compiler.modules.vision_layout import read_layout
 from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.partition import place
 from g3n_compiler.quantize.recipe import Recipe, get_recipe
-from g3n_compiler.report import write_report
+from g3n_compiler.report import REPORT, write_report
 from g3n_compiler.slice.choose import Choice, SliceOptions, choose_slice
 from g3n_compiler.slice.elastic import Size, choose_sizes
 from g3n_compiler.slice.view import SlicedCheckpoint
@@ -87,7 +90,11 @@ def compile_bundle(
 
     progress("reading the checkpoint")
     size = name_size(options.size, options.checkpoint)
-    checkpoint = Checkpoint(resolve_checkpoint(size, options.checkpoint))
+    folder, sources = resolve_checkpoint(size, options.checkpoint), Sources()
+    note_texts(folder, sources)
+    if options.lora is not None:
+        sources.note(options.lora / name for name in (CONFIG, WEIGHTS))
+    checkpoint = Checkpoint(folder)
     check_size(size, checkpoint.text)
     choice = choose_slice(size, options.slicing, checkpoint.text, _peak_memory(options, recipe, runtimes))
     sizes = () if options.elastic is None else choose_sizes(options.elastic, checkpoint.text)
@@ -101,6 +108,7 @@ def compile_bundle(
         checkpoint = SlicedCheckpoint(checkpoint.directory, choice.plan)
         size = choice.size or size
         progress(f"slicing: {choice.why}")
+    checkpoint.note(sources)
     check_calibration(checkpoint.directory, recipe.name, _changed_by(options, choice))
     adapter = None if options.lora is None else LoraAdapter(options.lora, checkpoint)
     ledger = account(checkpoint, modalities)
@@ -120,8 +128,10 @@ def compile_bundle(
     label = size if choice is None or choice.size else f"{size}-slice"
     label = f"{label}-elastic" if sizes else label
     name = f"{label}-{target.name}-{recipe.name}"
-    destination = options.out or Path("exported") / name
-    progress(require(compile_needs(config, recipe, runtimes), destination))
+    out = options.out if options.out is not None else Path("exported") / name
+    inputs = [folder] if options.lora is None else [folder, options.lora]
+    destination = claim(out, BUNDLE, inputs, progress)
+    progress(require(compile_needs(config, recipe, runtimes), destination.path))
     progress("hashing the checkpoint")
     hashes = checkpoint.sha256()
     options_of_bytes = {
@@ -171,11 +181,12 @@ def compile_bundle(
         )
         manifest = build_manifest(destination.name, job, target, placed, lowered, parity, origin)
         write_report(directory, manifest)
-        write_manifest(directory, manifest)
+        write_manifest(directory, manifest, REPORT)
+        sources.require_unchanged()
         if options.sign is not None:
             sign_bundle(directory, manifest, options.sign)
     checkpoint.close()
-    return destination
+    return out
 
 
 def _changed_by(options: CompileOptions, choice: Choice | None) -> str | None:

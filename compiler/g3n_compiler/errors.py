@@ -64,6 +64,12 @@ class HubError(CheckpointError):
     exit_code = 18
 
 
+class SourceChanged(CheckpointError):
+    """A file was written to while it was compiled."""
+
+    exit_code = 19
+
+
 class TargetError(G3nError):
     """The target is unknown or cannot do what was asked."""
 
@@ -92,6 +98,18 @@ class DiskError(G3nError):
     """The disk is full or not writable."""
 
     exit_code = 30
+
+
+class NotOurs(DiskError):
+    """Where the result should go, or beside it, lies what g3n cannot prove that it wrote: it is left as it is."""
+
+    exit_code = 32
+
+
+class Busy(DiskError):
+    """Another compile is writing to the same place."""
+
+    exit_code = 33
 
 
 class ResourceError(G3nError):

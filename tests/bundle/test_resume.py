@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from g3n_compiler.bundle.destination import claim
 from g3n_compiler.bundle.staging import staged
 from g3n_compiler.bundle.steps import Steps
-from g3n_compiler.errors import DiskError, TargetError
+from g3n_compiler.errors import Busy, TargetError
+from tests.bundle.folders import SMALL, write_record
 
 KEY = "0123456789abcdef0123"
 NAMES = ("graph", "core", "table")
@@ -20,7 +22,7 @@ NAMES = ("graph", "core", "table")
 def make(destination: Path, kill_in: str | None = None, key: str = KEY) -> list[str]:
     """Write a bundle of three steps; die in the middle of ``kill_in``'s. Returns what was said."""
     said: list[str] = []
-    with staged(destination, key) as (directory, folder):
+    with staged(claim(destination, SMALL), key) as (directory, folder):
         steps = Steps(folder, said.append)
         for name in NAMES:
 
@@ -33,7 +35,7 @@ def make(destination: Path, kill_in: str | None = None, key: str = KEY) -> list[
 
             steps.file(name, write, f"writing {name}")
             steps.publish(name, directory)
-        (directory / "manifest.json").write_text("{}", encoding="utf-8")
+        write_record(directory)
         if kill_in == "rename":
             os.kill(os.getpid(), signal.SIGKILL)
     return said
@@ -86,10 +88,36 @@ def test_killed_again_and_again(tmp_path: Path, whole: dict[str, bytes]) -> None
 
 def test_a_file_that_changed_since_is_written_again(tmp_path: Path, whole: dict[str, bytes]) -> None:
     killed(lambda: make(tmp_path / "bundle", "table"))
-    (core,) = tmp_path.glob(".bundle.*.work/steps/core")
+    core = tmp_path / ".bundle.g3n-work" / "steps" / "core"
     core.write_bytes(core.read_bytes()[:-1] + b"?")
     assert "writing core" in make(tmp_path / "bundle")
     assert content(tmp_path / "bundle") == whole
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b'{"core": 1}', b'{"core": {"bytes": 80}}', b"\xff" * 9])
+@pytest.mark.parametrize("what", ["core", "core.done"])
+def test_a_step_that_a_power_cut_damaged_is_made_again(
+    tmp_path: Path, whole: dict[str, bytes], what: str, damage: bytes
+) -> None:
+    killed(lambda: make(tmp_path / "bundle", "table"))
+    (tmp_path / ".bundle.g3n-work" / "steps" / what).write_bytes(damage)
+    assert "writing core" in make(tmp_path / "bundle")
+    assert content(tmp_path / "bundle") == whole
+
+
+def test_a_file_beside_a_step_is_kept_with_it(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"model")
+        (tmp_path / "model.json").write_text("{}", encoding="utf-8")
+
+    for kept in (False, True):
+        Steps(tmp_path, said.append).file("model", write, "writing", ("model.json",))
+        assert said.pop() == ("model: kept from a compile that was interrupted" if kept else "writing")
+    (tmp_path / "model.json").write_bytes(b"")
+    Steps(tmp_path, said.append).file("model", write, "writing", ("model.json",))
+    assert said == ["writing"] and (tmp_path / "model.json").read_bytes() == b"{}"
 
 
 def test_a_step_that_was_just_made_is_not_called_kept(tmp_path: Path) -> None:
@@ -109,15 +137,16 @@ def test_another_compile_takes_nothing_over_and_cleans_up(tmp_path: Path) -> Non
 
 def test_an_error_of_ours_leaves_nothing_but_an_interruption_does(tmp_path: Path) -> None:
     for error, left in ((TargetError("no"), 0), (KeyboardInterrupt(), 1)):
-        with pytest.raises(type(error)), staged(tmp_path / "bundle", KEY):
+        with pytest.raises(type(error)), staged(claim(tmp_path / "bundle", SMALL), KEY):
             raise error
         assert len(list(tmp_path.iterdir())) == left
 
 
 def test_two_compiles_of_one_bundle_at_once(tmp_path: Path) -> None:
-    with staged(tmp_path / "bundle", KEY) as (directory, _):
-        (directory / "manifest.json").write_text("{}", encoding="utf-8")
+    other = claim(tmp_path / "bundle", SMALL)
+    with staged(claim(tmp_path / "bundle", SMALL), KEY) as (directory, _):
+        write_record(directory)
         for key in (KEY, "another" * 3):
-            with pytest.raises(DiskError, match="another compile"), staged(tmp_path / "bundle", key):
+            with pytest.raises(Busy, match="another compile"), staged(other, key):
                 pass
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +23,15 @@ from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli.calibrate import main
 from g3n_compiler.compile import CompileOptions, compile_bundle
-from g3n_compiler.errors import CheckpointError, DiskError, ExampleError, NotFinite, TargetError
+from g3n_compiler.errors import (
+    CheckpointError,
+    DiskError,
+    ExampleError,
+    NotFinite,
+    NotOurs,
+    SourceChanged,
+    TargetError,
+)
 from g3n_compiler.modules.weights import text_weights
 from g3n_compiler.nano import checkpoint_dir, heldout_path
 from g3n_compiler.quantize.recipe import get_recipe
@@ -27,6 +39,7 @@ from g3n_compiler.quantize.rows import fake_quantize
 from g3n_compiler.slice.choose import SliceOptions
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.bundle import open_bundle
+from tests.bundle.folders import content
 from tests.conftest import TinyModel
 from tests.fakes import FakeBackend
 
@@ -229,3 +242,71 @@ def test_the_verb(source: Path, examples: Path, tmp_path: Path) -> None:
     assert "60 matrices rounded by 3 examples" in result.output
     result = CliRunner().invoke(main, [str(tmp_path / "none.jsonl"), *words[1:]])
     assert result.exit_code == ExampleError.exit_code and "is not a file" in result.output
+
+
+def test_only_a_folder_that_it_made_is_replaced(source: Path, examples: Path, calibrated: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for change in (
+        lambda: (out / "notes.md").write_text("mine", encoding="utf-8"),
+        lambda: (out / "model.safetensors").write_bytes(b"mine"),
+        lambda: (out / RECORD).write_text(json.dumps({"camera": "calibrated"}), encoding="utf-8"),
+        lambda: [shutil.rmtree(out), out.mkdir(), (out / RECORD).write_text("{}", encoding="utf-8")],
+        lambda: edit(out / RECORD, lambda record: record.update(error=0.5)),
+        lambda: edit(out / RECORD, lambda record: record.pop("files")),
+    ):
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(calibrated, out)
+        change()
+        before, said = content(out), list[str]()
+        with pytest.raises(NotOurs, match="choose another --out"):
+            calibrate(source, examples, "int4", out, said.append)
+        assert content(out) == before and "hashing the checkpoint" not in said
+    shutil.rmtree(out)
+    shutil.copytree(calibrated, out)
+    calibrate(source, examples, "int4", out, silent)
+    assert content(out) == content(calibrated) and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def edit(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    change(record)
+    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def test_what_it_reads_is_not_written_over(source: Path, examples: Path) -> None:
+    for out in (source, source / "out", source.parent, examples.parent):
+        with pytest.raises(DiskError, match=r"in or around|is not g3n's"):
+            calibrate(source, examples, "int4", out, silent)
+
+
+@pytest.mark.parametrize("which", ["examples", "checkpoint"])
+def test_what_changes_while_it_is_read(which: str, source: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(source, tmp_path / "source"))
+    path = tmp_path / "examples.jsonl"
+    path.write_text("\n".join(map(json.dumps, EXAMPLES)), encoding="utf-8")
+
+    def change(line: str) -> None:
+        if line == "layer 3 of 10":
+            with (path if which == "examples" else folder / "model.safetensors").open("r+b") as file:
+                file.write(file.read(8))
+
+    with pytest.raises(SourceChanged, match="while it was read"):
+        calibrate(folder, path, "int4", tmp_path / "out", change)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a file system of its own")
+@pytest.mark.parametrize("room", ["size=2m", "size=1g,nr_inodes=30"])
+def test_no_room_on_the_disk(room: str, source: Path, examples: Path, tmp_path: Path) -> None:
+    """A file system that is full, or has room for bytes but not for files."""
+    (tmp_path / "disk").mkdir()
+    run = (
+        f"mount -t tmpfs -o {room} none {tmp_path}/disk && {sys.executable} -m g3n_compiler.cli.calibrate {examples} "
+        f"--checkpoint {source} --out {tmp_path}/disk/out; echo $?; ls -A {tmp_path}/disk"
+    )
+    words = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]), "sh", "-c", run]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if "unshare:" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("a file system of one's own is not allowed here")
+    assert done.stdout.split() == [str(DiskError.exit_code)], done.stderr
+    assert "no space left, or no room for more files" in done.stderr and "Traceback" not in done.stderr

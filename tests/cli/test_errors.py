@@ -146,8 +146,8 @@ def work_folder(process: subprocess.Popen[str], out: Path) -> Path:
     """Where a compile that was just started does its work, once it has begun."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        if found := list(out.parent.glob(f".{out.name}.*.work")):
-            return found[0]
+        if (found := out.with_name(f".{out.name}.g3n-work")).exists():
+            return found
         time.sleep(0.05)
     raise AssertionError("the compile ended before it began to write")
 

@@ -23,6 +23,21 @@ if __name__ == "__main__":
 """
 
 
+EARLY = """
+import os, sys, threading, time
+from pathlib import Path
+from g3n_compiler.lower.isolated import isolated
+
+class Slow:
+    def __reduce__(self):
+        return time.sleep, (3,)  # in the child, before it can ask to end with its parent
+
+if __name__ == "__main__":
+    threading.Timer(float(sys.argv[2]), os.kill, [os.getpid(), 9]).start()
+    isolated(Path(sys.argv[1]).write_text, "done", "utf-8", Slow())
+"""
+
+
 def refuse() -> None:
     raise ContextError("too long")
 
@@ -54,6 +69,21 @@ def test_it_does_not_outlive_us(tmp_path: Path) -> None:
         process.wait(60)
     for _ in range(50):
         if not _group_lives(process.pid):
+            return
+        time.sleep(0.1)
+    pytest.fail("the child is still there")
+
+
+def test_it_does_nothing_when_we_ended_before_it_began(tmp_path: Path) -> None:
+    script = tmp_path / "early.py"
+    script.write_text(EARLY.replace(", Slow())", ', "utf-8", Slow())'), encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "out"), "1.5"], start_new_session=True
+    ) as process:
+        assert process.wait(60) == -9
+    for _ in range(150):
+        if not _group_lives(process.pid):
+            assert not (tmp_path / "out").exists()
             return
         time.sleep(0.1)
     pytest.fail("the child is still there")

@@ -14,11 +14,14 @@ from click.testing import CliRunner
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli.frontier import _texts
 from g3n_compiler.cli.inspect import main
-from g3n_compiler.errors import CheckpointError
-from g3n_compiler.report.frontier import Point, nested_slices
+from g3n_compiler.errors import CheckpointError, NotOurs
+from g3n_compiler.report import frontier
+from g3n_compiler.report.frontier import Measured, Point, nested_slices
+from g3n_compiler.report.plots import write_frontier
 from g3n_compiler.slice.published import published
 from g3n_compiler.slice.view import SlicedCheckpoint
 from g3n_compiler.verify.reference import hf_logits, load_hf
+from g3n_runtime.seal import sealed
 from tests.conftest import TinyModel
 from tests.slice.test_choose import E4B
 
@@ -49,8 +52,39 @@ def test_loss_is_that_of_transformers_and_is_measured_once(tiny: TinyModel, tmp_
     assert isinstance(loss, float) and math.isclose(loss, nats / count, rel_tol=1e-5)
     assert (tmp_path / "plot.svg").read_text(encoding="utf-8").count("half-5") == 2
     for path in (tmp_path / "cache").rglob("*.json"):
-        path.write_text('{"loss": 7.5, "speed": 3.0}', encoding="utf-8")
+        path.write_text(json.dumps(sealed({"loss": 7.5, "speed": 3.0})), encoding="utf-8")
     assert {p["loss"] for p in run(tiny, tmp_path, "--slices", "half-5")} == {7.5}
+    (tmp_path / "plot.svg").write_text("mine", encoding="utf-8")
+    words = ["--frontier", "nano", "--plot", str(tmp_path / "plot.svg")]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == NotOurs.exit_code and "choose another --plot" in refused.stderr
+    assert (tmp_path / "plot.svg").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"loss": 7.5, "speed": 3.0}', b'{"loss": "x", "speed": null}'])
+def test_what_is_kept_of_a_slice_is_not_taken_if_it_is_damaged(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "key.json"
+    frontier._keep(path, Measured(7.5, 3.0))
+    assert frontier._known(path) == Measured(7.5, 3.0)
+    path.write_bytes(damage)
+    assert frontier._known(path) is None
+
+
+@pytest.mark.parametrize("name", ["plot.svg", "plot.png"])
+def test_a_plot_is_written_over_only_as_it_was_drawn(tmp_path: Path, name: str) -> None:
+    points = [Point("full", 2, 10, 1 << 20, 2.0, 30.0), Point("half", 1, 5, 1 << 19, 2.5, 50.0)]
+    path = tmp_path / name
+    write_frontier(points, path)
+    write_frontier(points[:1], path)
+    (tmp_path / f"link-{name}").symlink_to(name)
+    write_frontier(points, tmp_path / f"link-{name}")
+    assert (tmp_path / f"link-{name}").is_symlink() and len(list(tmp_path.iterdir())) == 2
+    for change in (lambda data: data + b"\n", lambda data: data.replace(b"f", b"g", 1), lambda data: b""):
+        changed = change(path.read_bytes())
+        (tmp_path / f"changed-{name}").write_bytes(changed)
+        with pytest.raises(NotOurs, match="not as g3n wrote it"):
+            write_frontier(points, tmp_path / f"changed-{name}")
+        assert (tmp_path / f"changed-{name}").read_bytes() == changed
 
 
 def test_slices_to_look_at() -> None:

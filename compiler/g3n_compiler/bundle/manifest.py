@@ -31,6 +31,7 @@ from g3n_runtime.bundle import MANIFEST, SCHEMA_VERSION, schema
 from g3n_runtime.elastic import signature_of
 from g3n_runtime.errors import BundleError
 from g3n_runtime.manifest_check import fault
+from g3n_runtime.seal import sealed
 
 VERSIONS = ("torch", "executorch", "litert-torch", "ai-edge-litert", "litert-lm", "onnx", "onnxruntime", "transformers")
 GEMMA_LICENSE = {
@@ -176,8 +177,18 @@ def _audio(job: Job, lowered: Lowered) -> dict[str, Any] | None:
     }
 
 
-def write_manifest(directory: Path, manifest: dict[str, Any]) -> None:
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_manifest(directory: Path, manifest: dict[str, Any], report: str) -> None:
+    """Write the manifest, which vouches for the file ``report`` and, by its own digest, for itself."""
+    entry = _file(directory, report, "report")
+    del entry["role"]
+    whole = sealed({**manifest, "report": entry})
+    jsonschema.validate(whole, schema())
+    (directory / MANIFEST).write_bytes(manifest_bytes(whole))
+
+
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as it is written."""
+    return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _slice(checkpoint: Checkpoint, reason: str | None) -> dict[str, Any]:

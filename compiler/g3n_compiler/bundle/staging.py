@@ -1,24 +1,30 @@
-"""Write a bundle beside its destination and rename it when it is whole: nothing half-written is ever taken for one.
+"""Write a folder beside its destination and put it there when it is whole: nothing half-written is ever taken for one.
 
-The work folder is hidden, named after a key of all that decides the bundle's bytes, and survives a kill: the same
-compile finds it again. One with another key is removed.
+The work folder (see :mod:`.work`) survives a kill: the same work finds it again. What was at the destination is
+exchanged for the new in one step where the system can; else it stays findable and is put back at the next start.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from g3n_compiler.errors import DiskError, G3nError
-from g3n_runtime.bundle import MANIFEST
+from g3n_compiler.bundle.destination import Destination
+from g3n_compiler.bundle.durable import sync_folder, sync_tree
+from g3n_compiler.bundle.exchange import place, swap
+from g3n_compiler.bundle.owned import REMEDY
+from g3n_compiler.bundle.work import BUNDLE, NEW, OLD, STEPS, held, release
+from g3n_compiler.errors import DiskError, G3nError, NotOurs
+from g3n_runtime.terminal import printable_line
 
-KEY_LENGTH = 16
+POINTS = ("written", "moved", "checked", "exchanged", "checked again", "old removed", "released")
+"""Moments on the way to the destination, in their order. ``checked`` to ``old removed`` only where something is
+replaced; ``old away`` comes after ``checked`` where the system cannot exchange."""
+OLD_AWAY = "old away"
 
 
 class Staging(NamedTuple):
@@ -28,91 +34,139 @@ class Staging(NamedTuple):
     steps: Path
 
 
-@contextmanager
-def staged(destination: Path, key: str, mark: str = MANIFEST) -> Iterator[Staging]:
-    """A work folder to write a bundle in; on success it replaces ``destination``.
+class System(NamedTuple):
+    """What the exchange needs of the system."""
 
-    It is removed on success and on a :class:`G3nError`, which the same inputs would only meet again. Disk errors become
-    :class:`DiskError`.
+    swap: Callable[[Path, Path], bool] = swap
+    """Exchanges two folders, or says that it cannot."""
+    reached: Callable[[str], None] = lambda point: None
+    """Told of each of :data:`POINTS`."""
+
+
+@contextmanager
+def staged(destination: Destination, key: str, system: System | None = None) -> Iterator[Staging]:
+    """A work folder to write in; on success what was written takes the place of what ``destination`` was claimed with.
+
+    It is removed on success and on a :class:`G3nError`, which the same inputs would only meet again, but kept where
+    somebody else's file at the destination is all that stands in the way. Disk errors become :class:`DiskError`.
 
     Args:
-        key: hash of everything that the bundle's bytes depend on.
-        mark: file by which one of our own is known, that may be replaced.
+        key: hash of everything that the bytes written depend on.
+
+    Raises:
+        Busy: another compile is writing there.
+        NotOurs: something was added there since it was claimed.
     """
-    if destination.exists() and not (destination / mark).is_file():
-        raise DiskError(f"{destination} exists and is not g3n's (it has no {mark}): choose another --out or remove it")
-    work = destination.with_name(f".{destination.name}.{key[:KEY_LENGTH]}.work")
-    with translated_disk_errors(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        _remove_others(work, destination)
-        with _locked(work, destination):
+    system = system or System()
+    path = destination.path
+    with translated_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        home = path.parent.stat()
+        with held(path, key, destination.kind) as work:
+            _require_as_claimed(destination)
             try:
-                staging = Staging(work / "bundle", work / "steps")
-                shutil.rmtree(staging.directory, ignore_errors=True)
-                staging.directory.mkdir()
-                yield staging
-                _sync(staging.directory)
-                _swap(staging.directory, destination)
-            except (G3nError, OSError):
-                shutil.rmtree(work, ignore_errors=True)
+                yield Staging(work / BUNDLE, work / STEPS)
+                sync_tree(work / BUNDLE)
+                system.reached("written")
+                if not os.path.samestat(path.parent.stat(), home):
+                    raise NotOurs(f"{_shown(path.parent)} is another folder than at the start: {REMEDY}")
+                (work / BUNDLE).rename(work / NEW)
+                sync_folder(work)
+                system.reached("moved")
+                _put_in_place(work, destination, system)
+            except NotOurs:
                 raise
-            shutil.rmtree(work)
+            except (G3nError, OSError):
+                release(work)
+                raise
+            release(work)
+            sync_folder(path.parent)
+            system.reached("released")
 
 
-@contextmanager
-def _locked(work: Path, destination: Path) -> Iterator[None]:
-    """Hold ``work`` for this process; the lock ends with the process, however it ends."""
-    work.mkdir(exist_ok=True)
-    fd = os.open(work, os.O_RDONLY)
-    try:
+def _require_as_claimed(destination: Destination) -> None:
+    """Raises :class:`NotOurs` if what lies there now is not what was claimed; nothing there is as good."""
+    if destination.existing is not None:
+        if os.path.lexists(destination.path):
+            destination.existing.require_unchanged()
+    elif os.path.lexists(destination.path):
+        raise _appeared(destination.path)
+
+
+def _appeared(path: Path) -> NotOurs:
+    return NotOurs(f"{_shown(path)} appeared after the start, so g3n did not look what is in it: start again")
+
+
+def _put_in_place(work: Path, destination: Destination, system: System) -> None:
+    new, old, path, existing = work / NEW, work / OLD, destination.path, destination.existing
+    if existing is None or not os.path.lexists(path):
+        _place(new, path)
+        return
+    existing.require_unchanged()
+    system.reached("checked")
+    if system.swap(new, path):
+        _sync_both(work, path)
+        system.reached("exchanged")
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DiskError(f"another compile is writing {destination}: wait for it or choose another --out") from None
-        yield
-    finally:
-        os.close(fd)
+            existing.at(new).require_unchanged()
+        except NotOurs:  # somebody was quicker than the exchange
+            system.swap(new, path)
+            _sync_both(work, path)
+            raise
+        system.reached("checked again")
+        existing.at(new).remove()
+    else:
+        path.rename(old)
+        _sync_both(work, path)
+        system.reached(OLD_AWAY)
+        try:
+            existing.at(old).require_unchanged()
+            _place(new, path)
+        except BaseException:
+            if not os.path.lexists(path):
+                place(old, path)
+            raise
+        system.reached("exchanged")
+        system.reached("checked again")
+        existing.at(old).remove()
+    system.reached("old removed")
 
 
-def _remove_others(work: Path, destination: Path) -> None:
-    """Remove what compiles of other inputs to the same destination left, but not what one is writing now."""
-    for other in destination.parent.glob(f".{destination.name}.*.work"):
-        if other != work:
-            with _locked(other, destination):
-                shutil.rmtree(other)
+def _place(new: Path, path: Path) -> None:
+    try:
+        place(new, path)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise _appeared(path) from None
+        raise
+    _sync_both(new.parent, path)
+
+
+def _sync_both(work: Path, path: Path) -> None:
+    sync_folder(path.parent)
+    sync_folder(work)
 
 
 @contextmanager
 def translated_disk_errors(where: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into a :class:`DiskError` with the remedy."""
+    """Turn what a disk or a path can refuse into a :class:`DiskError` with the remedy."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # of whoever reads what we print
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskError(f"no space left while writing {where}: free some or choose another --out") from None
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise DiskError(
-                f"{error.filename or where} is not writable ({error.strerror}): choose another --out"
+                f"no space left, or no room for more files, while writing {_shown(where)}: free some or choose another "
+                "--out"
             ) from None
-        raise
+        if error.errno is None:
+            raise
+        name = _shown(error.filename if isinstance(error.filename, str | Path) else where)
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise DiskError(f"{name} is not writable ({error.strerror}): choose another --out") from None
+        raise DiskError(f"{name} cannot be read or written ({error.strerror})") from None
 
 
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-
-
-def _swap(partial: Path, destination: Path) -> None:
-    if not destination.exists():
-        partial.rename(destination)
-        return
-    old = destination.with_name(f".{destination.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    destination.rename(old)
-    partial.rename(destination)
-    shutil.rmtree(old)
+def _shown(path: Path | str) -> str:
+    return printable_line(str(path))

@@ -1,7 +1,8 @@
 """Steps of a compile whose files outlive it when it is killed, so that the same compile can go on from there.
 
-A step writes one file. It is written under another name, hashed, and renamed when it is whole; its record, renamed
-last, says so. Whatever has no record is written again, so a kill costs at most the step in work.
+A step writes one file, and others beside it if it says so. It is written under another name, hashed, and renamed when
+it is whole and on the disk; its record, written last, says so. Whatever has no record, or is not what its record says,
+is written again, so a kill or a power cut costs at most the step in work.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from g3n_compiler.bundle.durable import rename_durably, sync_file, write_durably
 from g3n_compiler.checkpoint.reader import file_sha256
+from g3n_runtime.errors import BundleError
+from g3n_runtime.reading import read_json_object
 
 Progress = Callable[[str], None]
 
@@ -32,29 +37,30 @@ class Steps:
         self._progress = progress
         self._made: set[str] = set()
 
-    def file(self, name: str, write: Callable[[Path], None], what: str | None = None) -> Path:
+    def file(
+        self, name: str, write: Callable[[Path], None], what: str | None = None, beside: Sequence[str] = ()
+    ) -> Path:
         """The file ``name``, kept from an earlier run if it is whole, else made by ``write``.
 
         Args:
             what: the step in words, said before it; nothing is said for a step that is made of others.
+            beside: other files in :attr:`folder` that ``write`` writes under their own names.
         """
         path = self.folder / name
         if name in self._made:
             return path
-        if self._is_whole(name):
+        if self._is_whole(name, beside):
             self._made.add(name)
             self._progress(f"{name}: kept from a compile that was interrupted")
             return path
         if what is not None:
             self._progress(what)
+        self._record(name).unlink(missing_ok=True)
         partial = self._partial(name)
         write(partial)
-        record = {"sha256": file_sha256(partial), "bytes": partial.stat().st_size}
-        _sync(partial)
-        partial.rename(path)
-        partial.write_text(json.dumps(record), encoding="utf-8")
-        _sync(partial)
-        partial.rename(self._record(name))
+        record = {file: self._entry(at) for file, at in {name: partial, **self._paths(beside)}.items()}
+        rename_durably(partial, path)
+        write_durably(self._record(name), json.dumps(record).encode())
         self._made.add(name)
         return path
 
@@ -79,26 +85,32 @@ class Steps:
         target = directory / name
         try:
             os.link(self.folder / name, target)
-        except OSError:
+        except OSError:  # the disk has no hard links
             shutil.copyfile(self.folder / name, target)
 
-    def _is_whole(self, name: str) -> bool:
-        path, record = self.folder / name, self._record(name)
-        if not record.is_file() or not path.is_file():
+    def _is_whole(self, name: str, beside: Sequence[str]) -> bool:
+        try:
+            record = read_json_object(self._record(name), BundleError)
+            return record.keys() == {name, *beside} and all(self._is_as_said(*item) for item in record.items())
+        except (BundleError, OSError):
             return False
-        said = json.loads(record.read_text(encoding="utf-8"))
-        return bool(path.stat().st_size == said["bytes"] and file_sha256(path) == said["sha256"])
+
+    def _is_as_said(self, file: str, said: object) -> bool:
+        path = self.folder / file
+        if not stat.S_ISREG(path.lstat().st_mode) or not isinstance(said, dict):
+            return False
+        return path.stat().st_size == said.get("bytes") and file_sha256(path) == said.get("sha256")
+
+    def _paths(self, names: Sequence[str]) -> dict[str, Path]:
+        return {name: self.folder / name for name in names}
+
+    @staticmethod
+    def _entry(path: Path) -> dict[str, Any]:
+        sync_file(path)
+        return {"sha256": file_sha256(path), "bytes": path.stat().st_size}
 
     def _record(self, name: str) -> Path:
         return self.folder / f"{name}.done"
 
     def _partial(self, name: str) -> Path:
         return self.folder / f"{name}.partial"
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -5,25 +5,26 @@ A layer's inputs are what the rounded layers before it make of the examples, so 
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from g3n_compiler.bundle.destination import claim
 from g3n_compiler.bundle.key import TEXT_FILES, bundle_key
+from g3n_compiler.bundle.kinds import CALIBRATED
 from g3n_compiler.bundle.staging import staged
 from g3n_compiler.bundle.steps import Progress, Steps
 from g3n_compiler.calibrate.examples import Example, Reading, Rows, examples_sha256, load_examples
 from g3n_compiler.calibrate.feedback import Curvature, curvature_of, output_error, round_with_feedback
 from g3n_compiler.calibrate.packed import PackedCache
-from g3n_compiler.checkpoint.calibrated import RECORD, Calibration, read_calibration
-from g3n_compiler.checkpoint.reader import INDEX, Checkpoint
+from g3n_compiler.checkpoint.calibrated import Calibration, read_calibration, write_calibration
+from g3n_compiler.checkpoint.identity import Sources
+from g3n_compiler.checkpoint.reader import INDEX, Checkpoint, note_texts
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import CheckpointError, ExampleError, NotFinite, TargetError
 from g3n_compiler.modules.decoder import TextDecoder
@@ -46,8 +47,12 @@ def calibrate(directory: Path, examples: Path, recipe_name: str, destination: Pa
     Raises:
         G3nError: with what was found, what was expected and what to do; nothing is left that looks like a checkpoint.
     """
-    recipe = get_recipe(recipe_name)
+    recipe, sources = get_recipe(recipe_name), Sources()
+    target = claim(destination, CALIBRATED, (directory, examples), progress)
+    note_texts(directory, sources)
+    sources.note([examples])
     checkpoint = Checkpoint(directory)
+    checkpoint.note(sources)
     if read_calibration(directory) is not None:
         raise CheckpointError(f"{directory} is calibrated already: pass the checkpoint that it was made from")
     specs = text_weights(checkpoint.text)
@@ -55,17 +60,19 @@ def calibrate(directory: Path, examples: Path, recipe_name: str, destination: Pa
     if not rounded:
         raise TargetError(f"{recipe.name} has no int4 matrices, and others lose next to nothing: compile without")
     given = load_examples(examples)
+    sources.note(file for example in given for file in (*example.images, *example.audio))
     checkpoint.hard_rows = HardRows.of(checkpoint, ("text", *checkpoint.towers))
     progress("hashing the checkpoint")
     hashes, source = checkpoint.sha256(), examples_sha256(examples, given)
     key = bundle_key(directory, hashes, {"calibrate": recipe.name, "examples": source})
-    with staged(destination, key, mark=RECORD) as (folder, steps_folder):
+    with staged(target, key) as (folder, steps_folder):
         weights = CalibratingWeights(checkpoint, specs, rounded, recipe, Steps(steps_folder, lambda line: None))
         _run(checkpoint, weights, _read(checkpoint, recipe, given, progress), progress)
         progress("writing the checkpoint")
         record = Calibration(recipe.name, source, len(given), len(rounded), weights.error, hashes)
         _write(checkpoint, {specs[name].tensor: weights.file(name) for name in rounded}, folder)
-        (folder / RECORD).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+        write_calibration(folder, record)
+        sources.require_unchanged()
     checkpoint.close()
     return record
 
@@ -121,7 +128,7 @@ class CalibratingWeights(FakeQuantWeights):
             raise TargetError(f"{spec.tensor} as {dtype} does not hold {scheme.label} values: store it as float32")
         plain = output_error(weight, fake_quantize(weight, scheme), curvature)
         errors = torch.tensor([plain, output_error(weight, value, curvature)], dtype=torch.float64)
-        save_file({"weight": stored, "errors": errors}, path)
+        path.write_bytes(save({"weight": stored, "errors": errors}))  # save_file's errors are not the system's
 
     def _curvature(self, x: Tensor) -> Curvature:
         """Of queries, keys and values, and of gates and ups, the inputs are the same."""

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 
 from g3n_compiler.checkpoint.fields import present
+from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.errors import CheckpointError, TargetError
 from g3n_runtime.bundle import schema
 from g3n_runtime.reading import read_json_object
+from g3n_runtime.seal import SEAL, is_sealed, sealed
 
 RECORD = "calibration.json"
+FILES = "files"
+_FILES_SCHEMA = {
+    "type": "object",
+    "additionalProperties": {
+        "type": "object",
+        "properties": {
+            "bytes": {"type": "integer", "minimum": 0},
+            "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        },
+        "required": ["bytes", "sha256"],
+        "additionalProperties": False,
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -36,11 +53,38 @@ def read_calibration(directory: Path) -> Calibration | None:
     if not present(path):
         return None
     found = read_json_object(path, CheckpointError)
+    found = {key: value for key, value in found.items() if key not in (FILES, SEAL)}
     try:
         jsonschema.validate(found, schema()["properties"]["provenance"]["properties"]["calibration"])
     except jsonschema.ValidationError as error:
         raise CheckpointError(f"{path} is no record of g3n-calibrate ({error.message[:99]}): calibrate again") from None
     return Calibration(**found)
+
+
+def write_calibration(directory: Path, record: Calibration) -> None:
+    """Write the record, which lists all files of ``directory`` and vouches, by its own digest, for itself."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(directory.iterdir())
+    }
+    whole = sealed({**asdict(record), FILES: files})
+    (directory / RECORD).write_text(json.dumps(whole, indent=1), encoding="utf-8")
+
+
+def listed_files(directory: Path) -> dict[str, dict[str, Any]] | None:
+    """``bytes`` and ``sha256`` of each file that the record lists; ``None`` if it lists none or was changed since.
+
+    Raises:
+        CheckpointError: there is no record.
+    """
+    if read_calibration(directory) is None:
+        raise CheckpointError(f"{directory} has no {RECORD}")
+    found = read_json_object(directory / RECORD, CheckpointError)
+    try:
+        jsonschema.validate(found.get(FILES), _FILES_SCHEMA)
+    except jsonschema.ValidationError:
+        return None
+    files: dict[str, dict[str, Any]] = found[FILES]
+    return files if is_sealed(found) else None
 
 
 def check_calibration(directory: Path, recipe: str, changed_by: str | None) -> None:

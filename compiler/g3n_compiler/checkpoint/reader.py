@@ -13,6 +13,7 @@ from torch import Tensor
 
 from g3n_compiler.checkpoint.config import TextConfig, load_text_config
 from g3n_compiler.checkpoint.fields import present, read_json
+from g3n_compiler.checkpoint.identity import Sources
 from g3n_compiler.checkpoint.multimodal import (
     AudioConfig,
     EmbedderConfig,
@@ -33,6 +34,19 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_SHARDS = 512
 """Each is held open; the published models have up to four."""
+READ_BY_NAME = (
+    "config.json",
+    INDEX,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "calibration.json",
+)
+"""Files of a checkpoint that are looked for, all but the shards."""
 TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "model.")
 """Where the text model's tensors live: in a multimodal checkpoint, an old one, a text-only one."""
 TOWER_TENSORS: dict[Tower, tuple[str, ...]] = {
@@ -158,8 +172,14 @@ class Checkpoint:
 
     def sha256(self) -> dict[str, str]:
         """Hash of each file that decides what is compiled, by file name."""
-        names = [shard.path.name for shard in self.shards] + ["config.json"]
-        return {name: file_sha256(self.directory / name) for name in sorted(names)}
+        hashes = {shard.path.name: shard.sha256() for shard in self.shards}
+        hashes["config.json"] = file_sha256(self.directory / "config.json")
+        return dict(sorted(hashes.items()))
+
+    def note(self, sources: Sources) -> None:
+        """Note the files that were opened, as they were then; :func:`note_texts` is for those read by name."""
+        for shard in self.shards:
+            sources.note_opened(shard.path, shard.identity)
 
     def _open_shards(self) -> list[SafetensorsFile]:
         index = self.directory / INDEX
@@ -191,6 +211,11 @@ class Checkpoint:
             if prefix + "embed_tokens.weight" in self._owner:
                 return prefix
         raise UnknownTensor("the checkpoint has no embed_tokens.weight: it holds no Gemma 3n text model")
+
+
+def note_texts(directory: Path, sources: Sources) -> None:
+    """Note all that is read by name of a checkpoint's folder; do it before any of it is."""
+    sources.note(directory / name for name in READ_BY_NAME)
 
 
 def file_sha256(path: Path) -> str:

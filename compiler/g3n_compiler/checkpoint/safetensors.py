@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from g3n_compiler.checkpoint.identity import FileIdentity, descriptor_sha256
 from g3n_compiler.errors import BadHeader, MissingShard, TruncatedShard
 from g3n_runtime.reading import open_regular, parse_json
 
@@ -43,6 +44,8 @@ class SafetensorsFile:
         self.path = path
         self._file = open_regular(path, BadHeader, MissingShard)
         self._fd = self._file.fileno()
+        self.identity = FileIdentity.of(os.fstat(self._fd))
+        """Of the file when it was opened."""
         try:
             self.entries = self._read_header()
         except BaseException:
@@ -51,6 +54,10 @@ class SafetensorsFile:
 
     def close(self) -> None:
         self._file.close()
+
+    def sha256(self) -> str:
+        """Hex SHA-256 of the open file, whatever its name stands for by now."""
+        return descriptor_sha256(self._fd)
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
         """The tensor ``name``, or rows ``[begin, end)`` of its first dimension, in its own dtype."""

@@ -21,6 +21,7 @@ from g3n_compiler.nano import SKIPPABLE, checkpoint_dir, heldout_path
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.report import human_bytes
 from g3n_compiler.report.frontier import Documents, Point, measure, nested_slices
+from g3n_compiler.report.own_file import require_writable
 from g3n_compiler.slice.elastic import plan_named
 from g3n_runtime.cache_folder import cache_folder
 from g3n_runtime.reading import open_regular, parse_json
@@ -39,6 +40,7 @@ def show_frontier(
     """Measure, print and plot the slices of ``checkpoint``, a folder or ``nano``."""
     if plot.suffix not in (".svg", ".png"):
         raise CheckpointError(f"--plot {plot} has the suffix {plot.suffix!r}, expected .svg or .png")
+    require_writable(plot)
     directory = checkpoint_dir() if checkpoint == NANO else Path(checkpoint)
     if text is None and directory != checkpoint_dir():
         raise CheckpointError("there is no held-out text for a checkpoint of your own: pass a file with --text")

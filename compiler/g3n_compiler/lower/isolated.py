@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, ParamSpec, TypeVar
@@ -19,6 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _DIE_WITH_PARENT = 1
 """Linux's ``PR_SET_PDEATHSIG``."""
+_ORPHANED = 1
 
 
 def isolated(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -32,7 +35,7 @@ def isolated(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_call, args=(sender, function, args, kwargs), daemon=True)
+    child = context.Process(target=_call, args=(os.getpid(), sender, function, args, kwargs), daemon=True)
     child.start()
     sender.close()
     try:
@@ -52,11 +55,32 @@ def isolated(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     return value
 
 
-def _call(sender: Connection, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    # Ctrl-C reaches the whole group of processes; the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def end_with_parent(parent: int) -> None:
+    """Let this process, which :mod:`multiprocessing` spawned, end when process ``parent``, which asked for it, does.
+
+    On Linux the kernel sees to it, also in the middle of a long call; elsewhere a thread waits for the end of a pipe.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    else:
+        threading.Thread(target=_wait_for_parent, daemon=True).start()
+    if os.getppid() != parent:  # it ended before this was called
+        os._exit(_ORPHANED)
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _call(
+    parent: int, sender: Connection, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    # Ctrl-C reaches the whole group of processes; the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(parent)
     try:
         sender.send((function(*args, **kwargs), None))
     except Exception as error:

@@ -26,7 +26,7 @@ def write_report(directory: Path, manifest: dict[str, Any]) -> None:
             ("Memory by phase", memory_by_phase(manifest)),
         ],
     )
-    (directory / REPORT).write_text(page, encoding="utf-8")
+    (directory / REPORT).write_bytes(page.encode())
 
 
 def human_bytes(count: int) -> str:

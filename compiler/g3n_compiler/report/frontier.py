@@ -15,13 +15,17 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from g3n_compiler.bundle.durable import rename_durably, sync_file
 from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.checkpoint.identity import Sources
+from g3n_compiler.checkpoint.reader import Checkpoint, note_texts
 from g3n_compiler.errors import SliceError
+from g3n_compiler.lower.isolated import end_with_parent
 from g3n_compiler.modules.weights import embedding_weights, parameter_count, text_weights
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.slice.elastic import plan_named
@@ -30,9 +34,10 @@ from g3n_compiler.slice.published import E4B_SHAPE, published
 from g3n_compiler.slice.view import SlicedCheckpoint
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.reading import read_json_object
+from g3n_runtime.seal import is_sealed, sealed
 
 TIMED_TOKENS, TIMED_RUNS = 24, 3
-VERSION = 1
+VERSION = 2
 """Of what is measured and how: results of another one are not taken from the cache."""
 MAX_KNOWN_BYTES = 1 << 16
 
@@ -57,6 +62,13 @@ class Point:
             o.nbytes <= self.nbytes and o.loss <= self.loss and (o.nbytes, o.loss) != (self.nbytes, self.loss)
             for o in others
         )
+
+
+class Measured(NamedTuple):
+    """Nats per token, tokens per second."""
+
+    loss: float
+    speed: float
 
 
 def nested_slices(config: TextConfig, skippable: Sequence[int]) -> dict[str, Slice]:
@@ -94,20 +106,27 @@ def measure(
     """
     if not any(len(ids) > 1 for ids in documents):
         raise SliceError("no document has two tokens: there is nothing to predict, pass other --text")
+    sources = Sources()
+    note_texts(directory, sources)
     checkpoint = Checkpoint(directory)
+    checkpoint.note(sources)
     source, config = json.dumps(checkpoint.sha256(), sort_keys=True), checkpoint.text
     checkpoint.close()
     keys = {name: _key(source, plan, documents) for name, plan in slices.items()}
     cache.mkdir(parents=True, exist_ok=True)
-    missing = [name for name in slices if _known(cache / f"{keys[name]}.json") is None]
+    known = {name: value for name, key in keys.items() if (value := _known(cache / f"{key}.json")) is not None}
+    missing = [name for name in slices if name not in known]
     progress(f"held-out loss of {len(missing)} slices, {len(slices) - len(missing)} known, {workers} processes")
-    with ProcessPoolExecutor(max(1, min(workers, len(missing))), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        max(1, min(workers, len(missing))), get_context("spawn"), end_with_parent, (os.getpid(),)
+    ) as pool:
         losses = dict(zip(missing, pool.map(_loss, *_repeat(directory, slices, missing, documents)), strict=True))
     for name in missing:
         progress(f"speed of {name}")
-        value = {"loss": losses[name], "speed": _speed(directory, slices[name], documents[0])}
-        _write(cache / f"{keys[name]}.json", value)
-    return [_point(name, slices[name], config, recipe, cache / f"{keys[name]}.json") for name in slices]
+        known[name] = Measured(losses[name], _speed(directory, slices[name], documents[0]))
+        sources.require_unchanged()
+        _keep(cache / f"{keys[name]}.json", known[name])
+    return [_point(name, slices[name], config, recipe, known[name]) for name in slices]
 
 
 def _repeat(
@@ -116,24 +135,11 @@ def _repeat(
     return [directory] * len(names), [slices[name] for name in names], [documents] * len(names)
 
 
-def _point(name: str, plan: Slice, config: TextConfig, recipe: Recipe, path: Path) -> Point:
+def _point(name: str, plan: Slice, config: TextConfig, recipe: Recipe, known: Measured) -> Point:
     shape = plan.apply(config)
     specs = (*text_weights(shape).values(), *embedding_weights(shape).values())
     nbytes = sum(recipe.scheme(spec).nbytes(spec.shape) for spec in specs)
-    known = _known(path)
-    if known is None:
-        raise SliceError(f"{path} was changed or deleted while it was needed: start again")
-    return Point(name, shape.num_layers, parameter_count(shape), nbytes, *known)
-
-
-def _known(path: Path) -> tuple[float, float] | None:
-    """Loss and speed as they were measured before; ``None`` where they were not, or the file is damaged."""
-    try:
-        value = read_json_object(path, SliceError, MAX_KNOWN_BYTES)
-    except SliceError:
-        return None
-    loss, speed = value.get("loss"), value.get("speed")
-    return (loss, speed) if isinstance(loss, float) and isinstance(speed, float) else None
+    return Point(name, shape.num_layers, parameter_count(shape), nbytes, known.loss, known.speed)
 
 
 def _key(source: str, plan: Slice, documents: Documents) -> str:
@@ -141,10 +147,22 @@ def _key(source: str, plan: Slice, documents: Documents) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _write(path: Path, value: dict[str, float]) -> None:
+def _known(path: Path) -> Measured | None:
+    """What was measured before; ``None`` if nothing was, or what is there is damaged."""
+    try:
+        found = read_json_object(path, SliceError, MAX_KNOWN_BYTES)
+        loss, speed = found["loss"], found["speed"]
+    except (SliceError, KeyError):
+        return None
+    whole = is_sealed(found) and all(isinstance(value, float) for value in (loss, speed))
+    return Measured(loss, speed) if whole else None
+
+
+def _keep(path: Path, value: Measured) -> None:
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(value), encoding="utf-8")
-    partial.replace(path)
+    partial.write_text(json.dumps(sealed(value._asdict())), encoding="utf-8")
+    sync_file(partial)
+    rename_durably(partial, path)
 
 
 def _loss(directory: Path, plan: Slice, documents: Documents) -> float:

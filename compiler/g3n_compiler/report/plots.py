@@ -12,6 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from g3n_compiler.report.frontier import Point
+from g3n_compiler.report.own_file import write_marked
 
 STYLE = {
     "svg.hashsalt": "g3n",
@@ -98,7 +99,9 @@ def write_frontier(points: Sequence[Point], path: Path) -> None:
         figure.axes[0].set_ylabel("held-out loss, nats per token")
         # Dates and versions would make the same figures other bytes.
         metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
-        figure.savefig(path, metadata=metadata, dpi=120)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=path.suffix[1:], metadata=metadata, dpi=120)
+        write_marked(path, buffer.getvalue())
 
 
 def _svg(figure: Figure) -> Markup:

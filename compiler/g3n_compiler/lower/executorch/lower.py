@@ -107,7 +107,7 @@ def lower_text(
         made = write_tables(path, sources, read, ("embed_tokens",) if tied else ())
         (steps.folder / TABLES_RECORD).write_text(json.dumps(asdict(made)), encoding="utf-8")
 
-    tables = steps.file(TABLES, make_tables, "executorch: writing the embedding tables")
+    tables = steps.file(TABLES, make_tables, "executorch: writing the embedding tables", (TABLES_RECORD,))
     file = TablesFile.from_json(json.loads((steps.folder / TABLES_RECORD).read_text(encoding="utf-8")))
 
     def make_model(path: Path) -> None:
@@ -136,7 +136,7 @@ def lower_text(
         with path.open("wb") as output:
             program.write_to_file(output)
 
-    model = steps.file(MODEL, make_model, "executorch: making the program")
+    model = steps.file(MODEL, make_model, "executorch: making the program", (DELEGATION,))
     shutil.rmtree(steps.folder / "weights", ignore_errors=True)
     delegation = Delegation(**json.loads((steps.folder / DELEGATION).read_text(encoding="utf-8")))
     return ExecuTorchArtifacts(model, tables, file, tuple(methods), delegation)

@@ -7,6 +7,7 @@ all programs of a process.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch import Tensor
 from g3n_compiler.lower.executorch.weights import PartsOf, part_shapes
 from g3n_compiler.modules.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Recipe, Scheme
+from g3n_runtime.errors import BundleError
+from g3n_runtime.reading import read_json_object
 
 IN_MEMORY = 64 << 10
 """Bytes up to which a part is kept in memory instead of in a file."""
@@ -42,7 +45,8 @@ def store_weights(
     folder: Path,
     outside: Mapping[str, Mapping[str, str]],
 ) -> StoredWeights:
-    """Encode ``specs``, large parts as files in ``folder``; parts that an earlier run left there whole are taken.
+    """Encode ``specs``, large parts as files in ``folder``; parts that an earlier run left there are taken if they
+    have the hashes that it noted.
 
     Args:
         outside: weights whose bytes lie in the data file already, with the names of their parts there.
@@ -54,12 +58,15 @@ def store_weights(
             continue
         scheme = recipe.scheme(spec)
         paths = {part: folder / f"{weight}-{scheme.label}-{part or 'all'}" for part in part_shapes(spec, scheme)}
-        if all(path.exists() for path in paths.values()):
-            encoded = {part: path.read_bytes() for part, path in paths.items()}
-        else:
+        record = folder / f"{weight}-{scheme.label}.json"
+        encoded = _kept(paths, record)
+        if encoded is None:
             encoded = {part: encode(part, scheme, tensor) for part, tensor in parts(spec, scheme).items()}
             for part, path in paths.items():
-                _write_whole(path, encoded[part])
+                path.write_bytes(encoded[part])
+            names = {part: data_name(part, data) for part, data in encoded.items()}
+            # whoever takes them hashes them, so a thousand waits for the disk would prove nothing more
+            record.write_text(json.dumps(names), encoding="utf-8")
         for part, data in encoded.items():
             name = data_name(part, data)
             stored.names[weight, part] = name
@@ -81,7 +88,11 @@ def data_name(part: str, data: bytes) -> str:
     return ("scale_" if part == "scales" else "") + hashlib.sha256(data).hexdigest()
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+def _kept(paths: Mapping[str, Path], record: Path) -> dict[str, bytes] | None:
+    """What an earlier run left at ``paths``, if it is what ``record`` says; ``None`` where anything is not."""
+    try:
+        names = read_json_object(record, BundleError)
+        encoded = {part: path.read_bytes() for part, path in paths.items()}
+    except (BundleError, OSError):
+        return None
+    return encoded if names == {part: data_name(part, data) for part, data in encoded.items()} else None

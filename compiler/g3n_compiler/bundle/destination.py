@@ -1,0 +1,110 @@
+"""Where a result goes: decided once, before any work, and refused there if anything could be lost or misread."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from g3n_compiler.bundle.owned import Account, Kind, account
+from g3n_compiler.bundle.work import SUFFIX, restore, work_folder
+from g3n_compiler.errors import DiskError, NotOurs
+from g3n_runtime.terminal import printable_line
+
+MAX_NAME_BYTES = 255
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A place that a folder may be put at.
+
+    ``path`` has no link in it: a link that was named as ``--out``, or on the way there, was followed at the start.
+    """
+
+    path: Path
+    kind: Kind
+    existing: Account | None
+    """What lies there and may be replaced."""
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+
+def claim(
+    out: Path, kind: Kind, inputs: Iterable[Path] = (), progress: Callable[[str], None] = lambda line: None
+) -> Destination:
+    """Decide whether ``out`` can be written, and put back what a kill left in the middle of being replaced.
+
+    Args:
+        kind: of the folder that will be written; only one of the same kind is replaced.
+        inputs: files and folders that are read meanwhile, which it must not touch.
+
+    Raises:
+        DiskError: it is no name for a folder, or lies in or around one of ``inputs``.
+        NotOurs: what is there, or beside it in the place of our work folder, is not only ours.
+    """
+    _check_name(out.name, out)
+    try:
+        path = Path(os.path.realpath(out))
+        _check_name(path.name, out)
+        _check_place(path, out)
+        for source in inputs:
+            _check_apart(path, source, out)
+    except OSError as error:
+        raise DiskError(f"--out {_shown(out)} cannot be used ({error.strerror}): choose another") from None
+    restore(path, kind)
+    if not os.path.lexists(path):
+        return Destination(path, kind, None)
+    progress(f"checking that the {kind.noun} at {_shown(out)} may be replaced")
+    return Destination(path, kind, account(path, kind))
+
+
+def _check_name(name: str, out: Path) -> None:
+    if name in ("", ".", ".."):
+        raise DiskError(f"--out {_shown(out)!r} names no folder of its own: choose one, such as exported/mine")
+    if printable_line(name) != name or name.startswith("-"):
+        raise DiskError(
+            f"--out {_shown(out)!r} has a control character in its name, or a dash at its start, which other programs "
+            "take for an option: choose another"
+        )
+    if name.endswith(SUFFIX):
+        raise DiskError(f"--out {_shown(out)} is named like a work folder of g3n: choose another")
+    if len(os.fsencode(work_folder(Path(name)).name)) > MAX_NAME_BYTES:
+        raise DiskError(f"--out {_shown(out)} is too long a name: choose a shorter one")
+
+
+def _check_place(path: Path, out: Path) -> None:
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        above = next(p for p in path.parents if os.path.lexists(p))
+        if not above.is_dir():
+            raise DiskError(f"{_shown(above)} is not a folder, so --out cannot be made in it: choose another") from None
+        return
+    if stat.S_ISLNK(status.st_mode):
+        raise DiskError(f"--out {_shown(out)} is a link that leads to itself: choose another")
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotOurs(f"{_shown(out)} exists and is not a folder, so it is not g3n's: choose another --out")
+    if os.path.ismount(path):
+        raise NotOurs(f"{_shown(out)} is a mount point, which cannot be replaced: choose a folder in it")
+
+
+def _check_apart(path: Path, source: Path, out: Path) -> None:
+    """Refuse a place that is ``source``, around it, or, where that is a folder, in it; links do not hide it."""
+    try:
+        status = source.stat()
+    except (OSError, ValueError):
+        return  # whoever reads it says what is wrong
+    real = Path(os.path.realpath(source))
+    around = [p for p in (path, *path.parents) if os.path.lexists(p)]
+    inside = stat.S_ISDIR(status.st_mode) and any(os.path.samestat(p.stat(), status) for p in around)
+    there = os.path.lexists(path)
+    if inside or (there and any(os.path.samestat(p.stat(), path.stat()) for p in (real, *real.parents))):
+        raise DiskError(f"--out {_shown(out)} lies in or around {_shown(source)}, which is read: choose another")
+
+
+def _shown(path: Path) -> str:
+    return printable_line(str(path))

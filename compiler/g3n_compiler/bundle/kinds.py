@@ -1,0 +1,114 @@
+"""The kinds of folder that we write, each with how its record is read when its files are to be accounted for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from g3n_compiler.bundle.owned import REMEDY, Digest, Extra, Kind, Listing
+from g3n_compiler.checkpoint.calibrated import RECORD, listed_files
+from g3n_compiler.errors import BundleError, CheckpointError, NotOurs
+from g3n_compiler.report import REPORT
+from g3n_runtime.bundle import MANIFEST, MAX_MANIFEST_BYTES, SCHEMA_VERSION, SIGNATURE, schema
+from g3n_runtime.reading import parse_json, read_bytes
+from g3n_runtime.seal import SEAL, is_sealed
+from g3n_runtime.terminal import printable_line
+
+MAX_SIGNATURE_BYTES = 64 << 10
+MAX_REPORT_BYTES = 64 << 20
+SIGNATURE_TYPE = "application/vnd.dev.sigstore.bundle"
+"""How the media type begins of what ``model-signing`` writes."""
+OLD_CACHE = ".cache"
+"""Where bundles kept the engines' caches before those moved to the user's cache folder."""
+_ENGINE_CACHE = re.compile(r"model\.litertlm[\w.-]*\.xnnpack_cache")
+_MODEL_COPY = re.compile(
+    r"(?:(?:decoder|embedder|per_layer_embedder)-[0-9a-f]{16}|[a-z_]+-\d+-\d+)\.(?:tflite|partial)"
+)
+_PACKED_WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.xnnpack")
+_TFLITE, _TFLITE_AT = b"TFL3", 4
+
+
+def _bundle_listing(folder: Path) -> Listing:
+    path = folder / MANIFEST
+    try:
+        data = read_bytes(path, MAX_MANIFEST_BYTES, BundleError)
+        manifest = parse_json(data, str(path), BundleError)
+        jsonschema.validate(manifest, schema())
+    except (BundleError, jsonschema.ValidationError):
+        raise _no_record(folder, MANIFEST) from None
+    if manifest["schema_version"] > SCHEMA_VERSION or not _as_written(manifest, data):
+        raise NotOurs(f"{printable_line(str(path))} was changed since g3n wrote it: {REMEDY}")
+    files = _digests({entry["path"]: entry for entry in manifest["files"]})
+    report = manifest.get("report")
+    if report is not None:
+        files[report["path"]] = Digest(report["bytes"], report["sha256"])
+
+    def extra(path: str) -> Extra | None:
+        if path == SIGNATURE:
+            return Extra(MAX_SIGNATURE_BYTES, MAX_SIGNATURE_BYTES, _is_signature)
+        if path == REPORT and report is None:
+            return Extra(MAX_REPORT_BYTES, MAX_REPORT_BYTES, _is_report)
+        return _of_old_cache(path)
+
+    return Listing(files, extra, frozenset({OLD_CACHE}))
+
+
+def _calibrated_listing(folder: Path) -> Listing:
+    try:
+        files = listed_files(folder)
+    except CheckpointError:
+        raise _no_record(folder, RECORD) from None
+    if files is None:
+        raise _no_record(folder, RECORD)
+    return Listing(_digests(files))
+
+
+BUNDLE = Kind("bundle", MANIFEST, _bundle_listing)
+CALIBRATED = Kind("calibrated checkpoint", RECORD, _calibrated_listing)
+
+
+def _no_record(folder: Path, record: str) -> NotOurs:
+    return NotOurs(
+        f"{printable_line(str(folder))} exists and is not g3n's, or of a version that listed no files (it has no "
+        f"{record} that accounts for what is in it): {REMEDY}"
+    )
+
+
+def _digests(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Digest]:
+    return {path: Digest(entry["bytes"], entry["sha256"]) for path, entry in entries.items()}
+
+
+def _as_written(manifest: dict[str, Any], data: bytes) -> bool:
+    """Older manifests carry no digest: those were at least laid out as we lay them out."""
+    if SEAL in manifest:
+        return is_sealed(manifest)
+    return data == (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _is_signature(data: bytes) -> bool:
+    try:
+        value = parse_json(data, SIGNATURE, BundleError)
+    except BundleError:
+        return False
+    return isinstance(value, dict) and str(value.get("mediaType", "")).startswith(SIGNATURE_TYPE)
+
+
+def _is_report(data: bytes) -> bool:
+    head = data[:1000]
+    return head.startswith(b'<!doctype html>\n<html lang="en">\n') and " — g3n report</title>".encode() in head
+
+
+def _of_old_cache(path: str) -> Extra | None:
+    folder, _, name = path.partition("/")
+    if folder != OLD_CACHE:
+        return None
+    if _MODEL_COPY.fullmatch(name):
+        return Extra(1 << 40, 8, lambda data: data[_TFLITE_AT:] == _TFLITE)
+    if _ENGINE_CACHE.fullmatch(name) or _PACKED_WEIGHTS.fullmatch(name):
+        return Extra(1 << 40, 0, lambda data: True)
+    return None
