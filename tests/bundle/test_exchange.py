@@ -119,6 +119,25 @@ def test_what_a_kill_left_is_not_removed_with_a_note_in_it(tmp_path: Path) -> No
     assert is_whole(out, OLD | {"notes.txt": b"mine"})
 
 
+def test_what_was_exchanged_before_a_kill_is_not_removed_with_a_note_in_it(tmp_path: Path) -> None:
+    out, left = tmp_path / "out", tmp_path / ".out.g3n-work" / "new"
+    write(out, OLD)
+    killed(lambda: write(out, NEW, system=System(reached=kill_at("exchanged"))))
+    (left / "notes.txt").write_bytes(b"mine")
+    for _ in range(2):
+        with pytest.raises(NotOurs, match=r"notes\.txt"):
+            write(out, NEW)
+    assert is_whole(out, NEW) and is_whole(left, OLD | {"notes.txt": b"mine"})
+
+
+def test_a_note_in_a_work_folder_that_a_kill_left(tmp_path: Path) -> None:
+    killed(lambda: write(tmp_path / "a", NEW, system=System(reached=kill_at("written"))))
+    (tmp_path / ".a.g3n-work" / "notes.txt").write_bytes(b"mine")
+    with pytest.raises(NotOurs, match=r"notes\.txt"):
+        write(tmp_path / "a", NEW, key="another" * 3)
+    assert content(tmp_path / ".a.g3n-work")["notes.txt"] == b"mine"
+
+
 def test_a_folder_is_not_placed_over_another(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
@@ -227,6 +246,7 @@ def test_two_that_write_to_different_names_at_once(tmp_path: Path) -> None:
 def test_one_that_was_claimed_before_another_finished(tmp_path: Path) -> None:
     early = claim(tmp_path / "a", SMALL)
     write(tmp_path / "a", OLD)
+    begun = False
     with pytest.raises(NotOurs, match="appeared after the start"), staged(early, KEY):
-        pass
-    assert is_whole(tmp_path / "a", OLD)
+        begun = True
+    assert not begun and is_whole(tmp_path / "a", OLD)

@@ -13,7 +13,7 @@ import pytest
 
 from g3n_compiler.bundle.manifest import manifest_bytes
 from g3n_compiler.compile import CompileOptions, compile_bundle
-from g3n_compiler.errors import NotOurs, SourceChanged
+from g3n_compiler.errors import Busy, NotOurs, SourceChanged
 from g3n_compiler.lower.backend import Job, Lowered
 from g3n_compiler.verify.parity import Check
 from g3n_runtime.bundle import MANIFEST, open_bundle
@@ -196,3 +196,22 @@ def test_a_checkpoint_that_changes_during_the_compile(
     with pytest.raises(SourceChanged, match=name.replace(".", r"\.")):
         compile_to(tmp_path / "out" / "bundle", tiny_copy, Changing)
     assert names(tmp_path / "out") == []
+
+
+def test_two_compiles_at_once(tiny: TinyModel, tmp_path: Path) -> None:
+    """To one name the second is refused before any work, to another it is not."""
+    out, said = tmp_path / "a", list[str]()
+
+    class Meanwhile(FakeBackend):
+        def lower(self, job: Job) -> Lowered:
+            options = CompileOptions(checkpoint=tiny.directory, runtime="litert", recipe="int8", context=64, out=out)
+            with pytest.raises(Busy, match=f"process {os.getpid()}, since"):
+                compile_bundle(options, said.append, lambda runtime: FakeBackend(runtime))
+            compile_to(tmp_path / "a.b", tiny.directory)
+            return super().lower(job)
+
+    compile_to(out, tiny.directory, Meanwhile)
+    assert "hashing the checkpoint" not in said
+    assert names(tmp_path) == ["a", "a.b"]
+    first, second = (open_bundle(tmp_path / name).manifest["files"] for name in ("a", "a.b"))
+    assert first == second
