@@ -71,6 +71,10 @@ def test_parts_that_an_earlier_run_left_are_taken(tmp_path: Path) -> None:
     (tmp_path / "b-int4-scales").unlink()
     assert store_weights(specs, recipe, parts, tmp_path, {}) == first
     assert asked == ["a", "b", "b"]
+    for damaged in ("a-int4-values", "a-int4-scales", "a-int4.json"):
+        (tmp_path / damaged).write_bytes(b"")  # as a power cut leaves it
+        assert store_weights(specs, recipe, parts, tmp_path, {}) == first
+    assert asked == ["a", "b", "b", "a", "a", "a"]
 
 
 @pytest.mark.parametrize("bits", [4, 8, 32])
