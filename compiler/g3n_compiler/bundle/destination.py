@@ -53,9 +53,9 @@ def claim(
         _check_place(path, out)
         for source in inputs:
             _check_apart(path, source, out)
+        restore(path, kind)
     except OSError as error:
         raise DiskError(f"--out {_shown(out)} cannot be used ({error.strerror}): choose another") from None
-    restore(path, kind)
     if not os.path.lexists(path):
         return Destination(path, kind, None)
     progress(f"checking that the {kind.noun} at {_shown(out)} may be replaced")
