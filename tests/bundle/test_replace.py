@@ -138,7 +138,7 @@ def test_a_bundle_of_ours_is_replaced(change: Callable[[Path], object], bundle: 
     change(bundle)
     compile_to(bundle, tiny.directory)
     assert names(bundle.parent) == ["bundle"]
-    assert names(bundle) == [MANIFEST, "litert.bin", "report.html", "tokenizer.json"]
+    assert names(bundle) == ["litert.bin", MANIFEST, "report.html", "tokenizer.json"]
     open_bundle(bundle)
 
 
