@@ -23,6 +23,9 @@ from tests.fakes import FakeBackend
 
 SIGNATURE = json.dumps({"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json"}).encode()
 
+PACKED = b"".join(number.to_bytes(8, "little") for number in (4, 24, 10)) + b"the weights"[:10]
+"""A file as XNNPACK keeps packed weights in."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def without_onnx() -> Any:
@@ -77,6 +80,7 @@ def older(folder: Path) -> None:
     """As an earlier version wrote it: the manifest vouched for the files only."""
     manifest = json.loads((folder / MANIFEST).read_bytes())
     del manifest["report"], manifest["digest"]
+    manifest["files"][0]["role"] = "litertlm"  # what engines kept their caches of
     (folder / MANIFEST).write_bytes(manifest_bytes(manifest))
 
 
@@ -107,7 +111,15 @@ THEIRS: list[tuple[str, Callable[[Path], object]]] = [
     ("an older one with notes", lambda f: older_with(f, "notes.md", b"mine")),
     ("an older one with a report of one's own", lambda f: older_with(f, "report.html", b"<html>mine</html>")),
     ("an older one with notes in its cache", lambda f: older_with(f, ".cache/notes.md", b"mine")),
-    ("an older one with a model in its cache", lambda f: older_with(f, ".cache/decoder-0.tflite", b"TFL3")),
+    ("an older one with a model in its cache", lambda f: older_with(f, ".cache/decoder-0.tflite", b"....TFL3")),
+    (
+        "an older one with the cache of another",
+        lambda f: older_with(f, ".cache/litert.bin_1_6999.xnnpack_cache", PACKED),
+    ),
+    (
+        "an older one with no cache in its cache",
+        lambda f: older_with(f, ".cache/litert.bin_1_7000.xnnpack_cache", b"x"),
+    ),
 ]
 
 
@@ -129,7 +141,7 @@ OURS: list[tuple[str, Callable[[Path], object]]] = [
     ("without its report", lambda f: (f / "report.html").unlink()),
     ("older", older),
     ("older with an empty cache", lambda f: [older(f), (f / ".cache").mkdir()]),
-    ("older with a cache", lambda f: older_with(f, ".cache/model.litertlm_1764441_99.xnnpack_cache", b"packed")),
+    ("older with a cache", lambda f: older_with(f, ".cache/litert.bin_1795979269_7000.xnnpack_cache", PACKED)),
 ]
 
 

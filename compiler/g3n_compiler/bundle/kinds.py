@@ -14,6 +14,7 @@ from g3n_compiler.bundle.owned import REMEDY, Digest, Extra, Kind, Listing
 from g3n_compiler.checkpoint.calibrated import RECORD, listed_files
 from g3n_compiler.errors import BundleError, CheckpointError, NotOurs
 from g3n_compiler.report import REPORT
+from g3n_runtime.audio import AUDIO_STREAM
 from g3n_runtime.bundle import MANIFEST, MAX_MANIFEST_BYTES, SCHEMA_VERSION, SIGNATURE, schema
 from g3n_runtime.reading import parse_json, read_bytes
 from g3n_runtime.seal import SEAL, is_sealed
@@ -25,12 +26,10 @@ SIGNATURE_TYPE = "application/vnd.dev.sigstore.bundle"
 """How the media type begins of what ``model-signing`` writes."""
 OLD_CACHE = ".cache"
 """Where bundles kept the engines' caches before those moved to the user's cache folder."""
-_ENGINE_CACHE = re.compile(r"model\.litertlm[\w.-]*\.xnnpack_cache")
-_MODEL_COPY = re.compile(
-    r"(?:(?:decoder|embedder|per_layer_embedder)-[0-9a-f]{16}|[a-z_]+-\d+-\d+)\.(?:tflite|partial)"
-)
-_PACKED_WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.xnnpack")
 _TFLITE, _TFLITE_AT = b"TFL3", 4
+_PACKED_VERSION, _PACKED_HEADER = 4, 24
+"""XNNPACK's file of packed weights begins with its version, and with where its list of them begins and how long it is,
+eight bytes each; the list ends the file."""
 
 
 def _bundle_listing(folder: Path) -> Listing:
@@ -50,10 +49,10 @@ def _bundle_listing(folder: Path) -> Listing:
 
     def extra(path: str) -> Extra | None:
         if path == SIGNATURE:
-            return Extra(MAX_SIGNATURE_BYTES, MAX_SIGNATURE_BYTES, _is_signature)
+            return Extra(MAX_SIGNATURE_BYTES, MAX_SIGNATURE_BYTES, lambda data, size: _is_signature(data))
         if path == REPORT and report is None:
-            return Extra(MAX_REPORT_BYTES, MAX_REPORT_BYTES, _is_report)
-        return _of_old_cache(path)
+            return Extra(MAX_REPORT_BYTES, MAX_REPORT_BYTES, lambda data, size: _is_report(data))
+        return _of_old_cache(path, manifest)
 
     return Listing(files, extra, frozenset({OLD_CACHE}))
 
@@ -103,12 +102,25 @@ def _is_report(data: bytes) -> bool:
     return head.startswith(b'<!doctype html>\n<html lang="en">\n') and " — g3n report</title>".encode() in head
 
 
-def _of_old_cache(path: str) -> Extra | None:
+def _of_old_cache(path: str, manifest: Mapping[str, Any]) -> Extra | None:
+    """What engines and our loops kept in a bundle, by the exact names that this bundle's gives."""
     folder, _, name = path.partition("/")
-    if folder != OLD_CACHE:
+    model = next((entry for entry in manifest["files"] if entry["role"] == "litertlm"), None)
+    if folder != OLD_CACHE or model is None:
         return None
-    if _MODEL_COPY.fullmatch(name):
-        return Extra(1 << 40, 8, lambda data: data[_TFLITE_AT:] == _TFLITE)
-    if _ENGINE_CACHE.fullmatch(name) or _PACKED_WEIGHTS.fullmatch(name):
-        return Extra(1 << 40, 0, lambda data: True)
-    return None
+    digest, whole = model["sha256"][:16], model["bytes"]
+    packed = rf"{re.escape(model['path'])}_\d{{1,20}}_{whole}\.xnnpack_cache|weights-{digest}\.xnnpack"
+    if re.fullmatch(packed, name, re.ASCII):
+        return Extra(1 << 40, _PACKED_HEADER, _is_packed)
+    copies = {f"{part}-{digest}.tflite": at for part, at in (manifest.get("elastic") or {}).items()}
+    if (stream := (manifest.get("audio") or {}).get("stream")) is not None:
+        copies["{}-{}-{}.tflite".format(AUDIO_STREAM, *stream)] = stream
+    if name not in copies:
+        return None
+    begin, end = copies[name]
+    return Extra(end - begin, 8, lambda data, size: size == end - begin and data[_TFLITE_AT:] == _TFLITE)
+
+
+def _is_packed(header: bytes, size: int) -> bool:
+    version, begin, length = (int.from_bytes(header[at : at + 8], "little") for at in range(0, _PACKED_HEADER, 8))
+    return version == _PACKED_VERSION and begin + length == size

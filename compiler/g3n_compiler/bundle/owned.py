@@ -36,7 +36,8 @@ class Extra:
     """Bytes that it has at most."""
     read: int
     """Bytes that are read of it."""
-    is_ours: Callable[[bytes], bool]
+    is_ours: Callable[[bytes, int], bool]
+    """Of those bytes and the size of the file."""
 
 
 def _no_extra(path: str) -> Extra | None:
@@ -183,4 +184,4 @@ def _proves_itself(path: Path, extra: Extra, identity: FileIdentity) -> bool:
     if identity.size > extra.most:
         return False
     with os.fdopen(_open(path, identity), "rb") as file:
-        return extra.is_ours(file.read(extra.read))
+        return extra.is_ours(file.read(extra.read), identity.size)
