@@ -182,7 +182,8 @@ def write_manifest(directory: Path, manifest: dict[str, Any], report: str) -> No
     entry = _file(directory, report, "report")
     del entry["role"]
     whole = sealed({**manifest, "report": entry})
-    jsonschema.validate(whole, schema())
+    if (wrong := fault(whole, schema())) is not None:
+        raise BundleError(f"the manifest of {manifest['name']} {wrong}: this is a fault of g3n")
     (directory / MANIFEST).write_bytes(manifest_bytes(whole))
 
 
