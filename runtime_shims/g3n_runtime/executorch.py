@@ -19,6 +19,7 @@ from typing import Any
 from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Template, Turn, limit_of
 from g3n_runtime.engine import NOTHING, Attachments, Sampler, Speed
 from g3n_runtime.errors import EngineError
+from g3n_runtime.executorch_errors import program_errors
 from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts, load_program
 from g3n_runtime.held import HeldFile, address
 from g3n_runtime.page_cache import drop_from_page_cache
@@ -39,6 +40,7 @@ class ExecuTorchChat:
         template: prompt template, ``{prompt}`` for the user's text.
     """
 
+    @program_errors()
     def __init__(self, parts: ExecuTorchParts, template: str = "{prompt}") -> None:
         if parts.tokenizer is None:
             raise EngineError("the runner needs a tokenizer.json: name it in ExecuTorchParts")

@@ -14,6 +14,7 @@ import torch
 
 from g3n_runtime.audio import HOP, Step, clip_hops, frame_count, token_steps
 from g3n_runtime.errors import SoundError
+from g3n_runtime.executorch_errors import program_errors
 from g3n_runtime.executorch_vision import load
 from g3n_runtime.held import HeldFile
 
@@ -32,6 +33,7 @@ class ExecuTorchAudio:
         path: the program, ``audio.pte``.
     """
 
+    @program_errors()
     def __init__(self, path: Path | HeldFile) -> None:
         self._program, self._file = load(path), path
         self._tokens, self._frames, self._bins = (
@@ -68,6 +70,7 @@ class ExecuTorchAudio:
             token, *state = self._run(STREAM, [step.mel, step.mask, *state])
             yield token[0, 0]
 
+    @program_errors()
     def end(self) -> np.ndarray:
         """The end-of-audio row ``[1, hidden]`` float32."""
         return self._program.load_method(END).execute([])[0].numpy().copy()
@@ -90,6 +93,7 @@ class ExecuTorchAudio:
         """The steps of a stream of ``sound [n]``."""
         return token_steps([sound], self._frames, self._bins)
 
+    @program_errors()
     def _run(self, name: str, inputs: list[np.ndarray]) -> list[np.ndarray]:
         outputs = self._method(name).execute([torch.from_numpy(np.ascontiguousarray(x)) for x in inputs])
         return [output.numpy().copy() for output in outputs]

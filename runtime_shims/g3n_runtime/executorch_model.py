@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from g3n_runtime.errors import EngineError
+from g3n_runtime.executorch_errors import program_errors
 from g3n_runtime.held import HeldFile, address
 
 PROGRAM_MAGIC = b"ET12"
@@ -88,6 +89,7 @@ class ExecuTorchModel:
     tables: it locks what it maps into memory where the process may do so. Otherwise ``forward`` does all.
     """
 
+    @program_errors()
     def __init__(self, parts: ExecuTorchParts, method: str | None = None) -> None:
         self._program = load_program(parts)
         names = self._program.method_names
@@ -150,6 +152,7 @@ class ExecuTorchModel:
         """As :meth:`call` for rows ``[T, width]`` float32, with a method that takes such."""
         return self._run(torch.from_numpy(rows)[None], position)
 
+    @program_errors()
     def _run(self, tokens: torch.Tensor, position: int) -> list[np.ndarray]:
         outputs = self._execute.execute([tokens, torch.arange(position, position + tokens.shape[1])])
         return [output.numpy().copy() for output in outputs]

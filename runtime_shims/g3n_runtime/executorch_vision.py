@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from g3n_runtime.errors import EngineError
+from g3n_runtime.executorch_errors import program_errors
 from g3n_runtime.executorch_model import require_program
 from g3n_runtime.held import HeldFile, address
 
@@ -36,6 +37,7 @@ class ExecuTorchVision:
         path: the program, ``vision.pte``.
     """
 
+    @program_errors()
     def __init__(self, path: Path | HeldFile) -> None:
         self._program, self._file = load(path), path
         self.resolutions = tuple(int(side) for side in self._program.load_method(SIZES).execute([]))
@@ -63,6 +65,7 @@ class ExecuTorchVision:
         *steps, tokens = self._run(blocks_name(image.shape[0]), image)
         return [*steps, tokens[0]]
 
+    @program_errors()
     def _run(self, name: str, image: np.ndarray) -> list[np.ndarray]:
         # One method at a time: each packs the weights for itself.
         if self._open is None or self._open[0] != name:
