@@ -8,6 +8,7 @@ this writer gives the same bytes for the same input. Format: ``litert_lm_builder
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import struct
 import zlib
@@ -22,6 +23,7 @@ from litert_lm_builder import litertlm_header_schema_py_generated as schema
 
 from g3n_compiler.errors import BundleError
 from g3n_runtime.elastic import ELASTIC_VIEW
+from g3n_runtime.reading import open_regular
 
 SectionKind = Literal[
     "llm_metadata",
@@ -133,8 +135,8 @@ def sections(path: Path) -> list[Section]:
     Raises:
         BundleError: the file is not a ``.litertlm``, or its header is damaged.
     """
-    length = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path, BundleError) as file:
+        length = os.fstat(file.fileno()).st_size
         start = file.read(core.HEADER_BEGIN_BYTE_OFFSET)
         if len(start) < core.HEADER_BEGIN_BYTE_OFFSET or not start.startswith(core.HEADER_MAGIC_BYTES):
             raise BundleError(f"{path} does not begin with {core.HEADER_MAGIC_BYTES.decode()}: it is no .litertlm file")
