@@ -10,13 +10,13 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from tests.android.golden import DIRECTORY
+from tests.android.signed import shrink
 from tests.fuzz.case import Case, Entry
 from tests.fuzz.mutate_bytes import damaged
 from tests.fuzz.reader import Reader
 
-FILES = 2
-"""Files of the bundle: each takes seven calls of adb."""
-CALLS = 34
+CALLS = 64
+"""About as many as a push of six files makes."""
 ADB = r"""#!/bin/sh
 here=${0%/*}
 read -r n < "$here/count"
@@ -50,17 +50,16 @@ ANSWERS = (
 
 
 def phone(folder: Path) -> None:
-    """A bundle of two files and a device with room for it."""
+    """A bundle of a few small files and a device with room for it."""
     bundle = folder / "bundle"
     (folder / "adb" / "disk").mkdir(parents=True)
     (folder / "adb" / "bin").mkdir()
     bundle.mkdir()
     manifest = json.loads((DIRECTORY / "manifest_short.json").read_text(encoding="utf-8"))
-    manifest["files"] = [f for f in manifest["files"] if f["path"] in ("model.litertlm", "model.pte", "model.ptd")]
-    for entry in manifest["files"]:
-        data = entry["path"].encode()
-        (bundle / entry["path"]).write_bytes(data)
-        entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    contents = {entry["path"]: entry["path"].encode() for entry in manifest["files"]}
+    for path, data in contents.items():
+        (bundle / path).write_bytes(data)
+    shrink(manifest, contents)
     (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     cases = "ro.product.model) echo Pixel;; ro.build.version.sdk) echo 34;; ro.product.cpu.abilist) echo arm64-v8a;;"
     for name, text in (

@@ -128,7 +128,7 @@ def pad_to_vocabulary(model: bytes, size: int) -> bytes:
     """``model`` with unused pieces added up to ``size``: an engine fails on an id beyond its tokenizer.
 
     Raises:
-        TokenizerError: it has more pieces than that.
+        TokenizerError: it has more pieces than that, or the library, which an engine calls, does not load it.
     """
     proto = pb.ModelProto.FromString(model)
     if len(proto.pieces) > size:
@@ -138,7 +138,12 @@ def pad_to_vocabulary(model: bytes, size: int) -> bytes:
     for i in range(len(proto.pieces), size):
         proto.pieces.add(piece=f"<g3n_unused{i}>", score=0.0, type=pb.ModelProto.SentencePiece.UNUSED)
     proto.trainer_spec.vocab_size = len(proto.pieces)
-    return bytes(proto.SerializeToString(deterministic=True))
+    padded = bytes(proto.SerializeToString(deterministic=True))
+    try:
+        sentencepiece.SentencePieceProcessor(model_proto=padded)
+    except RuntimeError as error:
+        raise TokenizerError(f"SentencePiece does not load the tokenizer ({error}): copy it again") from None
+    return padded
 
 
 def to_sentencepiece(tokenizer_json: Path) -> bytes:
