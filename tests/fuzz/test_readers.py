@@ -54,7 +54,6 @@ def test_a_seed_is_read(name: str, child: Child) -> None:
     assert outcome.verdict == "read", outcome.what
 
 
-@pytest.mark.xfail(reason="the readers' hardening lands by and by")
 @pytest.mark.parametrize("name", READERS)
 def test_hostile_input_is_read_or_refused(name: str, child: Child, tmp_path: Path) -> None:
     tally = Tally()
