@@ -58,6 +58,10 @@ class TokenizerError(CheckpointError):
     exit_code = 17
 
 
+class UnsupportedTokenizer(TokenizerError):
+    """The tokenizer is not a BPE with byte fallback over unsplit text, so SentencePiece cannot express it."""
+
+
 class HubError(CheckpointError):
     """The hub cannot be reached, or the model on it is gated."""
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NamedTuple, NoReturn
 
-from g3n_runtime.errors import BundleError, G3nError
+from g3n_runtime.errors import AdbError, BundleError
 from g3n_runtime.reading import open_regular
 
 CHUNK = 1 << 20
@@ -26,12 +26,6 @@ QUERY_SECONDS = 60.0
 HASH_SECONDS = 1800.0
 INSTALL_SECONDS = 600.0
 _SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@%\[\]-]{0,199}")
-
-
-class AdbError(G3nError):
-    """adb is missing, sees no usable device, failed on the way, or answered what is not understood."""
-
-    exit_code = 70
 
 
 class Said(NamedTuple):

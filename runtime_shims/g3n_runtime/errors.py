@@ -78,3 +78,15 @@ class CannotCheckSignature(G3nError):
     """A signature can be neither confirmed nor refused here: its key or the package that checks it is missing."""
 
     exit_code = 55
+
+
+class AdbError(G3nError):
+    """adb is missing, sees no usable device, failed on the way, or answered what is not understood."""
+
+    exit_code = 70
+
+
+class DeviceUnfit(G3nError):
+    """The device cannot hold or run the bundle."""
+
+    exit_code = 71

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from g3n_runtime.adb import HASH_SECONDS, Adb, AdbError
+from g3n_runtime.adb import HASH_SECONDS, Adb
 from g3n_runtime.bundle import MANIFEST, SIGNATURE, Bundle
-from g3n_runtime.errors import BundleError, G3nError, UnsafePath
+from g3n_runtime.errors import AdbError, BundleError, DeviceUnfit, UnsafePath
 from g3n_runtime.terminal import printable_line
 
 FOLDER = "/data/local/tmp/g3n"
@@ -30,12 +30,6 @@ MODEL, SDK, ABIS = "ro.product.model", "ro.build.version.sdk", "ro.product.cpu.a
 
 Report = Callable[[int, int], None]
 """Told the bytes done and the bytes in all."""
-
-
-class DeviceUnfit(G3nError):
-    """The device cannot hold or run the bundle."""
-
-    exit_code = 71
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from g3n_runtime.adb import Adb, AdbError
+from g3n_runtime.adb import Adb
 from g3n_runtime.bundle import Bundle
-from g3n_runtime.errors import BundleError, UnsafePath
+from g3n_runtime.errors import AdbError, BundleError, UnsafePath
 from g3n_runtime.push import FOLDER, device_facts, remote_folder
 
 DEVICES = 'if [ "$1" = devices ]; then printf "x\\tdevice\\n"; exit 0; fi\n'

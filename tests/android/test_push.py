@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 from g3n_compiler.bundle.signing import sign_bundle
 from g3n_compiler.cli.push import main
 from g3n_runtime.bundle import SIGNATURE
-from g3n_runtime.errors import BundleError, HashMismatch, SignatureError
-from g3n_runtime.push import FOLDER, AdbError, DeviceFacts, DeviceUnfit
+from g3n_runtime.errors import AdbError, BundleError, DeviceUnfit, HashMismatch, SignatureError
+from g3n_runtime.push import FOLDER, DeviceFacts
 from tests.android import fake_adb
 from tests.android.golden import DIRECTORY
 from tests.android.signed import KEY, OTHER_KEY, shrink

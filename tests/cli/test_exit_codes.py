@@ -13,9 +13,10 @@ PACKAGES = ("g3n_compiler", "g3n_runtime")
 
 
 def kinds(base: type[G3nError] = G3nError) -> list[type[G3nError]]:
-    """All classes of errors of ours, each once, but for the base."""
+    """All classes of errors of ours that a user may meet by name, each once, but for the base."""
     found = [k for child in base.__subclasses__() for k in (child, *kinds(child))]
-    return [k for k in dict.fromkeys(found) if k.__module__.partition(".")[0] in PACKAGES]
+    ours = [k for k in dict.fromkeys(found) if k.__module__.partition(".")[0] in PACKAGES]
+    return [k for k in ours if not k.__name__.startswith("_")]
 
 
 def row(kind: type[G3nError]) -> str:

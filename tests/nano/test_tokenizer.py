@@ -11,7 +11,8 @@ import sentencepiece
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from g3n_compiler.checkpoint.sentencepiece import UnsupportedTokenizer, check_equal, to_sentencepiece
+from g3n_compiler.checkpoint.sentencepiece import check_equal, to_sentencepiece
+from g3n_compiler.errors import UnsupportedTokenizer
 from g3n_compiler.nano import checkpoint_dir, heldout_path
 from nano_training import chat, corpus, tokenizer
 

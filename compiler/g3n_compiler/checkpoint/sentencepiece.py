@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from g3n_compiler.checkpoint.config import MAX_VOCABULARY
 from g3n_compiler.checkpoint.tokenizer_json import read_tokenizer_json
-from g3n_compiler.errors import TokenizerError
+from g3n_compiler.errors import TokenizerError, UnsupportedTokenizer
 from g3n_runtime.reading import read_bytes
 
 CONTROL_SYMBOLS = ("<pad>", "<eos>", "<bos>")
@@ -28,10 +28,6 @@ MAX_PIECE = 1024
 """Characters."""
 _UNMERGED_SCORE = -1e7
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
-
-
-class UnsupportedTokenizer(TokenizerError):
-    """The tokenizer is not a BPE with byte fallback over unsplit text, so SentencePiece cannot express it."""
 
 
 def _require(path: Path, holds: bool, what: str) -> None:
