@@ -28,24 +28,24 @@ from rich.table import Table
 from safetensors.torch import save_file
 from torch import Tensor
 
-from g3n_compiler.checkpoint.config import read_json
-from g3n_compiler.checkpoint.multimodal import AudioConfig, load_audio_config
+from g3n_compiler.checkpoint.fields import read_json
 from g3n_compiler.checkpoint.safetensors import SafetensorsFile
 from g3n_compiler.lower.litert.audio import convert_audio, write_audio
-from g3n_compiler.modules.audio import AudioEncoder
-from g3n_compiler.modules.audio_weights import AudioReader, audio_embedder_weights, audio_weights, stored
-from g3n_compiler.modules.multimodal_embedder import Embedder
-from g3n_compiler.modules.weights import LazyWeights, Weights, WeightSpec
+from g3n_compiler.lower.registry import BACKENDS
+from g3n_compiler.models.gemma3n.audio import AudioEncoder
+from g3n_compiler.models.gemma3n.audio_weights import AudioReader, audio_embedder_weights, audio_weights, stored
+from g3n_compiler.models.gemma3n.soft_tokens import Embedder
+from g3n_compiler.models.gemma3n.tower_config import AudioConfig, load_audio_config
+from g3n_compiler.models.weights import LazyWeights, Weights, WeightSpec
 from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.recipe import RECIPES
-from g3n_compiler.targets import RUNTIMES
-from g3n_compiler.verify.parity import relative_error
-from g3n_compiler.verify.steps import clip_errors
-from g3n_runtime.audio import RATE, LogMel
-from g3n_runtime.litert_audio import LiteRtClipEncoder, LiteRtStreamEncoder
+from g3n_compiler.verify.checks import relative_error
+from g3n_compiler.verify.tower_blocks import clip_errors
+from g3n_runtime.litert.audio import LiteRtClipEncoder, LiteRtStreamEncoder
+from g3n_runtime.media.mel import RATE, LogMel
 
 if TYPE_CHECKING:
-    from g3n_runtime.executorch_audio import ExecuTorchAudio
+    from g3n_runtime.executorch.audio import ExecuTorchAudio
 
 TOWER = "tower.safetensors"
 PROGRAM = "audio.pte"
@@ -107,7 +107,7 @@ def main(context: click.Context, folder: Path) -> None:
     context.obj = folder
 
 
-RUNTIME = click.option("--runtime", type=click.Choice(RUNTIMES), default="litert")
+RUNTIME = click.option("--runtime", type=click.Choice(list(BACKENDS)), default="litert")
 RECIPE = click.option("--recipe", "recipes", type=click.Choice(NAMES), multiple=True, default=NAMES)
 
 
@@ -239,7 +239,7 @@ def stream_encoder(folder: Path, name: str, runtime: str) -> EncodeStream:
 def open_executorch(folder: Path, name: str) -> ExecuTorchAudio:
     from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
 
-    from g3n_runtime.executorch_audio import ExecuTorchAudio
+    from g3n_runtime.executorch.audio import ExecuTorchAudio
 
     _unsafe_reset_threadpool(THREADS)
     return ExecuTorchAudio(folder / name / PROGRAM)

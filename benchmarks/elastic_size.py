@@ -23,9 +23,9 @@ from typing import Any
 import click
 from rich.console import Console
 
-from g3n_runtime.elastic import ELASTIC_VIEW
-from g3n_runtime.litert_elastic import ElasticModel, ElasticText
-from g3n_runtime.litert_model import LiteRtParts
+from g3n_runtime.litert.elastic import ElasticModel, ElasticText
+from g3n_runtime.litert.model import LiteRtParts
+from g3n_runtime.litert.names import ELASTIC_VIEW
 
 ELASTIC, MODEL = "elastic", "model.litertlm"
 SIZES = "sizes.json"
@@ -48,26 +48,33 @@ def main() -> None:
 def lower(checkpoint: Path, work: Path, sizes: str, quant: str, context: int, prefill: int) -> None:
     """Write the elastic bundle and a plain one of each size."""
     # Not at the top: the runs are to be measured without the compiler and its toolchains in their memory.
-    from g3n_compiler.checkpoint.reader import Checkpoint
     from g3n_compiler.checkpoint.tokenizer import load_tokenizer
     from g3n_compiler.cli.common import quiet_toolchains
-    from g3n_compiler.lower.backend import Job
+    from g3n_compiler.lower.job import Job
     from g3n_compiler.lower.litert.backend import LiteRtBackend
+    from g3n_compiler.models.gemma3n.text_config import own_config
     from g3n_compiler.quantize.recipe import get_recipe
     from g3n_compiler.slice.elastic import choose_sizes
-    from g3n_compiler.slice.view import open_size
+    from g3n_compiler.source import TEXT, Source
+    from g3n_compiler.targets import get_target
 
     console = Console()
-    source = Checkpoint(checkpoint)
-    chosen = choose_sizes(sizes.split(","), source.text)
-    source.text = chosen[0].config
-    tokenizer = load_tokenizer(checkpoint, source.text)
-    job = Job(source, tokenizer, get_recipe(quant), context, (prefill,), work, lambda line: console.print(line))
+    whole = Source.open(checkpoint, modalities=(TEXT,))
+    chosen = choose_sizes(sizes.split(","), whole.text)
+    source = whole.divided(chosen[0].config)
+    job = Job(
+        source=source,
+        tokenizer=load_tokenizer(checkpoint, own_config(source.text)),
+        recipe=get_recipe(quant),
+        target=get_target("host"),
+        context=context,
+        prefill_lengths=(prefill,),
+        directory=work,
+        progress=lambda line: console.print(line),
+    )
     jobs = {ELASTIC: replace(job, sizes=chosen[1:])}
     for size in chosen:
-        plain = open_size(source, size)
-        plain.text = size.config.whole
-        jobs[size.name] = replace(job, checkpoint=plain)
+        jobs[size.name] = replace(job, source=whole.sliced(size.plan, size.config.whole))
     work.mkdir(parents=True, exist_ok=True)
     (work / SIZES).write_text(json.dumps([size.name for size in chosen]), encoding="utf-8")
     for name, wanted in jobs.items():
@@ -159,7 +166,7 @@ def _child(
 
 def _copy_out(folder: Path) -> None:
     """The models of a bundle as files, which LiteRT's Python interface wants."""
-    from g3n_compiler.bundle.litertlm import extract, find_section
+    from g3n_compiler.lower.litert.container import extract, find_section
 
     kind = ELASTIC_VIEW if folder.name == ELASTIC else "prefill_decode"
     for name, section in (("decoder", kind), *((k, k) for k in KINDS)):

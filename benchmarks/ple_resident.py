@@ -24,15 +24,18 @@ import click
 import torch
 from rich.console import Console
 
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import PROMPT, load_tokenizer
-from g3n_compiler.lower.backend import Job
-from g3n_compiler.lower.registry import get_backend
+from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.registry import BACKENDS, get_backend
+from g3n_compiler.lower.subgraphs import Runtime
+from g3n_compiler.models.gemma3n.text_config import own_config
 from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.quantize.recipe import get_recipe
-from g3n_compiler.targets import RUNTIMES, Runtime
+from g3n_compiler.source import Source
+from g3n_compiler.targets import get_target
 from g3n_runtime.bundle import Bundle
-from g3n_runtime.engine import GREEDY, open_engine
+from g3n_runtime.chat import GREEDY
+from g3n_runtime.engines import open_engine
 
 LAYERS, PLE_DIM = 6, 1280
 """7680 values a row, as in E2B, in few layers."""
@@ -41,7 +44,7 @@ TOKENS = 64
 WAYS = ("litert", "executorch", "executorch, our loop")
 
 
-def save_random(directory: Path, rows: int, vocab: int) -> Checkpoint:
+def save_random(directory: Path, rows: int, vocab: int) -> Source:
     """A random checkpoint of ``vocab`` tokens whose PLE has ``rows`` rows, with nano's tokenizer."""
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
@@ -66,14 +69,22 @@ def save_random(directory: Path, rows: int, vocab: int) -> Checkpoint:
     Gemma3nForCausalLM(config).bfloat16().save_pretrained(directory)
     for name in ("tokenizer.json", "tokenizer.model", "chat_template.jinja"):
         shutil.copy(checkpoint_dir() / name, directory)
-    return Checkpoint(directory)
+    return Source.open(directory)
 
 
-def lower(checkpoint: Checkpoint, runtime: Runtime, directory: Path) -> None:
+def lower(source: Source, runtime: Runtime, directory: Path) -> None:
     """Lower without the comparisons, which this measures nothing of."""
     directory.mkdir()
-    tokenizer = load_tokenizer(checkpoint.directory, checkpoint.text)
-    job = Job(checkpoint, tokenizer, get_recipe("int8"), 256, (32,), directory, lambda line: None)
+    job = Job(
+        source=source,
+        tokenizer=load_tokenizer(source.directory, own_config(source.text)),
+        recipe=get_recipe("int8"),
+        target=get_target("host"),
+        context=256,
+        prefill_lengths=(32,),
+        directory=directory,
+        progress=lambda line: None,
+    )
     files = [{"path": f.path, "role": f.role} for f in get_backend(runtime).lower(job).files]
     manifest = {
         "model": {"modalities": ["text"]},
@@ -89,8 +100,8 @@ def generate(directory: Path, way: str) -> int:
     bundle = Bundle(directory, json.loads((directory / "bundle.json").read_text(encoding="utf-8")))
     tokens = 0
     if way == WAYS[2]:
-        from g3n_runtime.executorch import ROLES
-        from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
+        from g3n_runtime.executorch.engine import ROLES
+        from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
 
         parts = ExecuTorchParts(bundle.file(ROLES["model"]), bundle.file(ROLES["tables"]))
         engine: Any = ExecuTorchModel(parts)
@@ -117,7 +128,7 @@ def in_fresh_process(directory: Path, way: str) -> int:
 
 @click.command()
 @click.option("--rows", default=65536, show_default=True, help="Rows of the large table.")
-@click.option("--runtime", "runtimes", multiple=True, type=click.Choice(RUNTIMES), default=RUNTIMES)
+@click.option("--runtime", "runtimes", multiple=True, type=click.Choice(list(BACKENDS)), default=list(BACKENDS))
 @click.option("--child", type=click.Path(path_type=Path), hidden=True)
 @click.option("--way", hidden=True)
 def main(rows: int, runtimes: tuple[Runtime, ...], child: Path | None, way: str | None) -> None:

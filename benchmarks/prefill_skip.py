@@ -22,13 +22,13 @@ from ai_edge_litert.interpreter import Interpreter
 from rich.console import Console
 from torch import Tensor
 
-from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.lower.litert.bind import bind
-from g3n_compiler.lower.litert.decoder import LiteRtDecoder
-from g3n_compiler.lower.litert.graph import LiteRtOps
-from g3n_compiler.modules.external_cache import PrefillCache
+from g3n_compiler.lower.litert.bind_weights import bind
+from g3n_compiler.lower.litert.dialect import LiteRtDecoder
+from g3n_compiler.lower.litert.text import LiteRtOps
+from g3n_compiler.lower.signatures.cache import PrefillCache
+from g3n_compiler.lower.signatures.text import GraphWeights, Prefill, sample_inputs, used_weights
 from g3n_compiler.quantize.recipe import get_recipe
-from g3n_compiler.trace.signatures import GraphWeights, Prefill, sample_inputs, used_weights
+from g3n_compiler.source import Source
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 4352,
@@ -71,15 +71,15 @@ class AllLayers(Prefill):
         return {**cache.outputs(), "hidden": state.streams}
 
 
-def save_random(directory: Path) -> Checkpoint:
+def save_random(directory: Path) -> Source:
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
     torch.manual_seed(0)
     Gemma3nForCausalLM(Gemma3nTextConfig(**SHAPE)).bfloat16().save_pretrained(directory)
-    return Checkpoint(directory)
+    return Source.open(directory)
 
 
-def lower(checkpoint: Checkpoint, module: Prefill, tokens: int, weights: Mapping[str, Any], path: Path) -> int:
+def lower(checkpoint: Source, module: Prefill, tokens: int, weights: Mapping[str, Any], path: Path) -> int:
     """Convert and bind one signature; returns its count of linear layers."""
     import litert_torch
 

@@ -18,14 +18,16 @@ import numpy as np
 from lab import is_of_nano, recipe_label
 from rich.console import Console
 
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.errors import BundleError
 from g3n_compiler.lower.registry import BACKENDS
+from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.gemma3n.transformers_model import load_hf
 from g3n_compiler.nano import checkpoint_dir, heldout_path
 from g3n_compiler.quantize.recipe import get_recipe
-from g3n_compiler.verify.reference import Reference, hf_logits, load_hf
+from g3n_compiler.source import TEXT, Source
+from g3n_compiler.verify.reference import Reference, hf_logits
 from g3n_runtime.bundle import open_bundle
 
 LogitsOf = Callable[[Sequence[int]], np.ndarray]
@@ -48,17 +50,17 @@ def perplexity(logits_of: LogitsOf, documents: Sequence[Sequence[int]]) -> float
 @reports_errors
 def main(bundles: tuple[Path, ...], documents: int) -> None:
     """Print the table for BUNDLES of nano."""
-    checkpoint = Checkpoint(checkpoint_dir())
+    source = Source.open(checkpoint_dir(), modalities=(TEXT,))
     opened = [open_bundle(bundle) for bundle in bundles]
     if not all(is_of_nano(bundle.manifest) for bundle in opened):
         raise BundleError("a bundle was not compiled from the embedded checkpoint: compile it with --size nano")
-    tokenizer = load_tokenizer(checkpoint.directory, checkpoint.text)
+    tokenizer = load_tokenizer(source.directory, own_config(source.text))
     lines = heldout_path().read_text(encoding="utf-8").splitlines()[:documents]
     texts = [[tokenizer.bos_id, *tokenizer.encode(json.loads(line)["text"])] for line in lines]
     console = Console(width=120)
-    hf = load_hf(checkpoint)
+    hf = load_hf(source)
     full = perplexity(lambda ids: hf_logits(hf, ids).numpy(), texts)
-    naive = Reference(checkpoint, get_recipe("int4-rtn"))
+    naive = Reference(source, get_recipe("int4-rtn"))
     rows = [("int4 round-to-nearest everywhere", "fake-quant", perplexity(lambda i: naive.logits(i).numpy(), texts))]
     with quiet_toolchains():
         for bundle in opened:

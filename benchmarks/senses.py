@@ -25,7 +25,8 @@ from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.errors import BundleError
 from g3n_compiler.nano import checkpoint_dir
 from g3n_runtime.bundle import Bundle, open_bundle
-from g3n_runtime.engine import GREEDY, Attachments, ChatEngine, open_engine
+from g3n_runtime.chat import GREEDY, Attachments, ChatEngine
+from g3n_runtime.engines import open_engine
 from nano_training import heldout_senses
 from nano_training.evaluate_senses import Engine, Reference, Result, accuracy, measure, word_error_rate, word_errors
 from nano_training.heldout_senses import Question

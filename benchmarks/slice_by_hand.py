@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.progress import track
 from safetensors import safe_open
 
-from g3n_compiler.checkpoint.config import load_text_config
 from g3n_compiler.cli.common import reports_errors
-from g3n_compiler.modules.weights import WeightSpec, embedding_weights, text_weights
+from g3n_compiler.models.embedding_tables import embedding_weights
+from g3n_compiler.models.registry import text_weights
+from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.slice.elastic import plan_named
-from g3n_compiler.slice.view import SlicedCheckpoint
+from g3n_compiler.source import TEXT, Source
 
 ROWS = 1 << 13
 Rows = Callable[[int, int], torch.Tensor]
@@ -63,8 +64,9 @@ class ByHand:
 def main(checkpoint: Path, name: str) -> None:
     """Compare every weight of size NAME of CHECKPOINT."""
     console = Console()
-    plan = plan_named(name, load_text_config(checkpoint))
-    sliced = SlicedCheckpoint(checkpoint, plan)
+    whole = Source.open(checkpoint, modalities=(TEXT,))
+    plan = plan_named(name, whole.text)
+    sliced = whole.sliced(plan)
     hand, config = ByHand(checkpoint, plan.kept, sliced.text.ple_dim), sliced.text
     specs = list((text_weights(config) | embedding_weights(config)).values())
     for spec in track(specs, "comparing", console=console):

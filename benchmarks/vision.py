@@ -26,24 +26,25 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from g3n_compiler.checkpoint.multimodal import VISION_ARCHITECTURE, VisionConfig
-from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.lower.litert.bind import bind
+from g3n_compiler.lower.litert.bind_weights import bind
 from g3n_compiler.lower.litert.delegation import operators_by_signature, summarize
-from g3n_compiler.lower.litert.split import split_heads
+from g3n_compiler.lower.litert.file_headers import split_heads
 from g3n_compiler.lower.litert.vision import convert_adapter, convert_encoder
-from g3n_compiler.modules.vision_layout import RESOLUTIONS, read_layout
-from g3n_compiler.modules.vision_weights import vision_weights
-from g3n_compiler.modules.weights import embedding_weights, text_weights
+from g3n_compiler.lower.registry import BACKENDS
+from g3n_compiler.lower.signatures.vision import AdaptImage, EncodeImage, adapter_read
+from g3n_compiler.models.embedding_tables import embedding_weights
+from g3n_compiler.models.gemma3n.tower_config import VISION_ARCHITECTURE, VisionConfig
+from g3n_compiler.models.gemma3n.vision_layout import RESOLUTIONS, read_layout
+from g3n_compiler.models.gemma3n.vision_weights import vision_weights
+from g3n_compiler.models.registry import text_weights
 from g3n_compiler.quantize.recipe import get_recipe
-from g3n_compiler.targets import RUNTIMES
-from g3n_compiler.trace.vision import AdaptImage, EncodeImage, adapter_read
-from g3n_compiler.verify.parity import relative_error
+from g3n_compiler.source import Source
+from g3n_compiler.verify.checks import relative_error
 from g3n_compiler.verify.vision import VisionReference, golden_image, load_hf_vision
-from g3n_runtime.litert_vision import LiteRtVision, encoder_name
+from g3n_runtime.litert.vision import LiteRtVision, encoder_name
 
 if TYPE_CHECKING:
-    from g3n_runtime.executorch_vision import ExecuTorchVision
+    from g3n_runtime.executorch.vision import ExecuTorchVision
 
 TEXT: dict[str, Any] = {
     "hidden_size": 2048,
@@ -82,7 +83,7 @@ def checkpoint(work: Path) -> None:
     tensors = {"model.language_model.embed_tokens.weight": torch.zeros(512, 2048, dtype=torch.bfloat16)}
     tensors["model.vision_tower.timm_model.conv_stem.conv.bias"] = torch.zeros(64, dtype=torch.bfloat16)
     save_file(tensors, work / "model.safetensors")
-    opened = Checkpoint(work)
+    opened = Source.open(work)
     assert opened.vision is not None
     text = [*text_weights(opened.text).values(), *embedding_weights(opened.text).values()]
     for spec in text:
@@ -104,8 +105,8 @@ def _random(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return centre + 0.1 * torch.randn(shape)
 
 
-def _open(work: Path) -> tuple[Checkpoint, VisionConfig]:
-    opened = Checkpoint(work)
+def _open(work: Path) -> tuple[Source, VisionConfig]:
+    opened = Source.open(work)
     assert opened.vision is not None
     return opened, opened.vision
 
@@ -113,7 +114,7 @@ def _open(work: Path) -> tuple[Checkpoint, VisionConfig]:
 @main.command()
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--recipe", default="int8")
-@click.option("--runtime", type=click.Choice(RUNTIMES), default="litert")
+@click.option("--runtime", type=click.Choice(list(BACKENDS)), default="litert")
 def lower(work: Path, recipe: str, runtime: str) -> None:
     """Write what ``parity`` and ``speed`` run, and say what the delegate takes."""
     if runtime == "litert":
@@ -190,7 +191,7 @@ def parity(work: Path, sides: tuple[int, ...]) -> None:
 @click.option("--runs", default=3)
 @click.option("--recipe", "recipes", multiple=True, default=("fp32", "int8"))
 @click.option("--side", "sides", type=int, multiple=True, default=SIDES)
-@click.option("--runtime", "runtimes", type=click.Choice(RUNTIMES), multiple=True, default=RUNTIMES)
+@click.option("--runtime", "runtimes", type=click.Choice(list(BACKENDS)), multiple=True, default=list(BACKENDS))
 def speed(work: Path, runs: int, recipes: tuple[str, ...], sides: tuple[int, ...], runtimes: tuple[str, ...]) -> None:
     """Seconds an image, from pixels to soft tokens, after one run to warm up."""
     for recipe in recipes:
@@ -224,7 +225,7 @@ def _model(work: Path, recipe: str, runtime: str) -> LiteRtVision | ExecuTorchVi
         return _litert_model(work, recipe)
     from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
 
-    from g3n_runtime.executorch_vision import ExecuTorchVision
+    from g3n_runtime.executorch.vision import ExecuTorchVision
 
     _unsafe_reset_threadpool(2)
     return ExecuTorchVision(_program(work, recipe))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling
 
-from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.source import Source
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)  # matrices are tiny: a second thread only waits
@@ -42,8 +42,8 @@ class TinyModel(NamedTuple):
     hf: Any
     directory: Path
 
-    def open(self) -> Checkpoint:
-        return Checkpoint(self.directory)
+    def open(self) -> Source:
+        return Source.open(self.directory)
 
 
 def make_tiny(directory: Path, seed: int = 0, shards: str = "1GB", **overrides: Any) -> TinyModel:

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.checkpoint.multimodal import Modality
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.lower.backend import (
-    Delegation,
-    Job,
-    LayeredModel,
-    Lowered,
-    LoweredFile,
-    LoweredSubgraph,
-    TextModel,
-    Towers,
-)
-from g3n_compiler.targets import Runtime, Subgraph
+from g3n_compiler.lower.artifact import Delegation, Lowered, LoweredFile, LoweredSubgraph
+from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.litert.memory import memory_ledger as litert_ledger
+from g3n_compiler.lower.opened import LayeredModel, TextModel, Towers
+from g3n_compiler.lower.subgraphs import Runtime, Subgraph
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.verify.reference import Reference
 from g3n_compiler.verify.vision import VisionReference
 
@@ -56,7 +51,7 @@ class FakeVision:
     def __init__(self, job: Job, error: float) -> None:
         assert job.vision is not None
         self.resolutions = job.resolutions
-        self._reference, self._error = VisionReference(job.checkpoint, job.vision, job.recipe), error
+        self._reference, self._error = VisionReference(job.source, job.vision, job.recipe), error
 
     def embed(self, image: np.ndarray) -> np.ndarray:
         return self._reference.embed(image) * (1 + self._error)
@@ -69,8 +64,9 @@ class FakeBackend:
     writes_to: where the artifact's bytes go, instead of into the bundle.
     """
 
-    modalities: tuple[Modality, ...] = ("text", "vision")
-    elastic = True
+    modalities = ("text", "vision")
+    packages = ("numpy",)
+    only_one_size = None
 
     def __init__(
         self, runtime: Runtime, error: float = 0.0, text: str | None = None, writes_to: Path | None = None
@@ -78,6 +74,17 @@ class FakeBackend:
         self.runtime: Runtime = runtime
         self._error, self._text, self._writes_to = error, text, writes_to
         self._job: Job | None = None
+
+    def compile_memory(self, config: TextConfig, recipe: Recipe) -> int:
+        return 0
+
+    def memory_ledger(
+        self, config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
+    ) -> dict[str, Any]:
+        return litert_ledger(config, recipe, context, prefill, subgraphs)
+
+    def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
+        return {}
 
     def lower(self, job: Job) -> Lowered:
         self._job = job
@@ -107,7 +114,7 @@ class FakeBackend:
 
     def open_models(self, directory: Path) -> Iterator[tuple[str, TextModel]]:
         assert self._job is not None
-        yield "fake", FakeModel(Reference(self._job.checkpoint, self._job.recipe), self._error)
+        yield "fake", FakeModel(Reference(self._job.source, self._job.recipe), self._error)
 
     def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
         return {}
@@ -120,6 +127,6 @@ class FakeBackend:
 
     def answers(self, directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         assert self._job is not None
-        tokenizer, reference = self._job.tokenizer, Reference(self._job.checkpoint)
+        tokenizer, reference = self._job.tokenizer, Reference(self._job.source)
         said = [tokenizer.decode(reference.greedy(tokenizer.chat(p), max_new_tokens)[0]) for p in prompts]
         return said if self._text is None else [self._text] * len(prompts)

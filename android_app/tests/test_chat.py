@@ -11,9 +11,10 @@ import pytest
 
 from android_app.tests.conftest import ROOT, run
 from g3n_runtime.bundle import open_bundle
-from g3n_runtime.engine import GREEDY, open_engine, user_turn
-from g3n_runtime.executorch import ROLES
-from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
+from g3n_runtime.chat import GREEDY
+from g3n_runtime.engines import open_engine
+from g3n_runtime.executorch.engine import ROLES
+from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
 
 RUNTIMES = ("litert", "executorch")
 PROMPTS = ("What is a dog?", 'Use "river" in a sentence.', "What does 'quickly' mean?")
@@ -70,7 +71,7 @@ def test_the_loop_draws_pythons_tokens(host: Host, nano_int4: Path, tmp_path: Pa
 
     tokenizer = Tokenizer.from_file(str(bundle.file(ROLES["tokenizer"])))
     stops = bundle.manifest["tokenizer"]["stop_ids"]
-    prompt = user_turn(PROMPTS[0], bundle.manifest["template"]["prompt"])
+    prompt = bundle.manifest["template"]["prompt"].replace("{prompt}", PROMPTS[0])
     ids = [bundle.manifest["tokenizer"]["bos_id"], *tokenizer.encode(prompt, add_special_tokens=False).ids]
     tokens = model.greedy(ids, TOKENS, stops)
     report = host.chat(nano_int4, "executorch", tmp_path / "session.json", PROMPTS[0])

@@ -1,7 +1,7 @@
 """The LiteRT runner of ``g3n-verify --arch arm64``: a script for an interpreter of that machine, with numpy and LiteRT.
 
 ``litert_run.py REQUEST RESULT`` reads a JSON request (``parts``, ``texts`` of ids and prompt length, ``rows``,
-``greedy``) and writes what :class:`g3n_runtime.litert_model.LiteRtModel` makes of it as ``.npz``.
+``greedy``) and writes what :class:`g3n_runtime.litert.model.LiteRtModel` makes of it as ``.npz``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from g3n_runtime.litert_model import LiteRtModel, LiteRtParts
+from g3n_runtime.litert.model import LiteRtModel, LiteRtParts
 
 
 def main(request_path: Path, result_path: Path) -> None:

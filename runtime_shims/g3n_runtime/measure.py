@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from g3n_runtime.bundle import Bundle, open_bundle
-from g3n_runtime.engine import PACKAGES, Speed, open_engine
+from g3n_runtime.chat import Speed
+from g3n_runtime.engines import PACKAGES, open_engine
 from g3n_runtime.errors import EngineError
 
 POLL_SECONDS = 0.02

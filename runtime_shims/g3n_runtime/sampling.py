@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from g3n_runtime.engine import Sampler
+from g3n_runtime.chat import Sampler
 
 
 def draw(logits: np.ndarray, sampler: Sampler, generator: np.random.Generator) -> int:

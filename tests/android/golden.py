@@ -23,7 +23,7 @@ from g3n_compiler.checkpoint.tokenizer import PROMPT
 from g3n_compiler.nano import checkpoint_dir
 from g3n_runtime.bundle import inside, open_bundle, schema
 from g3n_runtime.errors import BundleError
-from g3n_runtime.executorch_model import MappedTable
+from g3n_runtime.executorch.model import MappedTable
 from tests.android.signed import signed_vectors
 
 DIRECTORY = Path(__file__).parents[2] / "android_app" / "core" / "src" / "test" / "resources" / "golden"

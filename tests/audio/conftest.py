@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from g3n_compiler.checkpoint.config import read_json
-from g3n_compiler.checkpoint.multimodal import AudioConfig, load_audio_config
-from g3n_compiler.modules.audio import AudioEncoder
-from g3n_compiler.modules.audio_weights import AudioReader, audio_embedder_weights, audio_weights
-from g3n_compiler.modules.multimodal_embedder import Embedder
-from g3n_compiler.modules.weights import TensorWeights, WeightSpec
+from g3n_compiler.checkpoint.fields import read_json
+from g3n_compiler.models.gemma3n.audio import AudioEncoder
+from g3n_compiler.models.gemma3n.audio_weights import AudioReader, audio_embedder_weights, audio_weights
+from g3n_compiler.models.gemma3n.soft_tokens import Embedder
+from g3n_compiler.models.gemma3n.tower_config import AudioConfig, load_audio_config
+from g3n_compiler.models.weights import TensorWeights, WeightSpec
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64,

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from g3n_compiler.checkpoint.multimodal import load_audio_config
 from g3n_compiler.errors import WrongModel
-from g3n_compiler.modules import audio
-from g3n_compiler.modules.audio import AudioEncoder, AudioOps, Clip
-from g3n_compiler.modules.audio_weights import AudioReader, padding_weight, stored
-from g3n_compiler.verify.parity import EXACT, relative_error
+from g3n_compiler.models.gemma3n import audio
+from g3n_compiler.models.gemma3n.audio import AudioEncoder, AudioOps, Clip
+from g3n_compiler.models.gemma3n.audio_weights import AudioReader, padding_weight, stored
+from g3n_compiler.models.gemma3n.tower_config import load_audio_config
+from g3n_compiler.verify.checks import EXACT, relative_error
 from tests.audio.conftest import Ears, make_ears, random_mel
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from transformers import Gemma3nAudioFeatureExtractor
 
-from g3n_runtime import audio
-from g3n_runtime.audio import LogMel, MelStream, frame_count, mel_filters, token_steps
 from g3n_runtime.errors import SoundError
+from g3n_runtime.litert.media import mel as audio
+from g3n_runtime.media.mel import LogMel, MelStream, frame_count, mel_filters, token_steps
 
 TOLERANCE = 1e-5
 

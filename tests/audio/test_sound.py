@@ -15,9 +15,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from g3n_runtime.audio import LogMel
 from g3n_runtime.errors import SoundError
-from g3n_runtime.sound import MAX_SECONDS, RATE, read_blocks, read_clip, to_mono
+from g3n_runtime.media.mel import LogMel
+from g3n_runtime.media.sound import MAX_SECONDS, RATE, read_blocks, read_clip, to_mono
 from tests.damage import mutated
 
 

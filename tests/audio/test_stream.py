@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from g3n_compiler.checkpoint.multimodal import AudioConfig
-from g3n_compiler.modules.audio import AudioOps
-from g3n_compiler.modules.audio_stream import LOOKAHEAD, Stream, empty_state, state_shapes, step
-from g3n_compiler.verify.parity import EXACT
+from g3n_compiler.models.gemma3n.audio import AudioOps
+from g3n_compiler.models.gemma3n.audio_stream import LOOKAHEAD, Stream, empty_state, state_shapes, step
+from g3n_compiler.models.gemma3n.tower_config import AudioConfig
+from g3n_compiler.verify.checks import EXACT
 from tests.audio.conftest import Ears, make_ears, random_mel
 from tests.audio.test_encoder import SHAPES, error
 

@@ -12,7 +12,7 @@ import pytest
 from g3n_compiler.bundle.signing import SigningKey
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.errors import BundleError, DiskError, HashMismatch, ParityError, UnsafePath
-from g3n_compiler.verify.parity import Check
+from g3n_compiler.verify.checks import Check
 from g3n_runtime.bundle import MANIFEST, SIGNATURE, open_bundle
 from g3n_runtime.signature import check_signature
 from tests.android.signed import KEY, OTHER_KEY

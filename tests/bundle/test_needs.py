@@ -9,12 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from g3n_compiler.bundle.needs import Needs, compile_needs, require
+from g3n_compiler.bundle.compile_needs import Needs, compile_needs, require
 from g3n_compiler.errors import DiskError, ResourceError
+from g3n_compiler.lower.backend import Backend
+from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.quantize.recipe import RECIPES
 from tests.conftest import TinyModel
 
 HUGE = 1 << 60
+
+
+def backends(*runtimes: str) -> list[Backend]:
+    return [get_backend(runtime) for runtime in runtimes]
 
 
 def test_too_little_is_refused_with_both_numbers(tmp_path: Path) -> None:
@@ -26,7 +32,8 @@ def test_too_little_is_refused_with_both_numbers(tmp_path: Path) -> None:
 
 
 def test_a_tighter_limit_than_the_machines_is_named(tmp_path: Path) -> None:
-    code = "from pathlib import Path; from g3n_compiler.bundle.needs import *; require(Needs(10**13, 0), Path('.'))"
+    imports = "from pathlib import Path; from g3n_compiler.bundle.compile_needs import *"
+    code = f"{imports}; require(Needs(10**13, 0), Path('.'))"
     limited = f'ulimit -v 20000000; exec {sys.executable} -c "{code}"'
     said = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False).stderr
     assert "ResourceError: compiling needs 10000.0 GB of memory" in said and "(bounded by" in said
@@ -34,11 +41,11 @@ def test_a_tighter_limit_than_the_machines_is_named(tmp_path: Path) -> None:
 
 def test_disk_holds_every_weight_twice(tiny: TinyModel) -> None:
     config = tiny.open().text
-    four, eight = (compile_needs(config, RECIPES[name], ["litert"]) for name in ("int4", "int8"))
+    four, eight = (compile_needs(config, RECIPES[name], backends("litert")) for name in ("int4", "int8"))
     assert eight.memory >= four.memory > 10**9
     # Converting a tiny graph takes more than its weights do.
     large = dataclasses.replace(config, ffn_dims=(10**7,) * config.num_layers)
-    four_large, eight_large = (compile_needs(large, RECIPES[name], ["litert"]) for name in ("int4", "int8"))
+    four_large, eight_large = (compile_needs(large, RECIPES[name], backends("litert")) for name in ("int4", "int8"))
     assert eight_large.memory > four_large.memory > four.memory
     assert four.disk < eight.disk
     assert eight.disk > 2 * config.vocab_size * config.hidden_size * 2
@@ -47,7 +54,8 @@ def test_disk_holds_every_weight_twice(tiny: TinyModel) -> None:
 def test_of_two_runtimes_the_larger_memory_and_the_disk_of_both(tiny: TinyModel) -> None:
     config = tiny.open().text
     first, second, both = (
-        compile_needs(config, RECIPES["int4"], r) for r in (["litert"], ["executorch"], ["litert", "executorch"])
+        compile_needs(config, RECIPES["int4"], backends(*names))
+        for names in (["litert"], ["executorch"], ["litert", "executorch"])
     )
     assert both.memory == max(first.memory, second.memory)
     assert both.disk == first.disk + second.disk

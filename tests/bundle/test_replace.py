@@ -14,8 +14,9 @@ import pytest
 from g3n_compiler.bundle.manifest import manifest_bytes
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.errors import Busy, NotOurs, SourceChanged
-from g3n_compiler.lower.backend import Job, Lowered
-from g3n_compiler.verify.parity import Check
+from g3n_compiler.lower.artifact import Lowered
+from g3n_compiler.lower.job import Job
+from g3n_compiler.verify.checks import Check
 from g3n_runtime.bundle import MANIFEST, open_bundle
 from tests.bundle.folders import content, names
 from tests.conftest import TinyModel

@@ -11,8 +11,8 @@ import pytest
 
 from g3n_compiler.bundle.destination import claim
 from g3n_compiler.bundle.staging import staged
-from g3n_compiler.bundle.steps import Steps
 from g3n_compiler.errors import Busy, TargetError
+from g3n_compiler.lower.resume import Steps
 from tests.bundle.folders import SMALL, write_record
 
 KEY = "0123456789abcdef0123"

@@ -17,12 +17,11 @@ from hypothesis import given, settings
 from PIL import Image
 
 from g3n_compiler.calibrate.examples import Example, Reading, examples_sha256, load_examples
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import ExampleError, MediaError, UnsafePath
-from g3n_compiler.modules.multimodal_embedder import HardRows
 from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.source import Source
 from g3n_compiler.verify.reference import Reference
 from nano_training import calibration_set, heldout_senses
 from nano_training.evaluate_senses import Reference as HfSenses
@@ -33,14 +32,12 @@ from tests.damage import mutated
 
 
 @pytest.fixture(scope="module")
-def nano() -> Checkpoint:
-    checkpoint = Checkpoint(checkpoint_dir())
-    checkpoint.hard_rows = HardRows.of(checkpoint, ("text", "vision", "audio"))
-    return checkpoint
+def nano() -> Source:
+    return Source.open(checkpoint_dir())
 
 
-def reading(checkpoint: Checkpoint, recipe: str = "fp32") -> Reading:
-    return Reading(checkpoint, load_tokenizer(checkpoint.directory, checkpoint.text), get_recipe(recipe))
+def reading(source: Source, recipe: str = "fp32") -> Reading:
+    return Reading(source, load_tokenizer(source.directory, source.text), get_recipe(recipe))
 
 
 def written(folder: Path, *lines: Any) -> Path:
@@ -63,7 +60,7 @@ def saved(question: Question, folder: Path) -> Example:
 
 
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["digit", "scene", "speech"])
-def test_rows_are_what_transformers_reads(which: int, nano: Checkpoint, tmp_path: Path) -> None:
+def test_rows_are_what_transformers_reads(which: int, nano: Source, tmp_path: Path) -> None:
     """The decoder's logits over them are the library's over the same prompt and answer."""
     question = heldout_senses.questions(1, 1, 1)[which]
     rows = reading(nano).rows(saved(question, tmp_path))
@@ -79,15 +76,15 @@ def test_rows_are_what_transformers_reads(which: int, nano: Checkpoint, tmp_path
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=2e-3)
 
 
-def decode(checkpoint: Checkpoint, embeddings: torch.Tensor, ple: torch.Tensor) -> torch.Tensor:
-    from g3n_compiler.modules.cache import EagerCache
+def decode(source: Source, embeddings: torch.Tensor, ple: torch.Tensor) -> torch.Tensor:
+    from g3n_compiler.models.eager_cache import EagerCache
 
-    reference = Reference(checkpoint)
+    reference = Reference(source)
     at = torch.arange(len(embeddings))
-    return reference.decoder.decode(embeddings[None], ple[None], at, EagerCache(checkpoint.text))[0]
+    return reference.decoder.decode(embeddings[None], ple[None], at, EagerCache(source.text))[0]
 
 
-def test_text_counts_from_its_bos_on(nano: Checkpoint) -> None:
+def test_text_counts_from_its_bos_on(nano: Source) -> None:
     text = "In the beginning God created the heaven and the earth."
     tokenizer = load_tokenizer(nano.directory, nano.text)
     rows = reading(nano).rows(Example("", text, plain=True))
@@ -96,7 +93,7 @@ def test_text_counts_from_its_bos_on(nano: Checkpoint) -> None:
     assert torch.equal(rows.embeddings, Reference(nano).tables.embeddings(ids)[0])
 
 
-def test_rows_are_rounded_as_a_bundle_rounds_them(nano: Checkpoint) -> None:
+def test_rows_are_rounded_as_a_bundle_rounds_them(nano: Source) -> None:
     example = Example("What is a dog?", "An animal.")
     exact, rounded = reading(nano).rows(example), reading(nano, "int4").rows(example)
     assert not torch.equal(exact.ple, rounded.ple)
@@ -190,7 +187,7 @@ def test_media_lie_beside_the_file(name: str, tmp_path: Path) -> None:
         load_examples(written(tmp_path, {"prompt": "a", "answer": "b", "images": [name]}))
 
 
-def test_a_broken_picture_is_named(nano: Checkpoint, tmp_path: Path) -> None:
+def test_a_broken_picture_is_named(nano: Source, tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"no picture")
     (example,) = load_examples(written(tmp_path, {"prompt": "a", "answer": "b", "images": ["picture.png"]}))
     with pytest.raises(MediaError, match=r"picture\.png"):
@@ -200,18 +197,18 @@ def test_a_broken_picture_is_named(nano: Checkpoint, tmp_path: Path) -> None:
 def test_a_checkpoint_without_towers_says_so(tiny: TinyModel, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     soundfile.write(tmp_path / "a.wav", np.zeros(RATE, np.float32), RATE)
-    checkpoint = tiny.open()
-    tokenizer = load_tokenizer(checkpoint_dir(), checkpoint.text)
+    source = tiny.open()
+    tokenizer = load_tokenizer(checkpoint_dir(), source.text)
     for media, tower in ({"images": (tmp_path / "a.png",)}, "vision"), ({"audio": (tmp_path / "a.wav",)}, "audio"):
         with pytest.raises(ExampleError, match=f"no {tower} tower"):
-            Reading(checkpoint, tokenizer, get_recipe("int4")).rows(Example("a", "b", **media))
+            Reading(source, tokenizer, get_recipe("int4")).rows(Example("a", "b", **media))
 
 
 def test_an_example_longer_than_the_context(tiny: TinyModel) -> None:
-    checkpoint = tiny.open()
-    tokenizer = load_tokenizer(checkpoint_dir(), checkpoint.text)
+    source = tiny.open()
+    tokenizer = load_tokenizer(checkpoint_dir(), source.text)
     with pytest.raises(ExampleError, match="longer than the model's context"):
-        Reading(checkpoint, tokenizer, get_recipe("int4")).rows(Example("a", "word " * 600))
+        Reading(source, tokenizer, get_recipe("int4")).rows(Example("a", "word " * 600))
 
 
 def test_the_hash_covers_the_media(tmp_path: Path) -> None:
@@ -222,7 +219,7 @@ def test_the_hash_covers_the_media(tmp_path: Path) -> None:
     assert examples_sha256(path, load_examples(path)) != before
 
 
-def test_nanos_own_examples_are_no_held_out_questions(nano: Checkpoint) -> None:
+def test_nanos_own_examples_are_no_held_out_questions(nano: Source) -> None:
     examples = load_examples(calibration_set.path())
     assert len(examples) == sum(
         (calibration_set.SCENES, calibration_set.DIGITS, calibration_set.CLIPS, calibration_set.TEXTS)

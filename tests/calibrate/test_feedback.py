@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from g3n_compiler.calibrate import feedback
-from g3n_compiler.calibrate.feedback import curvature_of, output_error, round_with_feedback
+from g3n_compiler.calibrate import gptq as feedback
+from g3n_compiler.calibrate.gptq import curvature_of, output_error, round_with_feedback
 from g3n_compiler.quantize.recipe import INT4, INT4_RTN, Scheme
 from g3n_compiler.quantize.rows import fake_quantize
 

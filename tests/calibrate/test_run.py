@@ -19,24 +19,16 @@ from safetensors.torch import load_file, save_file
 from g3n_compiler.calibrate import run as calibrating
 from g3n_compiler.calibrate.run import calibrate
 from g3n_compiler.checkpoint.calibrated import RECORD, check_calibration, read_calibration
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli.calibrate import main
 from g3n_compiler.compile import CompileOptions, compile_bundle
-from g3n_compiler.errors import (
-    CheckpointError,
-    DiskError,
-    ExampleError,
-    NotFinite,
-    NotOurs,
-    SourceChanged,
-    TargetError,
-)
-from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.errors import CheckpointError, DiskError, ExampleError, NotFinite, NotOurs, SourceChanged, TargetError
+from g3n_compiler.models.registry import text_weights
 from g3n_compiler.nano import checkpoint_dir, heldout_path
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.quantize.rows import fake_quantize
 from g3n_compiler.slice.choose import SliceOptions
+from g3n_compiler.source import Source
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.bundle import open_bundle
 from tests.bundle.folders import content
@@ -85,7 +77,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 def test_only_int4_matrices_change_and_they_lie_on_the_grid(source: Path, calibrated: Path) -> None:
     before, after = tensors(source), tensors(calibrated)
     assert before.keys() == after.keys()
-    opened, recipe = Checkpoint(calibrated), get_recipe("int4")
+    opened, recipe = Source.open(calibrated), get_recipe("int4")
     rounded = {
         opened.tensor_name(spec.tensor): recipe.scheme(spec)
         for spec in text_weights(opened.text).values()
@@ -105,7 +97,7 @@ def test_nano_keeps_more_of_its_english(tmp_path: Path) -> None:
     path = tmp_path / "examples.jsonl"
     path.write_text("\n".join(json.dumps({"text": d["text"]}) for d in documents[-48:]), encoding="utf-8")
     calibrate(checkpoint_dir(), path, "int4", tmp_path / "calibrated", silent)
-    plain, better = Checkpoint(checkpoint_dir()), Checkpoint(tmp_path / "calibrated")
+    plain, better = Source.open(checkpoint_dir()), Source.open(tmp_path / "calibrated")
     tokenizer, recipe = load_tokenizer(plain.directory, plain.text), get_recipe("int4")
     texts = [[tokenizer.bos_id, *tokenizer.encode(d["text"])] for d in documents[:12]]
 
@@ -123,7 +115,7 @@ def test_nano_keeps_more_of_its_english(tmp_path: Path) -> None:
 def test_the_record_names_its_source(source: Path, calibrated: Path) -> None:
     record = read_calibration(calibrated)
     assert record is not None
-    assert (record.recipe, record.examples, record.source) == ("int4", 3, Checkpoint(source).sha256())
+    assert (record.recipe, record.examples, record.source) == ("int4", 3, Source.open(source).checkpoint.sha256())
     assert record.matrices == 10 * 5 + 5 * 2
 
 

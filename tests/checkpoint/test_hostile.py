@@ -13,17 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2 as pb
 
-from g3n_compiler.checkpoint.config import load_text_config
-from g3n_compiler.checkpoint.image_processor import load_resample, load_side
-from g3n_compiler.checkpoint.multimodal import load_audio_config, load_vision_config
 from g3n_compiler.checkpoint.reader import INDEX, SINGLE, Checkpoint
 from g3n_compiler.checkpoint.safetensors import SafetensorsFile
 from g3n_compiler.checkpoint.sentencepiece import pad_to_vocabulary, read_sentencepiece
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.checkpoint.tokenizer_json import load_fast_tokenizer, read_tokenizer_json
 from g3n_compiler.errors import BadHeader, CheckpointError, MissingShard, TokenizerError, WrongModel
-from g3n_compiler.modules.vision_layout import read_layout
+from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
+from g3n_compiler.models.gemma3n.text_config import load_text_config, own_config
+from g3n_compiler.models.gemma3n.tower_config import load_audio_config, load_vision_config
+from g3n_compiler.models.gemma3n.vision_layout import read_layout
 from g3n_compiler.nano import checkpoint_dir
+from g3n_compiler.source import Source
 
 CONFIG: dict[str, Any] = json.loads((checkpoint_dir() / "config.json").read_text(encoding="utf-8"))
 JSON_FILES = ("generation_config.json", "processor_config.json", "tokenizer_config.json", "calibration.json")
@@ -166,8 +167,7 @@ def test_what_is_no_file(name: str, kind: str, tiny_copy: Path) -> None:
 def read_folder(folder: Path) -> None:
     from g3n_compiler.checkpoint.calibrated import read_calibration
 
-    checkpoint = Checkpoint(folder)
-    load_tokenizer(folder, checkpoint.text)
+    load_tokenizer(folder, own_config(Source.open(folder).text))
     load_resample(folder)
     load_side(folder)
     read_calibration(folder)
@@ -185,7 +185,7 @@ def test_names_that_are_none(tmp_path: Path) -> None:
 def test_shards_that_are_no_plain_names(name: str, tiny_copy: Path) -> None:
     (tiny_copy / INDEX).write_text(json.dumps({"weight_map": {"a": name}}), encoding="utf-8")
     with pytest.raises((CheckpointError, MissingShard)):
-        Checkpoint(tiny_copy)
+        Source.open(tiny_copy)
 
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

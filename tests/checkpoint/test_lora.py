@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS, LoraAdapter
 from g3n_compiler.errors import CheckpointError, NotFinite
-from g3n_compiler.modules.weights import text_weights
-from g3n_compiler.verify.parity import EXACT, relative_error
+from g3n_compiler.models.registry import text_weights
+from g3n_compiler.verify.checks import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference, hf_logits
 from tests.conftest import make_tiny
-from tests.modules.test_decoder import ids_of
+from tests.models.test_decoder import ids_of
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -32,15 +32,15 @@ def test_merged_reading_equals_peft(rslora: bool, tmp_path: Path) -> None:
             if "lora_" in name:
                 parameter.normal_(0, 0.1)
     adapted.save_pretrained(tmp_path / "adapter")
-    checkpoint = model.open()
-    spec = text_weights(checkpoint.text)["layers.0.mlp.up_proj"]
-    plain = checkpoint.read(spec, (3, 5))
-    checkpoint.update = LoraAdapter(tmp_path / "adapter", checkpoint)
-    assert not torch.allclose(checkpoint.read(spec, (3, 5)), plain)
+    source = model.open()
+    spec = text_weights(source.text)["layers.0.mlp.up_proj"]
+    plain = source.read(spec, (3, 5))
+    source = source.adapted(tmp_path / "adapter")
+    assert not torch.allclose(source.read(spec, (3, 5)), plain)
     merged = adapted.merge_and_unload()
-    torch.testing.assert_close(checkpoint.read(spec, (3, 5)), merged.model.layers[0].mlp.up_proj.weight[3:5])
+    torch.testing.assert_close(source.read(spec, (3, 5)), merged.model.layers[0].mlp.up_proj.weight[3:5])
     ids = ids_of(30, 4352)
-    assert relative_error(Reference(checkpoint).logits(ids).numpy(), hf_logits(merged, ids).numpy()) < EXACT
+    assert relative_error(Reference(source).logits(ids).numpy(), hf_logits(merged, ids).numpy()) < EXACT
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def test_adapters_that_cannot_be_merged_right_are_refused(
     path = tmp_path / "adapter" / CONFIG
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
     with pytest.raises(CheckpointError, match=match):
-        LoraAdapter(tmp_path / "adapter", model.open())
+        model.open().adapted(tmp_path / "adapter")
 
 
 def test_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     other = make_tiny(tmp_path / "other", hidden_size=128)
     get_peft_model(other.hf, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
     with pytest.raises(CheckpointError, match="do not fit"):
-        LoraAdapter(tmp_path / "adapter", make_tiny(tmp_path / "base").open())
+        make_tiny(tmp_path / "base").open().adapted(tmp_path / "adapter")
 
 
 def test_an_adapter_that_is_no_folder_of_files_is_refused(tmp_path: Path) -> None:
@@ -88,17 +88,17 @@ def test_an_adapter_that_is_no_folder_of_files_is_refused(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     for path in (tmp_path / "none", tmp_path / "file", tmp_path / "a\0b"):
         with pytest.raises(CheckpointError):
-            LoraAdapter(path, checkpoint)
+            LoraAdapter(path, checkpoint.checkpoint)
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     for content in (b"[1]", b"\xff", b"[" * 100_000, b'{"r": ' + b"1" * 5000 + b"}"):
         (adapter / CONFIG).write_bytes(content)
         with pytest.raises(CheckpointError, match=CONFIG):
-            LoraAdapter(adapter, checkpoint)
+            LoraAdapter(adapter, checkpoint.checkpoint)
     (adapter / CONFIG).unlink()
     os.mkfifo(adapter / CONFIG)
     with pytest.raises(CheckpointError, match="is a pipe"):
-        LoraAdapter(adapter, checkpoint)
+        LoraAdapter(adapter, checkpoint.checkpoint)
 
 
 def test_patterns_are_not_compiled_and_weights_are_finite(tmp_path: Path) -> None:
@@ -108,9 +108,9 @@ def test_patterns_are_not_compiled_and_weights_are_finite(tmp_path: Path) -> Non
     path = tmp_path / "adapter" / CONFIG
     config = json.loads(path.read_text(encoding="utf-8")) | {"target_modules": "(.*.*)*(.*.*)*x", "layers_pattern": "("}
     path.write_text(json.dumps(config), encoding="utf-8")
-    assert LoraAdapter(tmp_path / "adapter", model.open()).pairs
+    assert LoraAdapter(tmp_path / "adapter", model.open().checkpoint).pairs
     tensors = load_file(tmp_path / "adapter" / WEIGHTS)
     tensors[min(tensors)][0, 0] = float("nan")
     save_file(tensors, tmp_path / "adapter" / WEIGHTS)
     with pytest.raises(NotFinite, match="holds a NaN"):
-        LoraAdapter(tmp_path / "adapter", model.open())
+        LoraAdapter(tmp_path / "adapter", model.open().checkpoint)

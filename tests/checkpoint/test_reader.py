@@ -11,9 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from g3n_compiler.checkpoint.config import load_text_config
-from g3n_compiler.checkpoint.ledger import account
-from g3n_compiler.checkpoint.reader import INDEX, SINGLE, Checkpoint
+from g3n_compiler.checkpoint.reader import INDEX, SINGLE
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import (
     BadHeader,
@@ -25,7 +23,10 @@ from g3n_compiler.errors import (
     UnknownTensor,
     WrongModel,
 )
-from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.registry import text_weights
+from g3n_compiler.source import Source
+from g3n_compiler.tensor_account import account
 from tests.conftest import TinyModel, make_tiny
 
 Edit = Callable[[Path, Callable[[dict[str, Any]], None]], None]
@@ -51,17 +52,17 @@ def test_every_weight_equals_the_models(tiny: TinyModel) -> None:
 def test_ledger_accounts_for_every_tensor(tiny_copy: Path) -> None:
     dead = "model.layers.7.self_attn.k_proj.weight"
     change_tensors(tiny_copy, lambda t: t.update({dead: torch.zeros(64, 64)}))
-    checkpoint = Checkpoint(tiny_copy)
-    ledger = account(checkpoint, TEXT)
-    assert set(ledger.used) | set(ledger.dead) == set(checkpoint.entries)
+    source = Source.open(tiny_copy, modalities=TEXT)
+    ledger = account(source)
+    assert set(ledger.used) | set(ledger.dead) == set(source.checkpoint.entries)
     assert "cache of an earlier layer" in ledger.dead[dead]
 
 
 def test_shards(tmp_path: Path) -> None:
     model = make_tiny(tmp_path, shards="1MB")
-    assert len(model.open().shards) > 2
-    account(model.open(), TEXT)
-    victim = model.open().shards[1].path
+    assert len(model.open().checkpoint.shards) > 2
+    account(model.open())
+    victim = model.open().checkpoint.shards[1].path
     data = victim.read_bytes()
     victim.write_bytes(data[:-10])
     with pytest.raises(TruncatedShard):
@@ -113,17 +114,17 @@ def test_ledger_refuses(
 ) -> None:
     change_tensors(tiny_copy, change)
     with pytest.raises(error, match=match):
-        account(Checkpoint(tiny_copy), ("text", "vision", "audio"))
+        account(Source.open(tiny_copy))
 
 
 def test_towers_are_left_out_only_when_asked(tiny_copy: Path) -> None:
     change_tensors(tiny_copy, lambda t: t.update({"model.audio_tower.x": torch.zeros(2)}))
-    assert "not asked for" in account(Checkpoint(tiny_copy), TEXT).left_out["model.audio_tower.x"]
+    assert "not asked for" in account(Source.open(tiny_copy, modalities=TEXT)).left_out["model.audio_tower.x"]
 
 
 def test_tied_head_that_is_stored_is_dead(tiny_copy: Path) -> None:
     change_tensors(tiny_copy, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
-    assert "tied" in account(Checkpoint(tiny_copy), TEXT).dead["lm_head.weight"]
+    assert "tied" in account(Source.open(tiny_copy, modalities=TEXT)).dead["lm_head.weight"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_tied_head_that_is_stored_is_dead(tiny_copy: Path) -> None:
 def test_wrong_model(change: dict[str, Any], match: str, tiny_copy: Path, edit_json: Edit) -> None:
     edit_json(tiny_copy / "config.json", lambda config: config.update(change))
     with pytest.raises(WrongModel, match=match):
-        Checkpoint(tiny_copy)
+        Source.open(tiny_copy)
 
 
 def test_hub_form_of_the_config_reads_alike(tiny: TinyModel, tiny_copy: Path) -> None:
@@ -151,11 +152,11 @@ def test_hub_form_of_the_config_reads_alike(tiny: TinyModel, tiny_copy: Path) ->
     text |= {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": None}
     nested = {"model_type": "gemma3n", "text_config": text, "eos_token_id": [1, 106]}
     (tiny_copy / "config.json").write_text(json.dumps(nested), encoding="utf-8")
-    assert load_text_config(tiny_copy) == tiny.open().text
+    assert Source.open(tiny_copy).text == tiny.open().text
 
 
 def test_tokenizer_missing_broken_or_foreign(tiny_copy: Path, edit_json: Edit) -> None:
-    config = Checkpoint(tiny_copy).text
+    config = own_config(Source.open(tiny_copy).text)
     path = tiny_copy / "tokenizer.json"
     assert load_tokenizer(tiny_copy, config).stop_ids == (1, 106)
 

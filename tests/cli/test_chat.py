@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from g3n_compiler.cli import run as verb
+from g3n_runtime.chat import NOTHING, Attachments, Sampler
 from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Turn, limit_of
-from g3n_runtime.engine import NOTHING, Attachments, Sampler
 from g3n_runtime.errors import ContextFull
 
 CONTEXT = 20

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import PROMPT, TextTokenizer, load_tokenizer
-from g3n_compiler.lower.registry import get_backend
+from g3n_compiler.lower.registry import BACKENDS, get_backend
+from g3n_compiler.lower.subgraphs import Runtime
+from g3n_compiler.models.gemma3n.transformers_model import load_hf
 from g3n_compiler.nano import checkpoint_dir, heldout_path
-from g3n_compiler.targets import RUNTIMES, Runtime
-from g3n_compiler.verify.parity import MARGIN
-from g3n_compiler.verify.reference import hf_greedy, load_hf
+from g3n_compiler.source import Source
+from g3n_compiler.verify.checks import MARGIN
+from g3n_compiler.verify.reference import hf_greedy
 from g3n_runtime.bundle import open_bundle
-from g3n_runtime.engine import GREEDY, open_engine
+from g3n_runtime.chat import GREEDY
+from g3n_runtime.engines import open_engine
 from g3n_runtime.errors import EngineError
 from tests.e2e.conftest import run
 
@@ -34,23 +36,23 @@ def heldout_prompts(tokenizer: TextTokenizer) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint() -> Checkpoint:
-    return Checkpoint(checkpoint_dir())
+def source() -> Source:
+    return Source.open(checkpoint_dir())
 
 
 @pytest.fixture(scope="module")
-def tokenizer(checkpoint: Checkpoint) -> TextTokenizer:
-    return load_tokenizer(checkpoint.directory, checkpoint.text)
+def tokenizer(source: Source) -> TextTokenizer:
+    return load_tokenizer(source.directory, source.text)
 
 
 @pytest.fixture(scope="module")
-def expected(checkpoint: Checkpoint, tokenizer: TextTokenizer) -> Expected:
+def expected(source: Source, tokenizer: TextTokenizer) -> Expected:
     """Prompt ids, greedy tokens and margins by ``transformers`` in float32."""
-    model = load_hf(checkpoint)
+    model = load_hf(source)
     return [(ids, *hf_greedy(model, ids, TOKENS)) for ids in heldout_prompts(tokenizer)]
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", list(BACKENDS))
 def test_fp32_greedy_tokens_equal_transformers(runtime: Runtime, nano_fp32: Path, expected: Expected) -> None:
     assert len(expected) == PROMPTS
     _, model = next(get_backend(runtime).open_models(nano_fp32))
@@ -65,11 +67,11 @@ def test_fp32_greedy_tokens_equal_transformers(runtime: Runtime, nano_fp32: Path
     assert len(close_calls) <= 2, close_calls
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", list(BACKENDS))
 def test_stock_engine_says_what_transformers_would(
-    runtime: Runtime, nano_fp32: Path, tokenizer: TextTokenizer, expected: Expected, checkpoint: Checkpoint
+    runtime: Runtime, nano_fp32: Path, tokenizer: TextTokenizer, expected: Expected, source: Source
 ) -> None:
-    model = load_hf(checkpoint)
+    model = load_hf(source)
     engine = open_engine(open_bundle(nano_fp32), runtime)
     try:
         for prompt in ("What is a river?", 'Use "house" in a sentence.', "What does 'quickly' mean?"):
@@ -82,10 +84,8 @@ def test_stock_engine_says_what_transformers_would(
         engine.close()
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_chat_keeps_earlier_turns(
-    runtime: Runtime, nano_fp32: Path, checkpoint: Checkpoint, tokenizer: TextTokenizer
-) -> None:
+@pytest.mark.parametrize("runtime", list(BACKENDS))
+def test_chat_keeps_earlier_turns(runtime: Runtime, nano_fp32: Path, source: Source, tokenizer: TextTokenizer) -> None:
     """The second answer is the reference's after both turns, not after the second alone."""
     engine = open_engine(open_bundle(nano_fp32), runtime)
     first, second = "What does 'quickly' mean?", "Use 'quickly' in a sentence."
@@ -99,7 +99,7 @@ def test_chat_keeps_earlier_turns(
     assert one == alone
     text = f"{PROMPT.format(prompt=first)}{one}<end_of_turn>\n{PROMPT.format(prompt=second)}"
     ids = [tokenizer.bos_id, *tokenizer.encode(text)]
-    tokens, _ = hf_greedy(load_hf(checkpoint), ids, 60)
+    tokens, _ = hf_greedy(load_hf(source), ids, 60)
     stop = next((i for i, t in enumerate(tokens) if t in tokenizer.stop_ids), len(tokens))
     assert two == tokenizer.decode(tokens[:stop]).strip()
 
@@ -119,7 +119,7 @@ def test_sampling_that_an_engine_cannot_do_is_refused(nano_int4: Path, workspace
 def test_manifest_of_the_demo(nano_int4: Path) -> None:
     manifest = open_bundle(nano_int4).manifest
     assert manifest["parity"]["passed"] and manifest["context"] == 4096
-    assert {s["runtime"] for s in manifest["subgraphs"]} == set(RUNTIMES)
+    assert {s["runtime"] for s in manifest["subgraphs"]} == set(BACKENDS)
     core = [s for s in manifest["subgraphs"] if s["name"] == "core"]
     assert all(s["delegation"]["flop_share"] > 0.95 for s in core), [s["delegation"] for s in core]
-    assert {c["runtime"] for c in manifest["parity"]["checks"]} >= {"eager", "onnxruntime", *RUNTIMES}
+    assert {c["runtime"] for c in manifest["parity"]["checks"]} >= {"eager", "onnxruntime", *BACKENDS}

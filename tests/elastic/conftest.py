@@ -9,19 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.compile import CompileOptions, compile_bundle
-from g3n_compiler.lower.litert.bind import bind
-from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
-from g3n_compiler.lower.litert.graph import convert
-from g3n_compiler.lower.litert.split import split_heads
-from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.lower.litert.bind_weights import bind
+from g3n_compiler.lower.litert.file_headers import split_heads
+from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_embedder
+from g3n_compiler.lower.litert.text import convert
+from g3n_compiler.lower.signatures.text import VERIFY_LENGTH
+from g3n_compiler.models.registry import text_weights
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.slice.elastic import Size, choose_sizes
-from g3n_compiler.slice.view import open_size
-from g3n_compiler.trace.signatures import VERIFY_LENGTH
-from g3n_runtime.litert_elastic import ElasticModel
-from g3n_runtime.litert_model import LiteRtParts
+from g3n_compiler.source import Source
+from g3n_runtime.litert.elastic import ElasticModel
+from g3n_runtime.litert.model import LiteRtParts
 from tests.conftest import make_tiny
 
 CONTEXT, PREFILL, WINDOW = 96, 24, 16
@@ -35,14 +34,15 @@ SLIDING, GLOBAL = "sliding_attention", "full_attention"
 class Nested:
     """A checkpoint and its sizes, the converted graph of both, and the folder that lowered files go to."""
 
-    checkpoint: Checkpoint
+    source: Source
     sizes: tuple[Size, ...]
     graph: bytes
     folder: Path
 
-    def source(self, name: str) -> Checkpoint:
-        """The checkpoint of a size."""
-        return open_size(self.checkpoint, next(s for s in self.sizes if s.name == name))
+    def of_size(self, name: str) -> Source:
+        """The source of a size."""
+        size = next(s for s in self.sizes if s.name == name)
+        return self.source.sliced(size.plan, size.config)
 
     def parts(self, recipe: str) -> LiteRtParts:
         """The models that the loop over sizes runs."""
@@ -59,7 +59,7 @@ class Nested:
         names = ("core", "token", "ple", "elastic")
         core, token, ple, elastic = (self.folder / f"{recipe}-{name}.tflite" for name in names)
         if not core.exists():
-            read, chosen, config = self.checkpoint.read, RECIPES[recipe], self.sizes[0].config
+            read, chosen, config = self.source.read, RECIPES[recipe], self.sizes[0].config
             write_token_embedder(config, chosen, read, token)
             write_ple_embedder(config, chosen, read, ple)
             bind(self.graph, text_weights(config), chosen, read, core, HEADS)
@@ -79,12 +79,12 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Nested:
         sliding_window=WINDOW,
         activation_sparsity_pattern=[0.95, 0.0, 0.0, 0.0],
     )
-    checkpoint = tiny.open()
+    source = tiny.open()
     torch.set_num_threads(2)
-    sizes = choose_sizes([FULL, SMALL], checkpoint.text)
-    checkpoint.text = sizes[0].config
-    graph = convert(checkpoint.text, CONTEXT, [PREFILL], sizes[1:])
-    return Nested(checkpoint, sizes, graph, folder)
+    sizes = choose_sizes([FULL, SMALL], source.text)
+    source = source.divided(sizes[0].config)
+    graph = convert(sizes[0].config, CONTEXT, [PREFILL], sizes[1:])
+    return Nested(source, sizes, graph, folder)
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +92,7 @@ def bundle(nested: Nested, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle that ``g3n-compile --elastic`` makes of the checkpoint; its graph is the one converted already."""
     out = tmp_path_factory.mktemp("workspace") / "exported" / "tiny"
     options = CompileOptions(
-        checkpoint=nested.checkpoint.directory,
+        checkpoint=nested.source.directory,
         runtime="litert",
         context=CONTEXT,
         prefill_lengths=(PREFILL,),

@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from g3n_compiler.bundle.litertlm import entry_points
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli import compile as compile_verb
 from g3n_compiler.cli import inspect, run, verify
 from g3n_compiler.errors import EngineError, SliceError, TargetError
+from g3n_compiler.lower.litert.container import entry_points
 from g3n_runtime.bundle import open_bundle
-from g3n_runtime.elastic_chat import AUTO, ElasticChat
-from g3n_runtime.engine import GREEDY, open_engine
-from g3n_runtime.litert_elastic import ElasticText
+from g3n_runtime.chat import GREEDY
+from g3n_runtime.engines import open_engine
+from g3n_runtime.litert.elastic import ElasticText
+from g3n_runtime.litert.elastic_chat import AUTO, ElasticChat
 from tests.elastic.conftest import CONTEXT, FULL, SMALL, Nested
 from tests.runtime.full import check_full_conversation
 
@@ -75,7 +76,7 @@ def test_the_largest_says_what_the_stock_engine_says(bundle: Path, chat: Elastic
 
 def test_a_size_changes_in_the_middle_of_an_answer(nested: Nested, chat: ElasticChat) -> None:
     """The answer is that of the text taken token by token through the sizes that were in use."""
-    tokenizer = load_tokenizer(nested.checkpoint.directory, nested.checkpoint.text)
+    tokenizer = load_tokenizer(nested.source.directory, nested.source.text)
     prompt, sizes = tokenizer.chat(QUESTION), []
     decode = chat._text.decode
     chat._text.decode = lambda token, size: (sizes.append(size), decode(token, size))[1]  # type: ignore[method-assign]
@@ -143,7 +144,7 @@ def test_the_size_of_a_chat(bundle: Path) -> None:
 
 
 def test_verify_knows_the_sizes(bundle: Path, nested: Nested) -> None:
-    done = do(f"g3n-verify {bundle} --checkpoint {nested.checkpoint.directory} --format json")
+    done = do(f"g3n-verify {bundle} --checkpoint {nested.source.directory} --format json")
     assert done.exit_code == 0, done.output
     found = {c["subgraph"] for c in json.loads(done.stdout.strip().splitlines()[-1])["checks"]}
     assert f"core of {SMALL}" in found

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from g3n_runtime.engine import Sampler
+from g3n_runtime.chat import Sampler
 from g3n_runtime.errors import EngineError
-from g3n_runtime.policy import SizePolicy
+from g3n_runtime.litert.size_policy import SizePolicy
 from g3n_runtime.sampling import draw
 
 SIZES = [

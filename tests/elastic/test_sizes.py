@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from g3n_compiler.lower.litert import flatbuffer
-from g3n_compiler.modules.cache import EagerCache
+from g3n_compiler.models.eager_cache import EagerCache
+from g3n_compiler.models.gemma3n.transformers_model import load_hf
 from g3n_compiler.quantize.recipe import RECIPES
-from g3n_compiler.verify.parity import relative_error
-from g3n_compiler.verify.reference import Reference, load_hf
-from g3n_runtime.litert_elastic import ElasticText
-from g3n_runtime.litert_model import LiteRtModel
-from g3n_runtime.speculation import SpeculativeDecoder
+from g3n_compiler.verify.checks import relative_error
+from g3n_compiler.verify.reference import Reference
+from g3n_runtime.litert.elastic import ElasticText
+from g3n_runtime.litert.model import LiteRtModel
+from g3n_runtime.litert.speculation import SpeculativeDecoder
 from tests.elastic.conftest import CONTEXT, FULL, PREFILL, SMALL, WINDOW, Nested
 
 Draw = Callable[[int], list[int]]
@@ -24,7 +25,7 @@ Draw = Callable[[int], list[int]]
 @pytest.mark.parametrize("name", [FULL, SMALL])
 def test_fp32_equals_the_reference_of_that_slice(nested: Nested, ids: Draw, name: str) -> None:
     tokens, prompt = ids(CONTEXT), PREFILL + 9
-    want = Reference(nested.source(name)).logits(tokens).numpy()
+    want = Reference(nested.of_size(name)).logits(tokens).numpy()
     model = LiteRtModel(nested.parts("fp32"), 1, None if name == FULL else name)
     assert relative_error(model.logits(tokens), want) < 1e-4
     assert relative_error(model.prefilled_logits(tokens, prompt), want[prompt - 1 :]) < 1e-4
@@ -41,7 +42,7 @@ def test_the_stock_engines_head_has_the_plain_signatures_of_the_largest(nested: 
 @pytest.mark.parametrize("name", [FULL, SMALL])
 def test_quantised_equals_the_fake_quant_reference(nested: Nested, ids: Draw, name: str) -> None:
     """Equal to the last bits until an activation lies on a rounding edge; random weights carry that one step far."""
-    tokens, source = ids(40), nested.source(name)
+    tokens, source = ids(40), nested.of_size(name)
     want = Reference(source, RECIPES["int4"]).logits(tokens).numpy()
     noise = Reference(source).logits(tokens).numpy()
     got = LiteRtModel(nested.parts("int4"), 1, None if name == FULL else name).prefilled_logits(tokens, 20)
@@ -74,7 +75,7 @@ def test_changing_the_size_at_any_token_equals_the_reference_that_does_the_same(
     text = ElasticText(nested.model("fp32"))
     text.prefill(tokens[:prompt], SMALL)
     got = np.stack([text.decode(token, size) for token, size in zip(tokens[prompt:], order, strict=True)])
-    references = {name: Reference(nested.source(name)) for name in (FULL, SMALL)}
+    references = {name: Reference(nested.of_size(name)) for name in (FULL, SMALL)}
     cache = EagerCache(references[FULL].config)
     with torch.no_grad():
         references[SMALL]._step(tokens[:prompt], cache)
@@ -88,7 +89,7 @@ def test_changing_the_size_at_any_token_equals_the_reference_that_does_the_same(
 def test_changing_the_size_equals_transformers_that_hands_its_cache_over(nested: Nested, ids: Draw) -> None:
     tokens, prompt = ids(40), 20
     order = switched(len(tokens) - prompt)
-    models = {name: load_hf(nested.source(name)) for name in (FULL, SMALL)}
+    models = {name: load_hf(nested.of_size(name)) for name in (FULL, SMALL)}
     text = ElasticText(nested.model("fp32"))
     text.prefill(tokens[:prompt], FULL)
     with torch.no_grad():
@@ -102,7 +103,7 @@ def test_changing_the_size_equals_transformers_that_hands_its_cache_over(nested:
 def test_verifying_gives_what_decoding_gives(nested: Nested, ids: Draw) -> None:
     """And what is taken back leaves no trace, also where it pushed older tokens out of a ring."""
     tokens, model = ids(CONTEXT), nested.model("fp32")
-    want = Reference(nested.source(FULL)).logits(tokens).numpy()
+    want = Reference(nested.of_size(FULL)).logits(tokens).numpy()
     text = ElasticText(model)
     at = 0
     for kept in (1, 5, 2, 3, 4, 5, 1, 2, 5, 5, 3, 2, 4, 5, 1, 5, 5):

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from g3n_compiler.bundle.steps import Steps
-from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
-from g3n_compiler.lower.executorch.lower import ExecuTorchArtifacts, MethodName, lower_text
-from g3n_compiler.lower.executorch.pieces import Pieces
+from g3n_compiler.lower.executorch.delegates.text import Pieces
+from g3n_compiler.lower.executorch.text import ExecuTorchArtifacts, MethodName, lower_text
 from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_parts
-from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.lower.resume import Steps
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.models.registry import text_weights
 from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.source import Source
 from g3n_compiler.verify.reference import Reference
-from g3n_runtime.executorch_model import ExecuTorchParts
+from g3n_runtime.executorch.model import ExecuTorchParts
 from tests.conftest import TINY, make_tiny
 
 CONTEXT, CHUNK, WINDOW = 96, 12, 16
@@ -38,13 +38,13 @@ METHODS: dict[str, tuple[MethodName, ...]] = {
 class Lowered:
     """A checkpoint, what it was lowered to, and the eager decoder over the same rounded weights."""
 
-    checkpoint: Checkpoint
+    source: Source
     made: ExecuTorchArtifacts
     reference: Reference
 
     @property
     def config(self) -> TextConfig:
-        return self.checkpoint.text
+        return self.source.text
 
     @property
     def parts(self) -> ExecuTorchParts:
@@ -55,7 +55,7 @@ Lower = Callable[[str], Lowered]
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     tiny = make_tiny(
         tmp_path_factory.mktemp("executorch"),
         vocab_size=TINY["vocab_size"] + UNNAMED,
@@ -72,38 +72,38 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return tiny.open()
 
 
-def eager_pieces(checkpoint: Checkpoint, recipe: str) -> Pieces:
+def eager_pieces(source: Source, recipe: str) -> Pieces:
     """The decoder's pieces as PyTorch modules over the checkpoint's weights."""
-    specs, parts = text_weights(checkpoint.text), checkpoint_parts(checkpoint.read)
+    specs, parts = text_weights(source.text), checkpoint_parts(source.read)
     weights = XnnpackWeights(specs, get_recipe(recipe), parts)
-    return Pieces(checkpoint.text, lambda kind, layer: kind(checkpoint.text, weights, layer))
+    return Pieces(source.text, lambda kind, layer: kind(source.text, weights, layer))
 
 
-def lower(checkpoint: Checkpoint, recipe: str, folder: Path, context: int = CONTEXT) -> ExecuTorchArtifacts:
+def lower(source: Source, recipe: str, folder: Path, context: int = CONTEXT) -> ExecuTorchArtifacts:
     made = lower_text(
-        checkpoint.text,
-        checkpoint.read,
+        source.text,
+        source.read,
         get_recipe(recipe),
         context,
         Steps(folder, lambda line: None),
         chunk=CHUNK,
         methods=METHODS[recipe],
     )
-    tokenizer = pad_to_vocabulary(checkpoint.directory / "tokenizer.json", checkpoint.text.vocab_size)
+    tokenizer = pad_to_vocabulary(source.directory / "tokenizer.json", source.text.vocab_size)
     (folder / "tokenizer.json").write_bytes(tokenizer)
     return made
 
 
 @pytest.fixture(scope="session")
-def lowered(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Lower:
+def lowered(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Lower:
     """Each recipe's program, lowered once."""
     folder = tmp_path_factory.mktemp("lowered")
     made: dict[str, Lowered] = {}
 
     def get(recipe: str) -> Lowered:
         if recipe not in made:
-            reference = Reference(checkpoint, None if recipe == "fp32" else get_recipe(recipe))
-            made[recipe] = Lowered(checkpoint, lower(checkpoint, recipe, folder / recipe), reference)
+            reference = Reference(source, None if recipe == "fp32" else get_recipe(recipe))
+            made[recipe] = Lowered(source, lower(source, recipe, folder / recipe), reference)
         return made[recipe]
 
     return get

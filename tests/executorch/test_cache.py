@@ -9,28 +9,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from g3n_compiler.checkpoint.config import LayerType
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.lower.executorch.cache import STEP, CacheBuffers
-from g3n_compiler.lower.executorch.module import ChunkDecoder
-from g3n_compiler.verify.parity import EXACT, relative_error
+from g3n_compiler.lower.executorch.methods import ChunkDecoder
+from g3n_compiler.models.shape import LayerType
+from g3n_compiler.source import Source
+from g3n_compiler.verify.checks import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference
 from tests.executorch.conftest import CHUNK, CONTEXT, LONG, WINDOW, eager_pieces
-from tests.modules.test_decoder import ids_of
+from tests.models.test_decoder import ids_of
 
 Make = Callable[[int, int], ChunkDecoder]
 
 
 @pytest.fixture(scope="module")
-def make(checkpoint: Checkpoint) -> Make:
+def make(source: Source) -> Make:
     """The module that is lowered, in fp32, for a context and a chunk."""
-    pieces = eager_pieces(checkpoint, "fp32")
-    return lambda context, chunk: ChunkDecoder(checkpoint.text, pieces, context, chunk).eval()
+    pieces = eager_pieces(source, "fp32")
+    return lambda context, chunk: ChunkDecoder(source.text, pieces, context, chunk).eval()
 
 
 @pytest.fixture(scope="module")
-def reference(checkpoint: Checkpoint) -> Reference:
-    return Reference(checkpoint)
+def reference(source: Source) -> Reference:
+    return Reference(source)
 
 
 def split(length: int, longest: int, seed: int) -> list[int]:
@@ -71,11 +71,9 @@ def test_a_chunk_may_be_longer_than_the_window(make: Make, reference: Reference)
 @pytest.mark.parametrize("kind", ["sliding_attention", "full_attention"])
 @pytest.mark.parametrize("context", [CONTEXT, LONG])
 @pytest.mark.parametrize("lengths", [[1] * 60, [CHUNK] * 5, [3, CHUNK, 1, CHUNK, 7, CHUNK, 11]])
-def test_each_query_sees_its_positions_alone(
-    kind: LayerType, lengths: list[int], context: int, checkpoint: Checkpoint
-) -> None:
+def test_each_query_sees_its_positions_alone(kind: LayerType, lengths: list[int], context: int, source: Source) -> None:
     """The masks against a list of what was really written last into each slot."""
-    caches = CacheBuffers(checkpoint.text, context, CHUNK)
+    caches = CacheBuffers(source.text, context, CHUNK)
     held, at = torch.full((caches.slots(kind),), -1), 0
     for n in lengths:
         positions = torch.arange(at, at + n)

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.errors import ContextError
 from g3n_compiler.lower.executorch.cache import STEP
-from g3n_compiler.lower.executorch.lower import build_methods, check_lengths
+from g3n_compiler.lower.executorch.delegates.weight_store import store_weights
 from g3n_compiler.lower.executorch.program import export_method
-from g3n_compiler.lower.executorch.stored import store_weights
+from g3n_compiler.lower.executorch.text import build_methods, check_lengths
 from g3n_compiler.lower.executorch.weights import checkpoint_parts
-from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.models.registry import text_weights
 from g3n_compiler.quantize.recipe import RECIPES, get_recipe
-from g3n_compiler.verify.parity import EXACT, relative_error
+from g3n_compiler.source import Source
+from g3n_compiler.verify.checks import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.errors import EngineError
-from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
+from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
 from tests.executorch.conftest import CHUNK, CONTEXT, LONG, METHODS, WINDOW, Lower, eager_pieces, lower
 from tests.executorch.test_cache import split
-from tests.modules.test_decoder import ids_of
+from tests.models.test_decoder import ids_of
 
 
 @pytest.mark.parametrize("recipe", METHODS)
@@ -42,11 +42,11 @@ def test_program_equals_its_reference(recipe: str, lowered: Lower) -> None:
     assert min(relative_error(a[None], b[None]) for a, b in zip(found, expected, strict=True)) < 1e-5
 
 
-def test_the_whole_of_a_long_context_is_reached(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_the_whole_of_a_long_context_is_reached(source: Source, tmp_path: Path) -> None:
     """Prefilled and token by token, over the border of what is read of a full layer."""
-    made = lower(checkpoint, "fp32", tmp_path, LONG)
-    ids = ids_of(LONG, checkpoint.text.vocab_size)
-    expected = Reference(checkpoint).logits(ids).numpy()
+    made = lower(source, "fp32", tmp_path, LONG)
+    ids = ids_of(LONG, source.text.vocab_size)
+    expected = Reference(source).logits(ids).numpy()
     model = ExecuTorchModel(ExecuTorchParts(made.model, made.tables))
     assert relative_error(model.logits(ids), expected) < EXACT
     found = model.prefilled_logits(ids[: STEP + 3], STEP - 3)
@@ -72,10 +72,10 @@ def test_arithmetic_is_delegated(recipe: str, lowered: Lower) -> None:
     assert not {"linear", "bmm", "tanh", "_softmax", "sigmoid", "rsqrt"} & set(made.delegation.fallbacks)
 
 
-def test_prompt_tokens_skip_the_shared_layers(checkpoint: Checkpoint) -> None:
+def test_prompt_tokens_skip_the_shared_layers(source: Source) -> None:
     """Which weights of the graph are multiplied with every token, and which with the last one alone."""
-    config, specs = checkpoint.text, text_weights(checkpoint.text)
-    pieces = eager_pieces(checkpoint, "fp32")
+    config, specs = source.text, text_weights(source.text)
+    pieces = eager_pieces(source, "fp32")
     (method,) = build_methods(config, pieces, RECIPES["fp32"], CONTEXT, CHUNK, ("forward",))
     linears = {s.name.replace(".", "_"): s.name for s in specs.values() if s.role != "float"}
     seen: dict[bool, set[str]] = {True: set(), False: set()}
@@ -90,20 +90,20 @@ def test_prompt_tokens_skip_the_shared_layers(checkpoint: Checkpoint) -> None:
     assert seen[True] == set(linears.values()) - seen[False]
 
 
-def test_same_input_same_bytes(lowered: Lower, checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_same_input_same_bytes(lowered: Lower, source: Source, tmp_path: Path) -> None:
     """The second time in a process of its own, whose sets and dicts of strings hash in another order, and which goes on
     from a run that was killed over the weights."""
-    first, specs = lowered("fp32").made, text_weights(checkpoint.text)
+    first, specs = lowered("fp32").made, text_weights(source.text)
     folder = tmp_path / "weights"
     folder.mkdir()
     some = dict(list(specs.items())[: len(specs) // 2])
-    store_weights(some, RECIPES["fp32"], checkpoint_parts(checkpoint.read), folder, {})
+    store_weights(some, RECIPES["fp32"], checkpoint_parts(source.read), folder, {})
     script = (
-        "import sys; from pathlib import Path; from g3n_compiler.checkpoint.reader import Checkpoint;"
+        "import sys; from pathlib import Path; from g3n_compiler.source import Source;"
         "from tests.executorch.conftest import lower;"
-        "lower(Checkpoint(Path(sys.argv[1])), 'fp32', Path(sys.argv[2]))"
+        "lower(Source.open(Path(sys.argv[1])), 'fp32', Path(sys.argv[2]))"
     )
-    command = [sys.executable, "-W", "ignore", "-c", script, str(checkpoint.directory), str(tmp_path)]
+    command = [sys.executable, "-W", "ignore", "-c", script, str(source.directory), str(tmp_path)]
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
@@ -129,6 +129,6 @@ def test_a_text_past_the_context_is_refused(lowered: Lower) -> None:
 
 
 @pytest.mark.parametrize(("context", "chunk"), [(1, 2), (10_000, 2), (64, 65), (64, 1)])
-def test_lengths_that_do_not_fit(context: int, chunk: int, checkpoint: Checkpoint) -> None:
+def test_lengths_that_do_not_fit(context: int, chunk: int, source: Source) -> None:
     with pytest.raises(ContextError):
-        check_lengths(checkpoint.text, context, chunk)
+        check_lengths(source.text, context, chunk)

@@ -9,12 +9,12 @@ import pytest
 from tokenizers import Tokenizer
 
 from g3n_compiler.checkpoint.tokenizer import PROMPT, load_tokenizer
+from g3n_runtime.chat import GREEDY, Sampler
 from g3n_runtime.conversation import Ended
-from g3n_runtime.engine import GREEDY, Sampler
 from g3n_runtime.errors import ContextFull, EngineError
-from g3n_runtime.executorch import ExecuTorchChat, PieceDecoder
-from g3n_runtime.executorch_media import Vocabulary
-from g3n_runtime.executorch_model import ExecuTorchModel
+from g3n_runtime.executorch.engine import ExecuTorchChat, PieceDecoder
+from g3n_runtime.executorch.media import Vocabulary
+from g3n_runtime.executorch.model import ExecuTorchModel
 from tests.conftest import TINY
 from tests.executorch.conftest import CHUNK, CONTEXT, Lower
 from tests.runtime.full import check_full_conversation
@@ -22,7 +22,7 @@ from tests.runtime.full import check_full_conversation
 
 def test_it_says_the_greedy_tokens(lowered: Lower) -> None:
     one = lowered("fp32")
-    tokenizer = load_tokenizer(one.checkpoint.directory, one.config)
+    tokenizer = load_tokenizer(one.source.directory, one.config)
     prompt = tokenizer.chat("What is a river?")
     assert len(prompt) > CHUNK
     tokens = ExecuTorchModel(one.parts).greedy(prompt, 20, one.config.eos_ids)

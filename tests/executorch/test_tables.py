@@ -13,10 +13,10 @@ from torch import Tensor
 from g3n_compiler.errors import NotFinite
 from g3n_compiler.lower.executorch import tables
 from g3n_compiler.lower.executorch.tables import PAGE, TablesFile, TableSource, write_tables
-from g3n_compiler.modules.weights import WeightSpec
+from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Scheme
 from g3n_compiler.quantize.rows import fake_quantize
-from g3n_runtime.executorch_model import ExecuTorchModel, MappedTable
+from g3n_runtime.executorch.model import ExecuTorchModel, MappedTable
 from tests.executorch.conftest import Lower
 
 ROWS, WIDTH = 300, 24

@@ -10,24 +10,24 @@ import pytest
 import torch
 from torch import nn
 
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.errors import TargetError
-from g3n_compiler.lower.backend import Delegation
+from g3n_compiler.lower.artifact import Delegation
 from g3n_compiler.lower.executorch.audio import write_audio
-from g3n_compiler.lower.executorch.fixed import TowerPiece, TowerTemplates
-from g3n_compiler.lower.executorch.stored import StoredWeights
+from g3n_compiler.lower.executorch.delegates.tower import TowerPiece, TowerTemplates
+from g3n_compiler.lower.executorch.delegates.weight_store import StoredWeights
 from g3n_compiler.lower.executorch.towers import TracedAudio
 from g3n_compiler.lower.executorch.vision import write_vision
-from g3n_compiler.modules.cache import EagerCache
+from g3n_compiler.lower.signatures.vision import adapter_read
+from g3n_compiler.models.eager_cache import EagerCache
 from g3n_compiler.quantize.recipe import RECIPES
-from g3n_compiler.trace.vision import adapter_read
+from g3n_compiler.source import Source
 from g3n_compiler.verify.audio import AudioReference, golden_sound
-from g3n_compiler.verify.parity import EXACT, SAME, relative_error
+from g3n_compiler.verify.checks import EXACT, SAME, relative_error
 from g3n_compiler.verify.vision import VisionReference, golden_image
-from g3n_runtime.engine import GREEDY, Attachments, Sampler
+from g3n_runtime.chat import GREEDY, Attachments, Sampler
 from g3n_runtime.errors import ContextFull, EngineError, SoundError
-from g3n_runtime.executorch_media import ExecuTorchMediaChat, RowLoop, Soft, TowerFiles, Vocabulary
-from g3n_runtime.executorch_vision import ExecuTorchVision
+from g3n_runtime.executorch.media import ExecuTorchMediaChat, RowLoop, Soft, TowerFiles, Vocabulary
+from g3n_runtime.executorch.vision import ExecuTorchVision
 from g3n_runtime.sampling import draw
 from tests.executorch.conftest import CONTEXT, Lower
 from tests.runtime.full import check_full_conversation
@@ -45,12 +45,12 @@ PLACEHOLDER = 7
 
 
 @pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def towers(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return make_multimodal(tmp_path_factory.mktemp("towers"), stages=STAGES).open()
 
 
 @pytest.fixture(scope="module")
-def vision(towers: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Delegation]:
+def vision(towers: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Delegation]:
     path = tmp_path_factory.mktemp("vision") / "vision.pte"
     assert towers.vision is not None
     read = adapter_read(towers, towers.vision)
@@ -58,13 +58,13 @@ def vision(towers: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 
 @pytest.fixture(scope="module")
-def audio(towers: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Delegation]:
+def audio(towers: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Delegation]:
     path = tmp_path_factory.mktemp("audio") / "audio.pte"
     assert towers.audio is not None
     return path, write_audio(towers.audio, RECIPES["fp32"], towers.read, path)
 
 
-def test_each_block_of_an_int8_tower(towers: Checkpoint, vision: tuple[Path, Delegation]) -> None:
+def test_each_block_of_an_int8_tower(towers: Source, vision: tuple[Path, Delegation]) -> None:
     model, image, limit = ExecuTorchVision(vision[0]), golden_image(SIDE), RECIPES["int8"].layer_tolerance
     assert towers.vision is not None
     errors = VisionReference(towers, towers.vision, RECIPES["int8"]).errors(image, model.steps(image))
@@ -75,7 +75,7 @@ def test_each_block_of_an_int8_tower(towers: Checkpoint, vision: tuple[Path, Del
         model.embed(np.zeros((300, 300, 3), np.float32))
 
 
-def test_a_float_tower_hears_what_the_reference_hears(towers: Checkpoint, audio: tuple[Path, Delegation]) -> None:
+def test_a_float_tower_hears_what_the_reference_hears(towers: Source, audio: tuple[Path, Delegation]) -> None:
     assert towers.audio is not None
     model, reference, sound = TracedAudio(audio[0]), AudioReference(towers, towers.audio), golden_sound(5)
     assert relative_error(model.clip(sound), reference.clip(sound)) < EXACT
@@ -120,7 +120,7 @@ class Eyes:
 def chat(lowered: Lower, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ExecuTorchMediaChat, np.ndarray]]:
     one = lowered("int4")
     rows = np.random.default_rng(0).normal(0, 1, (6, one.config.hidden_size)).astype(np.float32)
-    monkeypatch.setattr("g3n_runtime.executorch_media.ExecuTorchVision", lambda path: Eyes(rows))
+    monkeypatch.setattr("g3n_runtime.executorch.media.ExecuTorchVision", lambda path: Eyes(rows))
     chat = ExecuTorchMediaChat(one.parts, TowerFiles(Path("vision.pte"), None, SIDE), "[{prompt}]")
     yield chat, rows
     chat.close()

@@ -9,16 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.errors import NotFinite
-from g3n_compiler.lower.executorch.lower import build_methods
+from g3n_compiler.lower.executorch.delegates.template import StandIns
+from g3n_compiler.lower.executorch.delegates.weight_store import store_weights
 from g3n_compiler.lower.executorch.program import export_method
-from g3n_compiler.lower.executorch.stored import store_weights
-from g3n_compiler.lower.executorch.templates import StandIns
+from g3n_compiler.lower.executorch.text import build_methods
 from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_parts
-from g3n_compiler.modules.weights import WeightSpec, text_weights
+from g3n_compiler.models.registry import text_weights
+from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import RECIPES, Recipe, Scheme
 from g3n_compiler.quantize.rows import fake_quantize, fake_quantize_activations
+from g3n_compiler.source import Source
 from tests.executorch.conftest import CHUNK, CONTEXT, eager_pieces
 
 SPEC = WeightSpec("w", (24, 16), "ffn", "w.weight")
@@ -42,13 +43,13 @@ def test_values_that_are_not_finite_are_named(bad: float) -> None:
         XnnpackWeights({"w": SPEC}, Recipe("r", "", {"ffn": Scheme(8)}), checkpoint_parts(lambda spec: weight))
 
 
-def test_no_quantised_weight_meets_float_activations(checkpoint: Checkpoint) -> None:
+def test_no_quantised_weight_meets_float_activations(source: Source) -> None:
     recipe = RECIPES["int4"]
-    pieces = eager_pieces(checkpoint, "int4")
-    (method,) = build_methods(checkpoint.text, pieces, recipe, CONTEXT, CHUNK, ["forward"])
+    pieces = eager_pieces(source, "int4")
+    (method,) = build_methods(source.text, pieces, recipe, CONTEXT, CHUNK, ["forward"])
     nodes = export_method(method, CHUNK).graph.nodes
     dequantised = [n for n in nodes if "dequantize_per_channel" in str(n.target)]
-    quantised = [s for s in text_weights(checkpoint.text).values() if recipe.scheme(s).bits < 32]
+    quantised = [s for s in text_weights(source.text).values() if recipe.scheme(s).bits < 32]
     assert len(dequantised) >= len(quantised) > 30
     for node in dequantised:
         (user,) = node.users

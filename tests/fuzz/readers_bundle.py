@@ -53,11 +53,11 @@ def manifest_cases(folder: Path) -> st.SearchStrategy[Case]:
 
 def litertlm(folder: Path) -> None:
     """A ``.litertlm`` of models that are a few bytes each, one of which lies within another, as in an elastic one."""
-    from g3n_compiler.bundle.litertlm import View, write_litertlm
-    from g3n_compiler.bundle.litertlm_metadata import executor_metadata, llm_metadata
-    from g3n_compiler.checkpoint.config import load_text_config
+    from g3n_compiler.lower.litert.container import View, write_litertlm
+    from g3n_compiler.lower.litert.metadata import executor_metadata, llm_metadata
+    from g3n_compiler.models.gemma3n.text_config import load_text_config
     from g3n_compiler.nano import checkpoint_dir
-    from g3n_runtime.elastic import ELASTIC_VIEW
+    from g3n_runtime.litert.names import ELASTIC_VIEW
 
     models = {kind: folder / kind for kind in KINDS}
     for kind, path in models.items():
@@ -72,7 +72,7 @@ def litertlm(folder: Path) -> None:
 
 
 def litertlm_cases(folder: Path) -> st.SearchStrategy[Case]:
-    from g3n_compiler.bundle.litertlm import find_section
+    from g3n_compiler.lower.litert.container import find_section
 
     path = folder / "model.litertlm"
     data = path.read_bytes()
@@ -98,9 +98,9 @@ def program(folder: Path) -> None:
 
     from g3n_compiler.lower.executorch.program import Method, export_method, serialize, to_edge
     from g3n_compiler.lower.executorch.tables import TableSource, write_tables
-    from g3n_compiler.modules.weights import WeightSpec
+    from g3n_compiler.models.weights import WeightSpec
     from g3n_compiler.quantize.recipe import Scheme
-    from g3n_runtime.executorch_model import PLE_TABLE, TOKEN_TABLE
+    from g3n_runtime.executorch.model import PLE_TABLE, TOKEN_TABLE
 
     class AddOne(torch.nn.Module):
         def forward(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -136,7 +136,7 @@ def open_manifest() -> Callable[[Path], object]:
 
     from g3n_compiler.cli.inspect import main as inspect
     from g3n_runtime.bundle import open_bundle
-    from g3n_runtime.media import MediaFrontEnd
+    from g3n_runtime.litert.media import MediaFrontEnd
     from g3n_runtime.push import DeviceFacts, check_device
 
     phone = DeviceFacts("Pixel 8", 34, ("arm64-v8a",), 8 << 30, 100 << 30)
@@ -156,8 +156,8 @@ def open_manifest() -> Callable[[Path], object]:
 
 def open_litertlm() -> Callable[[Path], object]:
     """The header as our own reader and as LiteRT-LM take it."""
-    from g3n_compiler.bundle.litertlm import entry_points
-    from g3n_runtime.litert import LiteRtEngine
+    from g3n_compiler.lower.litert.container import entry_points
+    from g3n_runtime.litert.engine import LiteRtEngine
 
     def read(folder: Path) -> None:
         entry_points(folder / "model.litertlm")
@@ -171,9 +171,9 @@ def open_program() -> Callable[[Path], object]:
     import executorch.kernels.quantized
     import executorch.runtime  # noqa: F401
 
-    from g3n_runtime.executorch_audio import ExecuTorchAudio
-    from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
-    from g3n_runtime.executorch_vision import ExecuTorchVision
+    from g3n_runtime.executorch.audio import ExecuTorchAudio
+    from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
+    from g3n_runtime.executorch.vision import ExecuTorchVision
 
     def read(folder: Path) -> None:
         refused: list[G3nError] = []

@@ -180,17 +180,17 @@ def adapter(folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from g3n_compiler.checkpoint.reader import Checkpoint
     from g3n_compiler.nano import checkpoint_dir
+    from g3n_compiler.source import Source
 
-    checkpoint = Checkpoint(checkpoint_dir())
+    source = Source.open(checkpoint_dir())
     tensors = {}
     for layer in (0, 1):
-        name = checkpoint.tensor_name(f"layers.{layer}.self_attn.q_proj.weight")
-        rows, columns = checkpoint.entries[name].shape
+        name = source.tensor_name(f"layers.{layer}.self_attn.q_proj.weight")
+        rows, columns = source.checkpoint.entries[name].shape
         key = f"base_model.model.{name.removesuffix('.weight')}"
         tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = torch.ones(2, columns), torch.ones(rows, 2)
-    checkpoint.close()
+    source.close()
     save_file(tensors, folder / "adapter_model.safetensors")
     config = {
         "peft_type": "LORA",
@@ -218,7 +218,8 @@ def adapter_cases(folder: Path) -> st.SearchStrategy[Case]:
 def open_compile() -> Callable[[Path], object]:
     """``g3n-compile``'s own steps, as far as it hashes the checkpoint."""
     from g3n_compiler.compile import CompileOptions, compile_bundle
-    from g3n_compiler.lower.backend import Job, Lowered
+    from g3n_compiler.lower.artifact import Lowered
+    from g3n_compiler.lower.job import Job
     from tests.fakes import FakeBackend
 
     class Read(Exception):
@@ -242,19 +243,19 @@ def open_compile() -> Callable[[Path], object]:
 
 
 def open_text_config() -> Callable[[Path], object]:
-    from g3n_compiler.checkpoint.config import load_text_config
     from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+    from g3n_compiler.models.gemma3n.text_config import load_text_config
 
     return lambda folder: load_tokenizer(folder, load_text_config(folder))
 
 
 def open_processor() -> Callable[[Path], object]:
-    from g3n_compiler.checkpoint.image_processor import load_resample, load_side
-    from g3n_compiler.checkpoint.reader import Checkpoint
-    from g3n_compiler.modules.vision_layout import read_layout
+    from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
+    from g3n_compiler.models.gemma3n.vision_layout import read_layout
     from g3n_compiler.nano import checkpoint_dir
+    from g3n_compiler.source import Source
 
-    vision = Checkpoint(checkpoint_dir()).vision
+    vision = Source.open(checkpoint_dir()).vision
     assert vision is not None
     layout = read_layout(vision)
 
@@ -267,9 +268,9 @@ def open_processor() -> Callable[[Path], object]:
 
 def open_tokenizer() -> Callable[[Path], object]:
     """The tokenizer as a compile takes it, and as it goes into an ExecuTorch bundle."""
-    from g3n_compiler.checkpoint.config import load_text_config
     from g3n_compiler.checkpoint.tokenizer import load_tokenizer
     from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
+    from g3n_compiler.models.gemma3n.text_config import load_text_config
     from g3n_compiler.nano import checkpoint_dir
 
     config = load_text_config(checkpoint_dir())
@@ -288,8 +289,8 @@ def open_sentencepiece() -> Callable[[Path], object]:
     """A ``tokenizer.model`` as it goes into a bundle, which an engine must then be able to load."""
     import sentencepiece
 
-    from g3n_compiler.checkpoint.config import load_text_config
     from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+    from g3n_compiler.models.gemma3n.text_config import load_text_config
     from g3n_compiler.nano import checkpoint_dir
 
     config = load_text_config(checkpoint_dir())
@@ -303,8 +304,8 @@ def open_sentencepiece() -> Callable[[Path], object]:
 
 
 def open_template() -> Callable[[Path], object]:
-    from g3n_compiler.checkpoint.config import load_text_config
     from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+    from g3n_compiler.models.gemma3n.text_config import load_text_config
     from g3n_compiler.nano import checkpoint_dir
 
     config = load_text_config(checkpoint_dir())
@@ -312,16 +313,16 @@ def open_template() -> Callable[[Path], object]:
 
 
 def open_adapter() -> Callable[[Path], object]:
-    from g3n_compiler.checkpoint.lora import LoraAdapter
-    from g3n_compiler.checkpoint.reader import Checkpoint
     from g3n_compiler.nano import checkpoint_dir
+    from g3n_compiler.source import Source
 
-    checkpoint = Checkpoint(checkpoint_dir())
+    source = Source.open(checkpoint_dir())
 
     def read(folder: Path) -> None:
-        checkpoint.update = LoraAdapter(folder, checkpoint)
-        for name in checkpoint.update.pairs:
-            checkpoint.read_tensor(name, (0, 1))
+        adapted = source.adapted(folder)
+        assert adapted.adapter is not None
+        for name in adapted.adapter.pairs:
+            adapted.read_relative(name.removeprefix(source.text_prefix), (0, 1))
 
     return read
 

@@ -134,14 +134,14 @@ def example_cases(folder: Path) -> st.SearchStrategy[Case]:
 
 
 def open_picture() -> Callable[[Path], object]:
-    from g3n_runtime.image import load_image
+    from g3n_runtime.media.image import load_image
 
     return lambda folder: load_image(folder / "picture", 256)
 
 
 def open_sound() -> Callable[[Path], object]:
     """A sound as a clip, and as a stream takes it."""
-    from g3n_runtime.sound import read_blocks, read_clip
+    from g3n_runtime.media.sound import read_blocks, read_clip
 
     def read(folder: Path) -> None:
         path = max((p for p in folder.iterdir() if p.name.startswith("sound")), key=lambda p: len(p.name))

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from g3n_compiler.bundle.litertlm import SectionKind, write_litertlm
-from g3n_compiler.bundle.litertlm_metadata import executor_metadata, llm_metadata
-from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
-from g3n_compiler.lower.litert.bind import bind
-from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
-from g3n_compiler.lower.litert.graph import convert
-from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.lower.litert.bind_weights import bind
+from g3n_compiler.lower.litert.container import SectionKind, write_litertlm
+from g3n_compiler.lower.litert.metadata import executor_metadata, llm_metadata
+from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_embedder
+from g3n_compiler.lower.litert.text import convert
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.models.registry import text_weights
 from g3n_compiler.quantize.recipe import RECIPES
-from g3n_runtime.litert_model import LiteRtModel, LiteRtParts
+from g3n_compiler.source import Source
+from g3n_runtime.litert.model import LiteRtModel, LiteRtParts
 from tests.conftest import make_tiny
 
 CONTEXT = 96
@@ -33,19 +33,19 @@ LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention", "full
 class Converted:
     """A checkpoint, its converted graph, and the folder that lowered files go to."""
 
-    checkpoint: Checkpoint
+    source: Source
     graph: bytes
     folder: Path
 
     @property
     def config(self) -> TextConfig:
-        return self.checkpoint.text
+        return self.source.text
 
     def parts(self, recipe: str) -> LiteRtParts:
         """The TFLite models of ``recipe``, written at the first call."""
         parts = LiteRtParts(*(self.folder / f"{recipe}-{name}.tflite" for name in ("core", "token", "ple")))
         if not parts.decoder.exists():
-            read, chosen = self.checkpoint.read, RECIPES[recipe]
+            read, chosen = self.source.read, RECIPES[recipe]
             write_token_embedder(self.config, chosen, read, parts.embedder)
             write_ple_embedder(self.config, chosen, read, parts.per_layer_embedder)
             bind(self.graph, text_weights(self.config), chosen, read, parts.decoder)
@@ -62,7 +62,7 @@ class Converted:
             "embedder": parts.embedder,
             "per_layer_embedder": parts.per_layer_embedder,
         }
-        tokenizer = load_tokenizer(self.checkpoint.directory, self.config)
+        tokenizer = load_tokenizer(self.source.directory, self.config)
         llm = llm_metadata(CONTEXT, tokenizer.bos_id, tokenizer.stop_ids, chat_template=tokenizer.chat_template)
         write_litertlm(path, models, tokenizer.sentencepiece, llm, executor_metadata(self.config, CONTEXT))
         return path
@@ -79,9 +79,9 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
         sliding_window=WINDOW,
         activation_sparsity_pattern=[0.95, 0.95, 0.0, 0.0, 0.0],
     )
-    checkpoint = tiny.open()
+    source = tiny.open()
     torch.set_num_threads(2)
-    return Converted(checkpoint, convert(checkpoint.text, CONTEXT, [PREFILL]), folder)
+    return Converted(source, convert(source.text, CONTEXT, [PREFILL]), folder)
 
 
 @pytest.fixture(scope="session")

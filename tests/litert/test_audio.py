@@ -15,35 +15,33 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3nAudioFeatureExtractor
 
-from g3n_compiler.bundle.litertlm import View, sections, write_litertlm
-from g3n_compiler.bundle.litertlm_metadata import executor_metadata, llm_metadata
-from g3n_compiler.checkpoint.ledger import account
-from g3n_compiler.checkpoint.multimodal import AudioConfig
-from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.checkpoint.tokenizer import load_tokenizer
-from g3n_compiler.lower.backend import Job
+from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.audio import AudioParts, ExtractedAudio, convert_audio, tower_parts, write_audio
-from g3n_compiler.lower.litert.bind import bind
-from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
-from g3n_compiler.lower.litert.parts import TowerPart
+from g3n_compiler.lower.litert.bind_weights import bind
+from g3n_compiler.lower.litert.container import View, sections, write_litertlm
+from g3n_compiler.lower.litert.metadata import executor_metadata, llm_metadata
+from g3n_compiler.lower.litert.section import TowerPart
+from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_embedder
 from g3n_compiler.lower.litert.towers import media_of
-from g3n_compiler.modules.audio_mel import LOST, LogMelGraph
-from g3n_compiler.modules.multimodal_embedder import HardRows
-from g3n_compiler.modules.weights import text_weights
+from g3n_compiler.lower.signatures.audio import STREAM
+from g3n_compiler.models.gemma3n.audio_mel import LOST, LogMelGraph
+from g3n_compiler.models.gemma3n.tower_config import AudioConfig
+from g3n_compiler.models.gemma3n.transformers_model import load_hf
+from g3n_compiler.models.registry import text_weights
 from g3n_compiler.quantize.recipe import RECIPES
-from g3n_compiler.trace.audio_signatures import STREAM
+from g3n_compiler.source import Source
 from g3n_compiler.verify.audio import AudioReference, audio_checks
-from g3n_compiler.verify.parity import EXACT, Parity, relative_error
-from g3n_compiler.verify.reference import load_hf
-from g3n_runtime.audio import LogMel, clip_hops
-from g3n_runtime.engine import GREEDY, Attachments
+from g3n_compiler.verify.checks import EXACT, Parity, relative_error
+from g3n_runtime.chat import GREEDY, Attachments
 from g3n_runtime.errors import SoundError
-from g3n_runtime.litert import LiteRtChat
-from g3n_runtime.litert_audio import LiteRtClipEncoder, LiteRtStreamEncoder
-from g3n_runtime.media import MediaFrontEnd
+from g3n_runtime.litert.audio import LiteRtClipEncoder, LiteRtStreamEncoder
+from g3n_runtime.litert.engine import LiteRtChat
+from g3n_runtime.litert.media import MediaFrontEnd
+from g3n_runtime.media.mel import LogMel, clip_hops
 from tests.audio.conftest import Ears, make_ears
 from tests.audio.test_mel import voice
+from tests.jobs import make_job
 from tests.litert.conftest import CONTEXT, PREFILL, Converted
 
 NEAR_FAKE_QUANT = 0.02
@@ -59,22 +57,20 @@ class Hearing:
 
     converted: Converted
     ears: Ears
-    checkpoint: Checkpoint
+    source: Source
     graphs: dict[str, bytes]
     folder: Path
     lowered: dict[str, list[TowerPart]]
 
     @property
     def config(self) -> AudioConfig:
-        assert self.checkpoint.audio is not None
-        return self.checkpoint.audio
+        assert self.source.audio is not None
+        return self.source.audio
 
     def job(self, recipe: str) -> Job:
         folder = self.folder / recipe
         folder.mkdir(exist_ok=True)
-        tokenizer = load_tokenizer(self.checkpoint.directory, self.checkpoint.text)
-        modalities = account(self.checkpoint, ("text", "audio")).modalities
-        return Job(self.checkpoint, tokenizer, RECIPES[recipe], CONTEXT, (PREFILL,), folder, lambda _: None, modalities)
+        return make_job(self.source, folder, recipe, context=CONTEXT, prefill_lengths=(PREFILL,))
 
     def parts(self, recipe: str) -> list[TowerPart]:
         """Encoder, adapter and end row of ``recipe``, lowered at the first call."""
@@ -83,7 +79,7 @@ class Hearing:
         return self.lowered[recipe]
 
     def write(self, recipe: str, folder: Path) -> AudioParts:
-        return write_audio(self.graphs, self.config, RECIPES[recipe], self.checkpoint.read, folder)
+        return write_audio(self.graphs, self.config, RECIPES[recipe], self.source.read, folder)
 
     def clip(self, recipe: str) -> LiteRtClipEncoder:
         encoder, adapter, _ = self.parts(recipe)
@@ -97,16 +93,16 @@ class Hearing:
 
     def pack(self, recipe: str) -> Path:
         """The ``.litertlm`` of ``recipe``."""
-        job, text = self.job(recipe), self.checkpoint.text
+        job, text = self.job(recipe), self.source.text
         path = job.directory / "model.litertlm"
         if path.exists():
             return path
         models: dict[Any, Path] = {
             k: job.directory / f"{k}.tflite" for k in ("prefill_decode", "embedder", "per_layer_embedder")
         }
-        bind(self.converted.graph, text_weights(text), job.recipe, self.checkpoint.read, models["prefill_decode"])
-        write_token_embedder(text, job.recipe, self.checkpoint.read, models["embedder"])
-        write_ple_embedder(text, job.recipe, self.checkpoint.read, models["per_layer_embedder"])
+        bind(self.converted.graph, text_weights(text), job.recipe, self.source.read, models["prefill_decode"])
+        write_token_embedder(text, job.recipe, self.source.read, models["embedder"])
+        write_ple_embedder(text, job.recipe, self.source.read, models["per_layer_embedder"])
         models |= {part.kind: part.path for part in self.parts(recipe)}
         views = [View(name, part.kind, at) for part in self.parts(recipe) for name, at in part.views.items()]
         tokenizer = job.tokenizer
@@ -121,9 +117,9 @@ class Hearing:
 def hearing(converted: Converted, tmp_path_factory: pytest.TempPathFactory) -> Hearing:
     """The tiny text model of this folder's tests, given ears."""
     folder = tmp_path_factory.mktemp("hearing")
-    source, directory = converted.checkpoint.directory, folder / "checkpoint"
+    plain, directory = converted.source.directory, folder / "checkpoint"
     directory.mkdir()
-    text = json.loads((source / "config.json").read_text())
+    text = json.loads((plain / "config.json").read_text())
     ids = {"boa_token_id": 4095, "eoa_token_id": 4224, "audio_token_id": 4225}
     ears = make_ears(
         directory,
@@ -134,14 +130,13 @@ def hearing(converted: Converted, tmp_path_factory: pytest.TempPathFactory) -> H
     config = json.loads((directory / "config.json").read_text())
     config["eos_token_id"] = text["eos_token_id"]
     (directory / "config.json").write_text(json.dumps(config))
-    tensors = load_file(source / "model.safetensors") | {f"model.{n}": t.contiguous() for n, t in ears.tensors.items()}
+    tensors = load_file(plain / "model.safetensors") | {f"model.{n}": t.contiguous() for n, t in ears.tensors.items()}
     save_file(tensors, directory / "model.safetensors")
     for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "chat_template.jinja"):
-        (directory / name).write_bytes((source / name).read_bytes())
-    checkpoint = Checkpoint(directory)
-    checkpoint.hard_rows = HardRows.of(checkpoint, ("audio",))
-    assert checkpoint.audio is not None
-    return Hearing(converted, ears, checkpoint, convert_audio(checkpoint.audio), folder, {})
+        (directory / name).write_bytes((plain / name).read_bytes())
+    source = Source.open(directory)
+    assert source.audio is not None
+    return Hearing(converted, ears, source, convert_audio(source.audio), folder, {})
 
 
 @torch.no_grad()
@@ -172,7 +167,7 @@ def test_int8_equals_the_fake_quant_reference(form: str, hearing: Hearing) -> No
         "clip": lambda: hearing.clip("int8")(sound),
         "stream": lambda: np.stack(list(hearing.stream("int8")([sound]))),
     }
-    expected = AudioReference(hearing.checkpoint, hearing.config, RECIPES["int8"]).tokens(sound)
+    expected = AudioReference(hearing.source, hearing.config, RECIPES["int8"]).tokens(sound)
     assert relative_error(encode[form](), expected) < NEAR_FAKE_QUANT
     assert relative_error(expected, reference(hearing.ears, sound)) > NEAR_FAKE_QUANT / 4
 
@@ -266,10 +261,10 @@ def test_sections(hearing: Hearing) -> None:
 @torch.no_grad()
 def spoken_greedy(hearing: Hearing, prompt: str, sounds: list[np.ndarray], count: int) -> tuple[list[int], list[float]]:
     """What ``transformers`` says to ``prompt`` whose audio tokens stand for ``sounds``; with each token's margin."""
-    config, text = hearing.config, hearing.checkpoint.text
-    hf, tokenizer = load_hf(hearing.checkpoint), hearing.job("fp32").tokenizer
+    config, text = hearing.config, hearing.source.text
+    hf, tokenizer = load_hf(hearing.source), hearing.job("fp32").tokenizer
     ids = [text.bos_id, *tokenizer.encode(prompt)]
-    soft = torch.from_numpy(np.concatenate([AudioReference(hearing.checkpoint, config).clip(s) for s in sounds]))
+    soft = torch.from_numpy(np.concatenate([AudioReference(hearing.source, config).clip(s) for s in sounds]))
     assert ids.count(config.soft_id) == len(soft)
     tokens: list[int] = []
     margins: list[float] = []

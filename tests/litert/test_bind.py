@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from g3n_compiler.errors import NotFinite, TargetError
-from g3n_compiler.lower.litert import flatbuffer, stream
-from g3n_compiler.lower.litert.bind import bind
-from g3n_compiler.modules.weights import WeightSpec, text_weights
+from g3n_compiler.lower.litert import flatbuffer
+from g3n_compiler.lower.litert import stream_weights as stream
+from g3n_compiler.lower.litert.bind_weights import bind
+from g3n_compiler.models.registry import text_weights
+from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import INT8, RECIPES
 from g3n_compiler.quantize.rows import pack_rows, quantize_rows
 from tests.litert.conftest import Converted
@@ -21,11 +23,11 @@ from tests.litert.conftest import Converted
 @pytest.mark.parametrize("recipe", ["fp32", "int8", "int4"])
 def test_every_weight_lies_in_the_file_once(converted: Converted, tmp_path: Path, recipe: str) -> None:
     specs, chosen, path = text_weights(converted.config), RECIPES[recipe], tmp_path / "bound.tflite"
-    bound = bind(converted.graph, specs, chosen, converted.checkpoint.read, path)
+    bound = bind(converted.graph, specs, chosen, converted.source.read, path)
     content = path.read_bytes()
     assert [b.name for b in bound] == list(specs)
     for weight, after in zip(bound, [*bound[1:], None], strict=True):
-        scheme, value = chosen.scheme(specs[weight.name]), converted.checkpoint.read(specs[weight.name])
+        scheme, value = chosen.scheme(specs[weight.name]), converted.source.read(specs[weight.name])
         raw = value.numpy() if scheme.bits == 32 else pack_rows(quantize_rows(value, scheme), scheme).numpy()
         assert content[weight.offset : weight.offset + weight.nbytes] == raw.tobytes(), weight.name
         assert weight.scheme == scheme.label
@@ -41,7 +43,7 @@ def test_the_same_input_gives_the_same_bytes(
     for block in (stream.BLOCK_BYTES, 1000):
         monkeypatch.setattr(stream, "BLOCK_BYTES", block)
         path = tmp_path / f"{block}.tflite"
-        bind(converted.graph, text_weights(converted.config), RECIPES["int8"], converted.checkpoint.read, path)
+        bind(converted.graph, text_weights(converted.config), RECIPES["int8"], converted.source.read, path)
         digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
     assert len(digests) == 1
 
@@ -64,7 +66,7 @@ def test_weight_inputs_are_gone_and_linears_marked_hybrid(converted: Converted) 
 
 def test_a_nan_names_its_tensor(converted: Converted, tmp_path: Path) -> None:
     def read(spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor:
-        value = converted.checkpoint.read(spec, rows).clone()
+        value = converted.source.read(spec, rows).clone()
         if spec.name == "layers.1.mlp.up_proj":
             value[-1, -1] = torch.inf
         return value
@@ -77,7 +79,7 @@ def test_a_weight_that_no_signature_reads_is_refused(converted: Converted, tmp_p
     specs = text_weights(converted.config)
     specs["layers.9.extra"] = WeightSpec("layers.9.extra", (4, 4), "linear", "layers.9.extra.weight")
     with pytest.raises(TargetError, match=r"layers\.9\.extra"):
-        bind(converted.graph, specs, RECIPES["fp32"], converted.checkpoint.read, tmp_path / "bound.tflite")
+        bind(converted.graph, specs, RECIPES["fp32"], converted.source.read, tmp_path / "bound.tflite")
 
 
 def test_a_weight_that_is_no_matrix_cannot_be_quantised() -> None:

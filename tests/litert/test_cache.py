@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.modules.cache import EagerCache
-from g3n_compiler.modules.external_cache import DecodeCache, PrefillCache, TorchOps, kv_cache_shapes
+from g3n_compiler.lower.signatures.cache import DecodeCache, PrefillCache, TorchOps, kv_cache_shapes
+from g3n_compiler.models.eager_cache import EagerCache
+from g3n_compiler.models.gemma3n.text_config import TextConfig
 from tests.conftest import TinyModel
 
 KV, HEADS, DIM = 2, 4, 8

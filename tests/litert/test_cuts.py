@@ -12,15 +12,15 @@ import pytest
 
 from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.litert import flatbuffer
-from g3n_compiler.lower.litert.cuts import CutModel
 from g3n_compiler.lower.litert.layers import LayeredDecoder
+from g3n_compiler.lower.litert.partial_model import CutModel
+from g3n_compiler.lower.signatures.text import DECODE, are_streams, streams_name
 from g3n_compiler.quantize.recipe import RECIPES
-from g3n_compiler.trace.signatures import DECODE, are_streams, streams_name
-from g3n_compiler.verify.artifact import SAME
+from g3n_compiler.verify.checks import EXACT, relative_error
 from g3n_compiler.verify.layers import REACH, TYPICAL, LayerErrors, layer_errors
-from g3n_compiler.verify.parity import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference
-from g3n_runtime.litert_model import LiteRtTables
+from g3n_compiler.verify.text import SAME
+from g3n_runtime.litert.model import LiteRtTables
 from tests.litert.conftest import Converted
 
 TOKENS = 60
@@ -38,7 +38,7 @@ class Model:
 
 
 def run(converted: Converted, recipe: str, decoder: Path, ids: list[int], limit: float = math.inf) -> LayerErrors:
-    reference = Reference(converted.checkpoint, RECIPES[recipe])
+    reference = Reference(converted.source, RECIPES[recipe])
     return layer_errors(reference, Model(converted, recipe, decoder), ids, PROMPT, limit)
 
 

@@ -8,23 +8,24 @@ from typing import Any
 import pytest
 import torch
 
-from g3n_compiler.lower.litert.decoder import LiteRtDecoder
-from g3n_compiler.modules.cache import EagerCache
-from g3n_compiler.modules.embedder import EmbeddingTables
-from g3n_compiler.modules.weights import LazyWeights, text_weights
-from g3n_compiler.verify.parity import EXACT, relative_error
+from g3n_compiler.lower.litert.dialect import LiteRtDecoder
+from g3n_compiler.models.eager_cache import EagerCache
+from g3n_compiler.models.embedding_tables import EmbeddingTables
+from g3n_compiler.models.registry import text_weights
+from g3n_compiler.models.weights import LazyWeights
+from g3n_compiler.verify.checks import EXACT, relative_error
 from tests.conftest import make_tiny
-from tests.modules.test_decoder import ids_of
+from tests.models.test_decoder import ids_of
 
 
 @pytest.mark.parametrize("shape", [{}, {"altup_num_inputs": 2}, {"altup_active_idx": 1}], ids=str)
 def test_equals_transformers_at_every_position(shape: dict[str, Any], tmp_path: Path) -> None:
     model = make_tiny(tmp_path, **shape)
-    checkpoint = model.open()
-    config = checkpoint.text
+    source = model.open()
+    config = source.text
     ids = ids_of(21, config.vocab_size)
-    decoder = LiteRtDecoder(config, LazyWeights(checkpoint.read, text_weights(config)))
-    tables, cache = EmbeddingTables(config, checkpoint.read), EagerCache(config)
+    decoder = LiteRtDecoder(config, LazyWeights(source.read, text_weights(config)))
+    tables, cache = EmbeddingTables(config, source.read), EagerCache(config)
     with torch.no_grad():
         logits = decoder.decode(tables.embeddings(ids), tables.ple(ids), torch.arange(len(ids)), cache)[0]
         expected = model.hf(input_ids=torch.tensor([ids])).logits[0]

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from g3n_compiler.bundle.litertlm_metadata import CHAT_TEMPLATE, llm_metadata
+from g3n_compiler.lower.litert.metadata import CHAT_TEMPLATE, llm_metadata
+from g3n_runtime.chat import GREEDY, Sampler
 from g3n_runtime.conversation import Ended
-from g3n_runtime.engine import GREEDY, Sampler
 from g3n_runtime.errors import ContextFull, EngineError
-from g3n_runtime.litert import LiteRtChat, LiteRtEngine
-from g3n_runtime.litert_model import LiteRtModel
+from g3n_runtime.litert.engine import LiteRtChat, LiteRtEngine
+from g3n_runtime.litert.model import LiteRtModel
 from tests.litert import conftest as litert_conftest
 from tests.litert.conftest import CONTEXT, Converted
 from tests.runtime.full import check_full_conversation
@@ -40,7 +40,7 @@ def model(converted: Converted) -> LiteRtModel:
 
 @pytest.fixture(scope="module")
 def tokenizer(converted: Converted) -> Any:
-    return AutoTokenizer.from_pretrained(converted.checkpoint.directory)
+    return AutoTokenizer.from_pretrained(converted.source.directory)
 
 
 def expected(model: LiteRtModel, tokenizer: Any, turns: list[dict[str, str]], count: int) -> str:

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from litert_lm_builder.runtime.proto import llm_metadata_pb2
 
-from g3n_compiler.bundle.litertlm import MODEL_KINDS, write_litertlm
-from g3n_compiler.bundle.litertlm_metadata import CHAT_TEMPLATE, llm_metadata
-from g3n_runtime import litert
+from g3n_compiler.lower.litert.container import MODEL_KINDS, write_litertlm
+from g3n_compiler.lower.litert.metadata import CHAT_TEMPLATE, llm_metadata
 from g3n_runtime.errors import BundleError
+from g3n_runtime.litert.engine import engine as litert
 from g3n_runtime.litertlm_template import check_engine_template, read_templates
 
 HOSTILE = '{{ "x" * 4000000000 }}'

@@ -7,10 +7,10 @@ import torch
 
 from g3n_compiler.errors import ContextError
 from g3n_compiler.lower.litert import flatbuffer
-from g3n_compiler.lower.litert.graph import LiteRtOps, convert
-from g3n_compiler.modules.external_cache import TorchOps
-from g3n_compiler.modules.weights import text_weights
-from g3n_compiler.trace.signatures import Prefill, are_streams, signatures, trace, used_weights
+from g3n_compiler.lower.litert.text import LiteRtOps, convert
+from g3n_compiler.lower.signatures.cache import TorchOps
+from g3n_compiler.lower.signatures.text import Prefill, are_streams, signatures, trace, used_weights
+from g3n_compiler.models.registry import text_weights
 from tests.litert.conftest import CONTEXT, PREFILL, Converted
 
 

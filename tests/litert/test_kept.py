@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from g3n_runtime import litert_files
-from g3n_runtime.engine import GREEDY
+from g3n_runtime.chat import GREEDY
 from g3n_runtime.errors import BundleError, HashMismatch
 from g3n_runtime.held import HeldFile
-from g3n_runtime.litert import LiteRtChat, LiteRtEngine
+from g3n_runtime.litert.engine import LiteRtChat, LiteRtEngine
 from g3n_runtime.litertlm_header import check_header
 from tests.litert.conftest import Converted
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from litert_lm_builder.runtime.proto import executor_metadata_pb2, llm_metadata_pb2
 
-from g3n_compiler.bundle.litertlm import SectionKind, extract, find_section, sections, write_litertlm
-from g3n_compiler.bundle.litertlm_metadata import CHAT_TEMPLATE, executor_metadata, llm_metadata
 from g3n_compiler.errors import BundleError
+from g3n_compiler.lower.litert.container import SectionKind, extract, find_section, sections, write_litertlm
+from g3n_compiler.lower.litert.metadata import CHAT_TEMPLATE, executor_metadata, llm_metadata
 from tests.conftest import TinyModel
 
 KINDS: tuple[SectionKind, ...] = ("prefill_decode", "embedder", "per_layer_embedder")

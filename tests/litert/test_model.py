@@ -24,7 +24,7 @@ def relative_errors(actual: np.ndarray, expected: np.ndarray) -> np.ndarray:
 def test_fp32_equals_eager_at_every_position(converted: Converted, ids: Draw) -> None:
     tokens = ids(CONTEXT)
     assert len(tokens) > 4 * WINDOW
-    want = Reference(converted.checkpoint).logits(tokens).numpy()
+    want = Reference(converted.source).logits(tokens).numpy()
     assert relative_errors(converted.model("fp32").logits(tokens), want).max() < 1e-4
 
 
@@ -39,7 +39,7 @@ def test_fp32_equals_eager_at_every_position(converted: Converted, ids: Draw) ->
 )
 def test_fp32_equals_eager_after_a_prompt(converted: Converted, ids: Draw, prompt: int) -> None:
     tokens = ids(CONTEXT)[: prompt + 4]
-    want = Reference(converted.checkpoint).logits(tokens).numpy()[prompt - 1 :]
+    want = Reference(converted.source).logits(tokens).numpy()[prompt - 1 :]
     assert relative_errors(converted.model("fp32").prefilled_logits(tokens, prompt), want).max() < 1e-4
 
 
@@ -47,8 +47,8 @@ def test_fp32_equals_eager_after_a_prompt(converted: Converted, ids: Draw, promp
 def test_quantised_equals_its_fake_quant_reference(converted: Converted, ids: Draw, recipe: str) -> None:
     """Equal to the last bits until an activation lies on a rounding edge; random weights carry that one step far."""
     tokens = ids(CONTEXT)
-    want = Reference(converted.checkpoint, RECIPES[recipe]).logits(tokens).numpy()
-    noise = np.median(relative_errors(Reference(converted.checkpoint).logits(tokens).numpy(), want))
+    want = Reference(converted.source, RECIPES[recipe]).logits(tokens).numpy()
+    noise = np.median(relative_errors(Reference(converted.source).logits(tokens).numpy(), want))
     model = converted.model(recipe)
     for errors in (
         relative_errors(model.logits(tokens), want),

@@ -12,11 +12,11 @@ import torch
 from ai_edge_litert.interpreter import Interpreter
 from torch import Tensor
 
-from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.errors import NotFinite, TargetError
-from g3n_compiler.lower.litert import stream
-from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
-from g3n_compiler.modules.weights import WeightSpec
+from g3n_compiler.lower.litert import stream_weights as stream
+from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_embedder
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import RECIPES, Recipe
 from g3n_compiler.quantize.rows import fake_quantize
 from tests.conftest import TinyModel

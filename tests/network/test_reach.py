@@ -17,7 +17,7 @@ PLANTED = (".ses", "torchinductor_root", "deviceid", "matplotlib")
 """Names that libraries took in TMPDIR, here links to a place of somebody else's."""
 SENT = re.compile(r"\b(?:connect|sendto|sendmsg|sendmmsg|bind)\(.*sa_family=AF_INET6?, (?!.*(?:127\.0\.0\.1|\"::1\"))")
 SESSION = """
-from g3n_compiler.lower.onnx.export import OnnxSession, export_onnx
+from g3n_compiler.verify.onnx.export import OnnxSession, export_onnx
 from g3n_runtime.libraries import house_libraries
 house_libraries()
 from pathlib import Path

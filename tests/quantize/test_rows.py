@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from g3n_compiler.errors import TargetError
-from g3n_compiler.modules.weights import WeightSpec
+from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import FP32, INT4, INT4_RTN, INT8, RECIPES, get_recipe
 from g3n_compiler.quantize.rows import (
     fake_quantize,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from g3n_runtime.chat import GREEDY, NOTHING, Attachments, ChatEngine
 from g3n_runtime.conversation import Answer, Ended
-from g3n_runtime.engine import GREEDY, NOTHING, Attachments, ChatEngine
 from g3n_runtime.errors import ContextFull
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from g3n_compiler.bundle.litertlm_metadata import CHAT_TEMPLATE
-from g3n_compiler.bundle.media import AudioMedia, ImageMedia, Media
+from g3n_compiler.lower.litert.media import AudioMedia, ImageMedia, Media
+from g3n_compiler.lower.litert.metadata import CHAT_TEMPLATE
 from g3n_compiler.nano import checkpoint_dir
 from g3n_runtime.errors import BundleError
 from g3n_runtime.template import MAX_OUTPUT, check_template, render

@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from g3n_compiler.checkpoint.config import LayerType, TextConfig
 from g3n_compiler.errors import SliceError
-from g3n_compiler.modules.weights import core_parameter_count, parameter_count
+from g3n_compiler.models.gemma3n.published import published_slices
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.models.published import PublishedSlice
+from g3n_compiler.models.registry import core_parameter_count, parameter_count
+from g3n_compiler.models.shape import LayerType
 from g3n_compiler.slice.choose import Choice, SliceOptions, choose_slice
 from g3n_compiler.slice.plan import plan_slice
-from g3n_compiler.slice.published import Published, published
 
 FULL: LayerType = "full_attention"
 SLIDING: LayerType = "sliding_attention"
@@ -42,14 +44,14 @@ def test_true_sizes_have_the_published_parameters() -> None:
     assert (core_parameter_count(E4B), parameter_count(E4B)) == (3_980_491_248, 6_866_696_688)
 
 
-@pytest.mark.parametrize("row", published().values(), ids=list(published()))
-def test_published_configurations_have_their_parameters(row: Published) -> None:
+@pytest.mark.parametrize("row", published_slices().values(), ids=list(published_slices()))
+def test_published_configurations_have_their_parameters(row: PublishedSlice) -> None:
     config = plan_slice(E4B, row.skipped, row.ffn_dims).apply(E4B)
     assert abs(core_parameter_count(config) / 1e9 - row.effective_params_b) < 0.02
 
 
 def test_there_are_sixteen() -> None:
-    assert len(published()) == 16
+    assert len(published_slices()) == 16
 
 
 def test_e2b_is_a_slice_of_e4b_and_itself_whole() -> None:

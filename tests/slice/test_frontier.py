@@ -15,12 +15,13 @@ from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli.frontier import _texts
 from g3n_compiler.cli.inspect import main
 from g3n_compiler.errors import CheckpointError, NotOurs
+from g3n_compiler.models.gemma3n.published import published_slices
+from g3n_compiler.models.gemma3n.transformers_model import load_hf
 from g3n_compiler.report import frontier
 from g3n_compiler.report.frontier import Measured, Point, nested_slices
 from g3n_compiler.report.plots import write_frontier
-from g3n_compiler.slice.published import published
-from g3n_compiler.slice.view import SlicedCheckpoint
-from g3n_compiler.verify.reference import hf_logits, load_hf
+from g3n_compiler.source import Source
+from g3n_compiler.verify.reference import hf_logits
 from g3n_runtime.seal import sealed
 from tests.conftest import TinyModel
 from tests.slice.test_choose import E4B
@@ -40,7 +41,7 @@ def run(tiny: TinyModel, folder: Path, *options: str) -> list[dict[str, object]]
 def test_loss_is_that_of_transformers_and_is_measured_once(tiny: TinyModel, tmp_path: Path) -> None:
     points = run(tiny, tmp_path, "--slices", "half-5")
     assert [p["name"] for p in points] == ["half-5"]
-    sliced = SlicedCheckpoint(tiny.directory, nested_slices(tiny.open().text, (5,))["half-5"])
+    sliced = Source.open(tiny.directory, nested_slices(tiny.open().text, (5,))["half-5"])
     nats, count = 0.0, 0
     tokenizer = load_tokenizer(tiny.directory, sliced.text)
     for line in (TEXT, "and"):
@@ -88,7 +89,7 @@ def test_a_plot_is_written_over_only_as_it_was_drawn(tmp_path: Path, name: str) 
 
 
 def test_slices_to_look_at() -> None:
-    assert list(nested_slices(E4B, ())) == list(published())
+    assert list(nested_slices(E4B, ())) == list(published_slices())
 
 
 def test_nano_has_every_nesting_point(tiny: TinyModel) -> None:

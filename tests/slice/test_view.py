@@ -8,13 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from g3n_compiler.checkpoint.ledger import account
 from g3n_compiler.errors import SliceError
-from g3n_compiler.modules.weights import embedding_weights, text_weights
+from g3n_compiler.models.embedding_tables import embedding_weights
+from g3n_compiler.models.gemma3n.transformers_model import load_hf
+from g3n_compiler.models.registry import text_weights
 from g3n_compiler.slice.plan import Slice, plan_slice
-from g3n_compiler.slice.view import SlicedCheckpoint
-from g3n_compiler.verify.parity import EXACT, relative_error
-from g3n_compiler.verify.reference import Reference, hf_logits, load_hf
+from g3n_compiler.source import Source
+from g3n_compiler.tensor_account import account
+from g3n_compiler.verify.checks import EXACT, relative_error
+from g3n_compiler.verify.reference import Reference, hf_logits
 from tests.conftest import TinyModel
 
 SKIP = (1, 6, 8)
@@ -22,11 +24,11 @@ FFN = (64, 128, 96, 128, 64, 32, 128)
 
 
 @pytest.fixture(scope="module")
-def sliced(tiny: TinyModel) -> SlicedCheckpoint:
-    return SlicedCheckpoint(tiny.directory, plan_slice(tiny.open().text, SKIP, FFN))
+def sliced(tiny: TinyModel) -> Source:
+    return Source.open(tiny.directory, plan_slice(tiny.open().text, SKIP, FFN))
 
 
-def test_every_tensor_equals_plain_indexing(tiny: TinyModel, sliced: SlicedCheckpoint) -> None:
+def test_every_tensor_equals_plain_indexing(tiny: TinyModel, sliced: Source) -> None:
     stored = load_file(tiny.directory / "model.safetensors")
     kept, ple = sliced.plan.kept, sliced.text.ple_dim
     assert kept == (0, 2, 3, 4, 5, 7, 9)
@@ -53,7 +55,7 @@ def test_every_tensor_equals_plain_indexing(tiny: TinyModel, sliced: SlicedCheck
         assert torch.equal(sliced.read(spec, middle), expected[slice(*middle)]), name
 
 
-def test_per_layer_fields_are_rebuilt(tiny: TinyModel, sliced: SlicedCheckpoint) -> None:
+def test_per_layer_fields_are_rebuilt(tiny: TinyModel, sliced: Source) -> None:
     config, source = sliced.text, tiny.open().text
     assert config.num_layers == 7 and config.ffn_dims == FFN
     assert config.layer_types == tuple(source.layer_types[i] for i in sliced.plan.kept)
@@ -62,18 +64,18 @@ def test_per_layer_fields_are_rebuilt(tiny: TinyModel, sliced: SlicedCheckpoint)
     assert config.kv_owner(4) == 2 and config.kv_owner(6) == 3
 
 
-def test_equals_transformers_built_of_the_slice(sliced: SlicedCheckpoint) -> None:
+def test_equals_transformers_built_of_the_slice(sliced: Source) -> None:
     ids = [2, *range(100, 160)]
     ours = Reference(sliced).logits(ids).numpy()
     assert relative_error(ours, hf_logits(load_hf(sliced), ids).numpy()) <= EXACT
 
 
-def test_skipped_layers_are_accounted_for(sliced: SlicedCheckpoint) -> None:
-    ledger = account(sliced, ("text",))
+def test_skipped_layers_are_accounted_for(sliced: Source) -> None:
+    ledger = account(sliced)
     assert ledger.dead["model.layers.6.mlp.gate_proj.weight"] == "the slice skips this layer"
     assert "keys" not in ledger.dead["model.layers.1.self_attn.k_proj.weight"]
     assert "model.layers.9.mlp.gate_proj.weight" in ledger.used
-    assert len(ledger.used) + len(ledger.dead) == len(sliced.entries)
+    assert len(ledger.used) + len(ledger.dead) == len(sliced.checkpoint.entries)
 
 
 @pytest.mark.parametrize(

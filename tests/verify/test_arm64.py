@@ -14,9 +14,11 @@ from click.testing import CliRunner
 
 from g3n_compiler.cli.verify import main
 from g3n_compiler.errors import EngineError
+from g3n_compiler.lower.arm64_kit import ArmKit, Outputs
+from g3n_compiler.lower.executorch.arm64 import _prefill_lines
+from g3n_compiler.lower.litert.arm64 import read_answers
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.verify import arm64
-from g3n_compiler.verify.arm64 import ArmKit, Outputs
 from g3n_compiler.verify.golden import GENERATED, Golden
 from tests.android.golden import DIRECTORY
 
@@ -110,16 +112,16 @@ def test_answers_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     parts = {f"{kind}_{i}": np.ones((2, 3), np.float32) for kind in ("logits", "prefilled") for i in range(2)}
     tables = {name: np.ones((1, 3), np.float32) for name in ("embeddings", "ple")}
     np.savez(whole, machine=np.array("aarch64"), greedy=np.array([1]), **parts, **tables)
-    assert arm64._litert_answers(whole, 2).greedy == [1]
+    assert read_answers(whole, 2).greedy == [1]
     content = whole.read_bytes()
     for damaged in (b"", b"no zip", content[:200], content[:-40], content.replace(b"\x93NUMPY", b"\x93NOMPY")):
         (tmp_path / "damaged.npz").write_bytes(damaged)
         with pytest.raises(EngineError, match="left no answers that can be read"):
-            arm64._litert_answers(tmp_path / "damaged.npz", 2)
+            read_answers(tmp_path / "damaged.npz", 2)
     with pytest.raises(EngineError, match="left no answers"):
-        arm64._litert_answers(whole, 3)
+        read_answers(whole, 3)
     with pytest.raises(EngineError, match="left no answers"):
-        arm64._litert_answers(tmp_path / "none.npz", 2)
+        read_answers(tmp_path / "none.npz", 2)
 
 
 def test_the_command_names_what_is_missing(tmp_path: Path) -> None:
@@ -134,4 +136,4 @@ def test_the_command_names_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_prompt_is_cut_into_chunks() -> None:
-    assert list(arm64._prefill_lines((5, 6, 7, 8, 9), 2)) == ["run 0 5 6", "run 2 7 8", "run 4 9"]
+    assert list(_prefill_lines((5, 6, 7, 8, 9), 2)) == ["run 0 5 6", "run 2 7 8", "run 4 9"]

@@ -9,10 +9,10 @@ import torch
 
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.errors import ParityError
-from g3n_compiler.modules.weights import WeightSpec, linear_by_rows
+from g3n_compiler.models.weights import WeightSpec, linear_by_rows
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.verify import reference
-from g3n_compiler.verify.parity import relative_error
+from g3n_compiler.verify.checks import relative_error
 from g3n_compiler.verify.reference import Reference
 from tests.conftest import TinyModel
 from tests.fakes import FakeBackend

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from g3n_compiler.modules.cache import EagerCache
-from g3n_compiler.modules.decoder import State
+from g3n_compiler.models.eager_cache import EagerCache
+from g3n_compiler.models.family import State
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.verify.layers import JITTER, REACH, layer_errors
 from g3n_compiler.verify.reference import Reference

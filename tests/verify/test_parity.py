@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from g3n_compiler.errors import ParityError
-from g3n_compiler.verify.parity import Check, Parity, greedy_margin, is_degenerate, relative_error, rounded
+from g3n_compiler.verify.checks import Check, Parity, greedy_margin, is_degenerate, relative_error, rounded
 
 
 def test_relative_error_is_the_worst_position() -> None:

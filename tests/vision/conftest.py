@@ -11,17 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from g3n_compiler.checkpoint.multimodal import Modality
-from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.checkpoint.tokenizer import load_tokenizer
-from g3n_compiler.lower.backend import Job, Lowered
-from g3n_compiler.modules.multimodal_embedder import HardRows
-from g3n_compiler.modules.vision import VisionEncoder
-from g3n_compiler.modules.vision_layout import VisionLayout, read_layout
-from g3n_compiler.modules.vision_weights import encoder_weights
-from g3n_compiler.modules.weights import TensorWeights
-from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.lower.artifact import Lowered
+from g3n_compiler.lower.job import Job
+from g3n_compiler.models.gemma3n.vision import VisionEncoder
+from g3n_compiler.models.gemma3n.vision_layout import VisionLayout, read_layout
+from g3n_compiler.models.gemma3n.vision_weights import encoder_weights
+from g3n_compiler.models.weights import TensorWeights
+from g3n_compiler.source import Source
 from tests.conftest import TINY, copy_tokenizer
+from tests.jobs import make_job
 
 STAGES = [
     ["er_r1_k3_s2_e4_c128", "er_r1_k3_s1_e4_c128"],
@@ -44,8 +42,8 @@ class Multimodal(NamedTuple):
     hf: Any
     directory: Path
 
-    def open(self) -> Checkpoint:
-        return Checkpoint(self.directory)
+    def open(self) -> Source:
+        return Source.open(self.directory)
 
 
 def small_arguments(stages: list[list[str]] = STAGES) -> dict[str, Any]:
@@ -176,13 +174,10 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> LoweredVision:
         activation_sparsity_pattern=[0.95, 0.95, 0.0, 0.0, 0.0],
         max_position_embeddings=1024,
     )
-    checkpoint = model.open()
-    checkpoint.hard_rows = HardRows.of(checkpoint, ("text", "vision"))
-    assert checkpoint.vision is not None
-    graph = vision.convert_encoder(read_layout(checkpoint.vision), SIDES)
-    tokenizer = load_tokenizer(checkpoint.directory, checkpoint.text)
-    modalities: tuple[Modality, ...] = ("text", "vision")
-    job = Job(checkpoint, tokenizer, RECIPES["fp32"], CONTEXT, (128,), folder, lambda line: None, modalities, SIDES)
+    source = Source.open(model.directory, modalities=("text", "vision"))
+    assert source.vision is not None
+    graph = vision.convert_encoder(read_layout(source.vision), SIDES)
+    job = make_job(source, folder, context=CONTEXT, prefill_lengths=(128,), resolutions=SIDES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vision, "convert_encoder", lambda *_: graph)
         return LoweredVision(job, LiteRtBackend().lower(job), graph)

@@ -11,15 +11,16 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from g3n_compiler.checkpoint.ledger import account
-from g3n_compiler.checkpoint.multimodal import VISION_ARCHITECTURE, EmbedderConfig, VisionConfig
-from g3n_compiler.checkpoint.reader import SINGLE, Checkpoint
+from g3n_compiler.checkpoint.reader import SINGLE
 from g3n_compiler.errors import UnknownTensor, WrongModel
-from g3n_compiler.modules.dialect import same_padding
-from g3n_compiler.modules.multimodal_embedder import Embedder, HardRows, embedder_weights
-from g3n_compiler.modules.vision_layout import Attention, EdgeResidual, VisionLayout, read_layout
-from g3n_compiler.modules.vision_weights import encoder_weights
-from g3n_compiler.modules.weights import LazyWeights
+from g3n_compiler.models.dialect import same_padding
+from g3n_compiler.models.gemma3n.soft_tokens import Embedder, embedder_weights
+from g3n_compiler.models.gemma3n.tower_config import VISION_ARCHITECTURE, EmbedderConfig, VisionConfig
+from g3n_compiler.models.gemma3n.vision_layout import Attention, EdgeResidual, VisionLayout, read_layout
+from g3n_compiler.models.gemma3n.vision_weights import encoder_weights
+from g3n_compiler.models.weights import LazyWeights
+from g3n_compiler.source import Source
+from g3n_compiler.tensor_account import account
 from tests.vision.conftest import (
     Multimodal,
     encoder_of,
@@ -73,10 +74,10 @@ def test_true_layout() -> None:
 
 
 def test_embedder_equals_transformers(multimodal: Multimodal) -> None:
-    checkpoint = multimodal.open()
-    assert checkpoint.vision is not None
-    config, hidden = checkpoint.vision.embedder, checkpoint.text.hidden_size
-    weights = LazyWeights(checkpoint.read, embedder_weights(config, "vision", hidden))
+    source = multimodal.open()
+    assert source.vision is not None
+    config, hidden = source.vision.embedder, source.text.hidden_size
+    weights = LazyWeights(source.read, embedder_weights(config, "vision", hidden))
     features = torch.randn(1, 256, 2048)
     with torch.no_grad():
         want = multimodal.hf.model.embed_vision(inputs_embeds=features)
@@ -85,25 +86,24 @@ def test_embedder_equals_transformers(multimodal: Multimodal) -> None:
 
 def test_hard_ids_go_through_the_embedder_not_the_text_table(multimodal: Multimodal) -> None:
     """The row of the end of image, and of every other vision id, is ``embed_vision(id)``."""
-    checkpoint = multimodal.open()
-    checkpoint.hard_rows = HardRows.of(checkpoint, MODALITIES)
-    from g3n_compiler.modules.embedder import EmbeddingTables
+    source = Source.open(multimodal.directory, modalities=MODALITIES)
+    from g3n_compiler.models.embedding_tables import EmbeddingTables
 
     ids = [4094, 4095, 4096, 4097, 4223, 4224]
     with torch.no_grad():
         embeddings = multimodal.hf.get_input_embeddings()(torch.tensor([ids]))
         through = multimodal.hf.model.embed_vision(input_ids=torch.tensor([ids[2:5]]))
-    got = EmbeddingTables(checkpoint.text, checkpoint.read).embeddings(ids)
+    got = EmbeddingTables(source.text, source.read).embeddings(ids)
     assert relative(got[:, 2:5], through) < 1e-5
     assert torch.equal(got[:, :2], embeddings[:, :2]) and torch.equal(got[:, 5], embeddings[:, 5])
     assert relative(embeddings[:, 2:5], through) > 0.5  # they differ, or nothing was shown
 
 
 def test_image_ids_look_up_row_0_of_the_per_layer_table(multimodal: Multimodal) -> None:
-    from g3n_compiler.modules.embedder import EmbeddingTables
+    from g3n_compiler.models.embedding_tables import EmbeddingTables
 
-    checkpoint = multimodal.open()
-    tables = EmbeddingTables(checkpoint.text, checkpoint.read)
+    source = multimodal.open()
+    tables = EmbeddingTables(source.text, source.read)
     got = tables.ple([4096, 4097, 4223])
     with torch.no_grad():
         want = multimodal.hf.model.language_model.get_per_layer_inputs(torch.tensor([[4096, 4097, 4223]]))
@@ -111,16 +111,15 @@ def test_image_ids_look_up_row_0_of_the_per_layer_table(multimodal: Multimodal) 
 
 
 def test_every_tensor_is_used(multimodal: Multimodal) -> None:
-    checkpoint = multimodal.open()
-    ledger = account(checkpoint, MODALITIES)
-    assert ledger.modalities == MODALITIES
-    assert set(ledger.used) | set(ledger.dead) | set(ledger.left_out) == set(checkpoint.entries)
-    assert {checkpoint.tower_of(n) for n in ledger.left_out} == {"audio"}
-    towers = [n for n in checkpoint.entries if checkpoint.tower_of(n) == "vision"]
+    source = Source.open(multimodal.directory, modalities=MODALITIES)
+    ledger = account(source)
+    assert set(ledger.used) | set(ledger.dead) | set(ledger.left_out) == set(source.checkpoint.entries)
+    assert {source.tower_of(n) for n in ledger.left_out} == {"audio"}
+    towers = [n for n in source.checkpoint.entries if source.tower_of(n) == "vision"]
     assert len(towers) > 50 and set(towers) <= set(ledger.used)
 
 
-def change(multimodal: Multimodal, folder: Path, **tensors: torch.Tensor | None) -> Checkpoint:
+def change(multimodal: Multimodal, folder: Path, **tensors: torch.Tensor | None) -> Source:
     """The checkpoint with tensors of the vision tower added, changed or (``None``) removed."""
     for path in multimodal.directory.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
@@ -131,14 +130,14 @@ def change(multimodal: Multimodal, folder: Path, **tensors: torch.Tensor | None)
         if value is not None:
             content[full] = value
     save_file(content, folder / SINGLE)
-    return Checkpoint(folder)
+    return Source.open(folder, modalities=MODALITIES)
 
 
 def test_a_stem_without_bias_is_one(multimodal: Multimodal, tmp_path: Path) -> None:
     """Older checkpoints lack it; leaving it out is leaving zeros out."""
     without = change(multimodal, tmp_path, conv_stem__conv__bias=None)
     assert without.vision is not None and not without.vision.stem_bias
-    names = account(without, MODALITIES).used
+    names = account(without).used
     assert "model.vision_tower.timm_model.conv_stem.conv.weight" in names
     assert "model.vision_tower.timm_model.conv_stem.conv.bias" not in names
 
@@ -167,7 +166,7 @@ def test_what_does_not_fit_is_refused(
     tensors: dict[str, torch.Tensor | None], match: str, multimodal: Multimodal, tmp_path: Path
 ) -> None:
     with pytest.raises(UnknownTensor, match=match):
-        account(change(multimodal, tmp_path, **tensors), MODALITIES)
+        account(change(multimodal, tmp_path, **tensors))
 
 
 @pytest.mark.parametrize(
@@ -195,10 +194,10 @@ def test_resolutions_that_do_not_pool_evenly_are_refused(side: int, layout: Visi
 
 
 def test_another_architecture_is_refused(multimodal: Multimodal, tmp_path: Path, edit_json: Any) -> None:
-    checkpoint = change(multimodal, tmp_path)
+    source = change(multimodal, tmp_path)
     edit_json(tmp_path / "config.json", lambda c: c["vision_config"].update(architecture="resnet50"))
     with pytest.raises(WrongModel, match="resnet50"):
-        checkpoint.vision  # noqa: B018
+        source.vision  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -210,7 +209,7 @@ def test_same_padding(length: int, kernel: int, stride: int, padding: tuple[int,
 
 
 def test_doubling_is_nearest_neighbour() -> None:
-    from g3n_compiler.modules.vision import _doubled
+    from g3n_compiler.models.gemma3n.vision import _doubled
 
     x = torch.randn(1, 3, 4, 5)
     want = torch.nn.functional.interpolate(x.permute(0, 3, 1, 2), scale_factor=2, mode="nearest").permute(0, 2, 3, 1)

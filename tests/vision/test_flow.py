@@ -11,9 +11,9 @@ import pytest
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.errors import ParityError, TargetError, WrongModel
 from g3n_compiler.verify import vision
-from g3n_compiler.verify.parity import Check
+from g3n_compiler.verify.checks import Check
 from g3n_runtime.bundle import open_bundle
-from g3n_runtime.media import MediaFrontEnd
+from g3n_runtime.litert.media import MediaFrontEnd
 from tests.fakes import FakeBackend
 from tests.vision.conftest import Multimodal
 
@@ -24,8 +24,8 @@ def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     check = Check("held", "core", "onnxruntime", "eager fp32", "relative error", 0.0, 1.0)
     monkeypatch.setattr("g3n_compiler.verify.run.onnx_checks", lambda *_: [check])
 
-    def eager(checkpoint: Any, config: Any, image: np.ndarray) -> np.ndarray:
-        return vision.VisionReference(checkpoint, config).embed(image)
+    def eager(source: Any, config: Any, image: np.ndarray) -> np.ndarray:
+        return vision.VisionReference(source, config).embed(image)
 
     monkeypatch.setattr(vision, "onnx_embed", eager)
 

@@ -21,9 +21,9 @@ from PIL import Image, ImageOps
 from transformers import SiglipImageProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from g3n_runtime import jpeg
 from g3n_runtime.errors import MediaError
-from g3n_runtime.image import MAX_BYTES, MAX_PIXELS, MAX_SCANS, Resample, load_image, png
+from g3n_runtime.media import jpeg
+from g3n_runtime.media.image import MAX_BYTES, MAX_PIXELS, MAX_SCANS, Resample, load_image, png
 from tests.damage import mutated
 
 FORMATS = {"png": {}, "jpg": {"quality": 90}, "webp": {"lossless": True}}
@@ -261,7 +261,7 @@ def test_no_picture_takes_more_than_a_gigabyte(tmp_path: Path) -> None:
     Image.new("RGBA", (4000, 4000), (200, 30, 90, 128)).save(tmp_path / "a.png", compress_level=1, exif=exif)
     Image.new("L", (65_535, 488)).save(tmp_path / "line.png", compress_level=1)
     code = (
-        "import resource, sys; from pathlib import Path; from g3n_runtime.image import load_image\n"
+        "import resource, sys; from pathlib import Path; from g3n_runtime.media.image import load_image\n"
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 500_000_000, -1))\n"
         "print(*(load_image(Path(name), 768).shape for name in sys.argv[1:]))"
@@ -275,7 +275,7 @@ def test_a_jpeg_of_100_megapixels_is_read_in_bounded_memory(tmp_path: Path) -> N
     """In a process of its own: what it grows by while it reads one of 10,000 x 10,000."""
     Image.new("RGB", (10_000, 10_000), (200, 30, 90)).save(tmp_path / "big.jpg", quality=30)
     code = (
-        "import resource, sys; from pathlib import Path; from g3n_runtime.image import load_image\n"
+        "import resource, sys; from pathlib import Path; from g3n_runtime.media.image import load_image\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak(); image = load_image(Path(sys.argv[1]), 768)\n"
         "print(peak() - before, *image[5, 5])"

@@ -11,25 +11,25 @@ import pytest
 import torch
 from PIL import Image
 
-from g3n_compiler.bundle.litertlm import extract, sections
-from g3n_compiler.checkpoint.multimodal import VisionConfig
 from g3n_compiler.errors import EngineError, ParityError
 from g3n_compiler.lower.litert.backend import LiteRtBackend
-from g3n_compiler.lower.litert.bind import bind
-from g3n_compiler.lower.litert.cuts import CutModel
+from g3n_compiler.lower.litert.bind_weights import bind
+from g3n_compiler.lower.litert.container import extract, sections
 from g3n_compiler.lower.litert.delegation import measure
-from g3n_compiler.lower.litert.steps import run_steps
-from g3n_compiler.modules.vision_layout import read_layout
-from g3n_compiler.modules.weights import WeightSpec
+from g3n_compiler.lower.litert.partial_model import CutModel
+from g3n_compiler.lower.litert.tower_blocks import run_steps
+from g3n_compiler.lower.signatures.vision import EncodeImage
+from g3n_compiler.models.gemma3n.tower_config import VisionConfig
+from g3n_compiler.models.gemma3n.vision_layout import read_layout
+from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import RECIPES
-from g3n_compiler.trace.vision import EncodeImage
-from g3n_compiler.verify.parity import EXACT, SAME, Parity, relative_error
+from g3n_compiler.verify.checks import EXACT, SAME, Parity, relative_error
 from g3n_compiler.verify.vision import VisionReference, golden_image, vision_checks
-from g3n_runtime.engine import GREEDY, Attachments
-from g3n_runtime.image import load_image
-from g3n_runtime.litert import LiteRtChat
-from g3n_runtime.litert_vision import LiteRtVision, encoder_name
-from g3n_runtime.media import MediaFrontEnd
+from g3n_runtime.chat import GREEDY, Attachments
+from g3n_runtime.litert.engine import LiteRtChat
+from g3n_runtime.litert.media import MediaFrontEnd
+from g3n_runtime.litert.vision import LiteRtVision, encoder_name
+from g3n_runtime.media.image import load_image
 from tests.vision.conftest import SIDES, LoweredVision
 
 QUESTION = "What is in the picture?"
@@ -54,7 +54,7 @@ def test_a_missing_resolution_fails_verification(lowered: LoweredVision, config:
         resolutions = (256,)
 
         def embed(self, image: np.ndarray) -> np.ndarray:
-            return VisionReference(lowered.job.checkpoint, config).embed(image)
+            return VisionReference(lowered.job.source, config).embed(image)
 
     one = [c for c in vision_checks(lowered.job, config, {"litert": OneSize()}) if c.runtime == "litert"]
     assert [c.passed for c in one] == [True, False]
@@ -67,9 +67,9 @@ def test_a_missing_resolution_fails_verification(lowered: LoweredVision, config:
 def test_the_last_row_is_the_end_of_image(lowered: LoweredVision, config: VisionConfig) -> None:
     model = LiteRtBackend().open_towers(lowered.job.directory).vision
     assert model is not None
-    from g3n_compiler.verify.reference import load_hf_embedder
+    from g3n_compiler.models.gemma3n.transformers_model import load_hf_embedder
 
-    embedder = load_hf_embedder(lowered.job.checkpoint, "vision", config.embedder)
+    embedder = load_hf_embedder(lowered.job.source, "vision", config.embedder)
     with torch.no_grad():
         want = embedder(input_ids=torch.tensor([[config.eoi_id]]))[0].numpy()
     assert relative_error(model.embed(golden_image(256))[-1:], want) < EXACT
@@ -87,7 +87,7 @@ def test_weights_lie_in_the_file_once(lowered: LoweredVision) -> None:
 def int8_encoder(lowered: LoweredVision, config: VisionConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("int8") / "encoder.tflite"
     specs = EncodeImage(read_layout(config)).specs
-    bind(lowered.encoder_graph, specs, RECIPES["int8"], lowered.job.checkpoint.read, path)
+    bind(lowered.encoder_graph, specs, RECIPES["int8"], lowered.job.source.read, path)
     return path
 
 
@@ -116,7 +116,7 @@ def test_each_step_of_int8_equals_the_fake_quant_reference(
     int8_model: LiteRtVision,
     tmp_path: Path,
 ) -> None:
-    rounded, exact = (VisionReference(lowered.job.checkpoint, config, r) for r in (RECIPES["int8"], None))
+    rounded, exact = (VisionReference(lowered.job.source, config, r) for r in (RECIPES["int8"], None))
     image, limit = golden_image(side), RECIPES["int8"].layer_tolerance
     steps = steps_of(int8_encoder, image, tmp_path)
     tokens = int8_model.adapt(steps[-1])
@@ -137,12 +137,12 @@ def test_a_wrong_block_is_named(
     lacking = "vision.blocks.2.2.pw_exp.conv"
 
     def read(spec: WeightSpec, rows: tuple[int, int] | None = None) -> torch.Tensor:
-        weight = lowered.job.checkpoint.read(spec, rows)
+        weight = lowered.job.source.read(spec, rows)
         return weight * (torch.arange(len(weight)) >= 8)[:, None] if spec.name == lacking else weight
 
     bind(lowered.encoder_graph, EncodeImage(read_layout(config)).specs, RECIPES["int8"], read, tampered)
     steps = steps_of(tampered, image, tmp_path)
-    errors = VisionReference(lowered.job.checkpoint, config, RECIPES["int8"]).errors(
+    errors = VisionReference(lowered.job.source, config, RECIPES["int8"]).errors(
         image, [*steps, int8_model.adapt(steps[-1])]
     )
     assert {n for n, e in errors.errors.items() if e > RECIPES["int8"].layer_tolerance} - {"the adapter"} == {
@@ -190,7 +190,7 @@ def hf(lowered: LoweredVision) -> Any:
     from transformers import Gemma3nForConditionalGeneration
 
     return Gemma3nForConditionalGeneration.from_pretrained(
-        lowered.job.checkpoint.directory, dtype=torch.float32, attn_implementation={"text_config": "eager"}
+        lowered.job.source.directory, dtype=torch.float32, attn_implementation={"text_config": "eager"}
     ).eval()
 
 

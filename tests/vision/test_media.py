@@ -13,13 +13,13 @@ import pytest
 from litert_lm_builder.runtime.proto import llm_metadata_pb2
 from PIL import Image
 
-from g3n_compiler.bundle.litertlm_metadata import CHAT_TEMPLATE, llm_metadata
-from g3n_compiler.bundle.media import ImageMedia, Media
+from g3n_compiler.lower.litert.media import ImageMedia, Media
+from g3n_compiler.lower.litert.metadata import CHAT_TEMPLATE, llm_metadata
 from g3n_compiler.nano import checkpoint_dir
-from g3n_runtime.engine import NOTHING, Attachments
+from g3n_runtime.chat import NOTHING, Attachments
 from g3n_runtime.errors import EngineError
-from g3n_runtime.image import load_image
-from g3n_runtime.media import MediaFrontEnd
+from g3n_runtime.litert.media import MediaFrontEnd
+from g3n_runtime.media.image import load_image
 
 MEDIA = Media(ImageMedia(768, "<image_soft_token>", "<start_of_image>", "<end_of_image>"))
 TURNS = [

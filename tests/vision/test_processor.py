@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from g3n_compiler.checkpoint.image_processor import load_resample, load_side
 from g3n_compiler.errors import WrongModel
+from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
 
 
 def write(folder: Path, settings: dict[str, Any], nested: bool = False) -> Path:

@@ -14,8 +14,8 @@ from g3n_compiler.bundle.owned import REMEDY, Digest, Extra, Kind, Listing
 from g3n_compiler.checkpoint.calibrated import RECORD, listed_files
 from g3n_compiler.errors import BundleError, CheckpointError, NotOurs
 from g3n_compiler.report import REPORT
-from g3n_runtime.audio import AUDIO_STREAM
 from g3n_runtime.bundle import MANIFEST, MAX_MANIFEST_BYTES, SCHEMA_VERSION, SIGNATURE, schema
+from g3n_runtime.media.mel import AUDIO_STREAM
 from g3n_runtime.reading import parse_json, read_bytes
 from g3n_runtime.seal import SEAL, is_sealed
 from g3n_runtime.terminal import printable_line

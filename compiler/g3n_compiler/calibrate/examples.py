@@ -20,18 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from g3n_compiler.checkpoint.image_processor import load_resample, load_side
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import PROMPT, TURN_END, TextTokenizer
 from g3n_compiler.errors import ExampleError
-from g3n_compiler.modules.embedder import EmbeddingTables
+from g3n_compiler.models.embedding_tables import EmbeddingTables
+from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
 from g3n_compiler.quantize.recipe import Recipe
+from g3n_compiler.source import Source
 from g3n_compiler.verify.audio import AudioReference
 from g3n_compiler.verify.vision import VisionReference
 from g3n_runtime.bundle import inside
-from g3n_runtime.image import load_image
+from g3n_runtime.media.image import load_image
+from g3n_runtime.media.sound import read_clip
 from g3n_runtime.reading import open_regular, parse_json, read_text
-from g3n_runtime.sound import read_clip
 
 MAX_BYTES = 64 << 20
 """Of the file of examples."""
@@ -97,9 +97,9 @@ def examples_sha256(path: Path, examples: Sequence[Example]) -> str:
 class Reading:
     """Turns examples into rows; a tower is opened with the first picture or sound."""
 
-    def __init__(self, checkpoint: Checkpoint, tokenizer: TextTokenizer, recipe: Recipe) -> None:
-        self._checkpoint, self._tokenizer = checkpoint, tokenizer
-        self._tables = EmbeddingTables(checkpoint.text, checkpoint.read, recipe)
+    def __init__(self, source: Source, tokenizer: TextTokenizer, recipe: Recipe) -> None:
+        self._checkpoint, self._tokenizer = source, tokenizer
+        self._tables = EmbeddingTables(source.text, source.read, recipe)
         self._vision: VisionReference | None = None
         self._audio: AudioReference | None = None
 

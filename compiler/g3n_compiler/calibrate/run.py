@@ -15,27 +15,30 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from g3n_compiler.bundle.destination import claim
-from g3n_compiler.bundle.key import TEXT_FILES, bundle_key
+from g3n_compiler.bundle.fingerprint import TEXT_FILES, bundle_key
 from g3n_compiler.bundle.kinds import CALIBRATED
 from g3n_compiler.bundle.staging import staged
-from g3n_compiler.bundle.steps import Progress, Steps
 from g3n_compiler.calibrate.examples import Example, Reading, Rows, examples_sha256, load_examples
-from g3n_compiler.calibrate.feedback import Curvature, curvature_of, output_error, round_with_feedback
-from g3n_compiler.calibrate.packed import PackedCache
+from g3n_compiler.calibrate.gptq import Curvature, curvature_of, output_error, round_with_feedback
+from g3n_compiler.calibrate.packed_cache import PackedCache
 from g3n_compiler.checkpoint.calibrated import Calibration, read_calibration, write_calibration
-from g3n_compiler.checkpoint.identity import Sources
-from g3n_compiler.checkpoint.reader import INDEX, Checkpoint, note_texts
+from g3n_compiler.checkpoint.identity import Inputs
+from g3n_compiler.checkpoint.reader import INDEX, note_texts
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import CheckpointError, ExampleError, NotFinite, TargetError
-from g3n_compiler.modules.decoder import TextDecoder
-from g3n_compiler.modules.multimodal_embedder import HardRows
-from g3n_compiler.modules.weights import WeightSpec, text_weights
+from g3n_compiler.lower.resume import Progress, Steps
+from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.registry import text_weights
+from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.recipe import Recipe, get_recipe
 from g3n_compiler.quantize.rows import fake_quantize, fake_quantize_activations
+from g3n_compiler.source import Source
 
 ROLES = ("attention", "ffn")
 """What is rounded, where the recipe says int4. A table's rows are looked up, so no input tells how they should be."""
+PACKAGES = ("torch", "numpy")
+"""Distributions whose versions decide the rounding."""
 ACTIVATION_BYTES = 4 << 30
 """Most that the examples may take at once, in the widest layer."""
 OTHER_FILES = (*TEXT_FILES, "config.json", INDEX, "processor_config.json", "preprocessor_config.json")
@@ -47,33 +50,32 @@ def calibrate(directory: Path, examples: Path, recipe_name: str, destination: Pa
     Raises:
         G3nError: with what was found, what was expected and what to do; nothing is left that looks like a checkpoint.
     """
-    recipe, sources = get_recipe(recipe_name), Sources()
+    recipe, inputs = get_recipe(recipe_name), Inputs()
     target = claim(destination, CALIBRATED, (directory, examples), progress)
-    note_texts(directory, sources)
-    sources.note([examples])
-    checkpoint = Checkpoint(directory)
-    checkpoint.note(sources)
+    note_texts(directory, inputs)
+    inputs.note([examples])
+    source = Source.open(directory)
+    source.checkpoint.note(inputs)
     if read_calibration(directory) is not None:
         raise CheckpointError(f"{directory} is calibrated already: pass the checkpoint that it was made from")
-    specs = text_weights(checkpoint.text)
+    specs = text_weights(source.text)
     rounded = {name: spec for name, spec in specs.items() if spec.role in ROLES and recipe.scheme(spec).bits == 4}
     if not rounded:
         raise TargetError(f"{recipe.name} has no int4 matrices, and others lose next to nothing: compile without")
     given = load_examples(examples)
-    sources.note(file for example in given for file in (*example.images, *example.audio))
-    checkpoint.hard_rows = HardRows.of(checkpoint, ("text", *checkpoint.towers))
+    inputs.note(file for example in given for file in (*example.images, *example.audio))
     progress("hashing the checkpoint")
-    hashes, source = checkpoint.sha256(), examples_sha256(examples, given)
-    key = bundle_key(directory, hashes, {"calibrate": recipe.name, "examples": source})
+    hashes, origin = source.checkpoint.sha256(), examples_sha256(examples, given)
+    key = bundle_key(directory, hashes, {"calibrate": recipe.name, "examples": origin}, PACKAGES)
     with staged(target, key) as (folder, steps_folder):
-        weights = CalibratingWeights(checkpoint, specs, rounded, recipe, Steps(steps_folder, lambda line: None))
-        _run(checkpoint, weights, _read(checkpoint, recipe, given, progress), progress)
+        weights = CalibratingWeights(source, specs, rounded, recipe, Steps(steps_folder, lambda line: None))
+        _run(source, weights, _read(source, recipe, given, progress), progress)
         progress("writing the checkpoint")
-        record = Calibration(recipe.name, source, len(given), len(rounded), weights.error, hashes)
-        _write(checkpoint, {specs[name].tensor: weights.file(name) for name in rounded}, folder)
+        record = Calibration(recipe.name, origin, len(given), len(rounded), weights.error, hashes)
+        _write(source, {specs[name].tensor: weights.file(name) for name in rounded}, folder)
         write_calibration(folder, record)
-        sources.require_unchanged()
-    checkpoint.close()
+        inputs.require_unchanged()
+    source.close()
     return record
 
 
@@ -85,14 +87,14 @@ class CalibratingWeights(FakeQuantWeights):
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        source: Source,
         specs: Mapping[str, WeightSpec],
         rounded: Mapping[str, WeightSpec],
         recipe: Recipe,
         steps: Steps,
     ) -> None:
-        super().__init__(checkpoint.read, specs, recipe, keep=False)
-        self._checkpoint, self._rounded, self._steps = checkpoint, rounded, steps
+        super().__init__(source.read, specs, recipe, keep=False)
+        self._checkpoint, self._rounded, self._steps = source, rounded, steps
         self._seen: tuple[Tensor, Curvature] | None = None
         self._plain = self._chosen = 0.0
 
@@ -137,11 +139,11 @@ class CalibratingWeights(FakeQuantWeights):
         return self._seen[1]
 
 
-def _read(checkpoint: Checkpoint, recipe: Recipe, examples: Sequence[Example], progress: Progress) -> list[Rows]:
+def _read(source: Source, recipe: Recipe, examples: Sequence[Example], progress: Progress) -> list[Rows]:
     """All examples as rows, if the decoder can hold so many at once."""
     progress(f"reading {len(examples)} examples")
-    reading = Reading(checkpoint, load_tokenizer(checkpoint.directory, checkpoint.text), recipe)
-    config, rows, tokens = checkpoint.text, list[Rows](), 0
+    reading = Reading(source, load_tokenizer(source.directory, own_config(source.text)), recipe)
+    config, rows, tokens = source.text, list[Rows](), 0
     # the gate, the up projection, their product and its copy in int8 steps, beside the streams and the rows
     each = 4 * (4 * max(config.ffn_dims) + 8 * config.hidden_size + config.num_layers * config.ple_dim)
     for number, example in enumerate(examples, 1):
@@ -156,33 +158,26 @@ def _read(checkpoint: Checkpoint, recipe: Recipe, examples: Sequence[Example], p
 
 
 @torch.no_grad()
-def _run(checkpoint: Checkpoint, weights: CalibratingWeights, examples: Sequence[Rows], progress: Progress) -> None:
+def _run(source: Source, weights: CalibratingWeights, examples: Sequence[Rows], progress: Progress) -> None:
     """Send all examples through the decoder as a bundle does: what no answer depends on ends at the last KV owner."""
-    config = checkpoint.text
-    decoder, cache = TextDecoder(config, weights), PackedCache(config, [len(e) for e in examples])
+    config = source.text
+    decoder = source.family.decoder(config, weights)
+    cache = PackedCache(config, [len(e) for e in examples], [len(e) - e.answered for e in examples])
     embeddings, ple = (torch.cat(parts)[None] for parts in zip(*((e.embeddings, e.ple) for e in examples), strict=True))
     state = decoder.begin(embeddings, ple, torch.cat([torch.arange(len(e)) for e in examples]))
     answers = torch.cat([torch.arange(len(e)) >= e.answered for e in examples])
     for i in range(config.num_layers):
         progress(f"layer {i + 1} of {config.num_layers}")
-        if i == config.num_kv_layers - 1:
-            predicted = decoder.predict(i, state.streams)
-            x = decoder.norm(f"layers.{i}.input_layernorm", decoder.active(predicted))
-            decoder.keys_values(i, x, state.rope, cache)
-            cache.narrow([len(e) - e.answered for e in examples])
-            narrow = tuple(p[:, answers] for p in predicted)
-            state = decoder.block(i, narrow, x[:, answers], state.at(answers), cache)
-        else:
-            state = decoder.layer(i, state, cache)
+        state = decoder.layer(i, state, cache, answers if i == config.num_kv_layers - 1 else None)
 
 
-def _write(checkpoint: Checkpoint, rounded: Mapping[str, Path], folder: Path) -> None:
+def _write(source: Source, rounded: Mapping[str, Path], folder: Path) -> None:
     """Copy the checkpoint's files to ``folder`` and put the rounded matrices where the plain ones are."""
     for name in OTHER_FILES:
-        if (checkpoint.directory / name).is_file():
-            shutil.copyfile(checkpoint.directory / name, folder / name)
-    replaced = {checkpoint.tensor_name(relative): path for relative, path in rounded.items()}
-    for shard in checkpoint.shards:
+        if (source.directory / name).is_file():
+            shutil.copyfile(source.directory / name, folder / name)
+    replaced = {source.tensor_name(relative): path for relative, path in rounded.items()}
+    for shard in source.checkpoint.shards:
         copy = folder / shard.path.name
         shutil.copyfile(shard.path, copy)
         with copy.open("r+b") as file:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.errors import CheckpointError, HubError, WrongModel
+from g3n_compiler.errors import CheckpointError, HubError
+from g3n_compiler.models.registry import FAMILIES
 from g3n_compiler.nano import checkpoint_dir
-from g3n_compiler.slice.published import E4B_SHAPE, published
 
-HUB_IDS = {"e2b": "google/gemma-3n-E2B-it", "e4b": "google/gemma-3n-E4B-it"}
-SIZES = ("nano", *HUB_IDS, *(name for name in published() if name not in HUB_IDS))
-"""The embedded checkpoint, the published models, and the published slices of E4B."""
-SHAPES = {"e2b": ((30, 8192), E4B_SHAPE), "e4b": (E4B_SHAPE,)}
-"""Layers and FFN width of the checkpoints that each published model can be made from."""
+NANO = "nano"
 CUSTOM = "custom"
 """What a manifest calls a checkpoint folder whose size the user did not name."""
 OFFLINE = "HF_HUB_OFFLINE"
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.jinja")
 """What is downloaded: no code, no pickles."""
+
+
+def known_sizes() -> tuple[str, ...]:
+    """The embedded checkpoint, and the models and slices that were published."""
+    return (NANO, *(size for family in FAMILIES.values() for size in family().published.sizes))
 
 
 def name_size(size: str | None, directory: Path | None) -> str:
@@ -29,23 +29,12 @@ def name_size(size: str | None, directory: Path | None) -> str:
         CheckpointError: an unknown size, or ``nano``, whose licence is ours, for a folder.
     """
     if size is None:
-        return "nano" if directory is None else CUSTOM
-    if size not in SIZES:
-        raise CheckpointError(f"unknown size {size!r}, expected one of {', '.join(SIZES)}")
-    if size == "nano" and directory is not None:
+        return NANO if directory is None else CUSTOM
+    if size not in known_sizes():
+        raise CheckpointError(f"unknown size {size!r}, expected one of {', '.join(known_sizes())}")
+    if size == NANO and directory is not None:
         raise CheckpointError(f"--size nano is the embedded checkpoint, {directory} is not: leave --size out")
     return size
-
-
-def check_size(size: str, config: TextConfig) -> None:
-    """Raise :class:`WrongModel` if a published ``size`` was asked for and the checkpoint has another shape."""
-    shape = config.num_layers, max(config.ffn_dims)
-    if shape not in SHAPES.get(size, (shape,)):
-        expected = " or ".join(f"{layers} layers and FFNs of {width}" for layers, width in SHAPES[size])
-        raise WrongModel(
-            f"the checkpoint has {shape[0]} layers and FFNs of {shape[1]}, --size {size} is made from {expected}: "
-            "leave --size out to compile it as it is"
-        )
 
 
 def resolve_checkpoint(size: str, directory: Path | None) -> Path:
@@ -54,13 +43,14 @@ def resolve_checkpoint(size: str, directory: Path | None) -> Path:
     Raises:
         HubError: the hub is out of reach or the model is gated; says how to pass a folder instead.
     """
-    if directory is not None or size == "nano":
+    if directory is not None or size == NANO:
         # Before transformers is imported, which then asks the hub nothing about a folder.
         os.environ[OFFLINE] = "1"
         return checkpoint_dir() if directory is None else directory
-    if size not in SIZES:
+    published = {size: family().published for family in FAMILIES.values() for size in family().published.sizes}
+    if size not in published:
         raise CheckpointError("the bundle was compiled from a folder of its own: pass it with --checkpoint DIR")
-    return _download(HUB_IDS.get(size, HUB_IDS["e4b"]))
+    return _download(published[size].hub_id(size))
 
 
 def _download(repo: str) -> Path:

@@ -26,7 +26,7 @@ class FileIdentity(NamedTuple):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-class Sources:
+class Inputs:
     """The files that some work reads, each noted before it is first read, looked at again when the work is done.
 
     A write through a mapping that was made before is only seen when the system notices it, at ``msync`` or write-back.

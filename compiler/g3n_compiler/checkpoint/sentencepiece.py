@@ -15,9 +15,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from sentencepiece import sentencepiece_model_pb2 as pb
 from tokenizers import Tokenizer
 
-from g3n_compiler.checkpoint.config import MAX_VOCABULARY
 from g3n_compiler.checkpoint.tokenizer_json import read_tokenizer_json
 from g3n_compiler.errors import TokenizerError, UnsupportedTokenizer
+from g3n_compiler.models.gemma3n.text_config import MAX_VOCABULARY
 from g3n_runtime.reading import read_bytes
 
 CONTROL_SYMBOLS = ("<pad>", "<eos>", "<bos>")

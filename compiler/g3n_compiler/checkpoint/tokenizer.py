@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from g3n_compiler.checkpoint.config import MAX_ID, TextConfig
 from g3n_compiler.checkpoint.fields import Section, present, read_json
 from g3n_compiler.checkpoint.sentencepiece import pad_to_vocabulary, read_sentencepiece, to_sentencepiece
 from g3n_compiler.checkpoint.tokenizer_json import load_fast_tokenizer
 from g3n_compiler.errors import TokenizerError, WrongModel
+from g3n_compiler.models.gemma3n.text_config import MAX_ID, TextConfig
 from g3n_runtime.reading import read_text
 from g3n_runtime.template import MAX_TEMPLATE_BYTES, check_template, render
 

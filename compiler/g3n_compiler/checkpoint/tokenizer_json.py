@@ -9,8 +9,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from g3n_compiler.checkpoint.config import MAX_VOCABULARY
 from g3n_compiler.errors import TokenizerError
+from g3n_compiler.models.gemma3n.text_config import MAX_VOCABULARY
 from g3n_runtime.reading import MAX_JSON_BYTES, parse_json, read_bytes
 
 MAX_MERGES = 1 << 22

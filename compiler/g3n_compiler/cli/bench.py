@@ -14,8 +14,8 @@ from g3n_compiler.cli.guard import GuardedCommand
 from g3n_compiler.cli.options import MOST_TOKENS, THREADS, FileName
 from g3n_compiler.cli.show import DataTable, progress_steps, show_table
 from g3n_compiler.errors import ContextError
+from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.report import human_bytes
-from g3n_compiler.targets import RUNTIMES
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.measure import Measurement, measure_bundle
 
@@ -41,7 +41,7 @@ def _foreseen(ledger: dict[str, Any], run: str) -> int:
 
 @click.command(cls=GuardedCommand)
 @click.argument("bundle", type=FileName())
-@click.option("--runtime", type=click.Choice(RUNTIMES), help="Engine [default: all that the bundle has].")
+@click.option("--runtime", type=click.Choice(list(BACKENDS)), help="Engine [default: all that the bundle has].")
 @click.option("--prompt-tokens", type=click.IntRange(2, MOST_TOKENS), default=128, show_default=True)
 @click.option("--decode-tokens", type=click.IntRange(2, MOST_TOKENS), default=64, show_default=True)
 @click.option("--threads", type=THREADS, default=2, show_default=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from g3n_compiler.calibrate.run import calibrate
-from g3n_compiler.checkpoint.hub import SIZES, name_size, resolve_checkpoint
+from g3n_compiler.checkpoint.hub import name_size, resolve_checkpoint
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.cli.interrupt import insistent_interrupt
 from g3n_compiler.cli.options import FileName, Verb, Words
@@ -16,9 +16,7 @@ from g3n_compiler.cli.show import progress_steps, show
 
 @click.command(cls=Verb, context_settings={"max_content_width": 120})
 @click.argument("examples", type=FileName())
-@click.option(
-    "--size", type=Words(), help=f"Published model: {', '.join(SIZES)} [default: nano, or as a --checkpoint is]."
-)
+@click.option("--size", type=Words(), help="Published model, e2b or e4b [default: nano, or as a --checkpoint is].")
 @click.option("--checkpoint", type=FileName(), help="Checkpoint folder [default: the hub's].")
 @click.option("--quant", type=Words(), default="int4", show_default=True, help="Recipe that it will be compiled with.")
 @click.option("--out", type=FileName(), required=True, help="Folder for the calibrated checkpoint.")

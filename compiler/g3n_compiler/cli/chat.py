@@ -10,8 +10,8 @@ from collections.abc import Callable
 import click
 
 from g3n_compiler.cli.show import show, write_answer
+from g3n_runtime.chat import NOTHING, Attachments, ChatEngine, Sampler
 from g3n_runtime.conversation import Answer, Ended
-from g3n_runtime.engine import NOTHING, Attachments, ChatEngine, Sampler
 from g3n_runtime.errors import ContextFull, EngineError
 
 HELP = "/drop [N] forgets the oldest turns, /reset all of them, /retry asks again what did not fit, /exit leaves"

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from g3n_compiler.bundle.signing import load_signing_key
-from g3n_compiler.checkpoint.hub import SIZES
 from g3n_compiler.cli.common import (
     portable_command,
     quiet_toolchains,
@@ -31,9 +30,10 @@ from g3n_compiler.cli.options import (
 )
 from g3n_compiler.cli.show import progress_steps, show, styled
 from g3n_compiler.compile import CompileOptions, compile_bundle
+from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.slice.choose import SliceOptions
-from g3n_compiler.targets import RUNTIMES, TARGETS
+from g3n_compiler.targets import TARGETS
 from g3n_runtime.bundle import open_bundle
 
 
@@ -42,10 +42,10 @@ from g3n_runtime.bundle import open_bundle
 @click.option(
     "--size",
     type=Words(),
-    help=f"Model or published slice: {', '.join(SIZES)} [default: nano, or as a --checkpoint is].",
+    help="nano, e2b, e4b or a published slice such as e2.98b-layer [default: nano, or as a --checkpoint is].",
 )
 @click.option("--checkpoint", type=FileName(), help="Checkpoint folder [default: the hub's, for the size].")
-@click.option("--runtime", type=click.Choice([*RUNTIMES, "both"]), help="Runtime [default: the target's own].")
+@click.option("--runtime", type=click.Choice([*BACKENDS, "both"]), help="Runtime [default: the target's own].")
 @click.option("--quant", type=Words(), default="int4", show_default=True, help=f"Recipe: {', '.join(RECIPES)}.")
 @click.option("--context", type=TOKENS, help="Tokens of context [default: 4096 or the model's, if that is less].")
 @click.option(

@@ -13,16 +13,17 @@ from pathlib import Path
 
 import click
 
-from g3n_compiler.checkpoint.config import load_text_config
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
 from g3n_compiler.cli.show import DataTable, progress_steps, show, show_table
 from g3n_compiler.errors import CheckpointError
+from g3n_compiler.models.gemma3n.text_config import own_config
 from g3n_compiler.nano import SKIPPABLE, checkpoint_dir, heldout_path
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.report import human_bytes
 from g3n_compiler.report.frontier import Documents, Point, measure, nested_slices
 from g3n_compiler.report.own_file import require_writable
 from g3n_compiler.slice.elastic import plan_named
+from g3n_compiler.source import TEXT, Source
 from g3n_runtime.cache_folder import cache_folder
 from g3n_runtime.reading import open_regular, parse_json
 
@@ -44,10 +45,12 @@ def show_frontier(
     directory = checkpoint_dir() if checkpoint == NANO else Path(checkpoint)
     if text is None and directory != checkpoint_dir():
         raise CheckpointError("there is no held-out text for a checkpoint of your own: pass a file with --text")
-    config = load_text_config(directory)
+    source = Source.open(directory, modalities=(TEXT,))
+    config = source.text
+    source.close()
     named = {name: plan_named(name, config) for name in slices or ()}
     chosen = named or nested_slices(config, SKIPPABLE if directory == checkpoint_dir() else ())
-    ids = _documents(text or heldout_path(), documents, load_tokenizer(directory, config))
+    ids = _documents(text or heldout_path(), documents, load_tokenizer(directory, own_config(config)))
     with progress_steps() as step, _cache() as cache:
         points = measure(directory, chosen, ids, get_recipe(RECIPE), cache, len(os.sched_getaffinity(0)), step)
     from g3n_compiler.report.plots import write_frontier

@@ -10,9 +10,10 @@ from g3n_compiler.cli.chat import Chat, say, tell_if_cut
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.cli.guard import GuardedCommand
 from g3n_compiler.cli.options import SEED, THREADS, TOKENS, FileName, Finite, Words
-from g3n_compiler.targets import RUNTIMES
+from g3n_compiler.lower.registry import BACKENDS
 from g3n_runtime.bundle import Bundle, open_bundle
-from g3n_runtime.engine import IGNORED_SAMPLING, Attachments, ChatEngine, Sampler, open_engine
+from g3n_runtime.chat import Attachments, ChatEngine, Sampler
+from g3n_runtime.engines import IGNORED_SAMPLING, open_engine
 from g3n_runtime.errors import EngineError
 
 
@@ -25,7 +26,7 @@ from g3n_runtime.errors import EngineError
 @click.option("--image", "images", type=FileName(), multiple=True, help="Picture to ask about; repeatable.")
 @click.option("--audio", type=FileName(), multiple=True, help="Sound to ask about; repeatable.")
 @click.option("--system", type=Words(), help="What the model is told before the first turn.")
-@click.option("--runtime", type=click.Choice(RUNTIMES), help="Engine [default: the bundle's first].")
+@click.option("--runtime", type=click.Choice(list(BACKENDS)), help="Engine [default: the bundle's first].")
 @click.option("--max-tokens", type=TOKENS, default=256, show_default=True)
 @click.option("--temperature", type=Finite(0, 1000), help="0 is greedy [default: the bundle's].")
 @click.option("--top-k", type=TOKENS, help="[default: the bundle's]")
@@ -92,7 +93,7 @@ def _open(
         raise EngineError(f"{bundle.directory.name} has one size only: compile it with --elastic, or leave --size out")
     if runtime == "executorch":
         raise EngineError("--size needs --runtime litert: an ExecuTorch bundle has one size")
-    from g3n_runtime.elastic_chat import ElasticChat
+    from g3n_runtime.litert.elastic_chat import ElasticChat
 
     return ElasticChat(bundle, size or bundle.manifest["sizes"][0]["name"], threads, draft, target_speed)
 

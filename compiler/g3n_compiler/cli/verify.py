@@ -8,24 +8,23 @@ from pathlib import Path
 import click
 
 from g3n_compiler.checkpoint.hub import resolve_checkpoint
-from g3n_compiler.checkpoint.lora import LoraAdapter
-from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.cli.guard import GuardedCommand
 from g3n_compiler.cli.options import FileName
 from g3n_compiler.cli.show import DataTable, progress_steps, show, show_table, styled
 from g3n_compiler.errors import CheckpointError
-from g3n_compiler.lower.backend import Job
-from g3n_compiler.lower.registry import get_backend
-from g3n_compiler.modules.multimodal_embedder import HardRows
+from g3n_compiler.lower.arm64_kit import ArmKit
+from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.registry import BACKENDS, get_backend
+from g3n_compiler.models.gemma3n.text_config import own_config
 from g3n_compiler.quantize.recipe import get_recipe
-from g3n_compiler.slice.elastic import Size, choose_sizes
+from g3n_compiler.slice.elastic import choose_sizes
 from g3n_compiler.slice.plan import Slice
-from g3n_compiler.slice.view import SlicedCheckpoint
-from g3n_compiler.targets import RUNTIMES
-from g3n_compiler.verify.arm64 import ArmKit, verify_arm64
-from g3n_compiler.verify.parity import Parity
+from g3n_compiler.source import Source
+from g3n_compiler.targets import get_target
+from g3n_compiler.verify.arm64 import verify_arm64
+from g3n_compiler.verify.checks import Parity
 from g3n_compiler.verify.run import verify
 from g3n_runtime.bundle import Bundle, open_bundle
 from g3n_runtime.errors import HashMismatch, SignatureError
@@ -71,32 +70,31 @@ def main(
         show(f"signed by: {signer.fingerprint}", err=output == "json")
     if signature_only:
         return
+    manifest = opened.manifest
     arm = ArmKit(kit.absolute()) if arch == "arm64" else None
     with quiet_toolchains(), progress_steps() as step:
-        source = _open_source(resolve_checkpoint(opened.manifest["model"]["size"], checkpoint), opened)
-        adapter = None if lora is None else LoraAdapter(lora, source)
-        source.update = adapter
+        directory = resolve_checkpoint(manifest["model"]["size"], checkpoint)
+        source = Source.open(directory, _plan(opened), lora, manifest["model"]["modalities"])
         step("hashing the checkpoint")
-        _check_origin(opened, source, None if adapter is None else adapter.sha256)
-        sizes = _sizes(source, opened)
-        modalities = tuple(opened.manifest["model"]["modalities"])
-        source.hard_rows = HardRows.of(source, modalities)
+        _check_origin(opened, source)
+        names = [size["name"] for size in manifest.get("sizes", ())]
+        largest, *smaller = choose_sizes(names, source.whole) if names else [None]
+        if largest is not None:
+            source = source.divided(largest.config)
         job = Job(
-            source,
-            load_tokenizer(source.directory, source.text),
-            get_recipe(opened.manifest["recipe"]["name"]),
-            opened.manifest["context"],
-            tuple(opened.manifest["prefill_lengths"]),
-            bundle,
-            step,
-            modalities,
-            tuple((opened.manifest.get("vision") or {}).get("image_sizes", ())),
-            sizes=sizes,
+            source=source,
+            tokenizer=load_tokenizer(source.directory, own_config(source.text)),
+            recipe=get_recipe(manifest["recipe"]["name"]),
+            target=get_target(manifest["target"]["name"]),
+            context=manifest["context"],
+            prefill_lengths=tuple(manifest["prefill_lengths"]),
+            directory=bundle,
+            progress=step,
+            resolutions=tuple((manifest.get("vision") or {}).get("image_sizes", ())),
+            sizes=tuple(size for size in smaller if size is not None),
         )
-        if arm is None:
-            parity = verify(job, {r: get_backend(r) for r in RUNTIMES if r in opened.runtimes})
-        else:
-            parity = verify_arm64(job, opened, arm)
+        backends = {r: get_backend(r) for r in BACKENDS if r in opened.runtimes}
+        parity = verify(job, backends) if arm is None else verify_arm64(job, opened, backends, arm)
         opened.require_unchanged()
     if output == "json":
         click.echo(json.dumps(parity.as_dict()))
@@ -116,31 +114,19 @@ def _open_signed(directory: Path, key: PublicKey) -> Bundle:
     return opened
 
 
-def _open_source(directory: Path, bundle: Bundle) -> Checkpoint:
-    """The checkpoint, or the slice of it that the bundle was made from."""
+def _plan(bundle: Bundle) -> Slice | None:
+    """The slice of the checkpoint that the bundle was made from, if it is not the whole."""
     made = bundle.manifest["model"]["slice"]
-    if "kept" not in made:
-        return Checkpoint(directory)
-    return SlicedCheckpoint(directory, Slice(tuple(made["kept"]), tuple(made["ffn_dims"])))
+    return Slice(tuple(made["kept"]), tuple(made["ffn_dims"])) if "kept" in made else None
 
 
-def _sizes(source: Checkpoint, bundle: Bundle) -> tuple[Size, ...]:
-    """The smaller sizes of an elastic bundle; ``source`` is then divided as the largest one is."""
-    names = [size["name"] for size in bundle.manifest.get("sizes", ())]
-    if not names:
-        return ()
-    largest, *smaller = choose_sizes(names, getattr(source, "source", source.text))
-    source.text = largest.config
-    return tuple(smaller)
-
-
-def _check_origin(bundle: Bundle, checkpoint: Checkpoint, adapter: dict[str, str] | None) -> None:
+def _check_origin(bundle: Bundle, source: Source) -> None:
     recorded = bundle.manifest["provenance"]
-    if changed := sorted(set(recorded["checkpoint"].items()) ^ set(checkpoint.sha256().items())):
+    if changed := sorted(set(recorded["checkpoint"].items()) ^ set(source.checkpoint.sha256().items())):
         raise CheckpointError(
-            f"{changed[0][0]} of {checkpoint.directory} is not what the bundle came from: pass its own --checkpoint"
+            f"{changed[0][0]} of {source.directory} is not what the bundle came from: pass its own --checkpoint"
         )
-    if recorded["adapter"] != adapter:
+    if recorded["adapter"] != (None if source.adapter is None else source.adapter.sha256):
         raise CheckpointError("the bundle was compiled with another adapter: pass its own --lora, or none")
 
 

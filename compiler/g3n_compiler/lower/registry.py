@@ -1,11 +1,14 @@
-"""The registry of backends: the next runtime is one more entry."""
+"""The backends by runtime: a new one is a folder and one line of :data:`BACKENDS`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from g3n_compiler.lower.backend import Backend
-from g3n_compiler.targets import Runtime
+from g3n_compiler.lower.subgraphs import Runtime
+
+if TYPE_CHECKING:
+    from g3n_compiler.lower.backend import Backend
 
 
 def _litert() -> Backend:

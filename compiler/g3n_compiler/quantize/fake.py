@@ -10,13 +10,13 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from g3n_compiler.modules.weights import Read, WeightSpec, linear_by_rows
+from g3n_compiler.models.weights import Read, WeightSpec, linear_by_rows
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.quantize.rows import fake_quantize, fake_quantize_activations
 
 
 class FakeQuantWeights:
-    """:class:`~g3n_compiler.modules.weights.Weights` as ``recipe`` would quantise them.
+    """:class:`~g3n_compiler.models.weights.Weights` as ``recipe`` would quantise them.
 
     Args:
         read: returns a spec's float32 tensor, or rows of it.

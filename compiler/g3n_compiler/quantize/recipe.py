@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from g3n_compiler.errors import TargetError
-from g3n_compiler.modules.weights import Role, WeightSpec
+from g3n_compiler.models.weights import Role, WeightSpec
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,18 @@ import numpy as np
 import torch
 
 from g3n_compiler.bundle.durable import rename_durably, sync_file
-from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.checkpoint.identity import Sources
-from g3n_compiler.checkpoint.reader import Checkpoint, note_texts
+from g3n_compiler.checkpoint.identity import Inputs
+from g3n_compiler.checkpoint.reader import note_texts
 from g3n_compiler.errors import SliceError
 from g3n_compiler.lower.isolated import end_with_parent
-from g3n_compiler.modules.weights import embedding_weights, parameter_count, text_weights
+from g3n_compiler.models.embedding_tables import embedding_weights
+from g3n_compiler.models.published import dimensions
+from g3n_compiler.models.registry import family_of, parameter_count, text_weights
+from g3n_compiler.models.shape import TextShape
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.slice.elastic import plan_named
 from g3n_compiler.slice.plan import Slice, plan_slice
-from g3n_compiler.slice.published import E4B_SHAPE, published
-from g3n_compiler.slice.view import SlicedCheckpoint
+from g3n_compiler.source import TEXT, Source
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.reading import read_json_object
 from g3n_runtime.seal import is_sealed, sealed
@@ -71,14 +72,15 @@ class Measured(NamedTuple):
     speed: float
 
 
-def nested_slices(config: TextConfig, skippable: Sequence[int]) -> dict[str, Slice]:
+def nested_slices(config: TextShape, skippable: Sequence[int]) -> dict[str, Slice]:
     """The slices to look at where nobody named any.
 
-    Of E4B the published configurations; else every number of first layers at half their FFN, with all layers and
-    without those that the checkpoint was trained to do without.
+    The published ones of a model that has some; else every number of first layers at half their FFN, with all layers
+    and without those that the checkpoint was trained to do without.
     """
-    if (config.num_layers, max(config.ffn_dims)) == E4B_SHAPE:
-        return {name: plan_named(name, config) for name in published()}
+    published = family_of(config).published
+    if dimensions(config) in published.made_from.get(published.slices_of, ()):
+        return {name: plan_named(name, config) for name in published.slices}
     slices: dict[str, Slice] = {}
     for skip in dict.fromkeys(((), tuple(skippable))):
         kept = [i for i in range(config.num_layers) if i not in skip]
@@ -106,13 +108,13 @@ def measure(
     """
     if not any(len(ids) > 1 for ids in documents):
         raise SliceError("no document has two tokens: there is nothing to predict, pass other --text")
-    sources = Sources()
-    note_texts(directory, sources)
-    checkpoint = Checkpoint(directory)
-    checkpoint.note(sources)
-    source, config = json.dumps(checkpoint.sha256(), sort_keys=True), checkpoint.text
-    checkpoint.close()
-    keys = {name: _key(source, plan, documents) for name, plan in slices.items()}
+    inputs = Inputs()
+    note_texts(directory, inputs)
+    source = Source.open(directory, modalities=(TEXT,))
+    source.checkpoint.note(inputs)
+    origin, config = json.dumps(source.checkpoint.sha256(), sort_keys=True), source.text
+    source.close()
+    keys = {name: _key(origin, plan, documents) for name, plan in slices.items()}
     cache.mkdir(parents=True, exist_ok=True)
     known = {name: value for name, key in keys.items() if (value := _known(cache / f"{key}.json")) is not None}
     missing = [name for name in slices if name not in known]
@@ -124,7 +126,7 @@ def measure(
     for name in missing:
         progress(f"speed of {name}")
         known[name] = Measured(losses[name], _speed(directory, slices[name], documents[0]))
-        sources.require_unchanged()
+        inputs.require_unchanged()
         _keep(cache / f"{keys[name]}.json", known[name])
     return [_point(name, slices[name], config, recipe, known[name]) for name in slices]
 
@@ -135,15 +137,15 @@ def _repeat(
     return [directory] * len(names), [slices[name] for name in names], [documents] * len(names)
 
 
-def _point(name: str, plan: Slice, config: TextConfig, recipe: Recipe, known: Measured) -> Point:
+def _point(name: str, plan: Slice, config: TextShape, recipe: Recipe, known: Measured) -> Point:
     shape = plan.apply(config)
     specs = (*text_weights(shape).values(), *embedding_weights(shape).values())
     nbytes = sum(recipe.scheme(spec).nbytes(spec.shape) for spec in specs)
     return Point(name, shape.num_layers, parameter_count(shape), nbytes, known.loss, known.speed)
 
 
-def _key(source: str, plan: Slice, documents: Documents) -> str:
-    content = json.dumps([VERSION, source, asdict(plan), documents, torch.__version__])
+def _key(origin: str, plan: Slice, documents: Documents) -> str:
+    content = json.dumps([VERSION, origin, asdict(plan), documents, torch.__version__])
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -168,7 +170,7 @@ def _keep(path: Path, value: Measured) -> None:
 def _loss(directory: Path, plan: Slice, documents: Documents) -> float:
     """Nats per token; runs in a process of its own."""
     torch.set_num_threads(1)
-    reference = Reference(SlicedCheckpoint(directory, plan))
+    reference = Reference(Source.open(directory, plan, modalities=(TEXT,)))
     nats, count = 0.0, 0
     for ids in documents:
         if len(ids) > 1:
@@ -183,7 +185,7 @@ def _speed(directory: Path, plan: Slice, ids: Sequence[int]) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        reference = Reference(SlicedCheckpoint(directory, plan))
+        reference = Reference(Source.open(directory, plan, modalities=(TEXT,)))
         reference.greedy(ids[:4], 2)
         times = []
         for _ in range(TIMED_RUNS):

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.errors import SliceError
-from g3n_compiler.modules.weights import core_parameter_count
+from g3n_compiler.models.published import PublishedSlice
+from g3n_compiler.models.registry import core_parameter_count, family_of
+from g3n_compiler.models.shape import TextShape
 from g3n_compiler.slice.plan import Slice, plan_slice
-from g3n_compiler.slice.published import Published, published, require_e4b
 
 UNITS = {"b": 1e9, "m": 1e6, "gb": 1e9, "mb": 1e6, "gib": 2**30, "mib": 2**20}
 
@@ -42,7 +42,7 @@ class Choice:
 
 
 def choose_slice(
-    size: str, options: SliceOptions, config: TextConfig, peak_memory: Callable[[TextConfig], int]
+    size: str, options: SliceOptions, config: TextShape, peak_memory: Callable[[TextShape], int]
 ) -> Choice | None:
     """The slice to compile, or ``None`` for the whole checkpoint.
 
@@ -54,7 +54,8 @@ def choose_slice(
     Raises:
         SliceError: contradicting wishes, a slice the checkpoint cannot give, or a limit that nothing fits.
     """
-    row = published().get(size)
+    published = family_of(config).published
+    row = published.slices.get(size)
     if row is not None and (len(row.ffn_dims), max(row.ffn_dims)) == (config.num_layers, max(config.ffn_dims)):
         row = None if row.ffn_dims == config.ffn_dims else row
     wishes = {
@@ -70,7 +71,7 @@ def choose_slice(
         plan = plan_slice(config, options.skip_layers or (), options.ffn_dims)
         return Choice(plan, None, f"{len(plan.kept)} of {config.num_layers} layers, as asked for")
     if row is not None:
-        require_e4b(config, f"--size {size}")
+        published.require_sliceable(config, f"--size {size}")
         return Choice(_plan(row, config), row.name, f"the published {row.name}, {row.mmlu_percent:.1f}% of MMLU")
     if options.budget is not None:
         limit = parse_quantity(options.budget, "--budget", ("gb", "mb", "gib", "mib"))
@@ -93,17 +94,18 @@ def parse_quantity(text: str, option: str, units: tuple[str, ...]) -> int:
 
 
 def _best(
-    config: TextConfig,
+    config: TextShape,
     option: str,
     asked: str,
     limit: int,
-    cost: Callable[[TextConfig], int],
+    cost: Callable[[TextShape], int],
     show: Callable[[int], str],
 ) -> Choice:
     """The published configuration of the highest MMLU, then the least cost, whose cost is within ``limit``."""
-    require_e4b(config, option)
-    costs = {row.name: cost(_plan(row, config).apply(config)) for row in published().values()}
-    fitting = [row for row in published().values() if costs[row.name] <= limit]
+    published = family_of(config).published
+    published.require_sliceable(config, option)
+    costs = {row.name: cost(_plan(row, config).apply(config)) for row in published.slices.values()}
+    fitting = [row for row in published.slices.values() if costs[row.name] <= limit]
     if not fitting:
         smallest = min(costs, key=lambda name: costs[name])
         raise SliceError(f"nothing fits {option} {asked}: the smallest, {smallest}, takes {show(costs[smallest])}")
@@ -115,5 +117,5 @@ def _best(
     return Choice(_plan(best, config), best.name, why)
 
 
-def _plan(row: Published, config: TextConfig) -> Slice:
+def _plan(row: PublishedSlice, config: TextShape) -> Slice:
     return plan_slice(config, row.skipped, row.ffn_dims)

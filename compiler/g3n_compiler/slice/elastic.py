@@ -12,10 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.errors import SliceError
+from g3n_compiler.models.registry import family_of
+from g3n_compiler.models.shape import TextShape
 from g3n_compiler.slice.plan import Slice, plan_slice
-from g3n_compiler.slice.published import published, require_e4b
 
 FULL, HALF = "full", "half"
 
@@ -26,13 +26,13 @@ class Size:
 
     name: str
     plan: Slice
-    config: TextConfig
+    config: TextShape
     """Its shape, divided where the other sizes end."""
     rows: tuple[int, ...]
     """For each of its layers the layer of the largest size, whose per-layer inputs every size is given."""
 
 
-def choose_sizes(names: Sequence[str], config: TextConfig) -> tuple[Size, ...]:
+def choose_sizes(names: Sequence[str], config: TextShape) -> tuple[Size, ...]:
     """The sizes called ``names``, the largest first, then in the order given.
 
     A name is a published one (``e2b``), ``full``, ``half`` (every FFN at half its width) or a width, the latter three
@@ -80,7 +80,7 @@ def _size(
     largest: Slice,
     points: dict[int, list[int]],
     groups: list[tuple[int, ...]],
-    config: TextConfig,
+    config: TextShape,
 ) -> Size:
     blocks = []
     for layer, width in zip(plan.kept, plan.ffn_dims, strict=True):
@@ -92,10 +92,11 @@ def _size(
     return Size(name, plan, shape, tuple(largest.kept.index(i) for i in plan.kept))
 
 
-def plan_named(name: str, config: TextConfig) -> Slice:
+def plan_named(name: str, config: TextShape) -> Slice:
     """The slice that ``name`` stands for, see :func:`choose_sizes`."""
-    if (row := published().get(name)) is not None:
-        require_e4b(config, f"--elastic {name}")
+    published = family_of(config).published
+    if (row := published.slices.get(name)) is not None:
+        published.require_sliceable(config, f"--elastic {name}")
         return plan_slice(config, row.skipped, row.ffn_dims)
     match = re.fullmatch(rf"({FULL}|{HALF}|[0-9]{{1,9}})((?:-[0-9]{{1,9}})*)", name)
     if match is None:

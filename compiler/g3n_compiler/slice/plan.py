@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TypeVar
 
-from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.errors import SliceError
+from g3n_compiler.models.published import dimensions
+from g3n_compiler.models.registry import family_of
+from g3n_compiler.models.shape import TextShape
 
+Shape = TypeVar("Shape", bound=TextShape)
 GROUP = 32
 """FFN widths are multiples of this: the smallest block that quantised kernels take."""
-NOT_NESTED = {(30, 8192)}
-"""Layers and FFN width of published models that are themselves slices: they hold no smaller one."""
 
 
 @dataclass(frozen=True)
@@ -21,23 +23,15 @@ class Slice:
     kept: tuple[int, ...]
     ffn_dims: tuple[int, ...]
 
-    def apply(self, config: TextConfig) -> TextConfig:
+    def apply(self, config: Shape) -> Shape:
         """The configuration of the slice: every per-layer field is rebuilt from the layers that stay."""
-        shared = sum(i >= config.num_kv_layers for i in self.kept)
-        return replace(
-            config,
-            num_layers=len(self.kept),
-            ffn_dims=self.ffn_dims,
-            layer_types=tuple(config.layer_types[i] for i in self.kept),
-            sparsity=tuple(config.sparsity[i] for i in self.kept),
-            num_kv_shared_layers=shared,
-        )
+        return config.kept(self.kept, self.ffn_dims)
 
-    def is_whole(self, config: TextConfig) -> bool:
+    def is_whole(self, config: TextShape) -> bool:
         return self.kept == tuple(range(config.num_layers)) and self.ffn_dims == config.ffn_dims
 
 
-def plan_slice(config: TextConfig, skip: Sequence[int] = (), ffn_dims: Sequence[int] | None = None) -> Slice:
+def plan_slice(config: TextShape, skip: Sequence[int] = (), ffn_dims: Sequence[int] | None = None) -> Slice:
     """Check a wish and return it as a slice.
 
     Args:
@@ -47,11 +41,8 @@ def plan_slice(config: TextConfig, skip: Sequence[int] = (), ffn_dims: Sequence[
     Raises:
         SliceError: the source is no nested model, or cannot give this slice.
     """
-    if (config.num_layers, max(config.ffn_dims)) in NOT_NESTED:
-        raise SliceError(
-            "the checkpoint has E2B's shape: it is itself a slice and was not trained to hold a smaller one. "
-            "Pass an E4B checkpoint to slice"
-        )
+    if why := family_of(config).published.not_nested.get(dimensions(config)):
+        raise SliceError(f"the checkpoint has {why} checkpoint to slice")
     left_out = set(skip)
     wrong = sorted({i for i in skip if not 0 <= i < config.num_layers})
     if wrong:
@@ -74,7 +65,7 @@ def plan_slice(config: TextConfig, skip: Sequence[int] = (), ffn_dims: Sequence[
     return Slice(kept, dims)
 
 
-def _check_owners(config: TextConfig, skip: Sequence[int]) -> None:
+def _check_owners(config: TextShape, skip: Sequence[int]) -> None:
     """Layers whose keys and values others read must stay."""
     read = {config.kv_owner(i) for i in range(config.num_kv_layers, config.num_layers)}
     if gone := sorted(read.intersection(skip)):

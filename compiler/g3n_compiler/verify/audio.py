@@ -12,24 +12,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from g3n_compiler.checkpoint.config import read_json
-from g3n_compiler.checkpoint.multimodal import AudioConfig
-from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.lower.backend import AudioModel, Job, StreamTrace
-from g3n_compiler.lower.onnx.export import OnnxSession, export_onnx
-from g3n_compiler.modules.audio import AudioEncoder
-from g3n_compiler.modules.audio_stream import state_shapes
-from g3n_compiler.modules.audio_weights import TOWER, AudioReader, audio_embedder_weights, audio_weights
-from g3n_compiler.modules.multimodal_embedder import Embedder
-from g3n_compiler.modules.weights import LazyWeights, TensorWeights, Weights
+from g3n_compiler.checkpoint.fields import read_json
+from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.opened import AudioModel, StreamTrace
+from g3n_compiler.lower.signatures.audio import Adapt, AudioSignature, Encode, StreamStep
+from g3n_compiler.lower.subgraphs import Runtime
+from g3n_compiler.models.gemma3n.audio import AudioEncoder
+from g3n_compiler.models.gemma3n.audio_stream import state_shapes
+from g3n_compiler.models.gemma3n.audio_weights import TOWER, AudioReader, audio_embedder_weights, audio_weights
+from g3n_compiler.models.gemma3n.soft_tokens import Embedder
+from g3n_compiler.models.gemma3n.tower_config import AudioConfig
+from g3n_compiler.models.gemma3n.transformers_model import load_hf_embedder
+from g3n_compiler.models.weights import LazyWeights, TensorWeights, Weights
 from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.recipe import Recipe
-from g3n_compiler.targets import Runtime
-from g3n_compiler.trace.audio_signatures import Adapt, AudioSignature, Encode, StreamStep
-from g3n_compiler.verify.parity import EXACT, SAME, Check, relative_error
-from g3n_compiler.verify.reference import load_hf_embedder
-from g3n_compiler.verify.steps import StepErrors, clip_errors, step_check, stream_errors
-from g3n_runtime.audio import HOP, RATE, LogMel, clip_hops, token_steps
+from g3n_compiler.source import Source
+from g3n_compiler.verify.checks import EXACT, SAME, Check, relative_error
+from g3n_compiler.verify.onnx.export import OnnxSession, export_onnx
+from g3n_compiler.verify.tower_blocks import StepErrors, clip_errors, step_check, stream_errors
+from g3n_runtime.media.mel import HOP, RATE, LogMel, clip_hops, token_steps
 
 SMALL_PARAMETERS = 100_000_000
 """Towers up to this size are held in float32 whole, and compared with ``transformers`` at every compile."""
@@ -56,8 +57,8 @@ def golden_sound(seconds: float) -> np.ndarray:
 class AudioReference:
     """The tower in eager PyTorch, over exact (``recipe=None``) or fake-quantised weights."""
 
-    def __init__(self, checkpoint: Checkpoint, config: AudioConfig, recipe: Recipe | None = None) -> None:
-        specs, reader = audio_weights(config) | audio_embedder_weights(config), AudioReader(config, checkpoint.read)
+    def __init__(self, source: Source, config: AudioConfig, recipe: Recipe | None = None) -> None:
+        specs, reader = audio_weights(config) | audio_embedder_weights(config), AudioReader(config, source.read)
         keep = is_small(config)
         weights: Weights
         if recipe is not None:
@@ -98,8 +99,8 @@ def is_small(config: AudioConfig) -> bool:
 
 def audio_checks(job: Job, config: AudioConfig, models: Mapping[Runtime, AudioModel | None]) -> list[Check]:
     """Every comparison of the tower: clips of several lengths, a stream that outlasts them, and the end row."""
-    exact = AudioReference(job.checkpoint, config)
-    rounded = exact if job.recipe.name == "fp32" else AudioReference(job.checkpoint, config, job.recipe)
+    exact = AudioReference(job.source, config)
+    rounded = exact if job.recipe.name == "fp32" else AudioReference(job.source, config, job.recipe)
     longest = config.max_soft_tokens * config.frames_per_token * HOP / RATE
     clips = {f"clip of {s:g} s": golden_sound(s) for s in dict.fromkeys(min(c, longest - 0.08) for c in CLIPS)}
     streamed = golden_sound(longest * LONGER)
@@ -107,12 +108,12 @@ def audio_checks(job: Job, config: AudioConfig, models: Mapping[Runtime, AudioMo
     checks: list[Check] = []
     want = {name: exact.clip(sound) for name, sound in clips.items()}
     if is_small(config):
-        hf = load_hf_audio(job.checkpoint, config)
+        hf = load_hf_audio(job.source, config)
         checks += [_check(n, "eager", "transformers fp32", want[n], hf(s), EXACT) for n, s in clips.items()]
     shortest = next(iter(clips))
-    onnx = onnx_clip(job.checkpoint, config, clips[shortest])
+    onnx = onnx_clip(job.source, config, clips[shortest])
     checks.append(_check(shortest, "onnxruntime", "eager fp32", onnx, want[shortest], EXACT))
-    onnx = onnx_stream(job.checkpoint, config, clips[shortest])
+    onnx = onnx_stream(job.source, config, clips[shortest])
     name = f"stream of {len(clips[shortest]) / RATE:.1f} s"
     checks.append(_check(name, "onnxruntime", "eager fp32", onnx, exact.tokens(clips[shortest]), EXACT))
     end = exact.reader.hard_row(config.end_id).view(1, -1).numpy()
@@ -153,17 +154,17 @@ def _step_checks(
     yield same(f"stream of {len(streamed) / RATE:.1f} s", got=model.stream(streamed), want=tokens)
 
 
-def load_hf_audio(checkpoint: Checkpoint, config: AudioConfig) -> Callable[[np.ndarray], np.ndarray]:
+def load_hf_audio(source: Source, config: AudioConfig) -> Callable[[np.ndarray], np.ndarray]:
     """``transformers``' feature extractor, tower and embedder, filled through our reader: the function of ``clip``."""
     from transformers import Gemma3nAudioConfig, Gemma3nAudioFeatureExtractor
     from transformers.models.gemma3n.modeling_gemma3n import Gemma3nAudioEncoder
 
-    fields = read_json(checkpoint.directory / "config.json")["audio_config"]
+    fields = read_json(source.directory / "config.json")["audio_config"]
     tower = Gemma3nAudioEncoder(Gemma3nAudioConfig(**fields)).float().eval()
     with torch.no_grad():
         for name, parameter in tower.named_parameters():
-            parameter.copy_(checkpoint.read_tensor(f"{checkpoint.tower_prefix}{TOWER}{name}"))
-    embedder = load_hf_embedder(checkpoint, "audio", config.embedder)
+            parameter.copy_(source.read_relative(f"{TOWER}{name}"))
+    embedder = load_hf_embedder(source, "audio", config.embedder)
     extract = Gemma3nAudioFeatureExtractor(feature_size=config.mel_bins)
 
     @torch.no_grad()
@@ -176,23 +177,23 @@ def load_hf_audio(checkpoint: Checkpoint, config: AudioConfig) -> Callable[[np.n
     return clip
 
 
-def onnx_clip(checkpoint: Checkpoint, config: AudioConfig, sound: np.ndarray) -> np.ndarray:
+def onnx_clip(source: Source, config: AudioConfig, sound: np.ndarray) -> np.ndarray:
     """The clip's two graphs under onnxruntime with float32 weights fed as inputs; as :meth:`AudioReference.clip`."""
     hops, longest = clip_hops(sound), config.max_soft_tokens * config.frames_per_token
     known = np.arange(longest)[None] < len(hops)
     src_inputs = np.zeros((1, longest, HOP), np.float32)
     src_inputs[0, : len(hops)] = hops
-    encode = _OnnxSignature(checkpoint, config, Encode(config), ("features", "out_mask"))
+    encode = _OnnxSignature(source, config, Encode(config), ("features", "out_mask"))
     out = encode({"mask": known, "src_inputs": src_inputs})
-    adapt = _OnnxSignature(checkpoint, config, Adapt(config), ("mm_embedding",))
+    adapt = _OnnxSignature(source, config, Adapt(config), ("mm_embedding",))
     return adapt({"mask": out["out_mask"], "features": out["features"]})["mm_embedding"][0]
 
 
-def onnx_stream(checkpoint: Checkpoint, config: AudioConfig, sound: np.ndarray) -> np.ndarray:
+def onnx_stream(source: Source, config: AudioConfig, sound: np.ndarray) -> np.ndarray:
     """The streaming step under onnxruntime, a soft token a step; as :meth:`AudioReference.tokens`."""
     shapes = {f"state_{name}": shape for name, shape in state_shapes(config).items()}
     names = tuple(f"{NEXT}{name}" for name in StreamStep(config).state_order())
-    run = _OnnxSignature(checkpoint, config, StreamStep(config), ("soft_token", *names))
+    run = _OnnxSignature(source, config, StreamStep(config), ("soft_token", *names))
     state, tokens = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, []
     for step in token_steps([sound], config.frames_per_token, config.mel_bins):
         out = run({"mel": step.mel, "known": step.mask, **state})
@@ -204,10 +205,8 @@ def onnx_stream(checkpoint: Checkpoint, config: AudioConfig, sound: np.ndarray) 
 class _OnnxSignature:
     """One signature under onnxruntime; its weights are read once."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, config: AudioConfig, module: AudioSignature, outputs: Sequence[str]
-    ) -> None:
-        reader = AudioReader(config, checkpoint.read)
+    def __init__(self, source: Source, config: AudioConfig, module: AudioSignature, outputs: Sequence[str]) -> None:
+        reader = AudioReader(config, source.read)
         self._weights = {s.input_name: reader(s).numpy() for s in module.specs.values()}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "signature.onnx"

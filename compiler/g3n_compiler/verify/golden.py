@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
+from g3n_compiler.models.gemma3n.text_config import TextConfig
 
 PROMPTS = ("What is a dog?", 'Use "river" in a sentence.')
 GENERATED = 24

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from g3n_compiler.lower.backend import LayeredModel
-from g3n_compiler.modules.cache import EagerCache
-from g3n_compiler.modules.decoder import State, TextDecoder
-from g3n_compiler.verify.parity import position_errors
+from g3n_compiler.lower.opened import LayeredModel
+from g3n_compiler.models.eager_cache import EagerCache
+from g3n_compiler.models.family import Decoder, State
+from g3n_compiler.models.shape import TextShape
+from g3n_compiler.verify.checks import position_errors
 from g3n_compiler.verify.reference import Reference
 
 JITTER = 1e-6
@@ -89,14 +90,14 @@ def layer_errors(
     produced = model.run(embeddings, ple, prompt)
     for layer in range(config.num_layers):
         before = cache.copy()
-        expected = _layer(decoder, layer, state, cache, decoded)
+        expected = _layer(decoder, layer, state, cache, config, decoded)
         streams, wanted = next(produced), _rows(expected)
         errors = position_errors(_flat(streams), wanted)
         own = None
         if limit < errors.max() < np.inf:
             own = 0.0
             for draw in range(DRAWS):
-                moved = _layer(decoder, layer, _jittered(decoder, layer, state, draw), before.copy(), decoded)
+                moved = _layer(decoder, layer, _jittered(decoder, layer, state, draw), before.copy(), config, decoded)
                 own = max(own, float(position_errors(_rows(moved), wanted).max()))
                 if errors.max() <= REACH * own:
                     break
@@ -118,7 +119,7 @@ def _rows(state: State) -> np.ndarray:
     return _flat(torch.cat(state.streams).transpose(0, 1).numpy())
 
 
-def _jittered(decoder: TextDecoder, layer: int, state: State, draw: int) -> State:
+def _jittered(decoder: Decoder, layer: int, state: State, draw: int) -> State:
     """``state`` with everything that ``layer`` reads multiplied by ``1 + JITTER * normal``."""
     generator = torch.Generator().manual_seed(draw)
 
@@ -127,17 +128,13 @@ def _jittered(decoder: TextDecoder, layer: int, state: State, draw: int) -> Stat
 
     embeddings = move(state.embeddings)
     # What comes before the first layer is compared as a part of it.
-    streams = (embeddings, *decoder.fan_out(embeddings)) if layer == 0 else tuple(move(s) for s in state.streams)
+    if layer == 0:
+        streams = decoder.begin(embeddings, state.ple, torch.arange(embeddings.shape[1])).streams
+    else:
+        streams = tuple(move(s) for s in state.streams)
     return state._replace(streams=streams, embeddings=embeddings, ple=move(state.ple))
 
 
-def _layer(decoder: TextDecoder, i: int, state: State, cache: EagerCache, decoded: int) -> State:
+def _layer(decoder: Decoder, i: int, state: State, cache: EagerCache, shape: TextShape, decoded: int) -> State:
     """The reference's layer ``i``; from the last owner of keys and values on, only tokens from ``decoded`` on."""
-    last = decoder.config.num_kv_layers - 1
-    if i != last:
-        return decoder.layer(i, state, cache)
-    predicted = decoder.predict(i, state.streams)
-    x = decoder.norm(f"layers.{i}.input_layernorm", predicted[decoder.config.altup_active_idx])
-    decoder.keys_values(i, x, state.rope, cache)
-    tail = slice(decoded, None)
-    return decoder.block(i, tuple(p[:, tail] for p in predicted), x[:, tail], state.at(tail), cache)
+    return decoder.layer(i, state, cache, slice(decoded, None) if i == shape.num_kv_layers - 1 else None)

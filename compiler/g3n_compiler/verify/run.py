@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
-from g3n_compiler.lower.backend import Backend, Job, TextEntry, TextModel
-from g3n_compiler.lower.onnx.parity import onnx_checks
+from g3n_compiler.lower.backend import Backend
+from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.opened import TextEntry, TextModel
+from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.slice.elastic import Size
-from g3n_compiler.slice.view import open_size
-from g3n_compiler.targets import Runtime
-from g3n_compiler.verify.artifact import Expected, artifact_checks
 from g3n_compiler.verify.audio import audio_checks
+from g3n_compiler.verify.checks import EXACT, Check, GeneratedText, Parity, is_degenerate, relative_error
 from g3n_compiler.verify.golden import GENERATED, PROMPTS, Golden, golden_inputs
-from g3n_compiler.verify.parity import EXACT, Check, GeneratedText, Parity, is_degenerate, relative_error
-from g3n_compiler.verify.reference import Reference, hf_logits, is_small, load_hf
+from g3n_compiler.verify.onnx.checks import onnx_checks
+from g3n_compiler.verify.reference import Reference, hf_logits, is_small
+from g3n_compiler.verify.text import Expected, artifact_checks
 from g3n_compiler.verify.vision import vision_checks
 
 Greedy = Callable[[Sequence[int], int], tuple[list[int], list[float]]]
@@ -30,9 +31,9 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
     are left out; they compare the code, which is the same for small models.
     """
     parity = Parity()
-    small = is_small(job.checkpoint)
-    exact = Reference(job.checkpoint)
-    rounded = exact if job.recipe.name == "fp32" else Reference(job.checkpoint, job.recipe)
+    small = is_small(job.source)
+    exact = Reference(job.source)
+    rounded = exact if job.recipe.name == "fp32" else Reference(job.source, job.recipe)
     golden = golden_inputs(job.tokenizer, job.config, job.context)
     expected = Expected(golden)
     if small:
@@ -41,7 +42,7 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
         job.progress("comparing with transformers")
         parity.checks += _hf_checks(job, expected)
         job.progress("comparing with onnxruntime")
-        parity.checks += onnx_checks(job.checkpoint, golden[1].ids, expected.exact[1])
+        parity.checks += onnx_checks(job.source, golden[1].ids, expected.exact[1])
     for runtime, backend in backends.items():
         job.progress(f"comparing the {runtime} artifact")
         parity.checks += artifact_checks(job, backend, expected, rounded)
@@ -77,16 +78,15 @@ def _draft_check(job: Job, backend: Backend, golden: Golden) -> Check:
 
 def size_checks(job: Job, size: Size, entry: TextEntry) -> list[Check]:
     """Compare a smaller ``size`` of an elastic bundle, ``entry``, with the reference of that very slice."""
-    checkpoint = open_size(job.checkpoint, size)
-    own = replace(job, checkpoint=checkpoint, sizes=())
-    exact = Reference(checkpoint)
-    rounded = exact if job.recipe.name == "fp32" else Reference(checkpoint, job.recipe)
+    source = job.source.sliced(size.plan, size.config)
+    own = replace(job, source=source, sizes=())
+    exact = Reference(source)
+    rounded = exact if job.recipe.name == "fp32" else Reference(source, job.recipe)
     golden = golden_inputs(job.tokenizer, job.config, job.context)
-    small = is_small(checkpoint)
+    small = is_small(source)
     expected = _run_references(golden, exact, rounded) if small else Expected(golden)
     checks = _hf_checks(own, expected) if small else []
     checks += artifact_checks(own, entry, expected, rounded)
-    checkpoint.close()
     return [replace(c, subgraph=f"{c.subgraph} of {size.name}") for c in checks]
 
 
@@ -107,7 +107,7 @@ def _own_greedy(job: Job, backend: Backend) -> Greedy:
 
 
 def _hf_checks(job: Job, expected: Expected) -> list[Check]:
-    model = load_hf(job.checkpoint)
+    model = job.source.family.load_transformers(job.source)
     return [
         Check(
             f"{g.name}, {len(g.ids)} tokens",

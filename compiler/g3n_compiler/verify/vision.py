@@ -11,18 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from g3n_compiler.checkpoint.multimodal import VisionConfig
-from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.lower.backend import Job, VisionModel
-from g3n_compiler.lower.onnx.export import OnnxSession, export_onnx
-from g3n_compiler.modules.vision import VisionEncoder
-from g3n_compiler.modules.vision_layout import VisionLayout, read_layout
-from g3n_compiler.modules.vision_weights import TOWER
-from g3n_compiler.modules.weights import LazyWeights, Read, TensorWeights, Weights, WeightSpec
-from g3n_compiler.quantize.fake import FakeQuantWeights
-from g3n_compiler.quantize.recipe import Recipe
-from g3n_compiler.targets import Runtime
-from g3n_compiler.trace.vision import (
+from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.opened import VisionModel
+from g3n_compiler.lower.signatures.vision import (
     AdaptImage,
     EncodeImage,
     adapt,
@@ -32,9 +23,19 @@ from g3n_compiler.trace.vision import (
     trace_encoder,
     weight_inputs,
 )
-from g3n_compiler.verify.parity import EXACT, SAME, Check, relative_error
-from g3n_compiler.verify.reference import load_hf_embedder
-from g3n_compiler.verify.steps import StepErrors, step_check, vision_errors
+from g3n_compiler.lower.subgraphs import Runtime
+from g3n_compiler.models.gemma3n.tower_config import VisionConfig
+from g3n_compiler.models.gemma3n.transformers_model import load_hf_embedder
+from g3n_compiler.models.gemma3n.vision import VisionEncoder
+from g3n_compiler.models.gemma3n.vision_layout import VisionLayout, read_layout
+from g3n_compiler.models.gemma3n.vision_weights import TOWER
+from g3n_compiler.models.weights import LazyWeights, Read, TensorWeights, Weights, WeightSpec
+from g3n_compiler.quantize.fake import FakeQuantWeights
+from g3n_compiler.quantize.recipe import Recipe
+from g3n_compiler.source import Source
+from g3n_compiler.verify.checks import EXACT, SAME, Check, relative_error
+from g3n_compiler.verify.onnx.export import OnnxSession, export_onnx
+from g3n_compiler.verify.tower_blocks import StepErrors, step_check, vision_errors
 
 SMALL_PARAMETERS = 100_000_000
 """Encoders up to this size are held in float32 whole, and compared with ``transformers`` at every compile."""
@@ -52,13 +53,13 @@ def golden_image(side: int) -> np.ndarray:
 class VisionReference:
     """The tower in eager PyTorch, over exact (``recipe=None``) or fake-quantised weights."""
 
-    def __init__(self, checkpoint: Checkpoint, config: VisionConfig, recipe: Recipe | None = None) -> None:
+    def __init__(self, source: Source, config: VisionConfig, recipe: Recipe | None = None) -> None:
         self._config, self._layout = config, read_layout(config)
         specs = EncodeImage(self._layout).specs
         keep = is_small(self._layout)
-        self._encoder = VisionEncoder(self._layout, _weights(checkpoint.read, specs, recipe, keep))
-        read = adapter_read(checkpoint, config)
-        self._adapter = _weights(read, adapter_weights(config, checkpoint.text.hidden_size), recipe, keep)
+        self._encoder = VisionEncoder(self._layout, _weights(source.read, specs, recipe, keep))
+        read = adapter_read(source, config)
+        self._adapter = _weights(read, adapter_weights(config, source.text.hidden_size), recipe, keep)
 
     @torch.no_grad()
     def embed(self, image: np.ndarray) -> np.ndarray:
@@ -79,16 +80,16 @@ def is_small(layout: VisionLayout) -> bool:
 
 def vision_checks(job: Job, config: VisionConfig, models: Mapping[Runtime, VisionModel | None]) -> list[Check]:
     """Every comparison of the tower, at every resolution that was compiled; one that is not there fails."""
-    exact = VisionReference(job.checkpoint, config)
-    rounded = exact if job.recipe.name == "fp32" else VisionReference(job.checkpoint, config, job.recipe)
+    exact = VisionReference(job.source, config)
+    rounded = exact if job.recipe.name == "fp32" else VisionReference(job.source, config, job.recipe)
     images = {side: golden_image(side) for side in job.resolutions}
     want = {side: exact.embed(image) for side, image in images.items()}
     checks: list[Check] = []
     if is_small(read_layout(config)):
-        hf = load_hf_vision(job.checkpoint, config)
+        hf = load_hf_vision(job.source, config)
         checks += [_check("eager", "transformers fp32", s, want[s], hf(images[s]), EXACT) for s in images]
     smallest = min(images)
-    got = onnx_embed(job.checkpoint, config, images[smallest])
+    got = onnx_embed(job.source, config, images[smallest])
     checks.append(_check("onnxruntime", "eager fp32", smallest, got, want[smallest], EXACT))
     for runtime, model in models.items():
         job.progress(f"comparing the {runtime} vision tower")
@@ -104,7 +105,7 @@ def vision_checks(job: Job, config: VisionConfig, models: Mapping[Runtime, Visio
     return checks
 
 
-def load_hf_vision(checkpoint: Checkpoint, config: VisionConfig) -> Callable[[np.ndarray], np.ndarray]:
+def load_hf_vision(source: Source, config: VisionConfig) -> Callable[[np.ndarray], np.ndarray]:
     """``transformers``' tower and embedder in float32, filled through our reader: the function of ``embed``."""
     import timm
 
@@ -114,8 +115,8 @@ def load_hf_vision(checkpoint: Checkpoint, config: VisionConfig) -> Callable[[np
             if name == "conv_stem.conv.bias" and not config.stem_bias:
                 parameter.zero_()
             else:
-                parameter.copy_(checkpoint.read_tensor(f"{checkpoint.tower_prefix}{TOWER}{name}"))
-    embedder = load_hf_embedder(checkpoint, "vision", config.embedder)
+                parameter.copy_(source.read_relative(f"{TOWER}{name}"))
+    embedder = load_hf_embedder(source, "vision", config.embedder)
 
     @torch.no_grad()
     def embed(image: np.ndarray) -> np.ndarray:
@@ -126,18 +127,18 @@ def load_hf_vision(checkpoint: Checkpoint, config: VisionConfig) -> Callable[[np
     return embed
 
 
-def onnx_embed(checkpoint: Checkpoint, config: VisionConfig, image: np.ndarray) -> np.ndarray:
+def onnx_embed(source: Source, config: VisionConfig, image: np.ndarray) -> np.ndarray:
     """The tower under onnxruntime with float32 weights fed as inputs; as ``embed``."""
-    encoder, adapter = EncodeImage(read_layout(config)), AdaptImage(config, checkpoint.text.hidden_size)
+    encoder, adapter = EncodeImage(read_layout(config)), AdaptImage(config, source.text.hidden_size)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.onnx"
         export_onnx(encoder, trace_encoder(encoder, image.shape[0]), ["features"], path)
-        given = weight_inputs(encoder, checkpoint.read)
+        given = weight_inputs(encoder, source.read)
         features = OnnxSession(path)({"images": image[None], **given})["features"]
         del given
         path = Path(folder) / "adapter.onnx"
         export_onnx(adapter, trace_adapter(adapter), ["mm_embedding"], path)
-        given = weight_inputs(adapter, adapter_read(checkpoint, config))
+        given = weight_inputs(adapter, adapter_read(source, config))
         return OnnxSession(path)({"features": features, **given})["mm_embedding"][0]
 
 

@@ -22,15 +22,21 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from g3n_compiler.checkpoint.multimodal import AudioConfig
-from g3n_compiler.lower.backend import Delegation
-from g3n_compiler.lower.executorch.fixed import TowerMethod, TowerOps, TowerPiece, TowerTemplates, write_program
-from g3n_compiler.lower.executorch.stored import store_weights
+from g3n_compiler.lower.artifact import Delegation
+from g3n_compiler.lower.executorch.delegates.tower import (
+    TowerMethod,
+    TowerOps,
+    TowerPiece,
+    TowerTemplates,
+    write_program,
+)
+from g3n_compiler.lower.executorch.delegates.weight_store import store_weights
 from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_parts
-from g3n_compiler.modules.audio import AudioEncoder, AudioOps, Clip, every
-from g3n_compiler.modules.audio_mel import LOST, LogMelGraph
-from g3n_compiler.modules.audio_stream import FRONT_STATE, Stream, layer_state, listen, state_shapes
-from g3n_compiler.modules.audio_weights import (
+from g3n_compiler.lower.signatures.audio import soft_weights
+from g3n_compiler.models.gemma3n.audio import AudioEncoder, AudioOps, Clip, every
+from g3n_compiler.models.gemma3n.audio_mel import LOST, LogMelGraph
+from g3n_compiler.models.gemma3n.audio_stream import FRONT_STATE, Stream, layer_state, listen, state_shapes
+from g3n_compiler.models.gemma3n.audio_weights import (
     EMBEDDER,
     PADDING,
     TOWER,
@@ -38,12 +44,12 @@ from g3n_compiler.modules.audio_weights import (
     audio_weights,
     padding_weight,
 )
-from g3n_compiler.modules.multimodal_embedder import Embedder
-from g3n_compiler.modules.weights import Read
+from g3n_compiler.models.gemma3n.soft_tokens import Embedder
+from g3n_compiler.models.gemma3n.tower_config import AudioConfig
+from g3n_compiler.models.weights import Read
 from g3n_compiler.quantize.recipe import Recipe
-from g3n_compiler.trace.audio_signatures import soft_weights
-from g3n_runtime.audio import HOP
-from g3n_runtime.executorch_audio import BINS, CLIP, END, FRAMES, IDS, LAYERS, STEPS, STREAM, TOKENS
+from g3n_runtime.executorch.audio import BINS, CLIP, END, FRAMES, IDS, LAYERS, STEPS, STREAM, TOKENS
+from g3n_runtime.media.mel import HOP
 
 FRONT = TOWER + "subsample_conv_projection."
 Shapes = tuple[tuple[int, ...], ...]

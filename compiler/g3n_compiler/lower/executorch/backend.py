@@ -4,33 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.checkpoint.multimodal import MODALITIES, Modality
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
 from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
 from g3n_compiler.errors import TargetError
-from g3n_compiler.lower.backend import (
-    Job,
-    LayeredModel,
-    Lowered,
-    LoweredFile,
-    LoweredSubgraph,
-    TextEntry,
-    TextModel,
-    Towers,
-)
+from g3n_compiler.lower.arm64_kit import ArmKit, Outputs, Text
+from g3n_compiler.lower.artifact import Lowered, LoweredFile, LoweredSubgraph
+from g3n_compiler.lower.executorch.arm64 import run_on_arm
 from g3n_compiler.lower.executorch.layers import PROBE, LayerProbe
-from g3n_compiler.lower.executorch.lower import MODEL, TABLES, MethodName, lower_text
+from g3n_compiler.lower.executorch.memory import compile_memory, memory_ledger
+from g3n_compiler.lower.executorch.text import MODEL, TABLES, MethodName, lower_text
 from g3n_compiler.lower.executorch.towers import lower_towers, open_towers
+from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.opened import LayeredModel, TextEntry, TextModel, Towers
+from g3n_compiler.lower.subgraphs import Runtime, Subgraph
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.slice.elastic import Size
-from g3n_compiler.targets import Runtime, Subgraph
-from g3n_runtime.engine import GREEDY
-from g3n_runtime.executorch import ROLES, ExecuTorchChat
-from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
+from g3n_compiler.source import MODALITIES
+from g3n_runtime.bundle import Bundle
+from g3n_runtime.chat import GREEDY
+from g3n_runtime.executorch.engine import ROLES, ExecuTorchChat
+from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
 
 TOKENIZER = "tokenizer.json"
 ENTRY_POINTS: tuple[MethodName, ...] = ("text_decoder", "forward")
@@ -46,14 +45,26 @@ class ExecuTorchBackend:
     """See :class:`g3n_compiler.lower.backend.Backend`."""
 
     runtime: Runtime = "executorch"
-    elastic = False
-    modalities: tuple[Modality, ...] = MODALITIES
+    modalities = MODALITIES
+    packages = ("torch", "executorch", "numpy")
+    only_one_size = (
+        "ExecuTorch bundles hold one size: a program keeps its caches inside, each entry point its own, so sizes could "
+        "not take over from each other"
+    )
+
+    def compile_memory(self, config: TextConfig, recipe: Recipe) -> int:
+        return compile_memory(config, recipe)
+
+    def memory_ledger(
+        self, config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
+    ) -> dict[str, Any]:
+        return memory_ledger(config, recipe, context, prefill, subgraphs)
 
     def lower(self, job: Job) -> Lowered:
         steps = job.steps
         made = lower_text(
             job.config,
-            job.checkpoint.read,
+            job.source.read,
             job.recipe,
             job.context,
             steps,
@@ -61,7 +72,7 @@ class ExecuTorchBackend:
             chunk=max(2, *job.prefill_lengths),
             methods=(*ENTRY_POINTS, PROBE),
             stop_ids=job.tokenizer.stop_ids,
-            tied_rows=job.checkpoint.hard_rows is None,
+            tied_rows=job.source.hard_rows is None,
             progress=lambda line: job.progress(f"executorch: {line}"),
         )
         steps.publish(MODEL, job.directory)
@@ -109,11 +120,14 @@ class ExecuTorchBackend:
     def open_towers(self, directory: Path) -> Towers:
         return open_towers(directory)
 
+    def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
+        return {}
+
     def of_size(self, size: Size) -> TextEntry:
-        raise TargetError("ExecuTorch bundles hold one size")
+        raise TargetError(self.only_one_size)
 
     def verified_logits(self, directory: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
-        raise TargetError("ExecuTorch bundles hold one size")
+        raise TargetError(self.only_one_size)
 
     def answers(self, directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         chat = ExecuTorchChat(ExecuTorchParts(directory / MODEL, directory / TABLES, directory / TOKENIZER), PROMPT)
@@ -122,3 +136,18 @@ class ExecuTorchBackend:
             texts.append("".join(chat.send(prompt, GREEDY, max_new_tokens)))
             chat.reset()
         return texts
+
+    def run_on_arm(
+        self,
+        kit: ArmKit,
+        bundle: Bundle,
+        entry: str,
+        model: TextModel,
+        texts: Sequence[Text],
+        greedy: int,
+        rows: Sequence[int],
+        scratch: Path,
+    ) -> Outputs:
+        program, tables = bundle.file(ROLES["model"]), bundle.file(ROLES["tables"])
+        reader = model if entry == ENTRY_POINTS[0] else None
+        return run_on_arm(kit, program, tables, entry, reader, texts, greedy, scratch)

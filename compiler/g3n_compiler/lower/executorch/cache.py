@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from g3n_compiler.checkpoint.config import LayerType, TextConfig
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.models.shape import LayerType
 
 MASKED = -1e9
 """Added to the scores of unseen positions; softmax gives them exactly 0."""

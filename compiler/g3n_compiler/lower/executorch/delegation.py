@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from g3n_compiler.lower.backend import Delegation
+from g3n_compiler.lower.artifact import Delegation
 
 
 @dataclass(frozen=True)

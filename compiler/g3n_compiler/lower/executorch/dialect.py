@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from g3n_compiler.checkpoint.config import TextConfig
 from g3n_compiler.lower.executorch.weights import XnnpackWeights
-from g3n_compiler.modules.decoder import TextDecoder
-from g3n_compiler.modules.dialect import Dialect
+from g3n_compiler.models.dialect import Dialect
+from g3n_compiler.models.gemma3n.decoder import TextDecoder
+from g3n_compiler.models.gemma3n.text_config import TextConfig
 
 
 class XnnpackDialect(nn.Module, Dialect):

@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from g3n_compiler.checkpoint.config import TextConfig
-from g3n_runtime.executorch_model import ExecuTorchModel, ExecuTorchParts
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
 
 PROBE: Final = "layer_probe"
 

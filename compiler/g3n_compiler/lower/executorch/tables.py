@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from g3n_compiler.lower.executorch.stored import data_name
+from g3n_compiler.lower.executorch.delegates.weight_store import data_name
 from g3n_compiler.lower.executorch.weights import require_finite
-from g3n_compiler.modules.weights import WeightSpec
+from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Scheme
 from g3n_compiler.quantize.rows import QuantizedRows, quantize_rows
 

@@ -1,7 +1,7 @@
 """The towers of an ExecuTorch bundle: each is a program of its own, to be loaded with the first picture or sound.
 
 The stock multimodal runner wants one program with everything, which it reads whole into memory; our host loop
-(:mod:`g3n_runtime.executorch_media`) feeds ``text_decoder`` with what these programs give.
+(:mod:`g3n_runtime.executorch.media`) feeds ``text_decoder`` with what these programs give.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.lower.backend import Delegation, Job, LoweredFile, LoweredSubgraph, StreamTrace, Towers
+from g3n_compiler.lower.artifact import Delegation, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.executorch.audio import write_audio
 from g3n_compiler.lower.executorch.vision import write_vision
-from g3n_compiler.targets import Subgraph
-from g3n_compiler.trace.vision import adapter_read
-from g3n_runtime.executorch_audio import CLIP, END, STREAM, ExecuTorchAudio
-from g3n_runtime.executorch_media import ROLES
-from g3n_runtime.executorch_vision import ExecuTorchVision, encoder_name
+from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.opened import StreamTrace, Towers
+from g3n_compiler.lower.signatures.vision import adapter_read
+from g3n_compiler.lower.subgraphs import Subgraph
+from g3n_runtime.executorch.audio import CLIP, END, STREAM, ExecuTorchAudio
+from g3n_runtime.executorch.media import ROLES
+from g3n_runtime.executorch.vision import ExecuTorchVision, encoder_name
 
 VISION, AUDIO = "vision.pte", "audio.pte"
 
@@ -37,14 +39,14 @@ def lower_towers(job: Job) -> tuple[list[LoweredFile], list[LoweredSubgraph]]:
 
     if (vision := job.vision) is not None:
         job.progress("executorch: lowering the vision tower")
-        read = adapter_read(job.checkpoint, vision)
+        read = adapter_read(job.source, vision)
         path = job.directory / VISION
         made = write_vision(vision, job.config.hidden_size, job.recipe, read, job.resolutions, path)
         names = tuple(encoder_name(side) for side in job.resolutions)
         add("vision_encoder", VISION, ROLES["vision"], names, made)
     if (audio := job.audio) is not None:
         job.progress("executorch: lowering the audio tower")
-        made = write_audio(audio, job.recipe, job.checkpoint.read, job.directory / AUDIO)
+        made = write_audio(audio, job.recipe, job.source.read, job.directory / AUDIO)
         add("audio_encoder", AUDIO, ROLES["audio"], (CLIP, STREAM, END), made)
     return files, subgraphs
 

@@ -18,20 +18,26 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from g3n_compiler.checkpoint.multimodal import VisionConfig
-from g3n_compiler.lower.backend import Delegation
+from g3n_compiler.lower.artifact import Delegation
+from g3n_compiler.lower.executorch.delegates.tower import (
+    TowerMethod,
+    TowerOps,
+    TowerPiece,
+    TowerTemplates,
+    write_program,
+)
+from g3n_compiler.lower.executorch.delegates.weight_store import store_weights
 from g3n_compiler.lower.executorch.dialect import gelu
-from g3n_compiler.lower.executorch.fixed import TowerMethod, TowerOps, TowerPiece, TowerTemplates, write_program
-from g3n_compiler.lower.executorch.stored import store_weights
 from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_parts
-from g3n_compiler.modules.dialect import Dialect, same_padding
-from g3n_compiler.modules.vision import VisionEncoder
-from g3n_compiler.modules.vision_layout import Block, VisionLayout, read_layout
-from g3n_compiler.modules.vision_weights import encoder_weights
-from g3n_compiler.modules.weights import Read, TensorWeights, WeightSpec
+from g3n_compiler.lower.signatures.vision import adapt, adapter_weights
+from g3n_compiler.models.dialect import Dialect, same_padding
+from g3n_compiler.models.gemma3n.tower_config import VisionConfig
+from g3n_compiler.models.gemma3n.vision import VisionEncoder
+from g3n_compiler.models.gemma3n.vision_layout import Block, VisionLayout, read_layout
+from g3n_compiler.models.gemma3n.vision_weights import encoder_weights
+from g3n_compiler.models.weights import Read, TensorWeights, WeightSpec
 from g3n_compiler.quantize.recipe import Recipe
-from g3n_compiler.trace.vision import adapt, adapter_weights
-from g3n_runtime.executorch_vision import IDS, SIZES, blocks_name, encoder_name
+from g3n_runtime.executorch.vision import IDS, SIZES, blocks_name, encoder_name
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -164,7 +170,7 @@ def write_vision(
 
     Args:
         hidden: width of the text model.
-        read: reads the weights of the encoder and those of :func:`~g3n_compiler.trace.vision.adapter_weights`.
+        read: reads the weights of the encoder and those of the adapter (``signatures.vision.adapter_weights``).
 
     Raises:
         NotFinite: a weight holds a NaN or an infinity.

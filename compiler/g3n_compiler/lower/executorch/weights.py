@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from g3n_compiler.errors import NotFinite
-from g3n_compiler.modules.weights import WeightSpec
+from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Recipe, Scheme
 from g3n_compiler.quantize.rows import quantize_rows
 
@@ -32,7 +32,7 @@ ROW_GROUPS = {"altup.prediction_coefs": "n", "altup.correction_coefs": "1"}
 
 
 class XnnpackWeights(nn.Module):
-    """:class:`~g3n_compiler.modules.weights.Weights` as buffers: float32, or int8 values with float32 scales.
+    """:class:`~g3n_compiler.models.weights.Weights` as buffers: float32, or int8 values with float32 scales.
 
     Args:
         specs: the weights to hold, by name.

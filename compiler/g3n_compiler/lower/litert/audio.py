@@ -1,4 +1,4 @@
-"""The audio tower as TFLite models for the stock LiteRT-LM engine and for :mod:`g3n_runtime.litert_audio`.
+"""The audio tower as TFLite models for the stock LiteRT-LM engine and for :mod:`g3n_runtime.litert.audio`.
 
 =================== =========================================================== ======================================
 ``audio_encoder``   ``mask [1, T]``, ``src_inputs [1, T, 160]`` -> ``features`` a clip's sound, log-mel front end inside
@@ -18,21 +18,23 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from g3n_compiler.bundle.litertlm import extract
-from g3n_compiler.checkpoint.multimodal import AudioConfig
-from g3n_compiler.lower.backend import Delegation, Job, StreamTrace
+from g3n_compiler.lower.artifact import Delegation
+from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert import flatbuffer
-from g3n_compiler.lower.litert.bind import bind
+from g3n_compiler.lower.litert.bind_weights import bind
+from g3n_compiler.lower.litert.container import extract
 from g3n_compiler.lower.litert.delegation import measure
-from g3n_compiler.lower.litert.graph import convert_modules
-from g3n_compiler.lower.litert.parts import TowerPart
-from g3n_compiler.lower.litert.split import split_heads
-from g3n_compiler.lower.litert.steps import cut_copy, run_steps, run_stream
-from g3n_compiler.modules.audio_weights import AudioReader
-from g3n_compiler.modules.weights import Read
+from g3n_compiler.lower.litert.file_headers import split_heads
+from g3n_compiler.lower.litert.section import TowerPart
+from g3n_compiler.lower.litert.text import convert_modules
+from g3n_compiler.lower.litert.tower_blocks import cut_copy, run_steps, run_stream
+from g3n_compiler.lower.opened import StreamTrace
+from g3n_compiler.lower.signatures.audio import ADAPT, ENCODE, STREAM, Adapt, AudioSignature, Encode, StreamStep
+from g3n_compiler.models.gemma3n.audio_weights import AudioReader
+from g3n_compiler.models.gemma3n.tower_config import AudioConfig
+from g3n_compiler.models.weights import Read
 from g3n_compiler.quantize.recipe import Recipe
-from g3n_compiler.trace.audio_signatures import ADAPT, ENCODE, STREAM, Adapt, AudioSignature, Encode, StreamStep
-from g3n_runtime.litert_audio import LiteRtClipEncoder, LiteRtStreamEncoder, constant_of
+from g3n_runtime.litert.audio import LiteRtClipEncoder, LiteRtStreamEncoder, constant_of
 
 END = "end_of_audio"
 
@@ -53,7 +55,7 @@ class AudioParts:
 def lower_audio(job: Job, config: AudioConfig, folder: Path) -> list[TowerPart]:
     """Convert, quantise and bind all of the tower into ``folder``."""
     job.progress("litert: converting the audio tower")
-    return tower_parts(write_audio(convert_audio(config), config, job.recipe, job.checkpoint.read, folder))
+    return tower_parts(write_audio(convert_audio(config), config, job.recipe, job.source.read, folder))
 
 
 def tower_parts(made: AudioParts) -> list[TowerPart]:

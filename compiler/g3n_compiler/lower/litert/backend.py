@@ -6,43 +6,49 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from g3n_compiler.bundle.litertlm import SectionKind, View, find_section, section_digest, write_litertlm
-from g3n_compiler.bundle.litertlm_metadata import executor_metadata, llm_metadata
-from g3n_compiler.bundle.steps import Steps
-from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.checkpoint.multimodal import Modality
 from g3n_compiler.heap import trim
-from g3n_compiler.lower.backend import (
-    Delegation,
-    Job,
-    LayeredModel,
-    Lowered,
-    LoweredFile,
-    LoweredSubgraph,
-    TextEntry,
-    TextModel,
-    Towers,
-)
+from g3n_compiler.lower.arm64_kit import ArmKit, Outputs, Text
+from g3n_compiler.lower.artifact import Delegation, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.isolated import isolated
-from g3n_compiler.lower.litert.bind import bind
+from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.litert.arm64 import run_on_arm
+from g3n_compiler.lower.litert.bind_weights import bind
+from g3n_compiler.lower.litert.container import (
+    SectionKind,
+    View,
+    entry_points,
+    find_section,
+    section_digest,
+    sections,
+    write_litertlm,
+)
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.elastic import LiteRtSize, heads, measure_sizes
-from g3n_compiler.lower.litert.embedding import write_ple_embedder, write_token_embedder
-from g3n_compiler.lower.litert.extracted import SECTIONS, ExtractedLayers, ExtractedModel, verified_logits
-from g3n_compiler.lower.litert.graph import convert
-from g3n_compiler.lower.litert.split import find_heads, split_heads
+from g3n_compiler.lower.litert.file_headers import find_heads, split_heads
+from g3n_compiler.lower.litert.memory import compile_memory, memory_ledger
+from g3n_compiler.lower.litert.metadata import executor_metadata, llm_metadata
+from g3n_compiler.lower.litert.opened import SECTIONS, ExtractedLayers, ExtractedModel, verified_logits
+from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_embedder
+from g3n_compiler.lower.litert.text import convert
 from g3n_compiler.lower.litert.towers import lower_towers, media_of, open_towers
-from g3n_compiler.modules.weights import core_parameter_count, text_weights
+from g3n_compiler.lower.opened import LayeredModel, TextEntry, TextModel, Towers
+from g3n_compiler.lower.resume import Steps
+from g3n_compiler.lower.signatures.text import DECODE, prefill_name
+from g3n_compiler.lower.subgraphs import Runtime, Subgraph
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.models.registry import core_parameter_count, text_weights
+from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.slice.elastic import Size
-from g3n_compiler.targets import Runtime, Subgraph
-from g3n_compiler.trace.signatures import DECODE, prefill_name
-from g3n_runtime.elastic import ELASTIC_VIEW
-from g3n_runtime.engine import GREEDY
-from g3n_runtime.litert import LiteRtEngine
+from g3n_compiler.source import MODALITIES
+from g3n_runtime.bundle import Bundle
+from g3n_runtime.chat import GREEDY
+from g3n_runtime.litert.engine import LiteRtEngine
+from g3n_runtime.litert.names import ELASTIC_VIEW
+from g3n_runtime.media.mel import AUDIO_STREAM
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,8 +66,17 @@ class LiteRtBackend:
     """See :class:`g3n_compiler.lower.backend.Backend`."""
 
     runtime: Runtime = "litert"
-    modalities: tuple[Modality, ...] = ("text", "vision", "audio")
-    elastic = True
+    modalities = MODALITIES
+    packages = ("torch", "litert-torch", "ai-edge-litert", "litert-lm", "numpy", "sentencepiece")
+    only_one_size = None
+
+    def compile_memory(self, config: TextConfig, recipe: Recipe) -> int:
+        return compile_memory(config, recipe)
+
+    def memory_ledger(
+        self, config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
+    ) -> dict[str, Any]:
+        return memory_ledger(config, recipe, context, prefill, subgraphs)
 
     def lower(self, job: Job) -> Lowered:
         steps = job.steps
@@ -107,6 +122,12 @@ class LiteRtBackend:
         measured_sizes = {name: Delegation(**delegation) for name, delegation in sizes.items()}
         return Lowered((LoweredFile(MODEL, ROLE),), (*text, *towers), measured_sizes)
 
+    def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
+        packed = job.directory / MODEL
+        stream = next((s for s in sections(packed) if s.kind == AUDIO_STREAM), None)
+        fields: dict[str, Any] = {"audio_stream": None if stream is None else [stream.begin, stream.end]}
+        return fields | ({"elastic": entry_points(packed)} if job.sizes else {})
+
     def of_size(self, size: Size) -> TextEntry:
         return LiteRtSize(MODEL, size)
 
@@ -133,6 +154,19 @@ class LiteRtBackend:
                     texts.append("".join(engine.generate(prompt, GREEDY, max_new_tokens)))
         return texts
 
+    def run_on_arm(
+        self,
+        kit: ArmKit,
+        bundle: Bundle,
+        entry: str,
+        model: TextModel,
+        texts: Sequence[Text],
+        greedy: int,
+        rows: Sequence[int],
+        scratch: Path,
+    ) -> Outputs:
+        return run_on_arm(kit, bundle.file(ROLE), texts, greedy, rows, scratch)
+
 
 def _part_name(kind: SectionKind) -> str:
     """File of a section before it is packed."""
@@ -141,7 +175,7 @@ def _part_name(kind: SectionKind) -> str:
 
 def _pack(job: Job, steps: Steps, path: Path) -> None:
     """Make the sections, each a step of its own, and write them to ``path``."""
-    config, recipe, read = job.config, job.recipe, job.checkpoint.read
+    config, recipe, read = job.config, job.recipe, job.source.read
     graph = steps.file(
         GRAPH,
         lambda p: _write(p, _apart(job, convert, job.config, job.context, job.prefill_lengths, job.sizes)),
@@ -201,5 +235,5 @@ def _write(path: Path, content: bytes) -> None:
 
 def _bind(job: Job, graph: Path, path: Path) -> None:
     wanted = heads(job)
-    bind(graph.read_bytes(), text_weights(job.config), job.recipe, job.checkpoint.read, path, wanted)
+    bind(graph.read_bytes(), text_weights(job.config), job.recipe, job.source.read, path, wanted)
     split_heads(path, wanted)

@@ -18,9 +18,9 @@ from typing import Any
 
 from ai_edge_litert.interpreter import Interpreter
 
-from g3n_compiler.lower.backend import Delegation
+from g3n_compiler.lower.artifact import Delegation
 from g3n_compiler.lower.litert import flatbuffer
-from g3n_compiler.lower.litert.cuts import reduced
+from g3n_compiler.lower.litert.partial_model import reduced
 
 MEASURED_WITH = "ai-edge-litert interpreter, XNNPACK"
 PART_BYTES = 128 << 20

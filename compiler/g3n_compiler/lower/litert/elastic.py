@@ -17,15 +17,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from g3n_compiler.bundle.litertlm import find_section
-from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.lower.backend import Job, LayeredModel, TextModel
+from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.litert.container import find_section
 from g3n_compiler.lower.litert.delegation import operators_by_signature, summarize
-from g3n_compiler.lower.litert.extracted import ExtractedLayers, ExtractedModel
+from g3n_compiler.lower.litert.opened import ExtractedLayers, ExtractedModel
+from g3n_compiler.lower.opened import LayeredModel, TextModel
+from g3n_compiler.lower.signatures.text import DECODE, VERIFY_LENGTH, prefill_name, verify_name
+from g3n_compiler.lower.subgraphs import Runtime
+from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.slice.elastic import Size
-from g3n_compiler.targets import Runtime
-from g3n_compiler.trace.signatures import DECODE, VERIFY_LENGTH, prefill_name, verify_name
-from g3n_runtime.elastic import ELASTIC_VIEW, signature_of
+from g3n_runtime.litert.names import ELASTIC_VIEW, signature_of
 
 
 def heads(job: Job) -> list[list[str]]:

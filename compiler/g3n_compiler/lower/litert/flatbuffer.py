@@ -15,7 +15,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from g3n_compiler.trace.signatures import are_streams
+from g3n_compiler.lower.signatures.text import are_streams
 
 IDENTIFIER = b"TFL3"
 OFFSET_BYTES = 4

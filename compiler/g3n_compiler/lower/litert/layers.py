@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from g3n_compiler.checkpoint.config import TextConfig
-from g3n_compiler.lower.litert.cuts import CutModel, Piece
-from g3n_compiler.trace.signatures import DECODE, prefill_name, streams_name
-from g3n_runtime.elastic import signature_of
-from g3n_runtime.litert_model import prefill_chunks, signature_inputs
+from g3n_compiler.lower.litert.partial_model import CutModel, Piece
+from g3n_compiler.lower.signatures.text import DECODE, prefill_name, streams_name
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_runtime.litert.model import prefill_chunks, signature_inputs
+from g3n_runtime.litert.names import signature_of
 
 
 @dataclass

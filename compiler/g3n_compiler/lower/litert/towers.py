@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from g3n_compiler.bundle.litertlm import sections
-from g3n_compiler.bundle.media import AudioMedia, ImageMedia, Media
-from g3n_compiler.lower.backend import Job, Towers
+from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert.audio import ExtractedAudio, lower_audio
-from g3n_compiler.lower.litert.parts import TowerPart
+from g3n_compiler.lower.litert.container import sections
+from g3n_compiler.lower.litert.media import AudioMedia, ImageMedia, Media
+from g3n_compiler.lower.litert.section import TowerPart
 from g3n_compiler.lower.litert.vision import ExtractedVision, lower_vision
+from g3n_compiler.lower.opened import Towers
 
 
 def lower_towers(job: Job, folder: Path) -> list[TowerPart]:

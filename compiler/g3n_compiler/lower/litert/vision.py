@@ -16,20 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from g3n_compiler.bundle.litertlm import extract, sections
-from g3n_compiler.checkpoint.multimodal import VisionConfig
-from g3n_compiler.lower.backend import Job
+from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert import flatbuffer
-from g3n_compiler.lower.litert.bind import bind
+from g3n_compiler.lower.litert.bind_weights import bind
+from g3n_compiler.lower.litert.container import extract, sections
 from g3n_compiler.lower.litert.delegation import measure
-from g3n_compiler.lower.litert.graph import convert_modules
-from g3n_compiler.lower.litert.parts import TowerPart
-from g3n_compiler.lower.litert.split import split_heads
-from g3n_compiler.lower.litert.steps import cut_copy, run_steps
-from g3n_compiler.modules.dialect import Dialect
-from g3n_compiler.modules.vision_layout import VisionLayout, read_layout
-from g3n_compiler.trace.vision import AdaptImage, EncodeImage, adapter_read, trace_adapter, trace_encoder
-from g3n_runtime.litert_vision import ADAPTER, LiteRtVision, encoder_name, encoder_side
+from g3n_compiler.lower.litert.file_headers import split_heads
+from g3n_compiler.lower.litert.section import TowerPart
+from g3n_compiler.lower.litert.text import convert_modules
+from g3n_compiler.lower.litert.tower_blocks import cut_copy, run_steps
+from g3n_compiler.lower.signatures.vision import AdaptImage, EncodeImage, adapter_read, trace_adapter, trace_encoder
+from g3n_compiler.models.dialect import Dialect
+from g3n_compiler.models.gemma3n.tower_config import VisionConfig
+from g3n_compiler.models.gemma3n.vision_layout import VisionLayout, read_layout
+from g3n_runtime.litert.vision import ADAPTER, LiteRtVision, encoder_name, encoder_side
 
 
 class LiteRtDialect(Dialect):
@@ -57,7 +57,7 @@ def convert_adapter(config: VisionConfig, hidden_size: int) -> bytes:
 def lower_vision(job: Job, config: VisionConfig, folder: Path) -> list[TowerPart]:
     """Convert, quantise and bind both models into ``folder``."""
     encoder, adapter = folder / "vision_encoder.tflite", folder / "vision_adapter.tflite"
-    layout, hidden, read = read_layout(config), job.config.hidden_size, job.checkpoint.read
+    layout, hidden, read = read_layout(config), job.config.hidden_size, job.source.read
     names = tuple(encoder_name(s) for s in job.resolutions)
     job.progress("litert: converting the vision tower")
     bind(
@@ -71,7 +71,7 @@ def lower_vision(job: Job, config: VisionConfig, folder: Path) -> list[TowerPart
     delegation = measure(encoder)
     begins = split_heads(encoder, [(name,) for name in names])
     specs = AdaptImage(config, hidden).specs
-    bind(convert_adapter(config, hidden), specs, job.recipe, adapter_read(job.checkpoint, config), adapter)
+    bind(convert_adapter(config, hidden), specs, job.recipe, adapter_read(job.source, config), adapter)
     return [
         TowerPart(
             "vision_encoder",

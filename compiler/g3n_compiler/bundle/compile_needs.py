@@ -1,0 +1,60 @@
+"""What a compile needs of the machine, said and checked before it starts instead of found out at its end."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from g3n_compiler.errors import DiskError, ResourceError
+from g3n_compiler.lower.backend import Backend
+from g3n_compiler.models.embedding_tables import embedding_weights
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.models.registry import text_weights
+from g3n_compiler.quantize.recipe import Recipe
+from g3n_runtime.machine import memory_room
+
+SCALE_BYTES = 4
+COPIES_ON_DISK = 2
+"""A section lies on the disk by itself until the bundle is packed."""
+TOOLCHAIN_MEMORY = 700_000_000
+"""Resident bytes of the process with its toolchain loaded (x86-64, Linux)."""
+GB = 1e9
+
+
+class Needs(NamedTuple):
+    """Bytes."""
+
+    memory: int
+    disk: int
+
+
+def compile_needs(config: TextConfig, recipe: Recipe, backends: Sequence[Backend]) -> Needs:
+    """Peak memory and disk of compiling with ``backends``, one after the other."""
+    text, tables = text_weights(config).values(), embedding_weights(config).values()
+    size = sum(recipe.scheme(w).nbytes(w.shape) + SCALE_BYTES * w.shape[0] for w in (*text, *tables))
+    memory = TOOLCHAIN_MEMORY + max(backend.compile_memory(config, recipe) for backend in backends)
+    return Needs(memory, COPIES_ON_DISK * size * len(backends))
+
+
+def require(needs: Needs, destination: Path) -> str:
+    """Refuse what cannot succeed; returns the needs and what there is in words.
+
+    Raises:
+        DiskError, ResourceError: too little disk or memory is free.
+    """
+    folder = next(p for p in (destination, *destination.absolute().parents) if p.exists())
+    disk, memory = shutil.disk_usage(folder).free, memory_room()
+    if needs.disk > disk:
+        raise DiskError(
+            f"compiling to {destination} needs {needs.disk / GB:.1f} GB of disk, {disk / GB:.1f} GB are free: "
+            "free some or choose another --out"
+        )
+    if needs.memory > memory.nbytes:
+        raise ResourceError(
+            f"compiling needs {needs.memory / GB:.1f} GB of memory, {memory.nbytes / GB:.1f} GB are available "
+            f"(bounded by {memory.bound}): close other programs, raise the limit or use a larger machine"
+        )
+    has = f"{memory.nbytes / GB:.1f} and {disk / GB:.1f} GB"
+    return f"needs {needs.memory / GB:.1f} GB of memory and {needs.disk / GB:.1f} GB of disk; free: {has}"

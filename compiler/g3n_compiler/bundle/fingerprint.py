@@ -1,0 +1,56 @@
+"""One hash over everything that a bundle's bytes depend on: two compiles with the same key make the same bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import g3n_compiler
+import g3n_runtime
+from g3n_compiler.checkpoint.calibrated import RECORD
+from g3n_compiler.checkpoint.reader import file_sha256
+
+TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    RECORD,
+)
+"""What a bundle takes from a checkpoint's folder apart from weights and config."""
+
+
+def bundle_key(
+    checkpoint: Path, weights: Mapping[str, str], options: Mapping[str, Any], packages: Iterable[str]
+) -> str:
+    """Hex SHA-256.
+
+    Args:
+        checkpoint: its folder.
+        weights: hashes of the shards and the config, by file name.
+        options: whatever else the compile was asked for, as JSON has it.
+        packages: distributions whose versions decide the bytes.
+    """
+    present = [name for name in TEXT_FILES if (checkpoint / name).is_file()]
+    inputs = {
+        "weights": dict(weights),
+        "text": {name: file_sha256(checkpoint / name) for name in present},
+        "options": dict(options),
+        "code": _code_hashes(),
+        "toolchains": {name: version(name) for name in packages},
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _code_hashes() -> dict[str, str]:
+    packages = [Path(package.__file__ or "").parent for package in (g3n_compiler, g3n_runtime)]
+    return {
+        str(path.relative_to(package.parent)): file_sha256(path)
+        for package in packages
+        for path in sorted(package.rglob("*.py"))
+    }

@@ -1,0 +1,140 @@
+"""One lowering for all delegates of a kind: made over stand-ins for the weights, then named after each layer's own.
+
+XNNPACK's blob holds no weight, only each one's name (the SHA-256 of its bytes). Delegates of the same arithmetic,
+shapes and schemes have the same blob but for those names, so neither the time nor the memory of a lowering grows with
+the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from g3n_compiler.errors import ParityError
+from g3n_compiler.lower.executorch.delegates.weight_store import StoredWeights, data_name, encode
+from g3n_compiler.lower.executorch.weights import part_shapes
+from g3n_compiler.models.weights import WeightSpec
+from g3n_compiler.quantize.recipe import Recipe, Scheme
+
+BACKEND = "XnnpackBackend"
+
+
+@dataclass(frozen=True)
+class Template:
+    """A kind of delegate, lowered for the weights whose names begin with ``prefix``."""
+
+    prefix: str
+    blob: bytes
+    names: Mapping[tuple[str, str], str]
+    """What the blob calls each part of each weight."""
+    constants: Mapping[str, bytes]
+    """The other data that the blob asks for."""
+    shape: torch.export.ExportedProgram
+    """A program of the same signature that does nothing: it stands for the blob when the methods are traced."""
+    operators: torch.fx.GraphModule
+    """What the delegate took."""
+    symbols: Mapping[Any, str] = field(default_factory=dict)
+    """Sizes that are known at run time only, by their symbols in ``operators``."""
+    compile_specs: tuple[Any, ...] = ()
+
+    def delegate(self, stored: StoredWeights, prefix: str) -> nn.Module:
+        """A delegate for the stored weights whose names begin with ``prefix``."""
+        from executorch.exir.lowered_backend_module import LoweredBackendModule
+
+        blob = self.blob
+        for (weight, part), name in self.names.items():
+            if weight.startswith(self.prefix):
+                weight = prefix + weight.removeprefix(self.prefix)
+            # Both names have the same length, and a hash is nowhere else in the blob.
+            blob = blob.replace(name.encode(), stored.names[weight, part].encode())
+        return LoweredBackendModule(self.shape, BACKEND, blob, list(self.compile_specs))
+
+
+class Templates:
+    """Templates by what their lowering depends on, each made as it is first asked for."""
+
+    def __init__(self, recipe: Recipe, stored: StoredWeights) -> None:
+        self.recipe, self.stored = recipe, stored
+        self._made: dict[tuple[Any, ...], Template] = {}
+
+    def get(self, kind: Any, specs: Mapping[str, WeightSpec], prefix: str, lower: Callable[[], Template]) -> Template:
+        """The template of ``kind`` for weights shaped and quantised as ``specs`` are, their ``prefix`` apart."""
+        weights = ((name.removeprefix(prefix), spec.shape, self.recipe.scheme(spec)) for name, spec in specs.items())
+        key = (kind, *weights)
+        if key not in self._made:
+            self._made[key] = lower()
+        return self._made[key]
+
+    @property
+    def constants(self) -> dict[str, bytes]:
+        """Data by name that is not a weight's."""
+        return {name: data for template in self._made.values() for name, data in template.constants.items()}
+
+
+class SameSignature(nn.Module):
+    """Has the inputs and outputs of what is delegated, and does nothing.
+
+    Args:
+        outputs: tensors shaped as the outputs, from the inputs.
+    """
+
+    def __init__(self, outputs: Callable[..., tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self._outputs = outputs
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self._outputs(*inputs)
+
+
+class StandIns:
+    """Parts of the right shapes and of no meaning, each with bytes of its own, by whose hash it is found again."""
+
+    def __init__(self) -> None:
+        self.names: dict[tuple[str, str], str] = {}
+
+    def __call__(self, spec: WeightSpec, scheme: Scheme) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        for part, shape in part_shapes(spec, scheme).items():
+            number = len(self.names) + 1
+            if part == "values":
+                out[part] = torch.zeros(shape, dtype=torch.int8)
+                digits = [number // 7**i % 7 for i in range(4)]
+                out[part].view(-1)[:4] = torch.tensor(digits, dtype=torch.int8)
+            else:
+                out[part] = torch.full(shape, number + 0.5)
+            self.names[spec.name, part] = data_name(part, encode(part, scheme, out[part]))
+        return out
+
+
+def other_data(what: str, stand_ins: StandIns, blob: bytes, data: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What ``blob`` asks for beside the stand-ins, each of which it must name exactly once.
+
+    Raises:
+        ParityError: it does not, so that naming it after a layer's weights would go wrong without a word.
+    """
+    left = dict(data)
+    for (weight, part), name in stand_ins.names.items():
+        if name not in left or blob.count(name.encode()) != 1:
+            raise ParityError(
+                f"{what}: part {part!r} of {weight!r} is not once in what XNNPACK's serializer made of it: the pinned "
+                "ExecuTorch version names weights in another way"
+            )
+        del left[name]
+    return left
+
+
+def edge_program(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """An exported delegate in ExecuTorch's edge dialect."""
+    from executorch.exir import EdgeCompileConfig, to_edge
+
+    config = EdgeCompileConfig(
+        # Quantised operators are not core ATen, which the validity check insists on.
+        _check_ir_validity=False,
+        _skip_dim_order=True,
+        preserve_ops=[torch.ops.aten.linear.default],
+    )
+    return to_edge(exported, compile_config=config).exported_program()

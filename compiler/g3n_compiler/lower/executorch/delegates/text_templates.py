@@ -1,0 +1,103 @@
+"""Delegates of the decoder's pieces, whose numbers of tokens and of cache slots are known at run time only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from g3n_compiler.lower.executorch.delegates.template import (
+    BACKEND,
+    SameSignature,
+    StandIns,
+    Template,
+    Templates,
+    edge_program,
+    other_data,
+)
+from g3n_compiler.lower.executorch.delegates.text import Block, Piece
+from g3n_compiler.lower.executorch.delegates.weight_store import StoredWeights
+from g3n_compiler.lower.executorch.weights import XnnpackWeights
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.models.weights import WeightSpec
+from g3n_compiler.quantize.recipe import Recipe
+
+EXAMPLE_TOKENS, EXAMPLE_SLOTS = 6, 40
+"""Sizes of the example inputs; any numbers but 0 and 1, which tracing would take for constants."""
+ONE_PASS = "dqlinear_partitioner"
+"""With this compile spec XNNPACK's backend runs one of its 17 passes; the others find nothing to do in our pieces, and
+each costs a retrace of the graph."""
+
+
+class TextTemplates:
+    """Makes the delegates of pieces over ``stored`` weights, lowering each kind as it is first asked for.
+
+    Args:
+        chunk: most tokens of one call.
+        slots: most slots of a cache.
+    """
+
+    def __init__(
+        self,
+        config: TextConfig,
+        specs: Mapping[str, WeightSpec],
+        recipe: Recipe,
+        stored: StoredWeights,
+        chunk: int,
+        slots: int,
+    ) -> None:
+        self._config, self._specs = config, specs
+        self._templates = Templates(recipe, stored)
+        self._chunk, self._slots = chunk, slots
+
+    def __call__(self, kind: type[Piece], layer: int) -> nn.Module:
+        """The delegate of a piece at ``layer``."""
+        return self.get(kind, layer).delegate(self._templates.stored, f"layers.{layer}.")
+
+    def get(self, kind: type[Piece], layer: int) -> Template:
+        """The template of a piece at ``layer``."""
+        specs = {name: self._specs[name] for name in kind.weight_names(self._specs, self._config, layer)}
+        what = (kind, self._config.sparsity[layer] if kind is Block else None)
+        return self._templates.get(what, specs, f"layers.{layer}.", lambda: self._lower(kind, layer, specs))
+
+    @property
+    def constants(self) -> dict[str, bytes]:
+        """Data by name that is not a weight's."""
+        return self._templates.constants
+
+    def _lower(self, kind: type[Piece], layer: int, specs: Mapping[str, WeightSpec]) -> Template:
+        from executorch.exir.backend.backend_api import to_backend
+        from executorch.exir.backend.compile_spec_schema import CompileSpec
+
+        stand_ins = StandIns()
+        piece = kind(self._config, XnnpackWeights(specs, self._templates.recipe, stand_ins), layer)
+        edge, compile_specs = edge_program(self._export(piece, piece)), (CompileSpec(ONE_PASS, b""),)
+        lowered: Any = to_backend(BACKEND, edge, list(compile_specs))
+        store = lowered.named_data_store_output
+        held = {name: store.buffers[entry.buffer_index] for name, entry in store.pte_data.items()}
+        blob: bytes = lowered.processed_bytes
+        data = other_data(f"{kind.__name__} of layer {layer}", stand_ins, blob, held)
+        shape, symbols = self._export(piece, SameSignature(piece.outputs)), _symbols(edge, piece)
+        prefix = f"layers.{layer}."
+        return Template(prefix, blob, stand_ins.names, data, shape, edge.graph_module, symbols, compile_specs)
+
+    def _export(self, piece: Piece, module: nn.Module) -> torch.export.ExportedProgram:
+        tokens = torch.export.Dim("tokens", min=1, max=self._chunk)
+        slots = torch.export.Dim("slots", min=2, max=self._slots)
+        inputs = piece.example(min(EXAMPLE_TOKENS, self._chunk), min(EXAMPLE_SLOTS, self._slots))
+        shapes = (piece.axes(tokens, slots),)
+        with torch.no_grad():
+            return torch.export.export(module.eval(), inputs, dynamic_shapes=shapes, strict=False)
+
+
+def _symbols(program: torch.export.ExportedProgram, piece: Piece) -> dict[Any, str]:
+    """``tokens`` and ``slots`` by their symbols in an exported piece."""
+    inputs = [n for n in program.graph.nodes if n.name in program.graph_signature.user_inputs]
+    out: dict[Any, str] = {}
+    for node, axes in zip(inputs, piece.axes("tokens", "slots"), strict=True):
+        for axis, name in axes.items():
+            if isinstance(size := node.meta["val"].shape[axis], torch.SymInt) and name in ("tokens", "slots"):
+                out[size.node.expr] = name
+    return out

@@ -1,0 +1,98 @@
+"""Weights as the bytes that XNNPACK's delegate asks for by name, written one at a time and never held together.
+
+A name is the SHA-256 of the bytes, as XNNPACK's own serializer has it: the runtime may keep packed weights by name for
+all programs of a process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from g3n_compiler.lower.executorch.weights import PartsOf, part_shapes
+from g3n_compiler.models.weights import WeightSpec
+from g3n_compiler.quantize.recipe import Recipe, Scheme
+from g3n_runtime.errors import BundleError
+from g3n_runtime.reading import read_json_object
+
+IN_MEMORY = 64 << 10
+"""Bytes up to which a part is kept in memory instead of in a file."""
+
+
+@dataclass
+class StoredWeights:
+    """The parts of weights: which name each has, and the bytes, in memory or in files, of those that go inside."""
+
+    names: dict[tuple[str, str], str] = field(default_factory=dict)
+    """By weight and part."""
+    data: dict[str, bytes | Path] = field(default_factory=dict)
+    """By name; weights that lie in the data file are not here."""
+
+    def parts(self, weight: str) -> dict[str, str]:
+        """Names of a weight's parts."""
+        return {part: name for (owner, part), name in self.names.items() if owner == weight}
+
+
+def store_weights(
+    specs: Mapping[str, WeightSpec],
+    recipe: Recipe,
+    parts: PartsOf,
+    folder: Path,
+    outside: Mapping[str, Mapping[str, str]],
+) -> StoredWeights:
+    """Encode ``specs``, large parts as files in ``folder``; parts that an earlier run left there are taken if they
+    have the hashes that it noted.
+
+    Args:
+        outside: weights whose bytes lie in the data file already, with the names of their parts there.
+    """
+    stored = StoredWeights()
+    for weight, spec in specs.items():
+        if weight in outside:
+            stored.names |= {(weight, part): name for part, name in outside[weight].items()}
+            continue
+        scheme = recipe.scheme(spec)
+        paths = {part: folder / f"{weight}-{scheme.label}-{part or 'all'}" for part in part_shapes(spec, scheme)}
+        record = folder / f"{weight}-{scheme.label}.json"
+        encoded = _kept(paths, record)
+        if encoded is None:
+            encoded = {part: encode(part, scheme, tensor) for part, tensor in parts(spec, scheme).items()}
+            for part, path in paths.items():
+                path.write_bytes(encoded[part])
+            names = {part: data_name(part, data) for part, data in encoded.items()}
+            # whoever takes them hashes them, so a thousand waits for the disk would prove nothing more
+            record.write_text(json.dumps(names), encoding="utf-8")
+        for part, data in encoded.items():
+            name = data_name(part, data)
+            stored.names[weight, part] = name
+            stored.data[name] = data if len(data) <= IN_MEMORY else paths[part]
+    return stored
+
+
+def encode(part: str, scheme: Scheme, tensor: Tensor) -> bytes:
+    """A part as XNNPACK's serializer writes it: int4 two a byte, all else as it is."""
+    from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor
+
+    if part == "values" and scheme.bits == 4:
+        tensor = NodeVisitor.convert_to_qc4w(tensor)
+    return tensor.contiguous().numpy().tobytes()
+
+
+def data_name(part: str, data: bytes) -> str:
+    """What the delegate's graph calls ``data``."""
+    return ("scale_" if part == "scales" else "") + hashlib.sha256(data).hexdigest()
+
+
+def _kept(paths: Mapping[str, Path], record: Path) -> dict[str, bytes] | None:
+    """What an earlier run left at ``paths``, if it is what ``record`` says; ``None`` where anything is not."""
+    try:
+        names = read_json_object(record, BundleError)
+        encoded = {part: path.read_bytes() for part, path in paths.items()}
+    except (BundleError, OSError):
+        return None
+    return encoded if names == {part: data_name(part, data) for part, data in encoded.items()} else None

@@ -1,0 +1,138 @@
+"""Turn a converted graph's weight inputs into constants, quantised and streamed behind the flatbuffer.
+
+Memory is that of the flatbuffer and one block of rows, whatever the model's size. Signatures that use the same
+weight share its bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from g3n_compiler.errors import TargetError
+from g3n_compiler.lower.litert import file_headers as split
+from g3n_compiler.lower.litert import flatbuffer
+from g3n_compiler.lower.litert import partial_model as cuts
+from g3n_compiler.lower.litert.stream_weights import Placed, Read, check_scheme, stream_weights
+from g3n_compiler.models.weights import WeightSpec
+from g3n_compiler.quantize.recipe import Recipe, Scheme
+
+HYBRID_VERSION = 12
+"""Version of FULLY_CONNECTED that has float activations and weights quantised row by row (TFLite's op_version.cc)."""
+TENSOR_TYPES = {32: schema.TensorType.FLOAT32, 8: schema.TensorType.INT8, 4: schema.TensorType.INT4}
+
+
+@dataclass(frozen=True)
+class BoundWeight:
+    """Where a weight's bytes lie in the bound file, and how they are encoded."""
+
+    name: str
+    scheme: str
+    offset: int
+    nbytes: int
+
+
+def bind(
+    graph: bytes,
+    specs: Mapping[str, WeightSpec],
+    recipe: Recipe,
+    read: Read,
+    path: Path,
+    heads: Sequence[Sequence[str]] = (),
+) -> tuple[BoundWeight, ...]:
+    """Write ``graph`` with its weights to ``path``; the same arguments give the same bytes.
+
+    Args:
+        graph: from :func:`.graph.convert`.
+        specs: every weight that some signature must use.
+        read: the checkpoint's reader.
+        heads: leave room for :func:`.split.split_heads`.
+
+    Raises:
+        NotFinite: a weight holds a NaN or an infinity.
+        TargetError: the recipe cannot be applied to a weight, or the graph does not use one.
+    """
+    model = flatbuffer.parse(graph)
+    uses = _constants_for(model, {s.input_name: s for s in specs.values()}, recipe)
+    if missing := sorted(specs.keys() - uses.keys()):
+        raise TargetError(
+            f"no signature of the graph reads {len(missing)} weights, e.g. {missing[0]}: it was not converted whole"
+        )
+    cuts.hide(model)
+    buffers = {name: model.buffers[use.buffer] for name, use in uses.items()}
+    flatbuffer.compact(model)
+    size = flatbuffer.place(model, split.room(model, heads))
+    placed = [Placed(spec, recipe.scheme(spec), buffers[name].offset) for name, spec in specs.items()]
+    with path.open("wb") as file:
+        for weight, scales in zip(placed, stream_weights(file, placed, read), strict=True):
+            for quantization in uses[weight.spec.name].quantizations:
+                quantization.scale = scales
+        flatbuffer.write_header(file, model, size)
+    return tuple(BoundWeight(w.spec.name, w.scheme.label, w.offset, buffers[w.spec.name].size) for w in placed)
+
+
+class _Use:
+    """A weight's buffer, and the quantization parameters that wait for its scales (one for each signature)."""
+
+    def __init__(self, buffer: int) -> None:
+        self.buffer = buffer
+        self.quantizations: list[Any] = []
+
+
+def _constants_for(model: Any, by_input: Mapping[str, WeightSpec], recipe: Recipe) -> dict[str, _Use]:
+    """Turn every signature's weight inputs into tensors that refer to external buffers."""
+    for spec in by_input.values():
+        check_scheme(spec, recipe.scheme(spec))
+    buffers: dict[str, _Use] = {}
+    inputs = {t.name.decode() for d in model.signatureDefs for t in d.inputs}
+    # In the order of the specs, so that a layer's weights lie together in the file.
+    for input_name, spec in by_input.items():
+        if input_name in inputs:
+            nbytes = recipe.scheme(spec).nbytes(spec.shape)
+            buffers[spec.name] = _Use(flatbuffer.add_external_buffer(model, nbytes))
+    for definition in model.signatureDefs:
+        subgraph = model.subgraphs[definition.subgraphIndex]
+        weights = {t.tensorIndex: by_input[t.name.decode()] for t in definition.inputs if t.name.decode() in by_input}
+        for index, spec in weights.items():
+            use, scheme = buffers[spec.name], recipe.scheme(spec)
+            use.quantizations += _make_constant(subgraph.tensors[index], spec, scheme, use.buffer)
+            if scheme.bits < 32:
+                _mark_hybrid(model, subgraph, index, spec)
+        definition.inputs = [t for t in definition.inputs if t.tensorIndex not in weights]
+        subgraph.inputs = np.array([i for i in subgraph.inputs if i not in weights], np.int32)
+    return buffers
+
+
+def _make_constant(tensor: Any, spec: WeightSpec, scheme: Scheme, buffer: int) -> list[Any]:
+    """Point ``tensor`` at ``buffer``; returns its quantization parameters, if it has any, for the scales to come."""
+    if tuple(tensor.shape) != spec.shape:
+        raise AssertionError(f"{spec.name} is {list(tensor.shape)} in the graph, {list(spec.shape)} in the model")
+    tensor.buffer = buffer
+    tensor.type = TENSOR_TYPES[scheme.bits]
+    if scheme.bits == 32:
+        return []
+    rows = spec.shape[0]
+    # Until the scales are known each weight has its own: equal vectors are written once, and the size must stand.
+    tensor.quantization = schema.QuantizationParametersT(
+        scale=np.full(rows, buffer, np.float32), zeroPoint=np.zeros(rows, np.int64), quantizedDimension=0
+    )
+    return [tensor.quantization]
+
+
+def _mark_hybrid(model: Any, subgraph: Any, index: int, spec: WeightSpec) -> None:
+    """Let the linears that read tensor ``index`` quantise their activations, as XNNPACK does, on any kernel."""
+    for operator in subgraph.operators:
+        if index not in operator.inputs:
+            continue
+        name = flatbuffer.operator_name(model, operator)
+        if name != "FULLY_CONNECTED" or operator.inputs[1] != index:
+            raise TargetError(
+                f"{spec.name} is read by {name}, which takes no quantised weight: give it fp32 in the recipe"
+            )
+        operator.builtinOptions.asymmetricQuantizeInputs = True
+        operator.opcodeIndex = flatbuffer.operator_code(model, schema.BuiltinOperator.FULLY_CONNECTED, HYBRID_VERSION)

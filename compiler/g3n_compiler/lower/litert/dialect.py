@@ -1,0 +1,53 @@
+"""The decoder's arithmetic in the form that costs LiteRT's XNNPACK least: AltUp's streams as one tensor.
+
+A multiply-add for each pair of streams would pass over a chunk's activations some forty times a layer. Side by side, as
+``[T, streams, hidden]``, they are mixed by one small product for each token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from g3n_compiler.models.family import State, Streams
+from g3n_compiler.models.gemma3n.decoder import TextDecoder
+
+
+class LiteRtDecoder(TextDecoder):
+    """:class:`TextDecoder` over streams ``[T, altup_num_inputs, hidden]``."""
+
+    def join(self, *streams: Tensor) -> Streams:
+        return torch.cat([s.view(-1, 1, self.config.hidden_size) for s in streams], 1)
+
+    def split(self, streams: Streams) -> Sequence[Tensor]:
+        return [self._stream(streams, a) for a in range(self.config.altup_num_inputs)]
+
+    def active(self, streams: Streams) -> Tensor:
+        return self._stream(streams, self.config.altup_active_idx)
+
+    def predict(self, i: int, streams: Streams) -> Streams:
+        n = self.config.altup_num_inputs
+        routed = self._route(i, self.active(streams))
+        coefs = F.linear(routed, self.weights.tensor(f"layers.{i}.altup.prediction_coefs")).view(-1, n, n)
+        return streams + torch.bmm(coefs, streams)
+
+    def advance(self, i: int, predicted: Streams, activated: Tensor, state: State) -> Streams:
+        """``stream_a + coef_a * innovation``, and ``+ injected`` for all but the first, as one product."""
+        c = self.config
+        routed = self._route(i, activated)
+        coefs = F.linear(routed, self.weights.tensor(f"layers.{i}.altup.correction_coefs")) + 1.0
+        before = self.active(predicted)
+        innovation = activated - before
+        corrected = before + innovation * coefs[..., c.altup_active_idx : c.altup_active_idx + 1]
+        injected = self.inject_ple(i, corrected, state)
+        passive = torch.ones(coefs.shape[1], c.altup_num_inputs, 1)
+        passive[:, 0] = 0
+        factors = torch.cat((coefs.view(-1, c.altup_num_inputs, 1), passive), 2)
+        added = torch.cat((innovation.view(-1, 1, c.hidden_size), injected.view(-1, 1, c.hidden_size)), 1)
+        return predicted + torch.bmm(factors, added)
+
+    def _stream(self, streams: Tensor, a: int) -> Tensor:
+        return streams[:, a : a + 1].reshape(1, -1, self.config.hidden_size)

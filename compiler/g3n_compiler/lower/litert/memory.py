@@ -1,0 +1,69 @@
+"""What a LiteRT bundle takes on a device, and what making one takes here.
+
+The ledger's constants come from E2B and E4B, int4, context 4096, prefill 128 and 256, two threads, x86-64. LiteRT-LM
+0.18.1 on E2B: later loads took 0.371 + 1.679 GB (anonymous + file-backed), of which 0.039 are Python's; the first one
+peaked at 0.549 more and wrote a cache of 1.537 GB for a core of 1.530.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from g3n_compiler.lower.artifact import LoweredSubgraph
+from g3n_compiler.lower.memory import (
+    kv_bytes,
+    least_device_ram,
+    mapped_parts,
+    parts,
+    phase_activations,
+    tower_bytes,
+)
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.models.registry import text_weights
+from g3n_compiler.quantize.recipe import Recipe
+
+ENGINE_BYTES = 217_000_000
+"""Code and tables of the stock engine, its tokenizer included, file-backed beside the packed core and anonymous beside
+caches and activations."""
+PACKED_SHARE = 1.005
+"""Size of XNNPACK's packed weights, which LiteRT maps instead of the core, as a part of the core's."""
+CONVERTER_MEMORY = 1_000_000_000
+LAYER_MEMORY = 30_000_000
+"""Of the process that converts the graph, and of each layer in it: 1.7 GB were measured for E2B's 30 layers."""
+VERIFY_MEMORY = 1_250_000_000
+"""Caches, activations and touched rows at a context of 4096, beside the packed core, while the whole graph is compared
+and the engine speaks. Measured for compiles of E2B and E4B at int4, everything counted: 3.5 and 4.5 GB."""
+
+
+def memory_ledger(
+    config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
+) -> dict[str, Any]:
+    """``parts`` (name, bytes, kind), ``peak`` bytes by phase and the least device memory.
+
+    A tower is one part, loaded when the first image or sound comes; its phase is the encoding. ``first_run`` has the
+    ``peak`` of the first load and the ``cache`` of packed weights that it leaves on the disk.
+    """
+    towers, caches = tower_bytes(subgraphs), kv_bytes(config, context)
+    work = phase_activations(config, context, prefill)
+    # Tables are touched by rows only; the packed core is read whole at every token.
+    packed = int(sum(s.nbytes for s in subgraphs if s.name == "core") * PACKED_SHARE)
+    held = caches + ENGINE_BYTES + packed
+    peak = {"load": held, **{phase: held + n for phase, n in work.items()}}
+    peak |= {tower: held + n for tower, n in towers.items()}
+    # While it is packed, a weight lies in anonymous memory, which the engine keeps.
+    largest = max(recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values())
+    first = max(peak["prefill"] + largest, *peak.values())
+    return {
+        "parts": parts(mapped_parts(subgraphs), towers, caches, {"engine": ENGINE_BYTES}, work),
+        "peak": peak,
+        "first_run": {"peak": first, "cache": packed},
+        "least_device_ram": least_device_ram(max(*peak.values(), first)),
+    }
+
+
+def compile_memory(config: TextConfig, recipe: Recipe) -> int:
+    """Peak bytes of a compile beside the toolchain itself: converting the graph, or comparing the packed model."""
+    packed = sum(recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values())
+    # Packed weights are mapped instead of the core.
+    return max(CONVERTER_MEMORY + LAYER_MEMORY * config.num_layers, packed + VERIFY_MEMORY)

@@ -1,0 +1,132 @@
+"""The decoder and tables of a finished ``.litertlm``, copied out so that LiteRT can map them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from g3n_compiler.heap import trim
+from g3n_compiler.lower.litert.container import SectionKind, extract
+from g3n_compiler.lower.litert.layers import LayeredDecoder
+from g3n_compiler.lower.subgraphs import Subgraph
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.slice.elastic import Size
+from g3n_runtime.litert.elastic import ElasticModel, ElasticText
+from g3n_runtime.litert.model import LiteRtParts, LiteRtTables
+from g3n_runtime.litert.names import ELASTIC_VIEW
+from g3n_runtime.page_cache import drop_from_page_cache
+
+SECTIONS: dict[Subgraph, SectionKind] = {
+    "core": "prefill_decode",
+    "token_embedding": "embedder",
+    "per_layer_embedding": "per_layer_embedder",
+}
+
+
+LARGEST = "largest"
+"""Our name here for the size that every bundle has."""
+
+
+class ExtractedModel:
+    """See :class:`g3n_compiler.lower.backend.TextModel`.
+
+    The delegate's packed weights go into a file beside the models: in memory they would be as much again, for each
+    signature.
+
+    Args:
+        size: of an elastic bundle; by default the entry point that the stock engine runs.
+    """
+
+    def __init__(self, path: Path, size: Size | None = None) -> None:
+        self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-")
+        folder = Path(self._scratch.name)
+        parts, names = _extract(path, folder, size is not None), [LARGEST] if size is None else [LARGEST, size.name]
+        self._model = open_packed(parts, names, folder / "weights.xnnpack")
+        self._size, self._rows = names[-1], None if size is None else list(size.rows)
+
+    def logits(self, ids: Sequence[int]) -> np.ndarray:
+        text = ElasticText(self._model)
+        return np.stack([text.decode(token, self._size) for token in ids])
+
+    def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
+        text = ElasticText(self._model)
+        text.prefill(ids[: prompt - 1], self._size)
+        return np.stack([text.decode(token, self._size) for token in ids[prompt - 1 :]])
+
+    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
+        return self._model.tables.embeddings(ids)
+
+    def ple(self, ids: Sequence[int]) -> np.ndarray:
+        rows = self._model.tables.ple(ids)
+        return (rows if self._rows is None else rows[:, self._rows]).reshape(len(ids), -1)
+
+    def greedy(self, ids: Sequence[int], count: int) -> list[int]:
+        text = ElasticText(self._model)
+        text.prefill(ids[:-1], self._size)
+        token, out = ids[-1], []
+        for _ in range(count):
+            token = int(text.decode(token, self._size).argmax())
+            out.append(token)
+        return out
+
+
+def open_packed(parts: LiteRtParts, sizes: Sequence[str], cache: Path) -> ElasticModel:
+    """The decoder over weights packed in the file ``cache``.
+
+    The model that packs them has read them all; so another is opened, which maps the packed ones only.
+    """
+    ElasticModel(parts, sizes, weight_cache=cache).close()
+    trim()
+    return ElasticModel(parts, sizes, weight_cache=cache)
+
+
+class ExtractedLayers:
+    """As :class:`ExtractedModel`, layer by layer; the decoder's copy is there to be cut."""
+
+    def __init__(self, path: Path, config: TextConfig, size: Size | None = None) -> None:
+        self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-")
+        parts = _extract(path, Path(self._scratch.name), size is not None)
+        self._tables = LiteRtTables(parts.embedder, parts.per_layer_embedder)
+        self._decoder = LayeredDecoder(parts.decoder, config, size=None if size is None else size.name)
+        self._rows = None if size is None else list(size.rows)
+
+    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
+        return self._tables.embeddings(ids)
+
+    def ple(self, ids: Sequence[int]) -> np.ndarray:
+        rows = self._tables.ple(ids)
+        return rows if self._rows is None else rows[:, self._rows]
+
+    def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
+        if self._rows is not None:
+            # The graph takes the rows of all layers and must not read those of layers that are not its own.
+            every = np.full((len(ple), self._decoder.ple_layers, ple.shape[-1]), np.nan, np.float32)
+            every[:, self._rows] = ple
+            ple = every
+        return self._decoder.run(embeddings, ple, prompt)
+
+
+def verified_logits(path: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
+    """As :meth:`ExtractedModel.prefilled_logits` of the largest of several sizes, by the calls that verify drafts."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-") as scratch:
+        model = open_packed(_extract(path, Path(scratch), elastic=True), [LARGEST], Path(scratch) / "weights.xnnpack")
+        text = ElasticText(model)
+        text.prefill(ids[: prompt - 1], LARGEST)
+        length = text.model.verify_length
+        return np.concatenate([text.verify(ids[at : at + length]) for at in range(prompt - 1, len(ids), length)])
+
+
+def _extract(path: Path, folder: Path, elastic: bool) -> LiteRtParts:
+    """Copy the sections of the ``.litertlm`` at ``path`` into ``folder``."""
+    kinds: list[str] = list(SECTIONS.values())
+    if elastic:
+        kinds[0] = ELASTIC_VIEW
+    parts = [folder / f"{kind}.tflite" for kind in kinds]
+    for kind, part in zip(kinds, parts, strict=True):
+        extract(path, kind, part)
+    for table in parts[1:]:
+        drop_from_page_cache(table)
+    return LiteRtParts(*parts)

@@ -1,0 +1,99 @@
+"""Convert the ``prefill_N`` and ``decode`` signatures to TFLite, their weights still graph inputs.
+
+A converted graph holds no weight bytes, so converting takes no memory for them; :mod:`.bind` turns the weight inputs
+into constants afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from g3n_compiler.lower.litert.dialect import LiteRtDecoder
+from g3n_compiler.lower.signatures.text import (
+    VERIFY_LENGTH,
+    Part,
+    Signature,
+    Verify,
+    check_lengths,
+    signatures,
+    trace_inputs,
+    verify_name,
+)
+from g3n_compiler.models.gemma3n.text_config import TextConfig, own_config
+from g3n_compiler.slice.elastic import Size
+from g3n_runtime.litert.names import signature_of
+
+
+class LiteRtOps:
+    """Cache operations as the TFLite operators DYNAMIC_UPDATE_SLICE, GATHER and BATCH_MATMUL."""
+
+    def __init__(self) -> None:
+        for module in (
+            "litert_torch.generative.custom_ops.bmm_4d",
+            "litert_torch.generative.custom_ops.dynamic_update_slice",
+            "litert_torch.backend.experimental.torch_tfl",
+        ):
+            importlib.import_module(module)
+
+    def update(self, cache: Tensor, chunk: Tensor, start: Tensor, axis: int) -> Tensor:
+        zero = torch.zeros((1,), dtype=torch.int32)
+        starts = torch.cat([start if i == axis else zero for i in range(4)])
+        return torch.ops.litert_torch.dynamic_update_slice(cache, chunk, list(starts))
+
+    def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
+        return torch.ops.tfl.gather(x, index, axis)
+
+    def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.ops.litert_torch.bmm_4d(a, b)
+
+
+def convert(config: TextConfig, context: int, prefill_lengths: Sequence[int], sizes: Sequence[Size] = ()) -> bytes:
+    """Convert the decoder for ``context`` positions: a TFLite flatbuffer whose weights are still graph inputs.
+
+    The streams between layers are outputs until :mod:`.bind` hides them. The same arguments give the same bytes.
+    Smaller ``sizes`` get signatures of their own, see :func:`g3n_runtime.litert.names.signature_of`, and the largest
+    one gets another, to verify what they draft.
+
+    Raises:
+        ContextError: a prefill length or the context does not fit the model.
+    """
+    check_lengths(config, context, prefill_lengths)
+    modules: dict[str, tuple[Signature, int]] = signatures(
+        config, prefill_lengths, LiteRtOps(), LiteRtDecoder, cuts=True
+    )
+    if sizes:
+        verify = Verify(config, LiteRtOps(), LiteRtDecoder, cuts=True)
+        modules[verify_name(VERIFY_LENGTH)] = (verify.eval(), VERIFY_LENGTH)
+    for size in sizes:
+        part = Part(config, size.rows)
+        own = signatures(own_config(size.config), prefill_lengths, LiteRtOps(), LiteRtDecoder, cuts=True, part=part)
+        modules |= {signature_of(size.name, name): module for name, module in own.items()}
+    return convert_modules({n: (m, trace_inputs(m, context, length)) for n, (m, length) in modules.items()})
+
+
+def convert_modules(modules: Mapping[str, tuple[nn.Module, Mapping[str, Any]]]) -> bytes:
+    """Convert modules, each with keyword inputs to trace it on, into one flatbuffer with a signature for each."""
+    import litert_torch
+
+    converter = litert_torch.Converter()
+    for name, (module, inputs) in modules.items():
+        converter.signature(name, module.eval(), sample_kwargs=dict(inputs))
+    with _without_progress(litert_torch.config), torch.no_grad():
+        return bytes(converter.convert().model_content())
+
+
+@contextlib.contextmanager
+def _without_progress(settings: Any) -> Iterator[None]:
+    """Keep the converter's progress lines off standard output."""
+    before = settings.show_progress
+    settings.show_progress = False
+    try:
+        yield
+    finally:
+        settings.show_progress = before

@@ -1,0 +1,253 @@
+"""KV caches for LiteRT-LM's signatures: tensors that go in and come out, rings on sliding layers.
+
+The engine owns the caches and passes them to every call, so a cache here is a function of its inputs. A sliding
+layer keeps ``R = min(window, context)`` positions: position ``p`` lies in slot ``p mod R``. A full layer keeps the
+whole context, position ``p`` in slot ``p``.
+
+A prompt chunk is padded up to its signature's length. The engine gives padded tokens position 0, and their keys and
+values are never written to a cache: neither to a ring, where they would displace tokens still in the window, nor to
+a full cache, where a chunk that reaches past the context would be shifted over older tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+
+MASKED = -1e9
+"""Added to the score of a position that may not be seen: finite, so that a padded row is no NaN."""
+BLOCK = 256
+"""Prompt tokens that attend together on sliding layers: longer chunks would score keys outside every window."""
+
+
+class CacheOps(Protocol):
+    """The operations that export writes as TFLite operators and everything else as plain PyTorch."""
+
+    def update(self, cache: Tensor, chunk: Tensor, start: Tensor, axis: int) -> Tensor:
+        """``cache`` with ``chunk`` written from index ``start [1]`` int32 of ``axis``."""
+
+    def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
+        """Elements ``index [N]`` int32 of ``axis``."""
+
+    def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
+        """``a [1, B, M, K] @ b [1, B, N, K].T -> [1, B, M, N]``."""
+
+
+class TorchOps:
+    """Plain PyTorch: eager execution and exporters that know no TFLite operator."""
+
+    def update(self, cache: Tensor, chunk: Tensor, start: Tensor, axis: int) -> Tensor:
+        return cache.index_copy(axis, start + torch.arange(chunk.shape[axis]), chunk)
+
+    def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
+        return x.index_select(axis, index)
+
+    def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
+        return a @ b.transpose(-1, -2)
+
+
+def kv_cache_shapes(config: TextConfig, context: int) -> dict[str, tuple[int, int, int, int]]:
+    """Shapes of the caches of the owning layers: ``k_i [1, KV, S, H]`` and ``v_i [1, KV, H, S]``."""
+    shapes: dict[str, tuple[int, int, int, int]] = {}
+    for i in range(config.num_kv_layers):
+        length = config.cache_length(i, context)
+        shapes[f"k_{i}"] = (1, config.num_kv_heads, length, config.head_dim)
+        shapes[f"v_{i}"] = (1, config.num_kv_heads, config.head_dim, length)
+    return shapes
+
+
+class _Layer(NamedTuple):
+    """One owner's caches after this chunk, and the keys and values that this chunk attends to."""
+
+    k_out: Tensor
+    v_out: Tensor
+    keys: Tensor
+    """``[1, KV, S, H]``."""
+    values: Tensor
+    """``[1, KV, H, S]``, or ``[1, KV, S, H]`` on sliding layers in prefill."""
+
+
+class _Block(NamedTuple):
+    """Queries ``rows`` of a chunk see keys ``columns`` of ring and chunk, as ``mask`` allows."""
+
+    rows: slice
+    columns: slice
+    mask: Tensor
+    """``[1, 1, groups * len(rows), len(columns)]`` added to the scores."""
+
+
+class ExternalCache:
+    """What decode and prefill share. Use :class:`DecodeCache` or :class:`PrefillCache`.
+
+    Args:
+        inputs: caches by name as :func:`kv_cache_shapes` gives them, float32.
+        positions: ``[T]`` int32, padded with zeros behind the chunk's tokens.
+        mask: ``[1, 1, T, context]`` float32 of the full layers, 0 where a position may be seen and very low elsewhere.
+    """
+
+    def __init__(
+        self, config: TextConfig, inputs: Mapping[str, Tensor], positions: Tensor, mask: Tensor, ops: CacheOps
+    ) -> None:
+        self.config = config
+        self.ops = ops
+        self.start = positions[0:1]
+        self._inputs = inputs
+        self._layers: dict[int, _Layer] = {}
+        self._full_mask = self._repeat(torch.maximum(mask, torch.full((1, 1, 1, 1), MASKED)))
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Take this chunk's ``key`` and ``value`` ``[1, T, KV, H]`` into owning ``layer``."""
+        key, value = key.permute(0, 2, 1, 3), value.permute(0, 2, 1, 3)
+        old = self._inputs[f"k_{layer}"], self._inputs[f"v_{layer}"]
+        write = self._append_sliding if self.config.is_sliding(layer) else self._append_full
+        self._layers[layer] = write(*old, key, value)
+
+    def attend(self, layer: int, query: Tensor) -> Tensor:
+        """Attention of ``query [1, T, heads, H]`` over owning ``layer`` -> ``[1, T, heads * H]``."""
+        entry = self._layers[layer]
+        if self.config.is_sliding(layer):
+            return self._attend_sliding(entry, query)
+        return self._attend(query, entry.keys, entry.values, self._full_mask)
+
+    def outputs(self) -> dict[str, Tensor]:
+        """The caches after this chunk, by the names of the signature's outputs."""
+        out: dict[str, Tensor] = {}
+        for i in range(self.config.num_kv_layers):
+            out[f"kv_cache_k_{i}"] = self._layers[i].k_out
+            out[f"kv_cache_v_{i}"] = self._layers[i].v_out
+        return out
+
+    def _append_full(self, k_old: Tensor, v_old: Tensor, key: Tensor, value: Tensor) -> _Layer:
+        raise NotImplementedError
+
+    def _append_sliding(self, k_old: Tensor, v_old: Tensor, key: Tensor, value: Tensor) -> _Layer:
+        raise NotImplementedError
+
+    def _attend_sliding(self, entry: _Layer, query: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, by_position: bool = False) -> Tensor:
+        """Grouped attention, scale 1.0: the heads of a group are rows beside each other, so KV is not repeated.
+
+        ``values`` are ``[1, KV, H, S]`` as a cache holds them, or ``[1, KV, S, H]`` where ``by_position``.
+        """
+        t, heads, dim = query.shape[1:]
+        q = query.permute(0, 2, 1, 3).reshape(1, self.config.num_kv_heads, -1, dim)
+        weights = torch.softmax(self.ops.matmul_transposed(q, keys) + mask, -1)
+        out = weights @ values if by_position else self.ops.matmul_transposed(weights, values)
+        return out.reshape(1, heads, t, dim).permute(0, 2, 1, 3).reshape(1, t, heads * dim)
+
+    def _repeat(self, mask: Tensor) -> Tensor:
+        """Rows of a mask ``[1, 1, T, S]`` once for each head of a group (a single row is broadcast)."""
+        groups = self.config.num_heads // self.config.num_kv_heads
+        return mask if mask.shape[2] == 1 else torch.cat([mask] * groups, 2)
+
+    def _ring(self) -> tuple[int, Tensor]:
+        """Ring length ``R`` and its slots ``[R]`` int32."""
+        owners = range(self.config.num_kv_layers)
+        length = next(self._inputs[f"k_{i}"].shape[2] for i in owners if self.config.is_sliding(i))
+        return length, torch.arange(length, dtype=torch.int32)
+
+
+class DecodeCache(ExternalCache):
+    """One token: write it, then attend to the cache."""
+
+    def __init__(
+        self, config: TextConfig, inputs: Mapping[str, Tensor], positions: Tensor, mask: Tensor, ops: CacheOps
+    ) -> None:
+        super().__init__(config, inputs, positions, mask, ops)
+        if "sliding_attention" in config.layer_types:
+            length, slots = self._ring()
+            self._slot = torch.remainder(self.start, length)
+            self._ring_mask = _additive(slots <= self.start).view(1, 1, 1, length)
+
+    def _append_full(self, k_old: Tensor, v_old: Tensor, key: Tensor, value: Tensor) -> _Layer:
+        return self._write(self.start, k_old, v_old, key, value)
+
+    def _append_sliding(self, k_old: Tensor, v_old: Tensor, key: Tensor, value: Tensor) -> _Layer:
+        return self._write(self._slot, k_old, v_old, key, value)
+
+    def _attend_sliding(self, entry: _Layer, query: Tensor) -> Tensor:
+        return self._attend(query, entry.keys, entry.values, self._ring_mask)
+
+    def _write(self, slot: Tensor, k_old: Tensor, v_old: Tensor, key: Tensor, value: Tensor) -> _Layer:
+        k = self.ops.update(k_old, key, slot, 2)
+        v = self.ops.update(v_old, value.transpose(-1, -2), slot, 3)
+        return _Layer(k, v, k, v)
+
+
+class PrefillCache(ExternalCache):
+    """A chunk of prompt, any length: sliding layers attend to ring and chunk side by side, block by block."""
+
+    def __init__(
+        self, config: TextConfig, inputs: Mapping[str, Tensor], positions: Tensor, mask: Tensor, ops: CacheOps
+    ) -> None:
+        super().__init__(config, inputs, positions, mask, ops)
+        self._chunk = torch.arange(positions.shape[0], dtype=torch.int32)
+        self._last = torch.amax(positions, 0, keepdim=True)
+        self._context = mask.shape[3]
+        if "sliding_attention" in config.layer_types:
+            self._prepare_ring(positions)
+        if "full_attention" in config.layer_types:
+            self._prepare_full()
+
+    def _prepare_ring(self, positions: Tensor) -> None:
+        length, slots = self._ring()
+        t = positions.shape[0]
+        held = self.start - 1 - torch.remainder(self.start - 1 - slots, length)
+        seen = (held >= 0) & (held > positions.view(t, 1) - length)
+        distance = self._chunk.view(t, 1) - self._chunk
+        mask = torch.cat((_additive(seen), _additive((distance >= 0) & (distance < length))), 1)
+        self._blocks: list[_Block] = []
+        for first in range(0, t, BLOCK):
+            end = min(first + BLOCK, t)
+            # Queries a window into the chunk see nothing of the ring, whose slots are in no order to cut by.
+            low = 0 if first < length else first
+            columns = slice(low, length + end)
+            block = mask[first:end, columns].view(1, 1, end - first, -1)
+            self._blocks.append(_Block(slice(first, end), columns, self._repeat(block)))
+        newest = self._last - torch.remainder(self._last - slots, length)
+        self._ring_source = torch.where(newest >= self.start, newest - self.start + length, slots)
+
+    def _prepare_full(self) -> None:
+        t = self._chunk.shape[0]
+        # A padded chunk may reach past the context: it is written further left, over what lies there already.
+        self._write_at = torch.minimum(self.start, torch.full((1,), self._context - t, dtype=torch.int32))
+        self._write_slots = self._write_at + self._chunk
+        fresh = (self._write_slots >= self.start) & (self._write_slots <= self._last)
+        self._full_source = torch.where(fresh, self._write_slots - self.start + t, self._chunk)
+
+    def _append_full(self, k_old: Tensor, v_old: Tensor, key: Tensor, value: Tensor) -> _Layer:
+        k = self._merge(k_old, key, 2)
+        v = self._merge(v_old, value.transpose(-1, -2), 3)
+        return _Layer(k, v, k, v)
+
+    def _merge(self, old: Tensor, chunk: Tensor, axis: int) -> Tensor:
+        """``old`` with the chunk's own tokens, but not its padding, written to their slots."""
+        there = self.ops.gather(old, self._write_slots, axis)
+        merged = self.ops.gather(torch.cat((there, chunk), axis), self._full_source, axis)
+        return self.ops.update(old, merged, self._write_at, axis)
+
+    def _append_sliding(self, k_old: Tensor, v_old: Tensor, key: Tensor, value: Tensor) -> _Layer:
+        keys = torch.cat((k_old, key), 2)
+        values = torch.cat((v_old.transpose(-1, -2), value), 2)
+        k = self.ops.gather(keys, self._ring_source, 2)
+        v = self.ops.gather(values, self._ring_source, 2).transpose(-1, -2)
+        return _Layer(k, v, keys, values)
+
+    def _attend_sliding(self, entry: _Layer, query: Tensor) -> Tensor:
+        parts = [
+            self._attend(query[:, b.rows], entry.keys[:, :, b.columns], entry.values[:, :, b.columns], b.mask, True)
+            for b in self._blocks
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _additive(visible: Tensor) -> Tensor:
+    """0 where ``visible``, else :data:`MASKED`."""
+    return torch.where(visible, torch.zeros((), dtype=torch.float32), torch.full((), MASKED))

@@ -1,0 +1,268 @@
+"""The entry points that are exported: ``prefill_N`` and ``decode``, functional, with weights and caches as inputs.
+
+The contract is LiteRT-LM's; onnxruntime runs the very same modules. ExecuTorch's, which keeps its caches inside, is in
+:mod:`g3n_compiler.lower.executorch.methods`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from g3n_compiler.errors import ContextError
+from g3n_compiler.lower.signatures.cache import CacheOps, DecodeCache, PrefillCache, TorchOps, kv_cache_shapes
+from g3n_compiler.models.dialect import Dialect
+from g3n_compiler.models.family import Streams
+from g3n_compiler.models.gemma3n.decoder import TextDecoder
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.models.registry import text_weights
+from g3n_compiler.models.weights import WeightSpec
+from g3n_runtime.litert.names import VERIFY_PREFIX
+
+DECODE = "decode"
+VERIFY_LENGTH = 5
+"""Tokens that the largest of several sizes verifies in one call: a drafted text of four, after the token before it."""
+
+
+def streams_name(layer: int) -> str:
+    """Name of AltUp's streams as ``layer`` hands them on: where a graph can be cut to look at a layer alone."""
+    return f"layer_{layer}_streams"
+
+
+def are_streams(name: str) -> bool:
+    """Whether ``name`` is one that :func:`streams_name` gives."""
+    return re.fullmatch(r"layer_\d+_streams", name) is not None
+
+
+def prefill_name(length: int) -> str:
+    """Name of the signature that takes ``length`` prompt tokens."""
+    return f"prefill_{length}"
+
+
+def verify_name(length: int) -> str:
+    """Name of the signature that gives logits after each of ``length`` tokens."""
+    return f"{VERIFY_PREFIX}{length}"
+
+
+class GraphWeights:
+    """Weights that are inputs of the graph; remembers which were used."""
+
+    def __init__(self, inputs: Mapping[str, Tensor], specs: Mapping[str, WeightSpec]) -> None:
+        self._inputs = inputs
+        self._specs = specs
+        self.used: dict[str, WeightSpec] = {}
+
+    def tensor(self, name: str) -> Tensor:
+        spec = self._specs[name]
+        self.used[name] = spec
+        return self._inputs[spec.input_name]
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        return F.linear(x, self.tensor(name))
+
+
+class Part(Dialect):
+    """A size within the largest one ``whole``: each of its layers is ``whole``'s layer of ``rows``.
+
+    As a dialect it finds a layer's own input among those of all layers.
+    """
+
+    def __init__(self, whole: TextConfig, rows: tuple[int, ...]) -> None:
+        self.whole, self.rows = whole, rows
+
+    def weights(self, config: TextConfig) -> dict[str, WeightSpec]:
+        """The weights of ``whole`` by the names that the size of shape ``config`` has for them."""
+        specs = text_weights(self.whole)
+        return {name: specs[self._in_whole(name)] for name in text_weights(config)}
+
+    def layer_rows(self, ple: Tensor, i: int) -> Tensor:
+        return ple[:, :, self.rows[i]]
+
+    def _in_whole(self, name: str) -> str:
+        return re.sub(r"^layers\.(\d+)\.", lambda match: f"layers.{self.rows[int(match[1])]}.", name)
+
+
+class Signature(nn.Module):
+    """A signature's function. Weights come as one flat mapping by :attr:`WeightSpec.input_name`.
+
+    Args:
+        ops: how caches are written.
+        decoder: the decoder in the form that suits a backend.
+        cuts: return what goes from layer to layer too, under :func:`streams_name`; for a decoder whose streams are one
+            tensor.
+        part: of a larger model, whose weights and per-layer inputs it takes.
+    """
+
+    def __init__(
+        self,
+        config: TextConfig,
+        ops: CacheOps | None = None,
+        decoder: type[TextDecoder] = TextDecoder,
+        cuts: bool = False,
+        part: Part | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.decoder_type = decoder
+        self.ops = ops or TorchOps()
+        self.cuts = cuts
+        self.part = part or Part(config, tuple(range(config.num_layers)))
+        self.specs = self.part.weights(config)
+
+    def build(self, weights: Mapping[str, Tensor], streams: dict[str, Tensor]) -> TextDecoder:
+        """The decoder over ``weights``; what is to be returned of its streams is added to ``streams``."""
+
+        def observe(layer: int, found: Streams) -> None:
+            if self.cuts:
+                streams[streams_name(layer)] = found
+
+        return self.decoder_type(self.config, GraphWeights(weights, self.specs), self.part, observe)
+
+
+class Prefill(Signature):
+    """A padded chunk of prompt through the KV-owning layers.
+
+    Returns:
+        ``kv_cache_k_i`` and ``kv_cache_v_i`` after the chunk.
+    """
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        per_layer_embeddings: Tensor,
+        input_pos: Tensor,
+        mask: Tensor,
+        kv_cache: Mapping[str, Tensor],
+        **weights: Tensor,
+    ) -> dict[str, Tensor]:
+        """Shapes as :func:`sample_inputs` gives them for ``length`` tokens."""
+        cache = PrefillCache(self.config, kv_cache, input_pos, mask, self.ops)
+        streams: dict[str, Tensor] = {}
+        self.build(weights, streams).prefill(embeddings, per_layer_embeddings, input_pos, cache)
+        return cache.outputs() | streams
+
+
+class Decode(Signature):
+    """One token through every layer.
+
+    Returns:
+        ``logits [1, 1, vocab]`` float32 and the caches after the token.
+    """
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        per_layer_embeddings: Tensor,
+        input_pos: Tensor,
+        mask: Tensor,
+        kv_cache: Mapping[str, Tensor],
+        **weights: Tensor,
+    ) -> dict[str, Tensor]:
+        """Shapes as :func:`sample_inputs` gives them for one token."""
+        cache = DecodeCache(self.config, kv_cache, input_pos, mask, self.ops)
+        streams: dict[str, Tensor] = {}
+        logits = self.build(weights, streams).decode(embeddings, per_layer_embeddings, input_pos, cache)
+        return {**cache.outputs(), "logits": logits, **streams}
+
+
+class Verify(Signature):
+    """A padded chunk of drafted tokens through every layer.
+
+    Returns:
+        ``logits [1, T, vocab]`` float32 after each token and the caches after the chunk.
+    """
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        per_layer_embeddings: Tensor,
+        input_pos: Tensor,
+        mask: Tensor,
+        kv_cache: Mapping[str, Tensor],
+        **weights: Tensor,
+    ) -> dict[str, Tensor]:
+        """Shapes as :func:`sample_inputs` gives them for ``length`` tokens."""
+        cache = PrefillCache(self.config, kv_cache, input_pos, mask, self.ops)
+        streams: dict[str, Tensor] = {}
+        logits = self.build(weights, streams).decode(embeddings, per_layer_embeddings, input_pos, cache)
+        return {**cache.outputs(), "logits": logits, **streams}
+
+
+def signatures(
+    config: TextConfig,
+    prefill_lengths: Sequence[int],
+    ops: CacheOps,
+    decoder: type[TextDecoder] = TextDecoder,
+    cuts: bool = False,
+    part: Part | None = None,
+) -> dict[str, tuple[Signature, int]]:
+    """Module and token count of each signature, by name: prefills in rising length, then ``decode``."""
+    out: dict[str, tuple[Signature, int]] = {}
+    for length in sorted(set(prefill_lengths)):
+        out[prefill_name(length)] = (Prefill(config, ops, decoder, cuts, part).eval(), length)
+    out[DECODE] = (Decode(config, ops, decoder, cuts, part).eval(), 1)
+    return out
+
+
+def sample_inputs(config: TextConfig, context: int, length: int) -> dict[str, Any]:
+    """Inputs of a signature of ``length`` tokens, weights apart: zeros of the right shapes and dtypes."""
+    c = config
+    return {
+        "embeddings": torch.zeros(1, length, c.hidden_size),
+        "per_layer_embeddings": torch.zeros(1, length, c.num_layers, c.ple_dim),
+        "input_pos": torch.arange(length, dtype=torch.int32),
+        "mask": torch.zeros(1, 1, length, context),
+        "kv_cache": {name: torch.zeros(shape) for name, shape in kv_cache_shapes(c, context).items()},
+    }
+
+
+def used_weights(module: Signature, context: int, length: int) -> dict[str, WeightSpec]:
+    """The weights that ``module`` reads, found by running it on tensors without data."""
+    c = module.config
+    with FakeTensorMode():
+        inputs = sample_inputs(c, context, length)
+        weights = GraphWeights({s.input_name: torch.empty(s.shape) for s in module.specs.values()}, module.specs)
+        decoder = TextDecoder(c, weights)
+        kind = DecodeCache if isinstance(module, Decode) else PrefillCache
+        cache = kind(c, inputs["kv_cache"], inputs["input_pos"], inputs["mask"], TorchOps())
+        run = decoder.prefill if isinstance(module, Prefill) else decoder.decode
+        run(inputs["embeddings"], inputs["per_layer_embeddings"], inputs["input_pos"], cache)
+    return weights.used
+
+
+def trace(
+    config: TextConfig, context: int, prefill_lengths: Sequence[int], ops: CacheOps
+) -> dict[str, torch.export.ExportedProgram]:
+    """The signatures as ``torch.export`` programs, to count and inspect."""
+    check_lengths(config, context, prefill_lengths)
+    programs: dict[str, torch.export.ExportedProgram] = {}
+    for name, (module, length) in signatures(config, prefill_lengths, ops).items():
+        programs[name] = torch.export.export(module, (), trace_inputs(module, context, length), strict=False)
+    return programs
+
+
+def check_lengths(config: TextConfig, context: int, prefill_lengths: Sequence[int]) -> None:
+    """Raise :class:`ContextError` unless the lengths can be built."""
+    if not 1 <= context <= config.max_context:
+        raise ContextError(f"context {context} is outside 1..{config.max_context}, what the model was made for")
+    if not prefill_lengths:
+        raise ContextError("no prefill length given: name at least one, such as 128")
+    for length in prefill_lengths:
+        if not 1 <= length <= context:
+            raise ContextError(f"prefill length {length} does not fit context {context}: use 1..{context}")
+
+
+def trace_inputs(module: Signature, context: int, length: int) -> dict[str, Any]:
+    """Inputs of ``module`` to trace it on, with a placeholder without data for each weight that it reads."""
+    weights = used_weights(module, context, length)
+    placeholders = {spec.input_name: torch.empty(spec.shape) for spec in weights.values()}
+    inputs = sample_inputs(module.config, context, length) | placeholders
+    whole = module.part.whole
+    inputs["per_layer_embeddings"] = torch.zeros(1, length, whole.num_layers, whole.ple_dim)
+    return inputs

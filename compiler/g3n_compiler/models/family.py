@@ -1,0 +1,166 @@
+"""What a family of models tells the compiler: its configuration, weights, slices, arithmetic and references.
+
+A family is a folder beside this file and one line in :mod:`g3n_compiler.models.registry`. Checkpoint, slicing,
+quantization and verification ask only what is declared here, so that the next family needs no edit in them. Lowering a
+family needs its decoder in the forms that delegates take; see ``docs/architecture.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from g3n_compiler.models.published import PublishedModels
+from g3n_compiler.models.shape import LayerType, TextShape
+from g3n_compiler.models.weights import Weights, WeightSpec
+
+if TYPE_CHECKING:
+    from g3n_compiler.models.gemma3n.soft_tokens import HardRows
+    from g3n_compiler.models.gemma3n.tower_config import AudioConfig, VisionConfig
+    from g3n_compiler.source import Source
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+class Cut(NamedTuple):
+    """The parts of a tensor's rows and columns that a slice keeps (``None``: all)."""
+
+    rows: Ranges | None = None
+    columns: Ranges | None = None
+
+
+Rope = dict[LayerType, tuple[Tensor, Tensor]]
+"""cos and sin ``[1, T, 1, head_dim]`` of each attention type."""
+Streams = Any
+"""Residual streams: a tuple of tensors ``[1, T, hidden]``, or however a backend's decoder keeps them."""
+
+
+class State(NamedTuple):
+    """What flows between layers: the residual streams and, beside them, what stays as the chunk came in."""
+
+    streams: Streams
+    embeddings: Tensor
+    """``[1, T, hidden]``."""
+    ple: Tensor
+    """``[1, T, layers, ple_dim]``."""
+    rope: Rope
+
+    def at(self, positions: slice | Tensor) -> State:
+        """Some positions of the chunk alone; of streams that are a tuple of tensors."""
+        streams = tuple(stream[:, positions] for stream in self.streams)
+        rope = {kind: (cos[:, positions], sin[:, positions]) for kind, (cos, sin) in self.rope.items()}
+        return State(streams, self.embeddings[:, positions], self.ple[:, positions], rope)
+
+
+class KVCache(Protocol):
+    """Keys and values of the KV-owning layers."""
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Add this chunk's ``key`` and ``value`` ``[1, T, kv_heads, head_dim]`` to owning ``layer``."""
+
+    def attend(self, layer: int, query: Tensor) -> Tensor:
+        """Attention of ``query [1, T, heads, head_dim]`` over ``layer``'s cache -> ``[1, T, heads * head_dim]``."""
+
+
+class Decoder(Protocol):
+    """A family's decoder as the reference runs it."""
+
+    def decode(self, embeddings: Tensor, ple: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+        """All layers over a chunk -> logits ``[1, T, vocab]``.
+
+        Args:
+            embeddings: ``[1, T, hidden]`` float, scaled token embeddings or soft tokens.
+            ple: ``[1, T, layers, ple_dim]`` float, scaled per-layer embedding rows.
+            positions: ``[T]`` int, position of each token.
+        """
+
+    def begin(self, embeddings: Tensor, ple: Tensor, positions: Tensor) -> State:
+        """What enters the first layer."""
+
+    def layer(self, i: int, state: State, cache: KVCache, wanted: slice | Tensor | None = None) -> State:
+        """What layer ``i`` hands on.
+
+        Args:
+            wanted: positions that go on; the layer's keys and values are those of the whole chunk all the same. Used
+                from the last owner of keys and values on, above which a position reads no other.
+        """
+
+    def logits(self, streams: Streams) -> Tensor:
+        """``[1, T, vocab]`` of what the last layer hands on."""
+
+
+class TowerTensors(Protocol):
+    """One tower of a family: which tensors it has, and what of them is compiled."""
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """How the names of its tensors begin, after one of the checkpoint's prefixes."""
+
+    def weights(self, source: Source) -> Mapping[str, WeightSpec]:
+        """Every tensor that the tower of ``source`` needs."""
+
+
+class Family(Protocol):
+    """One family of models."""
+
+    @property
+    def title(self) -> str:
+        """As a sentence calls it."""
+
+    @property
+    def model_types(self) -> Sequence[str]:
+        """Values of ``model_type`` in ``config.json``."""
+
+    @property
+    def text_prefixes(self) -> Sequence[str]:
+        """Where the text model's tensors may lie in a checkpoint, the most specific first."""
+
+    @property
+    def towers(self) -> Mapping[str, TowerTensors]:
+        """The towers that a checkpoint may have, by modality."""
+
+    @property
+    def published(self) -> PublishedModels:
+        """What there is of it on the hub, and which slices."""
+
+    def text_shape(self, config: Mapping[str, Any], generation: Mapping[str, Any] | None) -> TextShape:
+        """The decoder's shape from ``config.json`` and, for the stop ids, ``generation_config.json``.
+
+        Raises:
+            WrongModel: they describe no decoder of this family.
+        """
+
+    def text_weights(self, shape: TextShape) -> dict[str, WeightSpec]:
+        """Every weight of the decoder, embedding tables apart, in the order of use."""
+
+    def dead_weights(self, shape: TextShape) -> dict[str, str]:
+        """Tensors of a checkpoint (names within the text model) that inference never reads, each with the reason."""
+
+    def core_parameters(self, shape: TextShape) -> int:
+        """Parameters that a device must hold, as the family's publisher counts them."""
+
+    def cut(self, shape: TextShape, kept: Sequence[int], tensor: str) -> Cut:
+        """What a slice keeps of a tensor.
+
+        Args:
+            shape: the slice's own shape.
+            kept: the layers of the whole model that the slice keeps, rising.
+            tensor: name within the text model, its layer numbered as the slice numbers it.
+        """
+
+    def vision(self, source: Source) -> VisionConfig | None:
+        """The vision tower that ``source`` has tensors of; raises :class:`WrongModel` when it is none of ours."""
+
+    def audio(self, source: Source) -> AudioConfig | None:
+        """The audio tower that ``source`` has tensors of; raises :class:`WrongModel` when it is none of ours."""
+
+    def hard_rows(self, source: Source) -> HardRows | None:
+        """Rows of the token table that the towers among ``source.modalities`` own, if the family has such rows."""
+
+    def decoder(self, shape: TextShape, weights: Weights) -> Decoder:
+        """The decoder in eager PyTorch."""
+
+    def load_transformers(self, source: Source) -> Any:
+        """The same model in ``transformers``, float32, eager attention, filled through ``source``."""

@@ -1,0 +1,1 @@
+"""Gemma 3n: everything that knows its architecture, its checkpoints and its prompt."""

@@ -1,0 +1,126 @@
+"""The audio encoder fed one soft token's worth of sound at a time (160 ms), at constant memory however long it lasts.
+
+A soft token hears 6 mel frames (60 ms) past its own first frame and nothing later, so step ``k`` takes mel frames
+``16k - 9 .. 16k + 6`` and gives token ``k``: the earliest that it can be given. Frames before the sound began and past
+its end are zeros with ``mask`` 0; so the first step has 7 frames that exist, and a sound of T frames takes
+``ceil(T / 16)`` steps.
+
+Where this equals the whole-clip encoder: at every token, the last one included, up to the rounding of float32. The
+attention's past, the convolutions' edges and the group norms' statistics are carried exactly; nothing is cut at a
+chunk's border. (For other reductions than 4 read ``frames_per_token`` for 16.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from g3n_compiler.models.gemma3n.audio import AudioEncoder, AudioOps, every
+from g3n_compiler.models.gemma3n.tower_config import SUBSAMPLING, AudioConfig
+
+LOOKAHEAD = 6
+"""Mel frames that a soft token hears past its own first."""
+MASKS_KEPT = LOOKAHEAD + 1 - SUBSAMPLING
+"""Mel frames before a step's own at which the first of its tower frames begins."""
+
+
+FRONT_STATE: tuple[str, ...] = ("mask", "conv_0", "norm_0", "conv_1", "norm_1", "valid")
+"""Names of the state that comes before the layers', in the order of :func:`state_shapes`."""
+
+
+def state_shapes(config: AudioConfig) -> dict[str, tuple[int, ...]]:
+    """What a stream carries from step to step, float32, all zeros before the first."""
+    c = config
+    shapes: dict[str, tuple[int, ...]] = {
+        "mask": (1, MASKS_KEPT),
+        "conv_0": (1, 1, c.bins[0], 1),
+        "norm_0": (1, 3, 1, 1),
+        "conv_1": (1, 1, c.bins[1], c.conv_channels[0]),
+        "norm_1": (1, 3, 1, 1),
+        "valid": (1, c.past),
+    }
+    for i in range(c.num_layers):
+        for part in "kv":
+            shapes[f"{part}_{i}"] = (1, c.past, c.num_heads, c.head_dim)
+        shapes[f"light_conv_{i}"] = (1, c.conv_kernel - 1, c.hidden_size)
+    return shapes
+
+
+def layer_state(layer: int) -> tuple[str, ...]:
+    """Names of the state of one layer."""
+    return f"k_{layer}", f"v_{layer}", f"light_conv_{layer}"
+
+
+def empty_state(config: AudioConfig) -> dict[str, Tensor]:
+    """The state before the first step."""
+    return {name: torch.zeros(shape) for name, shape in state_shapes(config).items()}
+
+
+class Stream:
+    """The memory of a stream during one step; see :class:`g3n_compiler.models.gemma3n.audio.Time`."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self._before = state
+        self.after: dict[str, Tensor] = {}
+
+    def before(self, name: str) -> Tensor:
+        """What the last step left under ``name``."""
+        return self._before[name]
+
+    def window(self, name: str, x: Tensor) -> Tensor:
+        return self.extend(name, x, 1)
+
+    def extend(self, name: str, x: Tensor, frames: int) -> Tensor:
+        name = _state_name(name)
+        whole = torch.cat((self._before[name], x), 1)
+        self.after[name] = whole[:, -frames:]
+        return whole
+
+    def normalize(self, name: str, x: Tensor, valid: Tensor, ops: AudioOps) -> tuple[Tensor, Tensor]:
+        """Statistics move from their old value by what the new frames differ from it: digits are not lost over time."""
+        before = self._before[name]
+        count, mean, variance = (before[:, i : i + 1] for i in range(3))
+        counts = count + ops.cumsum(valid)
+        share = torch.tensor([1.0]) / torch.clamp(counts, min=1.0)
+        means = mean + ops.cumsum((ops.frame_mean(x) - mean) * valid) * share
+        centred = x - means
+        variances = variance + ops.cumsum((ops.frame_mean(centred * centred) - variance) * valid) * share
+        self.after[name] = torch.cat((counts[:, -1:], means[:, -1:], variances[:, -1:]), 1)
+        return centred, variances
+
+
+def step(
+    encoder: AudioEncoder, mel: Tensor, mask: Tensor, state: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One step -> the features of one soft token ``[1, 1, hidden]``, and the state after it.
+
+    Args:
+        mel: ``[1, frames_per_token, mel_bins]`` float, see above which.
+        mask: ``[1, frames_per_token]`` float, 1 for frames that exist.
+        state: as :func:`state_shapes`.
+    """
+    stream = Stream(state)
+    frames, valid = listen(encoder, mel, mask, stream)
+    features = encoder.conform(frames, valid, stream, first=encoder.config.reduction - 1)
+    return features, stream.after
+
+
+def listen(encoder: AudioEncoder, mel: Tensor, mask: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+    """What of a step comes before the layers: its frames ``[1, T, hidden]``, and which are valid ``[1, T]``."""
+    c = encoder.config
+    known = torch.cat((stream.before("mask"), mask), 1)
+    stream.after["mask"] = known[:, -MASKS_KEPT:]
+    # The first convolution's outputs begin 2 mel frames after the tower frame that the last step ended with.
+    half = every(known[:, 2 : 2 + c.frames_per_token], 2)
+    quarter = every(known[:, : c.frames_per_token], SUBSAMPLING)
+    return encoder.subsample(mel * mask.unsqueeze(-1), half, quarter, stream), quarter
+
+
+def _state_name(name: str) -> str:
+    """``k_3`` of ``audio_tower.conformer.3.attention.attn.k``."""
+    parts = name.split(".")
+    if len(parts) == 1:
+        return name
+    return f"{'light_conv' if parts[-1] == 'conv' else parts[-1]}_{parts[2]}"

@@ -1,0 +1,116 @@
+"""Gemma 3n as the compiler's stages see it: see :class:`g3n_compiler.models.family.Family`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from g3n_compiler.models.family import Cut
+from g3n_compiler.models.gemma3n.audio_weights import audio_tensors
+from g3n_compiler.models.gemma3n.decoder import TextDecoder
+from g3n_compiler.models.gemma3n.published import published
+from g3n_compiler.models.gemma3n.soft_tokens import HardRows
+from g3n_compiler.models.gemma3n.text_config import MODEL_TYPES, TextConfig, own_config, parse_text_config
+from g3n_compiler.models.gemma3n.text_weights import core_parameters, dead_weights, text_weights
+from g3n_compiler.models.gemma3n.tower_config import (
+    AudioConfig,
+    Tower,
+    VisionConfig,
+    load_audio_config,
+    load_vision_config,
+)
+from g3n_compiler.models.gemma3n.vision_weights import vision_weights
+from g3n_compiler.models.published import PublishedModels
+from g3n_compiler.models.shape import TextShape
+from g3n_compiler.models.weights import Weights, WeightSpec
+from g3n_compiler.source import LAYER, Source
+
+STEM_BIAS = "vision_tower.timm_model.conv_stem.conv.bias"
+FFN_ROWS = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
+FFN_COLUMNS = "mlp.down_proj.weight"
+
+
+class Vision:
+    """MobileNet-V5 and its embedder."""
+
+    tensors = ("vision_tower.", "embed_vision.")
+
+    def weights(self, source: Source) -> Mapping[str, WeightSpec]:
+        assert source.vision is not None
+        return vision_weights(source.vision, source.whole.hidden_size)
+
+
+class Audio:
+    """The Universal Speech Model's conformer and its embedder."""
+
+    tensors = ("audio_tower.", "embed_audio.")
+
+    def weights(self, source: Source) -> Mapping[str, WeightSpec]:
+        assert source.audio is not None
+        return audio_tensors(source.audio)
+
+
+class Gemma3n:
+    """The family of E2B, E4B and their slices."""
+
+    title = "Gemma 3n"
+    model_types = MODEL_TYPES
+    text_prefixes = ("model.language_model.", "language_model.model.", "model.")
+    """Of a multimodal checkpoint, an old one, a text-only one."""
+
+    @property
+    def towers(self) -> Mapping[str, Vision | Audio]:
+        return {"vision": Vision(), "audio": Audio()}
+
+    @property
+    def published(self) -> PublishedModels:
+        return published()
+
+    def text_shape(self, config: Mapping[str, Any], generation: Mapping[str, Any] | None) -> TextConfig:
+        return parse_text_config(config, generation)
+
+    def text_weights(self, shape: TextShape) -> dict[str, WeightSpec]:
+        return text_weights(own_config(shape))
+
+    def dead_weights(self, shape: TextShape) -> dict[str, str]:
+        return dead_weights(own_config(shape))
+
+    def core_parameters(self, shape: TextShape) -> int:
+        return core_parameters(own_config(shape))
+
+    def cut(self, shape: TextShape, kept: Sequence[int], tensor: str) -> Cut:
+        """Gate and up projections lose their last rows and the down projection its last columns; the per-layer table
+        keeps the columns, and its model projection the rows, of the layers that stay.
+        """
+        ranges = tuple((i * shape.ple_dim, (i + 1) * shape.ple_dim) for i in kept)
+        if tensor == "per_layer_model_projection.weight":
+            return Cut(rows=ranges)
+        if tensor == "embed_tokens_per_layer.weight":
+            return Cut(columns=ranges)
+        match = LAYER.fullmatch(tensor)
+        if match is None:
+            return Cut()
+        width = ((0, shape.ffn_dims[int(match[1])]),)
+        if match[2] in FFN_ROWS:
+            return Cut(rows=width)
+        return Cut(columns=width) if match[2] == FFN_COLUMNS else Cut()
+
+    def vision(self, source: Source) -> VisionConfig | None:
+        stem_bias = source.tower_prefix + STEM_BIAS in source.checkpoint.entries
+        return load_vision_config(source.checkpoint.config, stem_bias)
+
+    def audio(self, source: Source) -> AudioConfig | None:
+        return load_audio_config(source.checkpoint.config)
+
+    def hard_rows(self, source: Source) -> HardRows | None:
+        configs: dict[Tower, VisionConfig | AudioConfig | None] = {"vision": source.vision, "audio": source.audio}
+        embedders = {t: c.embedder for t, c in configs.items() if c is not None and t in source.modalities}
+        return HardRows(embedders, source.read, source.whole.hidden_size) if embedders else None
+
+    def decoder(self, shape: TextShape, weights: Weights) -> TextDecoder:
+        return TextDecoder(own_config(shape), weights)
+
+    def load_transformers(self, source: Source) -> Any:
+        from g3n_compiler.models.gemma3n.transformers_model import load_hf
+
+        return load_hf(source)

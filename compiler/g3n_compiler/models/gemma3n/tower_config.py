@@ -1,0 +1,216 @@
+"""What ``config.json`` says about the towers: their embedders, their ids, and how many soft tokens they make.
+
+Source: ``transformers`` ``Gemma3nConfig``, ``Gemma3nVisionConfig``, ``Gemma3nAudioConfig`` and
+``Gemma3nMultimodalEmbedder``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from g3n_compiler.checkpoint.fields import Section
+from g3n_compiler.errors import WrongModel
+from g3n_compiler.models.gemma3n.text_config import MAX_HEADS, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH, text_section
+
+Tower = Literal["vision", "audio"]
+Modality = Literal["text", "vision", "audio"]
+TOWERS: tuple[Tower, ...] = ("vision", "audio")
+MODALITIES: tuple[Modality, ...] = ("text", *TOWERS)
+VISION_ARCHITECTURE = "mobilenetv5_300m_enc"
+MAX_SOFT_TOKENS = 4096
+"""Of an image or a clip; the published model has 256 and 188."""
+MAX_FRAMES = 1 << 16
+"""Mel frames of the longest clip, 11 minutes; the published model has 3008."""
+SUBSAMPLING = 4
+"""Mel frames for each frame of the audio tower: two convolutions of stride 2."""
+
+
+@dataclass(frozen=True)
+class EmbedderConfig:
+    """A tower's way into the text space, for its soft tokens and for the hard ids that it owns."""
+
+    hidden_size: int
+    vocab_size: int
+    vocab_offset: int
+    rms_norm_eps: float
+
+    @property
+    def ids(self) -> range:
+        """The hard ids, which never go through the text table."""
+        return range(self.vocab_offset, self.vocab_offset + self.vocab_size)
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The vision tower as the config describes it; ``model_args`` is the JSON of timm's keyword arguments."""
+
+    embedder: EmbedderConfig
+    architecture: str
+    model_args: str
+    stem_bias: bool
+    """Whether the checkpoint has a bias on the stem's convolution: timm versions differ."""
+    soft_tokens: int
+    boi_id: int
+    eoi_id: int
+    image_id: int
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """Shape of the audio tower (Universal Speech Model, arXiv 2303.01037) and of its way into the text model."""
+
+    embedder: EmbedderConfig
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    past: int
+    """Frames before its own that a frame attends to."""
+    logit_cap: float
+    conv_kernel: int
+    """Frames that the light convolution of a layer spans."""
+    reduction: int
+    """Frames for each soft token."""
+    residual_weight: float
+    clipping: float
+    conv_channels: tuple[int, int]
+    """Channels of the two subsampling convolutions."""
+    group_norm_eps: float
+    rms_norm_eps: float
+    mel_bins: int
+    text_hidden_size: int
+    max_soft_tokens: int
+    """Soft tokens of the longest clip; the reference pads every clip to as many."""
+    padding_id: int
+    """The token whose embedding pads a clip, the vocabulary's last."""
+    begin_id: int
+    soft_id: int
+    end_id: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def frames_per_token(self) -> int:
+        """Mel frames of 10 ms for each soft token."""
+        return SUBSAMPLING * self.reduction
+
+    @property
+    def bins(self) -> tuple[int, int, int]:
+        """Frequencies that enter the first convolution, leave it, and leave the second."""
+        first = (self.mel_bins + 1) // 2
+        return self.mel_bins, first, (first + 1) // 2
+
+    def soft_tokens(self, frames: int) -> int:
+        """Soft tokens that ``frames`` mel frames become."""
+        return -(-frames // self.frames_per_token)
+
+
+def load_vision_config(raw: Mapping[str, Any], stem_bias: bool) -> VisionConfig:
+    """From the whole ``config.json``.
+
+    Raises:
+        WrongModel: it does not describe a Gemma 3n vision tower.
+    """
+    whole, vision = Section(raw, "config.json"), _tower(raw, "vision_config")
+    vision.section("model_args")  # an object or null; what is in it is read where timm is called
+    config = VisionConfig(
+        embedder=_embedder(vision, 2048, 262_144),
+        architecture=vision.choice("architecture", VISION_ARCHITECTURE, (VISION_ARCHITECTURE,)),
+        model_args=json.dumps(vision.raw("model_args") or {}, sort_keys=True),
+        stem_bias=stem_bias,
+        soft_tokens=whole.integer("vision_soft_tokens_per_image", 256, 1, MAX_SOFT_TOKENS),
+        boi_id=_id(whole, "boi_token_id", 255_999),
+        eoi_id=_id(whole, "eoi_token_id", 262_144),
+        image_id=_id(whole, "image_token_id", 262_145),
+    )
+    if outside := [i for i in (config.eoi_id, config.image_id) if i not in config.embedder.ids]:
+        raise WrongModel(f"id {outside[0]} is an image's, but embed_vision holds {config.embedder.ids} only")
+    _check_ids(raw, "vision_config", config.embedder, config.boi_id)
+    return config
+
+
+def load_audio_config(raw: Mapping[str, Any]) -> AudioConfig:
+    """From the whole ``config.json``.
+
+    Raises:
+        WrongModel: it describes no audio tower, or one of a shape that the reference does not define or that cannot be
+            streamed.
+    """
+    whole, audio, text = Section(raw, "config.json"), _tower(raw, "audio_config"), text_section(raw)
+    for name, expected in (("sscp_conv_kernel_size", [[3, 3]] * 2), ("sscp_conv_stride_size", [[2, 2]] * 2)):
+        if name in audio and audio.raw(name) != expected:
+            raise audio.wrong(name, f"{expected}")
+    audio.integer("conf_attention_context_right", 0, 0, 0)  # a tower that hears the future is not Gemma 3n's
+    audio.integer("conf_attention_chunk_size", 12, 1, 4096)
+    hidden = audio.integer("hidden_size", 1536, 1, MAX_WIDTH)
+    heads = audio.integer("conf_num_attention_heads", 8, 1, MAX_HEADS)
+    if hidden % heads:
+        raise WrongModel(f"the audio tower's hidden_size {hidden} is not a multiple of its {heads} heads")
+    channels = audio.integers("sscp_conv_channel_size", (128, 32), 2, 1, 4096)
+    config = AudioConfig(
+        embedder=_embedder(audio, 1536, 262_272),
+        hidden_size=hidden,
+        num_layers=audio.integer("conf_num_hidden_layers", 12, 1, MAX_LAYERS),
+        num_heads=heads,
+        past=audio.integer("conf_attention_context_left", 13, 2, 4096) - 1,
+        logit_cap=audio.number("conf_attention_logit_cap", 50.0, 1e-6, 1e9),
+        conv_kernel=audio.integer("conf_conv_kernel_size", 5, 1, 255),
+        # below 2 a token is shorter than what it hears
+        reduction=audio.integer("conf_reduction_factor", 4, 2, 64),
+        residual_weight=audio.number("conf_residual_weight", 0.5, -1e3, 1e3),
+        clipping=audio.number("gradient_clipping", 1e10, 1e-6, 1e38),
+        conv_channels=(channels[0], channels[1]),
+        group_norm_eps=audio.number("sscp_conv_group_norm_eps", 1e-3, 0.0, 1.0),
+        rms_norm_eps=audio.number("rms_norm_eps", 1e-6, 0.0, 1.0),
+        mel_bins=audio.integer("input_feat_size", 128, 1, 1024),
+        text_hidden_size=text.integer("hidden_size", 2048, 1, MAX_WIDTH),
+        max_soft_tokens=whole.integer("audio_soft_tokens_per_image", 188, 1, MAX_SOFT_TOKENS),
+        padding_id=text.integer("vocab_size", 262_400, 2, MAX_VOCABULARY) - 1,
+        begin_id=_id(whole, "boa_token_id", 256_000),
+        soft_id=_id(whole, "audio_token_id", 262_273),
+        end_id=_id(whole, "eoa_token_id", 262_272),
+    )
+    if config.max_soft_tokens * config.frames_per_token > MAX_FRAMES:
+        raise WrongModel(
+            f"a clip of {config.max_soft_tokens} soft tokens of {config.frames_per_token} frames each is longer than "
+            f"{MAX_FRAMES} frames"
+        )
+    if outside := [i for i in (config.end_id, config.padding_id) if i not in config.embedder.ids]:
+        raise WrongModel(
+            f"the audio tower does not fit: id {outside[0]} is a sound's, but embed_audio holds "
+            f"{config.embedder.ids} only"
+        )
+    _check_ids(raw, "audio_config", config.embedder, config.begin_id)
+    return config
+
+
+def _tower(raw: Mapping[str, Any], name: str) -> Section:
+    whole = Section(raw, "config.json")
+    if name not in whole:
+        raise whole.wrong(name, f"the object that describes the {name.removesuffix('_config')} tower")
+    return whole.section(name)
+
+
+def _id(section: Section, name: str, default: int) -> int:
+    return section.integer(name, default, 0, MAX_VOCABULARY - 1)
+
+
+def _embedder(tower: Section, hidden_size: int, vocab_offset: int) -> EmbedderConfig:
+    """The embedder of one tower's section of the config; its defaults are the published model's."""
+    return EmbedderConfig(
+        tower.integer("hidden_size", hidden_size, 1, MAX_WIDTH),
+        tower.integer("vocab_size", 128, 1, MAX_VOCABULARY),
+        tower.integer("vocab_offset", vocab_offset, 0, MAX_VOCABULARY),
+        tower.number("rms_norm_eps", 1e-6, 0.0, 1.0),
+    )
+
+
+def _check_ids(raw: Mapping[str, Any], tower: str, embedder: EmbedderConfig, begin: int) -> None:
+    """The ids of a tower are rows of the text model's table."""
+    vocab = text_section(raw).integer("vocab_size", 262_400, 2, MAX_VOCABULARY)
+    if (last := max(embedder.ids[-1], begin)) >= vocab:
+        raise WrongModel(f"{tower} has the id {last}, the text model's vocab_size is {vocab}")

@@ -1,0 +1,281 @@
+"""What a user asked a compile for, and what that means for the checkpoint at hand: everything that costs seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from g3n_compiler.bundle.destination import Destination, claim
+from g3n_compiler.bundle.kinds import BUNDLE
+from g3n_compiler.bundle.signing import SigningKey
+from g3n_compiler.checkpoint.calibrated import check_calibration
+from g3n_compiler.checkpoint.hub import name_size, resolve_checkpoint
+from g3n_compiler.checkpoint.identity import Inputs
+from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS
+from g3n_compiler.checkpoint.reader import note_texts
+from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
+from g3n_compiler.errors import ContextError, SliceError, TargetError
+from g3n_compiler.lower.artifact import LoweredSubgraph
+from g3n_compiler.lower.backend import Backend
+from g3n_compiler.lower.subgraphs import Runtime
+from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
+from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.gemma3n.vision_layout import read_layout
+from g3n_compiler.models.registry import text_weights
+from g3n_compiler.models.shape import TextShape
+from g3n_compiler.quantize.recipe import Recipe, get_recipe
+from g3n_compiler.slice.choose import Choice, SliceOptions, choose_slice
+from g3n_compiler.slice.elastic import Size, choose_sizes
+from g3n_compiler.source import MODALITIES, TEXT, Source
+from g3n_compiler.targets import Target, choose_runtimes, get_target
+from g3n_compiler.tensor_account import Account, account
+
+DEFAULT_CONTEXT = 4096
+DEFAULT_PREFILL = (128, 256)
+DEFAULT_RESOLUTIONS = (768, 512, 256)
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What the user asked for; ``None`` means the default of the target or of the model."""
+
+    target: str = "host"
+    size: str | None = None
+    checkpoint: Path | None = None
+    runtime: str | None = None
+    recipe: str = "int4"
+    context: int | None = None
+    prefill_lengths: tuple[int, ...] | None = None
+    modalities: tuple[str, ...] | None = None
+    resolutions: tuple[int, ...] | None = None
+    lora: Path | None = None
+    soc: str | None = None
+    out: Path | None = None
+    command: str = ""
+    slicing: SliceOptions = field(default_factory=SliceOptions)
+    elastic: tuple[str, ...] | None = None
+    sign: SigningKey | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What will be compiled: the options, held against the target, the backends and the checkpoint."""
+
+    target: Target
+    recipe: Recipe
+    backends: Mapping[Runtime, Backend]
+    source: Source
+    tokenizer: TextTokenizer
+    account: Account
+    size: str
+    """What the manifest calls the checkpoint's size."""
+    choice: Choice | None
+    """The slice, if it is not the whole checkpoint."""
+    sizes: tuple[Size, ...]
+    """Of an elastic bundle, the largest first."""
+    context: int
+    prefill_lengths: tuple[int, ...]
+    resolutions: tuple[int, ...]
+    inputs: Inputs
+    """The files that are read, which must not change meanwhile."""
+    out: Path
+    """The bundle's folder, as the user named it."""
+    destination: Destination
+    """Where that leads, and what lies there."""
+    command: str
+
+    @property
+    def name(self) -> str:
+        return self.destination.name
+
+    def decides_bytes(self) -> dict[str, Any]:
+        """Everything that was asked for and that the bundle's bytes depend on, as JSON has it."""
+        return {
+            "adapter": None if self.source.adapter is None else self.source.adapter.sha256,
+            "slice": None if self.choice is None else (self.choice.plan.kept, self.choice.plan.ffn_dims),
+            "sizes": [(s.name, s.plan.kept, s.plan.ffn_dims) for s in self.sizes],
+            "target": self.target.name,
+            "runtimes": list(self.backends),
+            "recipe": self.recipe.name,
+            "context": self.context,
+            "prefill_lengths": self.prefill_lengths,
+            "modalities": self.source.modalities,
+            "image_sizes": self.resolutions,
+            "name": self.name,
+            "command": self.command,
+        }
+
+
+def open_request(
+    options: CompileOptions, backend_for: Callable[[Runtime], Backend], progress: Callable[[str], None]
+) -> Request:
+    """Check everything that headers and small files tell.
+
+    Raises:
+        G3nError: with what was found, what was expected and what to do.
+    """
+    target = get_target(options.target)
+    target.check(options.soc)
+    recipe = get_recipe(options.recipe)
+    modalities = _modalities(options.modalities)
+    backends = {runtime: backend_for(runtime) for runtime in choose_runtimes(target, options.runtime)}
+    if options.elastic is not None:
+        _require_sizes(backends)
+    progress("reading the checkpoint")
+    size = name_size(options.size, options.checkpoint)
+    folder, inputs = resolve_checkpoint(size, options.checkpoint), Inputs()
+    note_texts(folder, inputs)
+    if options.lora is not None:
+        inputs.note(options.lora / name for name in (CONFIG, WEIGHTS))
+    source = Source.open(folder, modalities=modalities)
+    try:
+        source.checkpoint.note(inputs)
+        source.family.published.check_size(size, source.whole)
+        choice = choose_slice(size, options.slicing, source.whole, _peak_memory(options, recipe, backends))
+        sizes = () if options.elastic is None else choose_sizes(options.elastic, source.whole)
+        if sizes:
+            if choice is not None:
+                raise SliceError("--elastic and another option each choose a slice: name all sizes in --elastic")
+            choice = _largest(sizes[0], source.whole)
+            progress(f"nesting the sizes {', '.join(s.name for s in sizes)}, the first for the stock engine")
+        if choice is not None:
+            source = source.sliced(choice.plan)
+            progress(f"slicing: {choice.why}")
+        check_calibration(source.directory, recipe.name, _changed_by(options, choice))
+        if options.lora is not None:
+            source = source.adapted(options.lora)
+        accounted = account(source)
+        for backend in backends.values():
+            _require_modalities(backend, source.modalities)
+        if sizes:
+            source = source.divided(sizes[0].config)
+        context = _context(options.context, source.text)
+        prefill_lengths = _prefill_lengths(options.prefill_lengths, context)
+        resolutions = _resolutions(options.resolutions, source)
+        tokenizer = load_tokenizer(source.directory, own_config(source.text))
+        out = Path("exported") / _name(size, choice, sizes, target, recipe) if options.out is None else options.out
+        read = [folder] if options.lora is None else [folder, options.lora]
+        return Request(
+            target=target,
+            recipe=recipe,
+            backends=backends,
+            source=source,
+            tokenizer=tokenizer,
+            account=accounted,
+            size=(choice.size if choice is not None else None) or size,
+            choice=choice,
+            sizes=sizes,
+            context=context,
+            prefill_lengths=prefill_lengths,
+            resolutions=resolutions,
+            inputs=inputs,
+            out=out,
+            destination=claim(out, BUNDLE, read, progress),
+            command=options.command,
+        )
+    except BaseException:
+        source.close()
+        raise
+
+
+def _name(size: str, choice: Choice | None, sizes: Sequence[Size], target: Target, recipe: Recipe) -> str:
+    """A bundle's folder where the user named none."""
+    label = size if choice is None else choice.size or f"{size}-slice"
+    return f"{label}{'-elastic' if sizes else ''}-{target.name}-{recipe.name}"
+
+
+def _changed_by(options: CompileOptions, choice: Choice | None) -> str | None:
+    """The option that makes other weights of the checkpoint's, if one does."""
+    if options.lora is not None:
+        return "--lora"
+    if options.elastic is not None:
+        return "--elastic"
+    return None if choice is None else "a slice"
+
+
+def _largest(size: Size, shape: TextShape) -> Choice | None:
+    """The slice that the largest of several sizes is, if it is not the whole checkpoint."""
+    if size.plan.is_whole(shape):
+        return None
+    return Choice(
+        size.plan, None, f"{size.name} is the largest size, {len(size.plan.kept)} of {shape.num_layers} layers"
+    )
+
+
+def _peak_memory(
+    options: CompileOptions, recipe: Recipe, backends: Mapping[Runtime, Backend]
+) -> Callable[[TextShape], int]:
+    """Bytes that a bundle of some shape takes at most in any of the runtimes, by their memory ledgers."""
+
+    def peak(shape: TextShape) -> int:
+        config = own_config(shape)
+        context = _context(options.context, config)
+        prefill = max(_prefill_lengths(options.prefill_lengths, context))
+        nbytes = sum(recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values())
+        return max(
+            max(backend.memory_ledger(config, recipe, context, prefill, [_core(runtime, nbytes)])["peak"].values())
+            for runtime, backend in backends.items()
+        )
+
+    return peak
+
+
+def _core(runtime: Runtime, nbytes: int) -> LoweredSubgraph:
+    return LoweredSubgraph("core", runtime, "", "", nbytes, (), None)
+
+
+def _require_sizes(backends: Mapping[Runtime, Backend]) -> None:
+    able = [runtime for runtime, backend in backends.items() if backend.only_one_size is None]
+    for backend in backends.values():
+        if backend.only_one_size is not None:
+            others = f"pass --runtime {able[0]}, or " if able else ""
+            raise TargetError(f"{backend.only_one_size}: {others}leave --elastic out")
+
+
+def _require_modalities(backend: Backend, wanted: Sequence[str]) -> None:
+    if missing := [m for m in wanted if m not in backend.modalities]:
+        raise TargetError(
+            f"{backend.runtime} bundles have no {' and no '.join(missing)} yet: use another --runtime, or leave "
+            f"it out with --modalities {','.join(m for m in wanted if m not in missing)}"
+        )
+
+
+def _modalities(asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    chosen = MODALITIES if asked is None else asked
+    if unknown := [m for m in chosen if m not in MODALITIES]:
+        raise TargetError(f"unknown modality {unknown[0]!r}, expected some of {', '.join(MODALITIES)}")
+    if TEXT not in chosen:
+        raise TargetError("--modalities must include text: the towers speak through the text model")
+    return chosen
+
+
+def _context(asked: int | None, shape: TextShape) -> int:
+    context = min(DEFAULT_CONTEXT, shape.max_context) if asked is None else asked
+    if not 1 < context <= shape.max_context:
+        raise ContextError(f"--context {context} is outside what the model was made for, 2 to {shape.max_context}")
+    return context
+
+
+def _prefill_lengths(asked: tuple[int, ...] | None, context: int) -> tuple[int, ...]:
+    lengths = tuple(n for n in DEFAULT_PREFILL if n < context) or (context - 1,) if asked is None else asked
+    if bad := [n for n in lengths if not 1 < n < context]:
+        raise ContextError(f"--prefill-lengths {bad[0]} is outside 2 to {context - 1}, the context less one")
+    return tuple(sorted(set(lengths)))
+
+
+def _resolutions(asked: tuple[int, ...] | None, source: Source) -> tuple[int, ...]:
+    if "vision" not in source.modalities or source.vision is None:
+        if asked:
+            raise TargetError("--image-sizes was given, but no vision tower is compiled: leave it out")
+        return ()
+    own = load_side(source.directory) or max(DEFAULT_RESOLUTIONS)
+    # a tower has not learnt from pictures larger than its processor makes
+    default = [side for side in DEFAULT_RESOLUTIONS if side <= own] or [own]
+    resolutions = tuple(dict.fromkeys(asked or default))
+    load_resample(source.directory)
+    layout = read_layout(source.vision)
+    for side in resolutions:
+        layout.check_resolution(side)
+    return resolutions

@@ -1,0 +1,232 @@
+"""What a compile reads: a checkpoint, as a slice, an adapter and the towers that were asked for make it look.
+
+This is the only place that puts these together. A source never changes; another view of the same checkpoint is another
+source over the same open files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from g3n_compiler.checkpoint.lora import LoraAdapter
+from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.errors import UnknownTensor
+from g3n_compiler.models.embedding_tables import embedding_weights
+from g3n_compiler.models.family import Cut, Family, Ranges
+from g3n_compiler.models.registry import family_for
+from g3n_compiler.models.shape import TextShape
+from g3n_compiler.models.weights import WeightSpec
+from g3n_compiler.slice.plan import Slice
+
+if TYPE_CHECKING:
+    from g3n_compiler.models.gemma3n.soft_tokens import HardRows
+    from g3n_compiler.models.gemma3n.tower_config import AudioConfig, VisionConfig
+
+TEXT = "text"
+MODALITIES = (TEXT, "vision", "audio")
+LAYER = re.compile(r"layers\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The weights and the configuration that a compile, a verification or a calibration reads.
+
+    Every read returns float32. Names are relative to the text model, or begin with a tower's own prefix; layers are
+    numbered as the slice numbers them.
+    """
+
+    checkpoint: Checkpoint
+    family: Family
+    whole: TextShape
+    """The decoder's shape as the checkpoint has it."""
+    text: TextShape
+    """The decoder's shape as it is compiled: sliced, and divided into blocks for nested sizes."""
+    plan: Slice | None = None
+    adapter: LoraAdapter | None = None
+    modalities: tuple[str, ...] = (TEXT,)
+    """Those that are compiled, of what the checkpoint has."""
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        plan: Slice | None = None,
+        adapter: Path | None = None,
+        modalities: Collection[str] = MODALITIES,
+    ) -> Source:
+        """Open a checkpoint's folder; only headers and small files are read.
+
+        Raises:
+            CheckpointError: the folder, a shard's header, the configuration or the adapter is broken or does not fit.
+        """
+        checkpoint = Checkpoint(directory)
+        try:
+            family = family_for(checkpoint.config)
+            whole = family.text_shape(checkpoint.config, checkpoint.generation)
+            source = cls(checkpoint, family, whole, whole)
+            chosen = tuple(m for m in MODALITIES if m in modalities and (m == TEXT or m in source.towers))
+            source = replace(source, modalities=chosen)
+            if plan is not None:
+                source = source.sliced(plan)
+            return source if adapter is None else source.adapted(adapter)
+        except BaseException:
+            checkpoint.close()
+            raise
+
+    def close(self) -> None:
+        """Close the checkpoint's files, which all views of it share."""
+        self.checkpoint.close()
+
+    # -- other views of the same checkpoint ----------------------------------------------------------------------------
+
+    def sliced(self, plan: Slice, shape: TextShape | None = None) -> Source:
+        """The slice ``plan`` of the whole checkpoint.
+
+        Args:
+            shape: the slice's shape where it is divided into blocks, as one of several sizes is.
+        """
+        return replace(self, plan=plan, text=shape or plan.apply(self.whole))
+
+    def divided(self, shape: TextShape) -> Source:
+        """The same weights, divided into blocks as ``shape`` has them."""
+        return replace(self, text=shape)
+
+    def adapted(self, adapter: Path) -> Source:
+        """The same source with a LoRA adapter merged into every weight as it is read."""
+        return replace(self, adapter=LoraAdapter(adapter, self.checkpoint))
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    @property
+    def directory(self) -> Path:
+        return self.checkpoint.directory
+
+    @cached_property
+    def text_prefix(self) -> str:
+        """What precedes the names of the text model's tensors in the files."""
+        for prefix in self.family.text_prefixes:
+            if prefix + "embed_tokens.weight" in self.checkpoint.entries:
+                return prefix
+        raise UnknownTensor(f"the checkpoint has no embed_tokens.weight: it holds no {self.family.title} text model")
+
+    @cached_property
+    def tower_prefix(self) -> str:
+        """What precedes the names of the towers' tensors in the files."""
+        names = self.checkpoint.entries
+        return "model." if any(self.tower_of(n) and n.startswith("model.") for n in names) else ""
+
+    @cached_property
+    def towers(self) -> tuple[str, ...]:
+        """The towers that the checkpoint has tensors of."""
+        present = {self.tower_of(name) for name in self.checkpoint.entries}
+        return tuple(tower for tower in self.family.towers if tower in present)
+
+    @cached_property
+    def vision(self) -> VisionConfig | None:
+        """The vision tower; ``None`` where the checkpoint has no tensor of one."""
+        return self.family.vision(self) if "vision" in self.towers else None
+
+    @cached_property
+    def audio(self) -> AudioConfig | None:
+        """The audio tower; ``None`` where the checkpoint has no tensor of one."""
+        return self.family.audio(self) if "audio" in self.towers else None
+
+    @cached_property
+    def hard_rows(self) -> HardRows | None:
+        """Rows of the token table that belong to the towers that are compiled."""
+        return self.family.hard_rows(self)
+
+    def tower_of(self, name: str) -> str | None:
+        """The tower that a tensor's full name belongs to."""
+        relative = name.removeprefix("model.")
+        return next((t for t, tower in self.family.towers.items() if relative.startswith(tower.tensors)), None)
+
+    def tensor_name(self, relative: str) -> str:
+        """Full name of a tensor in the checkpoint's files."""
+        prefix = self.tower_prefix if self.tower_of(relative) else self.text_prefix
+        return prefix + self._in_whole(relative)
+
+    def dtype(self, relative: str) -> torch.dtype:
+        """What the checkpoint stores a tensor as."""
+        return self.checkpoint.entries[self.tensor_name(relative)].dtype
+
+    def dead_tensors(self) -> Mapping[str, str]:
+        """Tensors of the text model that inference never reads, by relative name, each with the reason."""
+        dead = self.family.dead_weights(self.whole)
+        if self.plan is not None:
+            for name in self.checkpoint.entries:
+                relative = name.removeprefix(self.text_prefix)
+                match = LAYER.fullmatch(relative)
+                if match and relative != name and int(match[1]) not in self.plan.kept:
+                    dead[relative] = "the slice skips this layer"
+        return dead
+
+    def check_shape(self, spec: WeightSpec) -> None:
+        """Raise unless the checkpoint holds ``spec`` with the shape that the configuration implies."""
+        if self.plan is not None and not self.tower_of(spec.tensor):
+            # What is cut must have the shape that the whole checkpoint's configuration implies.
+            specs = self.family.text_weights(self.whole) | embedding_weights(self.whole)
+            spec = specs[self._in_whole(spec.name)]
+        prefix = self.tower_prefix if self.tower_of(spec.tensor) else self.text_prefix
+        self.checkpoint.check_shape(prefix + spec.tensor, spec)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def read(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor:
+        """The float32 value of ``spec``, or some of its rows (counted within the spec), in the graph's layout."""
+        begin, end = spec.rows or (0, spec.shape[0])
+        if rows is not None:
+            begin, end = begin + rows[0], begin + rows[1]
+        whole = spec.rows is None and rows is None
+        value = self.read_relative(spec.tensor, None if whole else (begin, end))
+        if spec.role == "embedding" and self.hard_rows is not None:
+            value = self.hard_rows(begin, value)
+        if spec.axes is not None:
+            value = value.permute(spec.axes).contiguous()
+        if spec.columns is not None:
+            value = torch.cat([value[:, first:last] for first, last in spec.columns], 1)
+        return value.view(-1, *spec.shape[1:])
+
+    def read_relative(self, relative: str, rows: tuple[int, int] | None = None) -> Tensor:
+        """A tensor by its relative name, cut as the slice cuts it; ``rows`` counts within the slice."""
+        cut, name = self._cut(relative), self.tensor_name(relative)
+        parts: list[tuple[int, int] | None] = [rows] if cut.rows is None else [*_within(cut.rows, rows)]
+        pieces = [self._read(name, part) for part in parts]
+        value = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        if cut.columns is None:
+            return value
+        return torch.cat([value[:, begin:end] for begin, end in cut.columns], 1)
+
+    def _read(self, name: str, rows: tuple[int, int] | None) -> Tensor:
+        value = self.checkpoint.read_tensor(name, rows)
+        return value if self.adapter is None else self.adapter(name, rows, value)
+
+    def _cut(self, relative: str) -> Cut:
+        """What the slice keeps of a tensor."""
+        if self.plan is None or self.tower_of(relative):
+            return Cut()
+        return self.family.cut(self.text, self.plan.kept, relative)
+
+    def _in_whole(self, relative: str) -> str:
+        """The name that the whole checkpoint has for a tensor or a weight of the slice."""
+        match = LAYER.fullmatch(relative)
+        return relative if self.plan is None or match is None else f"layers.{self.plan.kept[int(match[1])]}.{match[2]}"
+
+
+def _within(ranges: Ranges, rows: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
+    """The parts of the source's ``ranges`` that rows ``[begin, end)`` of the slice come from."""
+    begin, end = rows or (0, sum(last - first for first, last in ranges))
+    at = 0
+    for first, last in ranges:
+        low, high = max(begin, at), min(end, at + last - first)
+        if low < high:
+            yield first + low - at, first + high - at
+        at += last - first

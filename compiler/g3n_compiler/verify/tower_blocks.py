@@ -1,0 +1,148 @@
+"""Hold a quantised tower against the reference step by step, each step on the artifact's own inputs.
+
+As :mod:`.layers` does with the decoder: rounding does not add up over the tower, so that the limit can be tight and a
+fault is named by its place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.opened import StreamTrace
+from g3n_compiler.lower.subgraphs import Runtime, Subgraph
+from g3n_compiler.models.gemma3n.audio import AudioEncoder, Clip, every
+from g3n_compiler.models.gemma3n.audio_stream import FRONT_STATE, Stream, layer_state, listen, state_shapes
+from g3n_compiler.models.gemma3n.vision import VisionEncoder
+from g3n_compiler.verify.checks import Check, relative_error
+
+
+@dataclass
+class StepErrors:
+    """The largest relative error of each step by its name, and what the last step gave."""
+
+    errors: dict[str, float] = field(default_factory=dict)
+    result: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    def add(self, name: str, got: np.ndarray, want: Tensor) -> None:
+        """Compare, row by row of the last dimension; of several results of one name the worst counts."""
+        error = math.inf
+        if got.shape == want.shape:
+            error = relative_error(got.reshape(-1, got.shape[-1]), want.numpy().reshape(-1, got.shape[-1]))
+        self.errors[name] = max(error, self.errors.get(name, 0.0))
+
+    @property
+    def worst(self) -> float:
+        return max(self.errors.values())
+
+    @property
+    def where(self) -> str:
+        """Name of the worst."""
+        return max(self.errors, key=lambda name: self.errors[name])
+
+
+def step_check(job: Job, subgraph: Subgraph, runtime: Runtime, what: str, errors: StepErrors) -> Check:
+    """``errors`` of a quantised tower as a comparison with the recipe's reference."""
+    name, reference = f"{what}: each of {len(errors.errors)} steps alone", f"fake-quant {job.recipe.name}"
+    note, limit = f"worst in {errors.where}", job.recipe.layer_tolerance
+    return Check(name, subgraph, runtime, reference, "relative error", errors.worst, limit, note)
+
+
+@torch.no_grad()
+def vision_errors(
+    encoder: VisionEncoder, adapt: Callable[[Tensor], Tensor], image: np.ndarray, steps: Iterable[np.ndarray]
+) -> StepErrors:
+    """Errors of an artifact's ``steps`` over ``image [S, S, 3]``, see ``VisionModel``.
+
+    Args:
+        adapt: features ``[1, T, width]`` -> soft tokens and the end row ``[1, T + 1, hidden]``.
+    """
+    found, produced, layout = StepErrors(), iter(steps), encoder.layout
+
+    def hold(name: str, want: Tensor) -> Tensor:
+        got = next(produced)
+        found.add(name, got, want)
+        return torch.from_numpy(got)
+
+    x = hold("the stem", encoder.stem(torch.from_numpy(image)[None]))
+    maps = []
+    for stage in layout.stages:
+        for block in stage:
+            x = hold(block.name, encoder.block(block, x))
+        maps.append(x)
+    features = hold("the fusion", encoder.fuse([maps[i] for i in layout.fused]))
+    found.result = next(produced)
+    found.add("the adapter", found.result, adapt(features)[0])
+    return found
+
+
+@torch.no_grad()
+def clip_errors(
+    encoder: AudioEncoder, soft: Callable[[Tensor], Tensor], mel: np.ndarray, steps: Iterable[np.ndarray]
+) -> StepErrors:
+    """Errors of an artifact's ``steps`` over a clip, see ``AudioModel``, on the frames and tokens that it has.
+
+    Args:
+        soft: features ``[1, N, hidden]`` -> soft tokens ``[1, N, text_hidden]``.
+        mel: the clip's log-mel frames ``[T, bins]`` float32.
+    """
+    c, found, produced = encoder.config, StepErrors(), iter(steps)
+    longest = c.max_soft_tokens * c.frames_per_token
+    padded, mask = torch.zeros(1, longest, mel.shape[1]), torch.zeros(1, longest)
+    padded[0, : len(mel)], mask[:, : len(mel)] = torch.from_numpy(mel), 1
+    half = every(mask, 2)
+    quarter = every(half, 2)
+    frames, tokens = int(quarter.sum()), c.soft_tokens(len(mel))
+    x, name = encoder.subsample(padded, half, quarter, Clip()), "the front end"
+    hide, keep = encoder.hidden(quarter, Clip()), quarter.unsqueeze(-1)
+    for i in range(c.num_layers):
+        got = next(produced)
+        found.add(name, got[:frames], x[0, :frames])
+        last = i == c.num_layers - 1
+        given = torch.from_numpy(got)[None]
+        x, name = encoder.layer(i, given, hide, keep, Clip(), (c.reduction, 0) if last else (1, 0)), f"layer {i}"
+    features = next(produced)
+    found.add(name, features[:tokens], x[0, :tokens])
+    found.result = next(produced)
+    found.add("the adapter", found.result[:tokens], soft(torch.from_numpy(features[:tokens])[None])[0])
+    return found
+
+
+@torch.no_grad()
+def stream_errors(encoder: AudioEncoder, soft: Callable[[Tensor], Tensor], traces: Iterable[StreamTrace]) -> StepErrors:
+    """Errors of the steps of a stream, the state that each leaves included."""
+    c, found = encoder.config, StepErrors()
+    for trace in traces:
+        before = {name: torch.from_numpy(value) for name, value in zip(state_shapes(c), trace.before, strict=True)}
+        after = dict(zip(state_shapes(c), trace.after, strict=True))
+        stream = Stream(before)
+        x, valid = listen(encoder, torch.from_numpy(trace.mel), torch.from_numpy(trace.mask), stream)
+        hide, keep = encoder.hidden(valid, stream), valid.unsqueeze(-1)
+        name, states = "the front end", FRONT_STATE
+        for i in range(c.num_layers):
+            heard = valid[0].bool()
+            found.add(name, trace.frames[i][0][heard], x[0][heard])
+            _add_states(found, name, states, after, stream)
+            last = i == c.num_layers - 1
+            kept = (c.reduction, c.reduction - 1) if last else (1, 0)
+            x = encoder.layer(i, torch.from_numpy(trace.frames[i]), hide, keep, stream, kept)
+            name, states = f"layer {i}", layer_state(i)
+        _add_states(found, name, states, after, stream)
+        token = soft(x * every(keep, c.reduction, c.reduction - 1))[0]
+        found.add(f"{name} and the adapter", trace.token[None], token)
+    return found
+
+
+def _add_states(
+    found: StepErrors, name: str, states: Iterable[str], after: dict[str, np.ndarray], stream: Stream
+) -> None:
+    """Compare states row by row of a frame, zeros with zeros."""
+    for state in states:
+        got, want = after[state], stream.after[state]
+        found.add(f"{name}, state {state}", got.reshape(1, -1), want.reshape(1, -1))

@@ -1,0 +1,79 @@
+"""What every chat with a bundle offers, whatever engine answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from g3n_runtime.conversation import Answer, Conversation
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How tokens are drawn; ``temperature`` 0 is greedy."""
+
+    temperature: float = 1.0
+    top_k: int = 64
+    top_p: float = 0.95
+    seed: int = 0
+
+
+GREEDY = Sampler(temperature=0.0, top_k=1, top_p=1.0)
+
+
+@dataclass(frozen=True)
+class Attachments:
+    """Images, then sounds, that come before a user's text: files of any size, orientation and sampling rate.
+
+    Frames of a video are images in their order.
+    """
+
+    images: tuple[Path, ...] = ()
+    audio: tuple[Path, ...] = ()
+
+    @property
+    def towers(self) -> frozenset[str]:
+        """The towers that they need."""
+        needed = {"vision": self.images, "audio": self.audio}
+        return frozenset(tower for tower, files in needed.items() if files)
+
+
+NOTHING = Attachments()
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One measured run: seconds to load the model, and from the prompt to the first token; tokens per second."""
+
+    prompt_tokens: int
+    decode_tokens: int
+    load_seconds: float
+    first_token_seconds: float
+    prefill_per_second: float
+    decode_per_second: float
+
+
+class ChatEngine(Protocol):
+    """A loaded bundle with a conversation."""
+
+    conversation: Conversation[Any]
+    """What was said; turns may be dropped and the system's text set at any time between two turns."""
+
+    def send(self, text: str, sampler: Sampler, max_new_tokens: int, attachments: Attachments = NOTHING) -> Answer:
+        """One user turn; yields the model's text as it comes. Earlier turns stay in context.
+
+        Raises:
+            MediaError: a file is no image or sound, or is broken or too large.
+            ContextFull: the turn does not fit the context after those before it.
+            EngineError: the bundle has no tower for it.
+        """
+
+    def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
+        """Run ``prompt_tokens`` and generate ``decode_tokens``, whatever they are; forgets the conversation."""
+
+    def reset(self) -> None:
+        """Forget the conversation, but for the system's text."""
+
+    def close(self) -> None:
+        """Release the engine."""

@@ -1,0 +1,1 @@
+"""LiteRT: the stock LiteRT-LM engine, and our own loop over the bundle's signatures."""

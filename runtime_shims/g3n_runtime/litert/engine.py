@@ -1,0 +1,381 @@
+"""Chat with a LiteRT bundle through the stock LiteRT-LM engine.
+
+Needs ``litert-lm`` only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import litert_lm
+
+from g3n_runtime.bundle import Bundle
+from g3n_runtime.chat import GREEDY, NOTHING, Attachments, Sampler, Speed
+from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Turn, limit_of, require_room
+from g3n_runtime.errors import BundleError, EngineError
+from g3n_runtime.held import HeldFile
+from g3n_runtime.litert.media import MediaFrontEnd
+from g3n_runtime.litert_files import EngineFiles
+from g3n_runtime.litertlm_header import check_header
+from g3n_runtime.litertlm_template import check_engine_template
+from g3n_runtime.page_cache import drop_from_page_cache
+
+WORDS = ("the", "of", "and", "to", "a", "in", "that", "is")
+"""What prompts to be timed are made of: a token each in any vocabulary of English."""
+
+Message = Mapping[str, Any]
+"""A turn: ``role`` (system, user, assistant) and ``content``, a text or the engine's list of parts."""
+
+
+class LiteRtEngine:
+    """The stock LiteRT-LM engine over a ``.litertlm`` file, on the CPU.
+
+    Args:
+        path: the ``.litertlm``; one that a bundle holds open is run as it was verified, and what XNNPACK packs of its
+            weights is kept in the user's cache folder.
+        max_tokens: prompt and answer together; by default, and at most, the context the bundle was compiled for.
+        threads: CPU threads; the engine's default where not given.
+        cache_dir: where XNNPACK keeps its packed weights of a file given by its path (a file as large as the core): the
+            first load writes it, later ones are faster and take less memory. Nobody checks what lies there.
+        towers: the towers to load, of ``vision`` and ``audio``.
+    """
+
+    def __init__(
+        self,
+        path: Path | HeldFile,
+        max_tokens: int | None = None,
+        threads: int | None = None,
+        cache_dir: Path | None = None,
+        towers: Collection[str] = (),
+    ) -> None:
+        litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
+        held = path if isinstance(path, HeldFile) else HeldFile(path, EngineError)
+        check_header(held, BundleError if held is path else EngineError)
+        self._files = EngineFiles(held) if isinstance(path, HeldFile) else None
+        source = held.path if self._files is None else self._files.model
+        self.context = _context(source)
+        check_engine_template(source)
+        self.max_tokens = max_tokens or self.context
+        if self.max_tokens > self.context:
+            raise EngineError(
+                f"{self.max_tokens} tokens were asked for, {path.name} was compiled for {self.context}: "
+                "compile it with a longer context"
+            )
+        try:
+            if self._files is None:
+                self._engine = _load(path.name, source, self.max_tokens, threads, cache_dir, towers)
+                held.require_unchanged(by_path=True)
+            else:
+                self._engine = self._load_held(held, threads, towers)
+        except BaseException:
+            self._close_files()
+            raise
+
+    def _load_held(self, held: HeldFile, threads: int | None, towers: Collection[str]) -> Any:
+        """The engine over an open file, with packed weights that were verified; without any where those fail."""
+        files = self._files
+        assert files is not None
+        try:
+            engine = _load(held.name, files.model, self.max_tokens, threads, files.cache, towers)
+        except EngineError:
+            if files.cache is None:
+                raise
+            # A full disk, for one, makes the engine fail at writing its cache.
+        else:
+            if files.settle():
+                return engine
+            engine.close()
+        files.close()
+        self._files = files = EngineFiles(held, cached=False)
+        engine = _load(held.name, files.model, self.max_tokens, threads, None, towers)
+        files.settle()
+        return engine
+
+    def __enter__(self) -> LiteRtEngine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the engine; it cannot be used afterwards."""
+        self._engine.close()
+        self._close_files()
+
+    def _close_files(self) -> None:
+        if self._files is not None:
+            self._files.close()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text`` under the bundle's tokenizer, without bos."""
+        return list(self._engine.tokenize(text))
+
+    def count(self, turns: Sequence[Message]) -> int:
+        """Tokens of ``turns`` under the bundle's template, the bos and what opens the answer included.
+
+        A picture or a sound counts as the one token that stands for it.
+        """
+        with self._engine.create_conversation(messages=list(turns[:-1])) as conversation:
+            return len(self.encode(conversation.render_message_to_string(turns[-1]))) + 1
+
+    def generate(
+        self,
+        prompt: str | Sequence[Message],
+        sampler: Sampler | None = None,
+        max_new_tokens: int | None = None,
+        soft_tokens: int = 0,
+    ) -> Answer:
+        """Stream the answer to ``prompt``, a user's text or turns that end with a user's.
+
+        Every call processes its turns afresh. LiteRT-LM 0.18.1 can keep a conversation's caches for the next turn,
+        but feeds the token that ended the answer as a vector of zeros then, and leaves out the line break after it.
+
+        Args:
+            soft_tokens: what pictures and sounds take beyond what :meth:`count` counts.
+
+        Raises:
+            ContextFull: the turns leave no room for an answer.
+        """
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
+        if not turns or turns[-1].get("role") != "user":
+            raise EngineError("the last turn must be a user's: there is nothing to answer")
+        tokens = self.count(turns) + soft_tokens
+        most, limit = limit_of(max_new_tokens, require_room(tokens, self.max_tokens))
+        return Answer(self._stream(turns, sampler, tokens, most, limit))
+
+    def _stream(
+        self, turns: Sequence[Message], sampler: Sampler | None, tokens: int, most: int, limit: Ended
+    ) -> Generator[str, None, Ended]:
+        """The answer to ``turns`` of ``tokens``, at most ``most`` tokens; ``limit`` tells what these are."""
+        conversation = self._engine.create_conversation(
+            messages=turns[:-1], sampler_config=_sampler_config(sampler), max_output_tokens=most
+        )
+        with conversation:
+            stream = conversation.send_message_async(turns[-1])
+            pieces, is_ascii = 0, True
+            for piece in _until_closed(conversation, (_text(message) for message in stream)):
+                pieces, is_ascii = pieces + 1, is_ascii and piece.isascii()
+                yield piece
+            # The engine does not tell why it ended. It counts the token that ends a turn, and gives no piece for it;
+            # a piece is a token, but for those of several bytes, which are not ASCII.
+            drawn = conversation.token_count - tokens
+            return Ended.END_OF_TURN if drawn < most or (is_ascii and pieces < drawn) else limit
+
+    def complete(self, text: str, sampler: Sampler | None = None, max_new_tokens: int | None = None) -> Iterator[str]:
+        """Stream what follows ``text`` itself, no template applied; the engine puts bos before it."""
+        require_room(len(self.encode(text)) + 1, self.max_tokens)
+        session = self._engine.create_session(
+            apply_prompt_template=False, sampler_config=_sampler_config(sampler), max_output_tokens=max_new_tokens
+        )
+        with session:
+            try:
+                session.run_prefill([text])
+            except RuntimeError as error:
+                raise EngineError(f"LiteRT-LM refused the prompt ({error})") from None
+            yield from _until_closed(session, (r.texts[0] for r in session.run_decode_async() if r.texts))
+
+    def measure(self, prompt: int, decode: int, load_seconds: float = 0.0) -> Speed:
+        """Time a prompt of one word said again and again, and ``decode`` greedy tokens after it.
+
+        The engine's own ``Benchmark`` counts a prompt twice, and so ends early where it fills half of the context.
+
+        Raises:
+            EngineError: they do not fit the context, or the model ended its answer early after every word tried.
+        """
+        if prompt + decode > self.max_tokens:
+            raise EngineError(
+                f"{prompt} and {decode} tokens are more than the {self.max_tokens} that the engine was opened with"
+            )
+        done = 0
+        for text in self._repeated(prompt - 1):
+            session = self._engine.create_session(
+                apply_prompt_template=False, sampler_config=_sampler_config(GREEDY), max_output_tokens=decode
+            )
+            with session:
+                start = time.perf_counter()
+                session.run_prefill([text])
+                prefilled = time.perf_counter()
+                times = [time.perf_counter() for _ in session.run_decode_async()]
+            if len(times) >= decode:
+                rates = prompt / (prefilled - start), (len(times) - 1) / (times[-1] - times[0])
+                return Speed(prompt, decode, load_seconds, times[0] - start, *rates)
+            done = max(done, len(times))
+        raise EngineError(f"the model ended its answer after {done} tokens of {decode}: measure fewer --decode-tokens")
+
+    def _repeated(self, count: int) -> Iterator[str]:
+        """Texts of ``count`` tokens, bos apart."""
+        for word in WORDS:
+            text = " ".join([word] * count)
+            if len(self.encode(text)) == count:
+                yield text
+
+
+class LiteRtChat:
+    """A conversation with a ``.litertlm``; see :class:`g3n_runtime.chat.ChatEngine`.
+
+    The engine is loaded at the first turn.
+    """
+
+    def __init__(
+        self,
+        path: Path | HeldFile,
+        threads: int = 2,
+        cache_dir: Path | None = None,
+        system: str | None = None,
+        media: MediaFrontEnd | None = None,
+    ) -> None:
+        self.conversation: Conversation[Message] = Conversation(system)
+        self._path, self._threads, self._cache_dir = path, threads, cache_dir
+        self._media = media or MediaFrontEnd()
+        self._engine: LiteRtEngine | None = None
+        self._towers: frozenset[str] = frozenset()
+
+    def send(
+        self,
+        text: str,
+        sampler: Sampler = GREEDY,
+        max_new_tokens: int | None = None,
+        attachments: Attachments = NOTHING,
+    ) -> Answer:
+        """Stream the answer to ``text``.
+
+        A tower is loaded with the first image or sound, and stays until :meth:`release_towers`.
+        """
+        content = self._media.content(text, attachments)
+        prompt: Prompt[Message] = Prompt(text, () if isinstance(content, str) else tuple(content[:-1]))
+        said = self.conversation
+        turns = self._messages(said.turns, prompt)
+        engine = self._open(self._media.towers_of(turns))
+
+        def count(some: Sequence[Turn[Message]], last: Prompt[Message]) -> int:
+            messages = self._messages(some, last)
+            return engine.count(messages) + self._media.soft_tokens(messages)
+
+        said.require_room(prompt, engine.max_tokens, count)
+        answer = engine.generate(turns, sampler, max_new_tokens, self._media.soft_tokens(turns))
+        return said.answered(prompt, answer)
+
+    def _messages(self, turns: Sequence[Turn[Message]], prompt: Prompt[Message]) -> list[Message]:
+        """A conversation that ends with ``prompt`` as the engine takes it."""
+        messages: list[Message] = []
+        if self.conversation.system:
+            messages.append({"role": "system", "content": self.conversation.system})
+        for turn in turns:
+            messages += [_user(turn.prompt), {"role": "assistant", "content": turn.answer}]
+        return [*messages, _user(prompt)]
+
+    @property
+    def loaded_towers(self) -> frozenset[str]:
+        """The towers that the engine holds now."""
+        return self._towers
+
+    def release_towers(self) -> None:
+        """Unload the towers; images and sounds of earlier turns bring theirs back."""
+        if self._towers:
+            self.close()
+
+    def _open(self, towers: frozenset[str]) -> LiteRtEngine:
+        """The engine with at least ``towers``: it cannot add one, so it is loaded anew. No turn is lost by that."""
+        wanted = towers | self._towers
+        if self._engine is None or wanted != self._towers:
+            self.close()
+            self._engine = LiteRtEngine(self._path, None, self._threads, self._cache_dir, wanted)
+            self._towers = wanted
+        return self._engine
+
+    def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
+        """See :func:`benchmark`; the conversation's engine is unloaded and forgotten."""
+        self.close()
+        self.reset()
+        return benchmark(self._path, prompt_tokens, decode_tokens, self._threads, self._cache_dir)
+
+    def reset(self) -> None:
+        """Forget the conversation, but for the system's text."""
+        self.conversation.reset()
+
+    def close(self) -> None:
+        """Unload the engine; the next turn loads it again."""
+        self._towers = frozenset()
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+
+def open_chat(bundle: Bundle, threads: int) -> LiteRtChat:
+    """A conversation with ``bundle``; the user's cache folder keeps what makes the next load faster."""
+    held = bundle.held("litertlm")
+    drop_from_page_cache(held.address)
+    return LiteRtChat(held, threads, media=MediaFrontEnd.of(bundle))
+
+
+def benchmark(
+    path: Path | HeldFile, prompt: int, decode: int, threads: int | None = None, cache_dir: Path | None = None
+) -> Speed:
+    """Load the engine, time ``prompt`` tokens in and ``decode`` greedy ones out; see :meth:`LiteRtEngine.measure`."""
+    begin = time.perf_counter()
+    with LiteRtEngine(path, threads=threads, cache_dir=cache_dir) as engine:
+        return engine.measure(prompt, decode, time.perf_counter() - begin)
+
+
+def _load(
+    name: str, path: Path, max_tokens: int, threads: int | None, cache: Path | None, towers: Collection[str]
+) -> Any:
+    """The engine over the file at ``path``, called ``name`` in a message."""
+    try:
+        return litert_lm.Engine(
+            str(path),
+            backend=litert_lm.Backend.CPU(thread_count=threads),
+            max_num_tokens=max_tokens,
+            cache_dir=_cache(cache),
+            vision_backend=litert_lm.Backend.CPU(thread_count=threads) if "vision" in towers else None,
+            audio_backend=litert_lm.Backend.CPU(thread_count=threads) if "audio" in towers else None,
+        )
+    except RuntimeError as error:
+        raise EngineError(f"LiteRT-LM does not load {name} ({error}): see its messages above") from None
+
+
+def _context(path: Path) -> int:
+    """Tokens that a ``.litertlm`` was compiled for."""
+    try:
+        with litert_lm.ModelInfo(path) as info:
+            return int(info.max_context_tokens)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise EngineError(f"{path} is no .litertlm that LiteRT-LM reads ({error})") from None
+
+
+def _cache(directory: Path | None) -> str:
+    return ":nocache" if directory is None else str(directory)
+
+
+def _sampler_config(sampler: Sampler | None) -> Any:
+    """``None`` leaves the bundle's own defaults in force."""
+    if sampler is None:
+        return None
+    top_k = 1 if sampler.temperature == 0 else sampler.top_k
+    return litert_lm.SamplerConfig(top_k=top_k, top_p=sampler.top_p, temperature=sampler.temperature, seed=sampler.seed)
+
+
+def _user(prompt: Prompt[Message]) -> Message:
+    if not prompt.media:
+        return {"role": "user", "content": prompt.text}
+    return {"role": "user", "content": [*prompt.media, {"type": "text", "text": prompt.text}]}
+
+
+def _text(message: Any) -> str:
+    return "".join(part.get("text", "") for part in message.to_json().get("content", []))
+
+
+def _until_closed(process: Any, pieces: Iterator[str]) -> Iterator[str]:
+    """Pass the pieces on; if the caller stops early, or the engine fails, so does the engine's thread."""
+    finished = False
+    try:
+        yield from (piece for piece in pieces if piece)
+        finished = True
+    except RuntimeError as error:
+        raise EngineError(f"LiteRT-LM stopped while answering ({error})") from None
+    finally:
+        if not finished:
+            process.cancel_process()
