@@ -24,8 +24,8 @@ import click
 from rich.console import Console
 
 from g3n_runtime.litert.elastic import ElasticModel, ElasticText
+from g3n_runtime.litert.elastic_names import ELASTIC_VIEW
 from g3n_runtime.litert.model import LiteRtParts
-from g3n_runtime.litert.names import ELASTIC_VIEW
 
 ELASTIC, MODEL = "elastic", "model.litertlm"
 SIZES = "sizes.json"

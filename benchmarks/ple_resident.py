@@ -100,8 +100,8 @@ def generate(directory: Path, way: str) -> int:
     bundle = Bundle(directory, json.loads((directory / "bundle.json").read_text(encoding="utf-8")))
     tokens = 0
     if way == WAYS[2]:
-        from g3n_runtime.executorch.engine import ROLES
         from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
+        from g3n_runtime.executorch.roles import ROLES
 
         parts = ExecuTorchParts(bundle.file(ROLES["model"]), bundle.file(ROLES["tables"]))
         engine: Any = ExecuTorchModel(parts)

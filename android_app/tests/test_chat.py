@@ -13,8 +13,8 @@ from android_app.tests.conftest import ROOT, run
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.chat import GREEDY
 from g3n_runtime.engines import open_engine
-from g3n_runtime.executorch.engine import ROLES
 from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
+from g3n_runtime.executorch.roles import ROLES
 
 RUNTIMES = ("litert", "executorch")
 PROMPTS = ("What is a dog?", 'Use "river" in a sentence.', "What does 'quickly' mean?")

@@ -1,7 +1,7 @@
 """Open a bundle: manifest against its schema, paths inside the folder, sizes and hashes, before anything is loaded.
 
 Each file is opened once, and stays open as long as the bundle is used: what was hashed is what an engine gets, whatever
-lies at its path then (:mod:`g3n_runtime.held` says where an engine cannot be given an open file).
+lies at its path then (:mod:`g3n_runtime.open_file` says where an engine cannot be given an open file).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from g3n_runtime.errors import BundleError, UnsafePath
-from g3n_runtime.held import HeldFile
 from g3n_runtime.manifest_check import fault
+from g3n_runtime.open_file import OpenFile
 from g3n_runtime.reading import read_json_object
 from g3n_runtime.terminal import printable_line
 
@@ -33,7 +33,7 @@ class Bundle:
 
     directory: Path
     manifest: dict[str, Any]
-    files: Mapping[str, HeldFile] = field(default_factory=dict, repr=False, compare=False)
+    files: Mapping[str, OpenFile] = field(default_factory=dict, repr=False, compare=False)
     """The open files by their paths in the manifest."""
 
     @property
@@ -44,15 +44,15 @@ class Bundle:
         """The one file with ``role``; raises :class:`BundleError` if the bundle has none."""
         return self.directory / self._entry(role)["path"]
 
-    def held(self, role: str) -> HeldFile:
+    def open_file(self, role: str) -> OpenFile:
         """As :meth:`file`, the file itself as it was checked."""
         entry = self._entry(role)
-        return self.files.get(entry["path"]) or HeldFile(self.directory / entry["path"])
+        return self.files.get(entry["path"]) or OpenFile(self.directory / entry["path"])
 
     def verify(self) -> None:
         """Hash the open files; raises :class:`HashMismatch` if one differs from the manifest."""
         for entry in self.manifest["files"]:
-            self.held(entry["role"]).verify(entry["sha256"])
+            self.open_file(entry["role"]).verify(entry["sha256"])
 
     def require_unchanged(self) -> None:
         """See that the files that were checked are still what their paths lead to, for a reader that goes by those.
@@ -99,13 +99,13 @@ def open_bundle(
         HashMismatch: a file whose SHA-256 differs.
     """
     manifest = _read_manifest(directory / MANIFEST)
-    held: dict[str, HeldFile] = {}
+    held: dict[str, OpenFile] = {}
     places: dict[tuple[int, ...], str] = {}
     for entry in manifest["files"]:
         name = entry["path"]
         path = inside(directory, name)
         try:
-            file = held[name] = HeldFile(path, _Missing)
+            file = held[name] = OpenFile(path, _Missing)
         except _Missing as reason:
             raise BundleError(f"{reason}: copy the bundle again") from None
         if file.size != entry["bytes"]:

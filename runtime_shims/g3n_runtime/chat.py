@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from g3n_runtime.conversation import Answer, Conversation
+from g3n_runtime.errors import EngineError
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Attachments:
 NOTHING = Attachments()
 
 
+def no_tower(name: str) -> EngineError:
+    """What is raised for a picture or a sound when the bundle lacks the tower ``name``."""
+    return EngineError(f"the bundle has no {name} tower: compile the checkpoint with --modalities text,{name}")
+
+
 @dataclass(frozen=True)
 class Speed:
     """One measured run: seconds to load the model, and from the prompt to the first token; tokens per second."""
@@ -52,6 +58,15 @@ class Speed:
     first_token_seconds: float
     prefill_per_second: float
     decode_per_second: float
+
+    @classmethod
+    def of_times(
+        cls, prompt_tokens: int, decode_tokens: int, load: float, start: float, first: float, end: float
+    ) -> Speed:
+        """From the clock at the start of the prompt, after the first token and after the last."""
+        taken = first - start
+        rates = prompt_tokens / taken, (decode_tokens - 1) / (end - first)
+        return cls(prompt_tokens, decode_tokens, load, taken, *rates)
 
 
 class ChatEngine(Protocol):

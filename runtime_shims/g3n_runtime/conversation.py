@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from g3n_runtime.errors import ContextFull
+from g3n_runtime.errors import ContextFull, EngineError
 
 M = TypeVar("M")
 """A picture or a sound in the form that an engine takes."""
@@ -52,6 +52,12 @@ def require_room(tokens: int, context: int) -> int:
         tokens=tokens,
         context=context,
     )
+
+
+def require_within(end: int, context: int) -> None:
+    """Raise :class:`EngineError` for a call of the model whose last token would lie past its context."""
+    if end > context:
+        raise EngineError(f"{end} tokens do not fit the bundle's context of {context}")
 
 
 class Answer(Iterator[str]):

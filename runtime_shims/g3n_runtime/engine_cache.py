@@ -38,7 +38,7 @@ from blake3 import blake3
 
 from g3n_runtime.cache_folder import cache_folder
 from g3n_runtime.errors import G3nError
-from g3n_runtime.held import OPEN_FILES, HeldFile, Identity, identity
+from g3n_runtime.open_file import OPEN_FILES, Identity, OpenFile, identity
 from g3n_runtime.reading import read_json_object, read_text
 
 ENGINES, IN_USE = "engines", "in-use"
@@ -69,7 +69,7 @@ class EngineCache:
     model: str
 
     @classmethod
-    def of(cls, engine: str, held: HeldFile) -> EngineCache:
+    def of(cls, engine: str, held: OpenFile) -> EngineCache:
         """The cache of ``held`` in ``engine`` (name and version); a file that nobody hashed has one for its state."""
         state = held.verified or "unverified-" + hashlib.sha256(repr(held.identity).encode()).hexdigest()
         return cls(f"{engine}-{processor()}", state)

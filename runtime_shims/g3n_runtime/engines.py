@@ -10,13 +10,13 @@ from g3n_runtime.errors import BundleError
 
 
 def _litert(bundle: Bundle, threads: int) -> ChatEngine:
-    from g3n_runtime.litert.engine import open_chat
+    from g3n_runtime.litert.chat import open_chat
 
     return open_chat(bundle, threads)
 
 
 def _executorch(bundle: Bundle, threads: int) -> ChatEngine:
-    from g3n_runtime.executorch.media import open_chat
+    from g3n_runtime.executorch.chat import open_chat
 
     return open_chat(bundle, threads)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jsonschema
 
-from g3n_runtime.litert.names import signature_of
+from g3n_runtime.litert.elastic_names import signature_of
 
 MOST_NUMBER = 2**63 - 1
 MOST_NAME = 4096

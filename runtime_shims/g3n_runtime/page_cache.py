@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from g3n_runtime.held import HeldFile, address
+from g3n_runtime.open_file import OpenFile, address
 
 
-def drop_from_page_cache(path: Path | HeldFile) -> None:
+def drop_from_page_cache(path: Path | OpenFile) -> None:
     """Have a data file read afresh as its rows are touched, where the system knows how.
 
     Linux caches a file that was written or read from end to end, as a hash check does, in pieces of up to 2 MB, and

@@ -7,7 +7,7 @@ import pytest
 from transformers import Gemma3nAudioFeatureExtractor
 
 from g3n_runtime.errors import SoundError
-from g3n_runtime.litert.media import mel as audio
+from g3n_runtime.media import mel as audio
 from g3n_runtime.media.mel import LogMel, MelStream, frame_count, mel_filters, token_steps
 
 TOLERANCE = 1e-5

@@ -158,7 +158,7 @@ def test_one_file_under_two_names(bundle: Path, edit_json: Callable[[Path, Chang
 
 def test_what_was_checked_is_held(bundle: Path) -> None:
     opened = open_bundle(bundle, check_hashes=False)
-    held = opened.held("tokenizer_json")
+    held = opened.open_file("tokenizer_json")
     (bundle / "new").write_bytes(b"other")
     (bundle / "new").replace(bundle / "tokenizer.json")
     assert held.address.read_bytes() == held.read() == bytes(held.size)
@@ -172,7 +172,7 @@ def test_another_process_gets_the_same_files_or_none(bundle: Path) -> None:
     for entry in opened.manifest["files"]:
         opened.files[entry["path"]].trust(entry["sha256"])
     again = open_bundle(bundle, verified=opened.identities())
-    assert again.held("litertlm").verified == opened.held("litertlm").verified
+    assert again.held("litertlm").verified == opened.open_file("litertlm").verified
     (bundle / "model.ptd").touch()
     with pytest.raises(BundleError, match="since it was checked"):
         open_bundle(bundle, verified=opened.identities())
@@ -227,4 +227,4 @@ def test_a_changed_manifest_gives_a_bundle_or_its_error(bundle: Path, changes: l
     else:
         assert isinstance(opened, Bundle) and opened.runtimes
         for entry in opened.manifest["files"]:
-            opened.held(entry["role"])
+            opened.open_file(entry["role"])

@@ -169,7 +169,7 @@ def test_refused(bundle: Path, command: str, error: type[Exception], message: st
 
 def test_a_copy_that_is_not_the_bundles_is_replaced(bundle: Path, chat: ElasticChat, own_cache_folder: Path) -> None:
     opened = open_bundle(bundle)
-    folder = own_cache_folder.glob(f"engines/ai-edge-litert-*/{opened.held('litertlm').verified}")
+    folder = own_cache_folder.glob(f"engines/ai-edge-litert-*/{opened.open_file('litertlm').verified}")
     kept = {path: path.read_bytes() for path in next(folder).glob("*.bin")}
     assert len(kept) == 4, "three models and the weights that XNNPACK packed"
     for path, right in kept.items():

@@ -12,9 +12,10 @@ from g3n_compiler.checkpoint.tokenizer import PROMPT, load_tokenizer
 from g3n_runtime.chat import GREEDY, Sampler
 from g3n_runtime.conversation import Ended
 from g3n_runtime.errors import ContextFull, EngineError
-from g3n_runtime.executorch.engine import ExecuTorchChat, PieceDecoder
-from g3n_runtime.executorch.media import Vocabulary
+from g3n_runtime.executorch.chat import ExecuTorchChat
+from g3n_runtime.executorch.engine import ExecuTorchEngine
 from g3n_runtime.executorch.model import ExecuTorchModel
+from g3n_runtime.executorch.tokenizer import PieceDecoder, Vocabulary
 from tests.conftest import TINY
 from tests.executorch.conftest import CHUNK, CONTEXT, Lower
 from tests.runtime.full import check_full_conversation
@@ -90,9 +91,9 @@ def test_an_answer_that_begins_with_a_stop_token_is_empty(lowered: Lower, monkey
         def reset(self) -> None:
             pass
 
-    chat = ExecuTorchChat(lowered("fp32").parts)
-    monkeypatch.setattr(chat, "_runner", Babbling())
-    answer = chat.send("one", GREEDY, 51)
+    engine = ExecuTorchEngine(lowered("fp32").parts)
+    monkeypatch.setattr(engine, "_runner", Babbling())
+    answer = engine.generate("one", 0, 51, room=60)
     assert list(answer) == [] and answer.ended is Ended.END_OF_TURN
 
 

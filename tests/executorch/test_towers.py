@@ -26,7 +26,11 @@ from g3n_compiler.verify.checks import EXACT, SAME, relative_error
 from g3n_compiler.verify.vision import VisionReference, golden_image
 from g3n_runtime.chat import GREEDY, Attachments, Sampler
 from g3n_runtime.errors import ContextFull, EngineError, SoundError
-from g3n_runtime.executorch.media import ExecuTorchMediaChat, RowLoop, Soft, TowerFiles, Vocabulary
+from g3n_runtime.executorch import media
+from g3n_runtime.executorch.chat import ExecuTorchChat
+from g3n_runtime.executorch.media import SoftTokens, TowerFiles
+from g3n_runtime.executorch.row_loop import RowLoop
+from g3n_runtime.executorch.tokenizer import Vocabulary
 from g3n_runtime.executorch.vision import ExecuTorchVision
 from g3n_runtime.sampling import draw
 from tests.executorch.conftest import CONTEXT, Lower
@@ -117,18 +121,18 @@ class Eyes:
 
 
 @pytest.fixture
-def chat(lowered: Lower, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ExecuTorchMediaChat, np.ndarray]]:
+def chat(lowered: Lower, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ExecuTorchChat, np.ndarray]]:
     one = lowered("int4")
     rows = np.random.default_rng(0).normal(0, 1, (6, one.config.hidden_size)).astype(np.float32)
-    monkeypatch.setattr("g3n_runtime.executorch.media.ExecuTorchVision", lambda path: Eyes(rows))
-    chat = ExecuTorchMediaChat(one.parts, TowerFiles(Path("vision.pte"), None, SIDE), "[{prompt}]")
+    monkeypatch.setattr(media, "ExecuTorchVision", lambda path: Eyes(rows))
+    chat = ExecuTorchChat(one.parts, "[{prompt}]", TowerFiles(Path("vision.pte"), None, SIDE))
     yield chat, rows
     chat.close()
 
 
 @torch.no_grad()
 def test_a_picture_takes_the_place_of_its_tokens(
-    chat: tuple[ExecuTorchMediaChat, np.ndarray], lowered: Lower, tmp_path: Path
+    chat: tuple[ExecuTorchChat, np.ndarray], lowered: Lower, tmp_path: Path
 ) -> None:
     from PIL import Image
 
@@ -143,7 +147,7 @@ def test_a_picture_takes_the_place_of_its_tokens(
     positions = torch.arange(len(ids))
     want = one.reference.decoder.decode(embeddings, one.reference.tables.ple(ids), positions, EagerCache(one.config))
     loop = RowLoop(one.parts)
-    rows = loop.rows(["[", "\n\n", Soft((5, *[PLACEHOLDER] * 5, 9), soft), "\n\n", "What?", "]"])
+    rows = loop.rows(["[", "\n\n", SoftTokens((5, *[PLACEHOLDER] * 5, 9), soft), "\n\n", "What?", "]"])
     assert relative_error(rows[:, : one.config.hidden_size], embeddings[0].numpy()) < EXACT
     first = int(want[0, -1].argmax())
     said = list(engine.send("What?", GREEDY, 3, Attachments((picture,))))
@@ -159,7 +163,7 @@ def test_a_picture_takes_the_place_of_its_tokens(
     check_full_conversation(engine, CONTEXT, Attachments((picture,)))
 
 
-def test_without_media_the_stock_runner_answers(chat: tuple[ExecuTorchMediaChat, np.ndarray], lowered: Lower) -> None:
+def test_without_media_the_stock_runner_answers(chat: tuple[ExecuTorchChat, np.ndarray], lowered: Lower) -> None:
     engine, _ = chat
     with pytest.raises(EngineError, match="no audio tower"):
         list(engine.send("What?", GREEDY, 3, Attachments(audio=(Path("a.wav"),))))

@@ -57,7 +57,7 @@ def litertlm(folder: Path) -> None:
     from g3n_compiler.lower.litert.metadata import executor_metadata, llm_metadata
     from g3n_compiler.models.gemma3n.text_config import load_text_config
     from g3n_compiler.nano import checkpoint_dir
-    from g3n_runtime.litert.names import ELASTIC_VIEW
+    from g3n_runtime.litert.elastic_names import ELASTIC_VIEW
 
     models = {kind: folder / kind for kind in KINDS}
     for kind, path in models.items():

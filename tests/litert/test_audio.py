@@ -36,7 +36,7 @@ from g3n_compiler.verify.checks import EXACT, Parity, relative_error
 from g3n_runtime.chat import GREEDY, Attachments
 from g3n_runtime.errors import SoundError
 from g3n_runtime.litert.audio import LiteRtClipEncoder, LiteRtStreamEncoder
-from g3n_runtime.litert.engine import LiteRtChat
+from g3n_runtime.litert.chat import LiteRtChat
 from g3n_runtime.litert.media import MediaFrontEnd
 from g3n_runtime.media.mel import LogMel, clip_hops
 from tests.audio.conftest import Ears, make_ears

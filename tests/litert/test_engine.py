@@ -13,7 +13,8 @@ from g3n_compiler.lower.litert.metadata import CHAT_TEMPLATE, llm_metadata
 from g3n_runtime.chat import GREEDY, Sampler
 from g3n_runtime.conversation import Ended
 from g3n_runtime.errors import ContextFull, EngineError
-from g3n_runtime.litert.engine import LiteRtChat, LiteRtEngine
+from g3n_runtime.litert.chat import LiteRtChat
+from g3n_runtime.litert.engine import LiteRtEngine
 from g3n_runtime.litert.model import LiteRtModel
 from tests.litert import conftest as litert_conftest
 from tests.litert.conftest import CONTEXT, Converted

@@ -12,8 +12,9 @@ from litert_lm_builder.runtime.proto import llm_metadata_pb2
 from g3n_compiler.lower.litert.container import MODEL_KINDS, write_litertlm
 from g3n_compiler.lower.litert.metadata import CHAT_TEMPLATE, llm_metadata
 from g3n_runtime.errors import BundleError
-from g3n_runtime.litert.engine import engine as litert
-from g3n_runtime.litertlm_template import check_engine_template, read_templates
+from g3n_runtime.litert import engine as litert
+from g3n_runtime.litert.chat_template import check_engine_template, read_templates
+from g3n_runtime.open_file import OpenFile
 
 HOSTILE = '{{ "x" * 4000000000 }}'
 
@@ -29,8 +30,8 @@ def write(folder: Path, llm: bytes) -> Path:
 
 def test_the_template_is_the_engines(tmp_path: Path) -> None:
     path = write(tmp_path, llm_metadata(64, 2, (1, 106)))
-    assert read_templates(path) == [CHAT_TEMPLATE]
-    check_engine_template(path)
+    assert read_templates(OpenFile(path)) == [CHAT_TEMPLATE]
+    check_engine_template(OpenFile(path))
 
 
 def test_a_template_that_could_run_away_never_reaches_the_engine(
@@ -51,7 +52,7 @@ def test_each_of_several_templates_is_checked(tmp_path: Path) -> None:
     good, bad = (llm_metadata_pb2.LlmMetadata(jinja_prompt_template=t).SerializeToString() for t in ("a", HOSTILE))
     for llm in (good + bad, bad + good):
         with pytest.raises(BundleError, match="a mul in line 1"):
-            check_engine_template(write(tmp_path, llm))
+            check_engine_template(OpenFile(write(tmp_path, llm)))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -67,6 +68,6 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path, data: st.DataObject) 
     damaged = tmp_path / "b.litertlm"
     damaged.write_bytes(raw[: data.draw(st.integers(0, len(raw)) | st.just(len(raw)))])
     try:
-        read_templates(damaged)
+        read_templates(OpenFile(damaged))
     except BundleError as error:
         assert str(damaged) in str(error)

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from g3n_runtime import litert_files
 from g3n_runtime.chat import GREEDY
 from g3n_runtime.errors import BundleError, HashMismatch
-from g3n_runtime.held import HeldFile
-from g3n_runtime.litert.engine import LiteRtChat, LiteRtEngine
-from g3n_runtime.litertlm_header import check_header
+from g3n_runtime.litert import engine_files
+from g3n_runtime.litert.chat import LiteRtChat
+from g3n_runtime.litert.engine import LiteRtEngine
+from g3n_runtime.litert.header import check_header
+from g3n_runtime.open_file import OpenFile
 from tests.litert.conftest import Converted
 
 QUESTION = "What is a river?"
@@ -32,13 +33,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "g3n" / "engines"
 
 
-def held(path: Path) -> HeldFile:
-    file = HeldFile(path)
+def held(path: Path) -> OpenFile:
+    file = OpenFile(path)
     file.verify(file.sha256())
     return file
 
 
-def answer(file: HeldFile) -> str:
+def answer(file: OpenFile) -> str:
     with LiteRtEngine(file, threads=2) as engine:
         return "".join(engine.generate(QUESTION, GREEDY, 12))
 
@@ -127,17 +128,17 @@ def test_an_engine_that_fails_with_its_cache_runs_without(
     path: Path, cache: Path, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a disk that is full."""
-    monkeypatch.setattr(litert_files.EngineFiles, "_stamped", lambda self, name: name)
-    lend = litert_files.EngineCache.lend
+    monkeypatch.setattr(engine_files.EngineFiles, "_stamped", lambda self, name: name)
+    lend = engine_files.EngineCache.lend
 
-    def full(self: litert_files.EngineCache, *given: object) -> object:
+    def full(self: engine_files.EngineCache, *given: object) -> object:
         loan = lend(self, *given)  # type: ignore[arg-type]
         if loan is not None:
             status = path.stat()
             (loan.folder / f"model.litertlm_{int(status.st_mtime)}_{status.st_size}.xnnpack_cache").mkdir()
         return loan
 
-    monkeypatch.setattr(litert_files.EngineCache, "lend", full)
+    monkeypatch.setattr(engine_files.EngineCache, "lend", full)
     assert answer(held(path)) == said
 
 
@@ -173,7 +174,7 @@ def test_a_damaged_header_is_an_error_and_no_crash(path: Path, at: int, tmp_path
     content[at : at + 4] = b"\xff\xff\xff\x7f"
     (tmp_path / "model.litertlm").write_bytes(content)
     with pytest.raises(BundleError):
-        LiteRtEngine(HeldFile(tmp_path / "model.litertlm"))
+        LiteRtEngine(OpenFile(tmp_path / "model.litertlm"))
 
 
 def test_any_byte_of_a_header_may_be_damaged(path: Path, tmp_path: Path) -> None:
@@ -187,9 +188,9 @@ def test_any_byte_of_a_header_may_be_damaged(path: Path, tmp_path: Path) -> None
             for value in (0, 1, content[at] ^ 4, 255):
                 os.pwrite(writer.fileno(), bytes([value]), at)
                 try:
-                    check_header(HeldFile(file))
+                    check_header(OpenFile(file))
                 except BundleError:
                     refused += 1
             os.pwrite(writer.fileno(), content[at : at + 1], at)
-    check_header(HeldFile(file))
+    check_header(OpenFile(file))
     assert refused > end

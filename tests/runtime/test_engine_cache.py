@@ -16,7 +16,7 @@ import pytest
 
 from g3n_runtime import engine_cache
 from g3n_runtime.engine_cache import EngineCache
-from g3n_runtime.held import HeldFile
+from g3n_runtime.open_file import OpenFile
 
 NAME = "weights"
 RIGHT = bytes(range(256)) * 64
@@ -219,9 +219,9 @@ def test_what_was_not_used_for_longest_is_deleted(monkeypatch: pytest.MonkeyPatc
 
 def test_a_file_that_was_not_hashed_shares_nothing(tmp_path: Path) -> None:
     (tmp_path / "model").write_bytes(b"one")
-    verified, not_hashed = HeldFile(tmp_path / "model"), HeldFile(tmp_path / "model")
+    verified, not_hashed = OpenFile(tmp_path / "model"), OpenFile(tmp_path / "model")
     verified.trust("a" * 64)
     assert EngineCache.of("engine", verified).model == "a" * 64
     assert EngineCache.of("engine", not_hashed).model not in ("a" * 64, "")
     os.utime(tmp_path / "model", (1, 1))
-    assert EngineCache.of("engine", HeldFile(tmp_path / "model")) != EngineCache.of("engine", not_hashed)
+    assert EngineCache.of("engine", OpenFile(tmp_path / "model")) != EngineCache.of("engine", not_hashed)

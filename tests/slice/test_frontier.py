@@ -22,7 +22,7 @@ from g3n_compiler.report.frontier import Measured, Point, nested_slices
 from g3n_compiler.report.plots import write_frontier
 from g3n_compiler.source import Source
 from g3n_compiler.verify.reference import hf_logits
-from g3n_runtime.seal import sealed
+from g3n_runtime.json_digest import with_digest
 from tests.conftest import TinyModel
 from tests.slice.test_choose import E4B
 
@@ -53,7 +53,7 @@ def test_loss_is_that_of_transformers_and_is_measured_once(tiny: TinyModel, tmp_
     assert isinstance(loss, float) and math.isclose(loss, nats / count, rel_tol=1e-5)
     assert (tmp_path / "plot.svg").read_text(encoding="utf-8").count("half-5") == 2
     for path in (tmp_path / "cache").rglob("*.json"):
-        path.write_text(json.dumps(sealed({"loss": 7.5, "speed": 3.0})), encoding="utf-8")
+        path.write_text(json.dumps(with_digest({"loss": 7.5, "speed": 3.0})), encoding="utf-8")
     assert {p["loss"] for p in run(tiny, tmp_path, "--slices", "half-5")} == {7.5}
     (tmp_path / "plot.svg").write_text("mine", encoding="utf-8")
     words = ["--frontier", "nano", "--plot", str(tmp_path / "plot.svg")]

@@ -26,7 +26,7 @@ from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.verify.checks import EXACT, SAME, Parity, relative_error
 from g3n_compiler.verify.vision import VisionReference, golden_image, vision_checks
 from g3n_runtime.chat import GREEDY, Attachments
-from g3n_runtime.litert.engine import LiteRtChat
+from g3n_runtime.litert.chat import LiteRtChat
 from g3n_runtime.litert.media import MediaFrontEnd
 from g3n_runtime.litert.vision import LiteRtVision, encoder_name
 from g3n_runtime.media.image import load_image

@@ -15,9 +15,9 @@ from g3n_compiler.checkpoint.calibrated import RECORD, listed_files
 from g3n_compiler.errors import BundleError, CheckpointError, NotOurs
 from g3n_compiler.report import REPORT
 from g3n_runtime.bundle import MANIFEST, MAX_MANIFEST_BYTES, SCHEMA_VERSION, SIGNATURE, schema
+from g3n_runtime.json_digest import DIGEST, has_right_digest
 from g3n_runtime.media.mel import AUDIO_STREAM
 from g3n_runtime.reading import parse_json, read_bytes
-from g3n_runtime.seal import SEAL, is_sealed
 from g3n_runtime.terminal import printable_line
 
 MAX_SIGNATURE_BYTES = 64 << 10
@@ -84,8 +84,8 @@ def _digests(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Digest]:
 
 def _as_written(manifest: dict[str, Any], data: bytes) -> bool:
     """Older manifests carry no digest: those were at least laid out as we lay them out."""
-    if SEAL in manifest:
-        return is_sealed(manifest)
+    if DIGEST in manifest:
+        return has_right_digest(manifest)
     return data == (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
 
 

@@ -31,9 +31,9 @@ from g3n_compiler.tensor_account import Account
 from g3n_compiler.verify.checks import Parity
 from g3n_runtime.bundle import MANIFEST, SCHEMA_VERSION, schema
 from g3n_runtime.errors import BundleError
-from g3n_runtime.litert.names import signature_of
+from g3n_runtime.json_digest import with_digest
+from g3n_runtime.litert.elastic_names import signature_of
 from g3n_runtime.manifest_check import fault
-from g3n_runtime.seal import sealed
 
 VERSIONS = ("torch", "executorch", "litert-torch", "ai-edge-litert", "litert-lm", "onnx", "onnxruntime", "transformers")
 
@@ -191,7 +191,7 @@ def write_manifest(directory: Path, manifest: dict[str, Any], report: str) -> No
     """Write the manifest, which vouches for the file ``report`` and, by its own digest, for itself."""
     entry = _file(directory, report, "report")
     del entry["role"]
-    whole = sealed({**manifest, "report": entry})
+    whole = with_digest({**manifest, "report": entry})
     if (wrong := fault(whole, schema())) is not None:
         raise BundleError(f"the manifest of {manifest['name']} {wrong}: this is a fault of g3n")
     (directory / MANIFEST).write_bytes(manifest_bytes(whole))

@@ -14,8 +14,8 @@ from g3n_compiler.checkpoint.fields import present
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.errors import CheckpointError, TargetError
 from g3n_runtime.bundle import schema
+from g3n_runtime.json_digest import DIGEST, has_right_digest, with_digest
 from g3n_runtime.reading import read_json_object
-from g3n_runtime.seal import SEAL, is_sealed, sealed
 
 RECORD = "calibration.json"
 FILES = "files"
@@ -53,7 +53,7 @@ def read_calibration(directory: Path) -> Calibration | None:
     if not present(path):
         return None
     found = read_json_object(path, CheckpointError)
-    found = {key: value for key, value in found.items() if key not in (FILES, SEAL)}
+    found = {key: value for key, value in found.items() if key not in (FILES, DIGEST)}
     try:
         jsonschema.validate(found, schema()["properties"]["provenance"]["properties"]["calibration"])
     except jsonschema.ValidationError as error:
@@ -66,7 +66,7 @@ def write_calibration(directory: Path, record: Calibration) -> None:
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(directory.iterdir())
     }
-    whole = sealed({**asdict(record), FILES: files})
+    whole = with_digest({**asdict(record), FILES: files})
     (directory / RECORD).write_text(json.dumps(whole, indent=1), encoding="utf-8")
 
 
@@ -84,7 +84,7 @@ def listed_files(directory: Path) -> dict[str, dict[str, Any]] | None:
     except jsonschema.ValidationError:
         return None
     files: dict[str, dict[str, Any]] = found[FILES]
-    return files if is_sealed(found) else None
+    return files if has_right_digest(found) else None
 
 
 def check_calibration(directory: Path, recipe: str, changed_by: str | None) -> None:

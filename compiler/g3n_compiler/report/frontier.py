@@ -34,8 +34,8 @@ from g3n_compiler.slice.elastic import plan_named
 from g3n_compiler.slice.plan import Slice, plan_slice
 from g3n_compiler.source import TEXT, Source
 from g3n_compiler.verify.reference import Reference
+from g3n_runtime.json_digest import has_right_digest, with_digest
 from g3n_runtime.reading import read_json_object
-from g3n_runtime.seal import is_sealed, sealed
 
 TIMED_TOKENS, TIMED_RUNS = 24, 3
 VERSION = 2
@@ -156,13 +156,13 @@ def _known(path: Path) -> Measured | None:
         loss, speed = found["loss"], found["speed"]
     except (SliceError, KeyError):
         return None
-    whole = is_sealed(found) and all(isinstance(value, float) for value in (loss, speed))
+    whole = has_right_digest(found) and all(isinstance(value, float) for value in (loss, speed))
     return Measured(loss, speed) if whole else None
 
 
 def _keep(path: Path, value: Measured) -> None:
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(sealed(value._asdict())), encoding="utf-8")
+    partial.write_text(json.dumps(with_digest(value._asdict())), encoding="utf-8")
     sync_file(partial)
     rename_durably(partial, path)
 

@@ -1,4 +1,4 @@
-"""Call the methods of a ``model.pte`` one by one: logits for parity, and embedding rows straight from flash.
+"""Call the methods of a text program one by one: logits for parity, and embedding rows straight from flash.
 
 Needs ``executorch`` (which brings ``torch``) and numpy only.
 """
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from g3n_runtime.conversation import require_within
 from g3n_runtime.errors import EngineError
-from g3n_runtime.executorch_errors import program_errors
-from g3n_runtime.held import HeldFile, address
+from g3n_runtime.executorch.program import load_program, program_errors
+from g3n_runtime.open_file import OpenFile, address
 
-PROGRAM_MAGIC = b"ET12"
 TOKEN_TABLE = "get_table_embed_tokens"
 PLE_TABLE = "get_table_embed_tokens_per_layer"
 
@@ -27,15 +27,15 @@ PLE_TABLE = "get_table_embed_tokens_per_layer"
 class ExecuTorchParts:
     """The files of a text bundle; those that a bundle holds open are run as they were verified."""
 
-    model: Path | HeldFile
-    tables: Path | HeldFile
-    tokenizer: Path | HeldFile | None = None
+    model: Path | OpenFile
+    tables: Path | OpenFile
+    tokenizer: Path | OpenFile | None = None
     """``tokenizer.json``; the runner needs it, a :class:`ExecuTorchModel` does not."""
 
     def require_unchanged(self) -> None:
-        """See that the files that are held open are what they were; see :meth:`HeldFile.require_unchanged`."""
+        """See that the files that are held open are what they were; see :meth:`OpenFile.require_unchanged`."""
         for file in (self.model, self.tables, self.tokenizer):
-            if isinstance(file, HeldFile):
+            if isinstance(file, OpenFile):
                 file.require_unchanged()
 
 
@@ -46,7 +46,7 @@ class MappedTable:
         layout: ``[rows, width, bits, values_offset, scales_offset]``, offsets in bytes from the start of the file.
     """
 
-    def __init__(self, path: Path | HeldFile, layout: Sequence[int]) -> None:
+    def __init__(self, path: Path | OpenFile, layout: Sequence[int]) -> None:
         try:
             self.rows, self.width, self.bits, values_offset, scales_offset = layout
             with address(path).open("rb") as file:
@@ -91,7 +91,7 @@ class ExecuTorchModel:
 
     @program_errors()
     def __init__(self, parts: ExecuTorchParts, method: str | None = None) -> None:
-        self._program = load_program(parts)
+        self._program = load_program(parts.model, parts.tables)
         names = self._program.method_names
         self.method = method or ("text_decoder" if "text_decoder" in names else "forward")
         if self.method not in names:
@@ -144,8 +144,7 @@ class ExecuTorchModel:
 
     def call(self, ids: Sequence[int], position: int) -> list[np.ndarray]:
         """All outputs of the method for ``ids``, the first of which is at ``position``."""
-        if position + len(ids) > self.context:
-            raise EngineError(f"{position + len(ids)} tokens do not fit the bundle's context of {self.context}")
+        require_within(position + len(ids), self.context)
         return self._run(self._input(np.asarray(ids, np.int64)), position)
 
     def call_rows(self, rows: np.ndarray, position: int) -> list[np.ndarray]:
@@ -166,23 +165,3 @@ class ExecuTorchModel:
 
     def _constant(self, name: str) -> list[Any]:
         return list(self._program.load_method(name).execute([]))
-
-
-def load_program(parts: ExecuTorchParts) -> Any:
-    import executorch.kernels.quantized  # noqa: F401  (registers the look-ups in quantised tables)
-    from executorch.runtime import Runtime
-
-    require_program(parts.model)
-    try:
-        program = Runtime.get().load_program(address(parts.model), data_path=address(parts.tables))
-    except (RuntimeError, ValueError) as error:
-        raise EngineError(f"ExecuTorch cannot load {parts.model.name}: {error}") from None
-    parts.require_unchanged()
-    return program
-
-
-def require_program(file: Path | HeldFile) -> None:
-    """Raise :class:`EngineError` unless ``file`` can be read and begins as a program does."""
-    held = file if isinstance(file, HeldFile) else HeldFile(file, EngineError)
-    if (start := held.read(4, 8)) != PROGRAM_MAGIC:
-        raise EngineError(f"{file.name} has {start!r} where a program has {PROGRAM_MAGIC!r}: copy the bundle again")

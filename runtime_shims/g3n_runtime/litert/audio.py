@@ -12,9 +12,9 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from g3n_runtime.bundle import Bundle
-from g3n_runtime.errors import EngineError, SoundError
-from g3n_runtime.litert_models import ModelFiles
-from g3n_runtime.media.mel import AUDIO_STREAM, HOP, Step, clip_hops, frame_count, token_steps
+from g3n_runtime.errors import EngineError
+from g3n_runtime.litert.model_files import ModelFiles
+from g3n_runtime.media.mel import AUDIO_STREAM, Step, clip_input, frame_count, token_steps
 
 
 class LiteRtClipEncoder:
@@ -50,15 +50,8 @@ class LiteRtClipEncoder:
 
     def inputs(self, sound: np.ndarray) -> dict[str, np.ndarray]:
         """``sound [n]`` as the encoder takes it."""
-        hops = clip_hops(sound)
-        if len(hops) > self._hops:
-            raise SoundError(
-                f"the sound lasts {len(sound) / (100 * HOP):.1f} s, a clip {self._hops / 100:.0f} s: cut it, or "
-                "use the streaming encoder"
-            )
-        src_inputs = np.zeros((1, self._hops, HOP), np.float32)
-        src_inputs[0, : len(hops)] = hops
-        return {"src_inputs": src_inputs, "mask": np.arange(self._hops)[None] < len(hops)}
+        src_inputs, mask = clip_input(sound, self._hops)
+        return {"src_inputs": src_inputs, "mask": mask}
 
 
 class LiteRtStreamEncoder:
@@ -118,7 +111,7 @@ def open_stream(bundle: Bundle, threads: int = 2) -> LiteRtStreamEncoder:
             f"{bundle.directory.name} has no streaming audio encoder: compile it with --modalities text,audio"
         )
     for cached in (True, False):
-        files = ModelFiles(bundle.held("litertlm"), {AUDIO_STREAM: audio["stream"]}, cached)
+        files = ModelFiles(bundle.open_file("litertlm"), {AUDIO_STREAM: audio["stream"]}, cached)
         try:
             encoder = LiteRtStreamEncoder(files.paths[AUDIO_STREAM], threads)
         except (RuntimeError, ValueError, OSError) as error:

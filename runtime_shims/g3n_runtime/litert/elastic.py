@@ -17,9 +17,10 @@ from ai_edge_litert.options import CpuOptions, Options
 
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.errors import EngineError
-from g3n_runtime.litert.model import LiteRtParts, LiteRtTables, prefill_chunks, signature_inputs
-from g3n_runtime.litert.names import VERIFY_PREFIX, signature_of
-from g3n_runtime.litert_models import ModelFiles
+from g3n_runtime.litert.elastic_names import VERIFY_PREFIX, signature_of
+from g3n_runtime.litert.model import LiteRtParts, LiteRtTables
+from g3n_runtime.litert.model_files import ModelFiles
+from g3n_runtime.litert.text_loop import TextLoop
 
 IN_MEMORY = ":memory"
 """The delegate's name for a weight cache that is no file; without any it packs a weight for each signature anew."""
@@ -117,30 +118,26 @@ class ElasticModel:
         return self.model.create_output_buffer_by_name(signature, "logits"), tuple(details["shape"])
 
 
-class ElasticText:
+class ElasticText(TextLoop):
     """One text on its way through the sizes of a model, any of which may take the next token."""
 
     def __init__(self, model: ElasticModel) -> None:
+        super().__init__(model.tables, model.context, model.prefill_lengths)
         self.model = model
-        self.ids: list[int] = []
-        """The tokens so far."""
         self._now, self._spare = model.new_caches(), [model.new_caches()]
         for name, shape in model.cache_shapes.items():
             self._now[name].write(np.zeros(shape, np.float32))
         self._before: Caches = self._now
         self._verified = 0
 
-    def prefill(self, ids: Sequence[int], size: str) -> None:
-        """Take ``ids`` in chunks, without logits."""
-        for count, length in prefill_chunks(len(ids), self.model.prefill_lengths):
-            self._step(ids[:count], length, self.model.signature(size, f"prefill_{length}"))
-            ids = ids[count:]
+    def _signature(self, name: str, size: str | None) -> str:
+        return self.model.signature(self.model.sizes[0] if size is None else size, name)
 
-    def decode(self, token: int, size: str) -> np.ndarray:
-        """Logits ``[vocab]`` float32 after ``token``."""
-        logits = self._step([token], 1, self.model.signature(size, "decode"))
-        assert logits is not None
-        return logits[0]
+    def _call(self, signature: str, inputs: dict[str, np.ndarray]) -> np.ndarray | None:
+        logits = self.model.run(signature, inputs, self._now, self._spare[0])
+        self._now, self._spare[0] = self._spare[0], self._now
+        self._before, self._verified = self._spare[0], 0
+        return logits
 
     def draft(self, token: int, count: int, size: str) -> list[int]:
         """``count`` greedy tokens of ``size`` after ``token``; the text stays as it is."""
@@ -194,17 +191,6 @@ class ElasticText:
         now[at] = before[at]
         self._now[name].write(now)
 
-    def _step(self, ids: Sequence[int], length: int, signature: str) -> np.ndarray | None:
-        logits = self.model.run(signature, self._inputs(ids, len(self.ids), length), self._now, self._spare[0])
-        self._now, self._spare[0] = self._spare[0], self._now
-        self._before, self._verified = self._spare[0], 0
-        self.ids += ids
-        return logits
-
-    def _inputs(self, ids: Sequence[int], position: int, length: int) -> dict[str, np.ndarray]:
-        tables = self.model.tables
-        return signature_inputs(tables.embeddings(ids), tables.ple(ids), position, length, self.model.context)
-
 
 def open_elastic(bundle: Bundle, threads: int = 2) -> ElasticModel:
     """All sizes of ``bundle``; its models are copied into the user's cache folder the first time.
@@ -218,7 +204,7 @@ def open_elastic(bundle: Bundle, threads: int = 2) -> ElasticModel:
     sections = {name: entry[name] for name in ("decoder", "embedder", "per_layer_embedder")}
     sizes = [size["name"] for size in bundle.manifest["sizes"]]
     for cached in (True, False):
-        files = ModelFiles(bundle.held("litertlm"), sections, cached)
+        files = ModelFiles(bundle.open_file("litertlm"), sections, cached)
         model = ElasticModel(LiteRtParts(**files.paths), sizes, threads, files.weights)
         model.files = files
         if files.settle():

@@ -128,10 +128,9 @@ class ElasticChat:
             token = int(self._text.decode(token, self.size).argmax())
         end = time.perf_counter()
         self.reset()
-        rate = (decode_tokens - 1) / (end - first)
-        self.policy.observe(self.size, rate)
-        taken = first - start
-        return Speed(prompt_tokens, decode_tokens, self._load_seconds, taken, prompt_tokens / taken, rate)
+        speed = Speed.of_times(prompt_tokens, decode_tokens, self._load_seconds, start, first, end)
+        self.policy.observe(self.size, speed.decode_per_second)
+        return speed
 
     def reset(self) -> None:
         """Forget the conversation."""
@@ -181,6 +180,6 @@ class ElasticChat:
 def _tokenizer(bundle: Bundle) -> sentencepiece.SentencePieceProcessor:
     begin, end = bundle.manifest["elastic"]["tokenizer"]
     try:
-        return sentencepiece.SentencePieceProcessor(model_proto=bundle.held("litertlm").read(begin, end))
+        return sentencepiece.SentencePieceProcessor(model_proto=bundle.open_file("litertlm").read(begin, end))
     except (RuntimeError, ValueError) as error:
         raise EngineError(f"the tokenizer of {bundle.directory.name} cannot be read ({error}): copy it again") from None

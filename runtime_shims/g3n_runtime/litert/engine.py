@@ -1,4 +1,4 @@
-"""Chat with a LiteRT bundle through the stock LiteRT-LM engine.
+"""The stock LiteRT-LM engine over a ``.litertlm`` file.
 
 Needs ``litert-lm`` only.
 """
@@ -12,16 +12,13 @@ from typing import Any
 
 import litert_lm
 
-from g3n_runtime.bundle import Bundle
-from g3n_runtime.chat import GREEDY, NOTHING, Attachments, Sampler, Speed
-from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Turn, limit_of, require_room
+from g3n_runtime.chat import GREEDY, Sampler, Speed
+from g3n_runtime.conversation import Answer, Ended, limit_of, require_room
 from g3n_runtime.errors import BundleError, EngineError
-from g3n_runtime.held import HeldFile
-from g3n_runtime.litert.media import MediaFrontEnd
-from g3n_runtime.litert_files import EngineFiles
-from g3n_runtime.litertlm_header import check_header
-from g3n_runtime.litertlm_template import check_engine_template
-from g3n_runtime.page_cache import drop_from_page_cache
+from g3n_runtime.litert.chat_template import check_engine_template
+from g3n_runtime.litert.engine_files import EngineFiles
+from g3n_runtime.litert.header import check_header
+from g3n_runtime.open_file import OpenFile
 
 WORDS = ("the", "of", "and", "to", "a", "in", "that", "is")
 """What prompts to be timed are made of: a token each in any vocabulary of English."""
@@ -45,19 +42,19 @@ class LiteRtEngine:
 
     def __init__(
         self,
-        path: Path | HeldFile,
+        path: Path | OpenFile,
         max_tokens: int | None = None,
         threads: int | None = None,
         cache_dir: Path | None = None,
         towers: Collection[str] = (),
     ) -> None:
         litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
-        held = path if isinstance(path, HeldFile) else HeldFile(path, EngineError)
+        held = path if isinstance(path, OpenFile) else OpenFile(path, EngineError)
         check_header(held, BundleError if held is path else EngineError)
-        self._files = EngineFiles(held) if isinstance(path, HeldFile) else None
+        self._files = EngineFiles(held) if isinstance(path, OpenFile) else None
         source = held.path if self._files is None else self._files.model
         self.context = _context(source)
-        check_engine_template(source)
+        check_engine_template(held)
         self.max_tokens = max_tokens or self.context
         if self.max_tokens > self.context:
             raise EngineError(
@@ -74,7 +71,7 @@ class LiteRtEngine:
             self._close_files()
             raise
 
-    def _load_held(self, held: HeldFile, threads: int | None, towers: Collection[str]) -> Any:
+    def _load_held(self, held: OpenFile, threads: int | None, towers: Collection[str]) -> Any:
         """The engine over an open file, with packed weights that were verified; without any where those fail."""
         files = self._files
         assert files is not None
@@ -213,106 +210,8 @@ class LiteRtEngine:
                 yield text
 
 
-class LiteRtChat:
-    """A conversation with a ``.litertlm``; see :class:`g3n_runtime.chat.ChatEngine`.
-
-    The engine is loaded at the first turn.
-    """
-
-    def __init__(
-        self,
-        path: Path | HeldFile,
-        threads: int = 2,
-        cache_dir: Path | None = None,
-        system: str | None = None,
-        media: MediaFrontEnd | None = None,
-    ) -> None:
-        self.conversation: Conversation[Message] = Conversation(system)
-        self._path, self._threads, self._cache_dir = path, threads, cache_dir
-        self._media = media or MediaFrontEnd()
-        self._engine: LiteRtEngine | None = None
-        self._towers: frozenset[str] = frozenset()
-
-    def send(
-        self,
-        text: str,
-        sampler: Sampler = GREEDY,
-        max_new_tokens: int | None = None,
-        attachments: Attachments = NOTHING,
-    ) -> Answer:
-        """Stream the answer to ``text``.
-
-        A tower is loaded with the first image or sound, and stays until :meth:`release_towers`.
-        """
-        content = self._media.content(text, attachments)
-        prompt: Prompt[Message] = Prompt(text, () if isinstance(content, str) else tuple(content[:-1]))
-        said = self.conversation
-        turns = self._messages(said.turns, prompt)
-        engine = self._open(self._media.towers_of(turns))
-
-        def count(some: Sequence[Turn[Message]], last: Prompt[Message]) -> int:
-            messages = self._messages(some, last)
-            return engine.count(messages) + self._media.soft_tokens(messages)
-
-        said.require_room(prompt, engine.max_tokens, count)
-        answer = engine.generate(turns, sampler, max_new_tokens, self._media.soft_tokens(turns))
-        return said.answered(prompt, answer)
-
-    def _messages(self, turns: Sequence[Turn[Message]], prompt: Prompt[Message]) -> list[Message]:
-        """A conversation that ends with ``prompt`` as the engine takes it."""
-        messages: list[Message] = []
-        if self.conversation.system:
-            messages.append({"role": "system", "content": self.conversation.system})
-        for turn in turns:
-            messages += [_user(turn.prompt), {"role": "assistant", "content": turn.answer}]
-        return [*messages, _user(prompt)]
-
-    @property
-    def loaded_towers(self) -> frozenset[str]:
-        """The towers that the engine holds now."""
-        return self._towers
-
-    def release_towers(self) -> None:
-        """Unload the towers; images and sounds of earlier turns bring theirs back."""
-        if self._towers:
-            self.close()
-
-    def _open(self, towers: frozenset[str]) -> LiteRtEngine:
-        """The engine with at least ``towers``: it cannot add one, so it is loaded anew. No turn is lost by that."""
-        wanted = towers | self._towers
-        if self._engine is None or wanted != self._towers:
-            self.close()
-            self._engine = LiteRtEngine(self._path, None, self._threads, self._cache_dir, wanted)
-            self._towers = wanted
-        return self._engine
-
-    def measure(self, prompt_tokens: int, decode_tokens: int) -> Speed:
-        """See :func:`benchmark`; the conversation's engine is unloaded and forgotten."""
-        self.close()
-        self.reset()
-        return benchmark(self._path, prompt_tokens, decode_tokens, self._threads, self._cache_dir)
-
-    def reset(self) -> None:
-        """Forget the conversation, but for the system's text."""
-        self.conversation.reset()
-
-    def close(self) -> None:
-        """Unload the engine; the next turn loads it again."""
-        self._towers = frozenset()
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
-
-
-def open_chat(bundle: Bundle, threads: int) -> LiteRtChat:
-    """A conversation with ``bundle``; the user's cache folder keeps what makes the next load faster."""
-    held = bundle.held("litertlm")
-    drop_from_page_cache(held.address)
-    return LiteRtChat(held, threads, media=MediaFrontEnd.of(bundle))
-
-
 def benchmark(
-    path: Path | HeldFile, prompt: int, decode: int, threads: int | None = None, cache_dir: Path | None = None
+    path: Path | OpenFile, prompt: int, decode: int, threads: int | None = None, cache_dir: Path | None = None
 ) -> Speed:
     """Load the engine, time ``prompt`` tokens in and ``decode`` greedy ones out; see :meth:`LiteRtEngine.measure`."""
     begin = time.perf_counter()
@@ -356,12 +255,6 @@ def _sampler_config(sampler: Sampler | None) -> Any:
         return None
     top_k = 1 if sampler.temperature == 0 else sampler.top_k
     return litert_lm.SamplerConfig(top_k=top_k, top_p=sampler.top_p, temperature=sampler.temperature, seed=sampler.seed)
-
-
-def _user(prompt: Prompt[Message]) -> Message:
-    if not prompt.media:
-        return {"role": "user", "content": prompt.text}
-    return {"role": "user", "content": [*prompt.media, {"type": "text", "text": prompt.text}]}
 
 
 def _text(message: Any) -> str:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from g3n_runtime.bundle import Bundle
-from g3n_runtime.chat import Attachments
-from g3n_runtime.errors import EngineError
+from g3n_runtime.chat import Attachments, no_tower
 from g3n_runtime.media.image import Resample, load_image, png
 from g3n_runtime.media.mel import clip_hops
 from g3n_runtime.media.sound import read_clip, wav
@@ -58,13 +57,11 @@ class MediaFrontEnd:
         parts: list[dict[str, Any]] = []
         for path in attachments.images:
             if self.image_side is None:
-                raise EngineError(
-                    "the bundle has no vision tower: compile the checkpoint with --modalities text,vision"
-                )
+                raise no_tower("vision")
             parts.append(_part("image", png(load_image(path, self.image_side, self.resample))))
         for path in attachments.audio:
             if not self.audio:
-                raise EngineError("the bundle has no audio tower: compile the checkpoint with --modalities text,audio")
+                raise no_tower("audio")
             parts.append(_part("audio", wav(clip_hops(read_clip(path)).reshape(-1))))
         return [*parts, {"type": "text", "text": text}]
 

@@ -13,11 +13,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from g3n_runtime.errors import EngineError
-from g3n_runtime.litert.names import signature_of
-
-HIDDEN = -0.7 * float(np.finfo(np.float32).max)
-"""Mask value of a position that may not be seen, as the engine writes it."""
+from g3n_runtime.litert.elastic_names import signature_of
+from g3n_runtime.litert.text_loop import TextLoop
 
 
 @dataclass(frozen=True)
@@ -62,34 +59,30 @@ class LiteRtModel:
     def __init__(self, parts: LiteRtParts, threads: int = 2, size: str | None = None) -> None:
         self._interpreter = decoder = Interpreter(model_path=str(parts.decoder), num_threads=threads)
         self.tables = LiteRtTables(parts.embedder, parts.per_layer_embedder)
-        self._decode = decoder.get_signature_runner(signature_of(size, "decode"))
-        prefix = signature_of(size, "prefill_")
-        self._prefill = {
-            int(name.removeprefix(prefix)): decoder.get_signature_runner(name)
-            for name in decoder.get_signature_list()
-            if name.startswith(prefix)
+        self.size = size
+        prefix, decode = signature_of(size, "prefill_"), signature_of(size, "decode")
+        lengths = {
+            name: int(name.removeprefix(prefix)) for name in decoder.get_signature_list() if name.startswith(prefix)
         }
-        details = self._decode.get_input_details()
+        self._runners = {name: decoder.get_signature_runner(name) for name in (decode, *lengths)}
+        self.prefill_lengths = tuple(sorted(lengths.values()))
+        details = self._runners[decode].get_input_details()
         self.context = int(details["mask"]["shape"][-1])
         self._cache_shapes = {n: tuple(d["shape"]) for n, d in details.items() if n.startswith("kv_cache_")}
 
-    @property
-    def prefill_lengths(self) -> tuple[int, ...]:
-        return tuple(sorted(self._prefill))
-
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """Teacher-forced logits ``[T, vocab]`` float32, every position through decode."""
-        run = _Run(self)
-        return np.stack([run.decode(token) for token in ids])
+        text = _Text(self)
+        return np.stack([text.decode(token) for token in ids])
 
     def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
         """Logits ``[T - prompt + 1, vocab]`` of the positions from ``prompt - 1`` on.
 
         As in the engine, all of the prompt but its last token goes through prefill, the rest through decode.
         """
-        run = _Run(self)
-        run.prefill(ids[: prompt - 1])
-        return np.stack([run.decode(token) for token in ids[prompt - 1 :]])
+        text = _Text(self)
+        text.prefill(ids[: prompt - 1])
+        return np.stack([text.decode(token) for token in ids[prompt - 1 :]])
 
     def embeddings(self, ids: Sequence[int]) -> np.ndarray:
         """See :meth:`LiteRtTables.embeddings`."""
@@ -101,81 +94,21 @@ class LiteRtModel:
 
     def greedy(self, ids: Sequence[int], count: int, stop: Sequence[int] = ()) -> list[int]:
         """Up to ``count`` most likely tokens after ``ids``; ends before a token of ``stop``."""
-        run = _Run(self)
-        run.prefill(ids[:-1])
-        token, out = ids[-1], []
-        for _ in range(count):
-            token = int(run.decode(token).argmax())
-            if token in stop:
-                break
-            out.append(token)
-        return out
+        return _Text(self).greedy(ids, count, stop)
 
 
-class _Run:
-    """One text on its way through the model: its caches and position."""
+class _Text(TextLoop):
+    """A text whose caches are arrays."""
 
     def __init__(self, model: LiteRtModel) -> None:
+        super().__init__(model.tables, model.context, model.prefill_lengths)
         self._model = model
-        self._position = 0
         self._caches = {name: np.zeros(shape, np.float32) for name, shape in model._cache_shapes.items()}
 
-    def prefill(self, ids: Sequence[int]) -> None:
-        """Take ``ids`` in chunks, as :func:`prefill_chunks` says."""
-        for count, length in prefill_chunks(len(ids), self._model.prefill_lengths):
-            self._call(self._model._prefill[length], ids[:count], length)
-            ids = ids[count:]
+    def _signature(self, name: str, size: str | None) -> str:
+        return signature_of(self._model.size if size is None else size, name)
 
-    def decode(self, token: int) -> np.ndarray:
-        """Logits ``[vocab]`` after ``token``."""
-        return self._call(self._model._decode, [token], 1)["logits"][0, 0]
-
-    def _call(self, signature: Any, ids: Sequence[int], length: int) -> dict[str, np.ndarray]:
-        """Run ``ids`` through a signature of ``length`` tokens."""
-        tables = self._model.tables
-        inputs = signature_inputs(tables.embeddings(ids), tables.ple(ids), self._position, length, self._model.context)
-        out = signature(**inputs, **self._caches)
+    def _call(self, signature: str, inputs: dict[str, np.ndarray]) -> np.ndarray | None:
+        out = self._model._runners[signature](**inputs, **self._caches)
         self._caches = {name: out[name] for name in self._caches}
-        self._position += len(ids)
-        return out
-
-
-def prefill_chunks(count: int, lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """How ``count`` prompt tokens are fed: ``(tokens, signature's length)`` for each call.
-
-    The longest of the rising ``lengths`` while it is filled, then the shortest that holds the rest.
-    """
-    chunks = [(lengths[-1], lengths[-1])] * (count // lengths[-1])
-    if rest := count % lengths[-1]:
-        chunks.append((rest, next(n for n in lengths if n >= rest)))
-    return chunks
-
-
-def signature_inputs(
-    embeddings: np.ndarray, ple: np.ndarray, position: int, length: int, context: int
-) -> dict[str, np.ndarray]:
-    """Inputs of a signature, caches apart, padded to its ``length`` with zero rows at position 0 that see nothing.
-
-    Args:
-        embeddings: ``[T, hidden]``.
-        ple: ``[T, layers, ple_dim]``.
-        position: of the first token.
-
-    Raises:
-        EngineError: the tokens reach past ``context``.
-    """
-    count = len(embeddings)
-    if position + count > context:
-        raise EngineError(f"{position + count} tokens do not fit the bundle's context of {context}")
-    input_pos = np.zeros(length, np.int32)
-    input_pos[:count] = np.arange(position, position + count)
-    mask = np.full((1, 1, length, context), HIDDEN, np.float32)
-    for i in range(count):
-        mask[0, 0, i, : position + i + 1] = 0
-    padding = (0, length - count)
-    return {
-        "embeddings": np.pad(embeddings, (padding, (0, 0)))[None],
-        "per_layer_embeddings": np.pad(ple, (padding, (0, 0), (0, 0)))[None],
-        "input_pos": input_pos,
-        "mask": mask,
-    }
+        return out["logits"][0] if "logits" in out else None

@@ -1,6 +1,6 @@
 """Call the vision tower of a LiteRT bundle by itself, at any resolution that it was compiled for.
 
-Needs ``ai-edge-litert`` (the interpreter) and numpy only.
+Needs ``ai-edge-litert`` (the interpreter), numpy and pillow.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from g3n_runtime.errors import EngineError
+from g3n_runtime.media.image import require_side
 
 ADAPTER = "vision_adapter"
 
@@ -48,10 +48,7 @@ class LiteRtVision:
 
     def features(self, image: np.ndarray) -> np.ndarray:
         """Soft tokens before the adapter ``[1, T, width]`` float32 of ``image [S, S, 3]`` float32 in 0..1."""
-        side = image.shape[0]
-        if image.shape != (side, side, 3) or side not in self._encoders:
-            sides = ", ".join(str(s) for s in self._encoders)
-            raise EngineError(f"an image of shape {list(image.shape)} was given, the tower takes squares of {sides}")
+        side = require_side(image, self._encoders)
         # One encoder at a time: each packs the weights for itself.
         if self._open is None or self._open[0] != side:
             self._open = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from g3n_runtime.errors import MediaError
+from g3n_runtime.errors import EngineError, MediaError
 from g3n_runtime.media import jpeg
 from g3n_runtime.reading import read_bytes
 from g3n_runtime.terminal import printable_line
@@ -81,6 +82,15 @@ def load_image(path: Path, side: int, resample: Resample = "bilinear") -> np.nda
     except Exception as error:  # Pillow's readers raise whatever their parsing of broken data runs into.
         why = printable_line(str(error))[:200] or type(error).__name__
         raise MediaError(f"{path.name} is a broken image ({why}): copy or export it again") from None
+
+
+def require_side(image: np.ndarray, sides: Collection[int]) -> int:
+    """The side of ``image [S, S, 3]``, which must be one of ``sides``; :class:`EngineError` for any other shape."""
+    side = image.shape[0]
+    if image.shape != (side, side, 3) or side not in sides:
+        shown = ", ".join(str(s) for s in sides)
+        raise EngineError(f"an image of shape {list(image.shape)} was given, the tower takes squares of {shown}")
+    return int(side)
 
 
 def png(image: np.ndarray) -> bytes:

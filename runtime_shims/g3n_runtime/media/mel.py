@@ -157,6 +157,23 @@ def clip_hops(sound: np.ndarray) -> np.ndarray:
     return padded.reshape(hops, HOP)
 
 
+def clip_input(sound: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """``sound [n]`` as hops ``[1, longest, 160]``, zeros after it, and which of them it has ``[1, longest]`` bool.
+
+    Raises:
+        SoundError: it is shorter than a mel frame or longer than a clip.
+    """
+    hops = clip_hops(sound)
+    if len(hops) > longest:
+        raise SoundError(
+            f"the sound lasts {len(sound) / RATE:.1f} s, a clip {longest / 100:.0f} s: cut it, or use the streaming "
+            "encoder"
+        )
+    filled = np.zeros((1, longest, HOP), np.float32)
+    filled[0, : len(hops)] = hops
+    return filled, np.arange(longest)[None] < len(hops)
+
+
 def mel_filters(bins: int = BINS) -> np.ndarray:
     """Triangular filters ``[FFT / 2 + 1, bins]`` on HTK's mel scale, peaks of 1 (``create_fb_matrix``, no norm)."""
     low, high = (2595.0 * math.log10(1.0 + hz / 700.0) for hz in (LOWEST_HZ, HIGHEST_HZ))

@@ -28,8 +28,9 @@ from g3n_compiler.slice.elastic import Size
 from g3n_compiler.source import MODALITIES
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.chat import GREEDY
-from g3n_runtime.executorch.engine import ROLES, ExecuTorchChat
+from g3n_runtime.executorch.chat import ExecuTorchChat
 from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
+from g3n_runtime.executorch.roles import ROLES
 
 TOKENIZER = "tokenizer.json"
 ENTRY_POINTS: tuple[MethodName, ...] = ("text_decoder", "forward")

@@ -1,7 +1,7 @@
 """The towers of an ExecuTorch bundle: each is a program of its own, to be loaded with the first picture or sound.
 
 The stock multimodal runner wants one program with everything, which it reads whole into memory; our host loop
-(:mod:`g3n_runtime.executorch.media`) feeds ``text_decoder`` with what these programs give.
+(:mod:`g3n_runtime.executorch.row_loop`) feeds ``text_decoder`` with what these programs give.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from g3n_compiler.lower.opened import StreamTrace, Towers
 from g3n_compiler.lower.signatures.vision import adapter_read
 from g3n_compiler.lower.subgraphs import Subgraph
 from g3n_runtime.executorch.audio import CLIP, END, STREAM, ExecuTorchAudio
-from g3n_runtime.executorch.media import ROLES
+from g3n_runtime.executorch.roles import ROLES
 from g3n_runtime.executorch.vision import ExecuTorchVision, encoder_name
 
 VISION, AUDIO = "vision.pte", "audio.pte"

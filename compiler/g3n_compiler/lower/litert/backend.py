@@ -46,8 +46,8 @@ from g3n_compiler.slice.elastic import Size
 from g3n_compiler.source import MODALITIES
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.chat import GREEDY
+from g3n_runtime.litert.elastic_names import ELASTIC_VIEW
 from g3n_runtime.litert.engine import LiteRtEngine
-from g3n_runtime.litert.names import ELASTIC_VIEW
 from g3n_runtime.media.mel import AUDIO_STREAM
 
 P = ParamSpec("P")

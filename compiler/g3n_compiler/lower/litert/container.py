@@ -22,7 +22,7 @@ from litert_lm_builder import litertlm_core as core
 from litert_lm_builder import litertlm_header_schema_py_generated as schema
 
 from g3n_compiler.errors import BundleError
-from g3n_runtime.litert.names import ELASTIC_VIEW
+from g3n_runtime.litert.elastic_names import ELASTIC_VIEW
 from g3n_runtime.reading import open_regular
 
 SectionKind = Literal[

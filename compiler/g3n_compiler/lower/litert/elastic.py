@@ -26,7 +26,7 @@ from g3n_compiler.lower.signatures.text import DECODE, VERIFY_LENGTH, prefill_na
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.slice.elastic import Size
-from g3n_runtime.litert.names import ELASTIC_VIEW, signature_of
+from g3n_runtime.litert.elastic_names import ELASTIC_VIEW, signature_of
 
 
 def heads(job: Job) -> list[list[str]]:

@@ -11,8 +11,8 @@ import numpy as np
 from g3n_compiler.lower.litert.partial_model import CutModel, Piece
 from g3n_compiler.lower.signatures.text import DECODE, prefill_name, streams_name
 from g3n_compiler.models.gemma3n.text_config import TextConfig
-from g3n_runtime.litert.model import prefill_chunks, signature_inputs
-from g3n_runtime.litert.names import signature_of
+from g3n_runtime.litert.elastic_names import signature_of
+from g3n_runtime.litert.text_loop import prefill_chunks, signature_inputs
 
 
 @dataclass

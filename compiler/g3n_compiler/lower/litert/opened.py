@@ -15,8 +15,8 @@ from g3n_compiler.lower.subgraphs import Subgraph
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.slice.elastic import Size
 from g3n_runtime.litert.elastic import ElasticModel, ElasticText
+from g3n_runtime.litert.elastic_names import ELASTIC_VIEW
 from g3n_runtime.litert.model import LiteRtParts, LiteRtTables
-from g3n_runtime.litert.names import ELASTIC_VIEW
 from g3n_runtime.page_cache import drop_from_page_cache
 
 SECTIONS: dict[Subgraph, SectionKind] = {
@@ -64,13 +64,7 @@ class ExtractedModel:
         return (rows if self._rows is None else rows[:, self._rows]).reshape(len(ids), -1)
 
     def greedy(self, ids: Sequence[int], count: int) -> list[int]:
-        text = ElasticText(self._model)
-        text.prefill(ids[:-1], self._size)
-        token, out = ids[-1], []
-        for _ in range(count):
-            token = int(text.decode(token, self._size).argmax())
-            out.append(token)
-        return out
+        return ElasticText(self._model).greedy(ids, count, size=self._size)
 
 
 def open_packed(parts: LiteRtParts, sizes: Sequence[str], cache: Path) -> ElasticModel:

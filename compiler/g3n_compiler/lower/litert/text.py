@@ -27,7 +27,7 @@ from g3n_compiler.lower.signatures.text import (
 )
 from g3n_compiler.models.gemma3n.text_config import TextConfig, own_config
 from g3n_compiler.slice.elastic import Size
-from g3n_runtime.litert.names import signature_of
+from g3n_runtime.litert.elastic_names import signature_of
 
 
 class LiteRtOps:
@@ -57,8 +57,8 @@ def convert(config: TextConfig, context: int, prefill_lengths: Sequence[int], si
     """Convert the decoder for ``context`` positions: a TFLite flatbuffer whose weights are still graph inputs.
 
     The streams between layers are outputs until :mod:`.bind` hides them. The same arguments give the same bytes.
-    Smaller ``sizes`` get signatures of their own, see :func:`g3n_runtime.litert.names.signature_of`, and the largest
-    one gets another, to verify what they draft.
+    Smaller ``sizes`` get signatures of their own, see :func:`g3n_runtime.litert.elastic_names.signature_of`, and the
+    largest one gets another, to verify what they draft.
 
     Raises:
         ContextError: a prefill length or the context does not fit the model.

@@ -23,7 +23,7 @@ from g3n_compiler.models.gemma3n.decoder import TextDecoder
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.models.weights import WeightSpec
-from g3n_runtime.litert.names import VERIFY_PREFIX
+from g3n_runtime.litert.elastic_names import VERIFY_PREFIX
 
 DECODE = "decode"
 VERIFY_LENGTH = 5

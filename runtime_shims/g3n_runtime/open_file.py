@@ -1,7 +1,7 @@
 """A file that is opened once: what was hashed is what is read and mapped afterwards, whatever lies at its path then.
 
 On Linux an engine that wants a path gets ``/proc/self/fd/N``, which leads to the open file itself. Elsewhere it gets
-the file's own path, and :meth:`HeldFile.require_unchanged` tells afterwards whether that still leads to the same file.
+the file's own path, and :meth:`OpenFile.require_unchanged` tells afterwards whether that still leads to the same file.
 
 What no check sees: bytes that a writer of the file changes in place after the last look at it, while it is mapped.
 Every change through the system shows in the file's times, so such a change is found at the next look.
@@ -24,7 +24,7 @@ Identity = tuple[int, int, int, int, int]
 OPEN_FILES = Path("/proc/self/fd")
 
 
-class HeldFile:
+class OpenFile:
     """A regular file, open for reading until nobody uses this object.
 
     Args:
@@ -119,9 +119,9 @@ class HeldFile:
         return not stat.S_ISREG(found.st_mode) or identity(found)[:2] != self._identity[:2]
 
 
-def address(file: Path | HeldFile) -> Path:
+def address(file: Path | OpenFile) -> Path:
     """The path by which a library in this process opens ``file``."""
-    return file.address if isinstance(file, HeldFile) else file
+    return file.address if isinstance(file, OpenFile) else file
 
 
 def identity(status: os.stat_result) -> Identity:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from g3n_runtime.engine_cache import EngineCache, Loan
-from g3n_runtime.held import HeldFile
+from g3n_runtime.open_file import OpenFile
 
 MODEL = "model.litertlm"
 ENGINE = "litert-lm"
@@ -26,7 +26,7 @@ class EngineFiles:
         cached: whether what the engine packs may be kept for later loads.
     """
 
-    def __init__(self, held: HeldFile, cached: bool = True) -> None:
+    def __init__(self, held: OpenFile, cached: bool = True) -> None:
         self._held = held
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         status = os.fstat(held.descriptor)

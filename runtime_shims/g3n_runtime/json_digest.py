@@ -7,19 +7,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-SEAL = "digest"
+DIGEST = "digest"
 
 
-def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+def with_digest(value: Mapping[str, Any]) -> dict[str, Any]:
     """``value`` with the digest of all the rest of it."""
-    return {**value, SEAL: _digest(value)}
+    return {**value, DIGEST: _digest(value)}
 
 
-def is_sealed(value: Mapping[str, Any]) -> bool:
+def has_right_digest(value: Mapping[str, Any]) -> bool:
     """Whether ``value`` carries its own digest."""
-    return value.get(SEAL) == _digest(value)
+    return value.get(DIGEST) == _digest(value)
 
 
 def _digest(value: Mapping[str, Any]) -> str:
-    rest = {key: item for key, item in value.items() if key != SEAL}
+    rest = {key: item for key, item in value.items() if key != DIGEST}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Check the header of a ``.litertlm`` before an engine opens the file: it must list sections that lie in the file.
+"""The header of a ``.litertlm``: which sections it lists, and whether they lie in the file, before an engine opens it.
 
 The header is a small flatbuffer; it is read here by hand, with every offset checked, since readers that are generated
 from a schema trust what they find, and the engine ends the process at some damages. Format:
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from g3n_runtime.errors import BundleError, G3nError
-from g3n_runtime.held import HeldFile
+from g3n_runtime.open_file import OpenFile
 
 MAGIC = b"LITERTLM"
 HEADER_BEGIN, HEADER_END_AT = 32, 24
@@ -21,7 +22,8 @@ MOST_HEADER_BYTES, MOST_SECTIONS, MOST_PAIRS, MOST_TEXT = 16 << 20, 256, 64, 409
 AUTHORS, SECTIONS, LIST, ITEMS, BEGIN, END, KIND = 0, 1, 0, 0, 1, 2, 3
 KEY, VALUE_KIND, VALUE, TEXT = 0, 1, 2, 0
 """Numbers of the fields of the tables."""
-VIEW_KIND, TFLITE_KIND, MOST_KIND, TEXT_KIND = 1, 3, 11, 9
+VIEW_KIND, TFLITE_KIND, METADATA_KIND, MOST_KIND, TEXT_KIND = 1, 3, 5, 11, 9
+"""Numbers of kinds of sections, and of the kind of a pair whose value is a text."""
 TFLITE_MAGIC = b"TFL3"
 
 
@@ -29,12 +31,26 @@ class _Damaged(Exception):
     """An offset leads out of the header."""
 
 
-def check_header(file: HeldFile, error: type[G3nError] = BundleError) -> None:
+class Section(NamedTuple):
+    """Where a section lies in the file, and its kind by the number that the format gives it."""
+
+    begin: int
+    end: int
+    kind: int
+
+
+def check_header(file: OpenFile, error: type[G3nError] = BundleError) -> None:
     """See that ``file`` is a ``.litertlm`` whose sections lie in it, and whose models begin as models do.
 
     Args:
         error: raised when it is not.
     """
+    end, sections = read_header(file, error)
+    _check_places(file, end, sections, error)
+
+
+def read_header(file: OpenFile, error: type[G3nError] = BundleError) -> tuple[int, list[Section]]:
+    """Where the header ends and what it lists; whether that is in the file only :func:`check_header` sees."""
     start = file.read(0, HEADER_BEGIN)
     if len(start) < HEADER_BEGIN or not start.startswith(MAGIC):
         raise error(f"{file.path} does not begin with {MAGIC.decode()}: it is no .litertlm file")
@@ -42,15 +58,12 @@ def check_header(file: HeldFile, error: type[G3nError] = BundleError) -> None:
     if not HEADER_BEGIN < end <= min(file.size, MOST_HEADER_BYTES):
         raise error(f"{file.path} says its header ends at byte {end} of {file.size}: copy the file again")
     try:
-        sections = _sections(file.read(HEADER_BEGIN, end))
+        return end, _sections(file.read(HEADER_BEGIN, end))
     except _Damaged:
         raise error(f"{file.path} has a header that cannot be read: copy the file again") from None
-    _check_places(file, end, sections, error)
 
 
-def _check_places(
-    file: HeldFile, header_end: int, sections: Sequence[tuple[int, int, int]], error: type[G3nError]
-) -> None:
+def _check_places(file: OpenFile, header_end: int, sections: Sequence[Section], error: type[G3nError]) -> None:
     """Sections follow one another to the end of the file; a view is a part of one, to its end."""
     at = header_end
     for begin, end, kind in sections:
@@ -67,8 +80,7 @@ def _check_places(
         raise error(f"{file.path} has {file.size} bytes, its sections end at {at}: copy the file again")
 
 
-def _sections(header: bytes) -> list[tuple[int, int, int]]:
-    """Where each section begins and ends, and of what kind it is."""
+def _sections(header: bytes) -> list[Section]:
     root = _Table(header, _read(header, "<I", 0))
     for pair in root.table(AUTHORS).tables(LIST, MOST_PAIRS):
         _check_pair(pair)
@@ -79,7 +91,7 @@ def _sections(header: bytes) -> list[tuple[int, int, int]]:
         kind = entry.number(KIND, "<B")
         if not 0 < kind <= MOST_KIND:
             raise _Damaged
-        found.append((entry.number(BEGIN, "<Q"), entry.number(END, "<Q"), kind))
+        found.append(Section(entry.number(BEGIN, "<Q"), entry.number(END, "<Q"), kind))
     return found
 
 

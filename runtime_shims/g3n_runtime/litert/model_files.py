@@ -10,7 +10,7 @@ from pathlib import Path
 
 from g3n_runtime.engine_cache import EngineCache, Loan
 from g3n_runtime.errors import EngineError
-from g3n_runtime.held import HeldFile
+from g3n_runtime.open_file import OpenFile
 
 ENGINE = "ai-edge-litert"
 WEIGHTS = "weights.xnnpack"
@@ -29,7 +29,7 @@ class ModelFiles:
         EngineError: the file does not hold them, or there is no room for them.
     """
 
-    def __init__(self, held: HeldFile, sections: Mapping[str, Sequence[int]], cached: bool = True) -> None:
+    def __init__(self, held: OpenFile, sections: Mapping[str, Sequence[int]], cached: bool = True) -> None:
         self._held = held
         for name, (begin, end) in sections.items():
             if not 0 <= begin < end <= held.size:
@@ -56,7 +56,7 @@ class ModelFiles:
             ) from None
 
     def settle(self) -> bool:
-        """After the load: as :meth:`g3n_runtime.litert_files.EngineFiles.settle`."""
+        """After the load: as :meth:`g3n_runtime.litert.engine_files.EngineFiles.settle`."""
         self._held.require_unchanged()
         return self._loan is None or self._loan.settle()
 
@@ -64,7 +64,7 @@ class ModelFiles:
         self._close()
 
 
-def _copy(held: HeldFile, begin: int, end: int, path: Path) -> None:
+def _copy(held: OpenFile, begin: int, end: int, path: Path) -> None:
     with path.open("wb") as target:
         for position in range(begin, end, BLOCK):
             target.write(held.read(position, min(position + BLOCK, end)))
