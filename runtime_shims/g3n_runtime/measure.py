@@ -55,11 +55,19 @@ class Measurement:
 
 
 def measure_bundle(
-    bundle: Path | Bundle, runtime: str, prompt_tokens: int, decode_tokens: int, threads: int = 2
+    bundle: Path | Bundle,
+    runtime: str,
+    prompt_tokens: int,
+    decode_tokens: int,
+    threads: int = 2,
+    verbose: bool = False,
 ) -> Measurement:
     """Load ``bundle`` in a fresh process, run it once and watch its memory.
 
     The files of one that was opened with its hashes must be the same still, and are not hashed again.
+
+    Args:
+        verbose: let what the engine prints on stderr through.
 
     Raises:
         EngineError: the engine failed; its last words are in the message.
@@ -69,11 +77,13 @@ def measure_bundle(
     verified = json.dumps(opened.identities())
     directory = opened.directory
     command = [sys.executable, "-m", "g3n_runtime.measure", str(directory), runtime, *numbers, verified]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    stderr = None if verbose else subprocess.PIPE
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     peak = watch(child)
     said, complaints = child.communicate()
     if child.returncode != 0:
-        last = complaints.strip().splitlines()[-1] if complaints.strip() else f"exit code {child.returncode}"
+        complaints = (complaints or "").strip()
+        last = complaints.splitlines()[-1] if complaints else f"exit code {child.returncode}"
         raise EngineError(f"the {runtime} engine failed on {directory.name}: {last}")
     result = json.loads(said.strip().splitlines()[-1])
     return Measurement(runtime, Speed(**result["speed"]), peak, result["interpreter"])

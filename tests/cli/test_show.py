@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,28 @@ def test_a_manifest(tmp_path: Path) -> None:
 
 def test_the_command_in_the_manifest() -> None:
     assert portable_command(["g3n-compile", "--size", "\x1b[2J\udcff"]) == r"g3n-compile --size \x1b[2J\udcff"
+
+
+def test_steps_in_a_file_have_a_line_each_with_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_steps() as step:
+        assert capsys.readouterr().err == ""
+        step("reading")
+        assert capsys.readouterr().err == "reading"  # in work, and already to be seen
+        step("writing\n")
+        assert re.fullmatch(r"  \d+\.\d s\nwriting\\n", capsys.readouterr().err)
+    assert re.fullmatch(r"  \d+\.\d s\n", capsys.readouterr().err)
+
+
+def test_a_step_that_fails_ends_its_line_without_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OSError, match="full"), progress_steps() as step:
+        step("writing")
+        raise OSError("full")
+    show_error("the disk is full")
+    assert capsys.readouterr().err == "writing\nerror: the disk is full\n"
+
+
+def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_steps(quiet=True) as step, progress_bytes("file", quiet=True) as report:
+        step("reading")
+        report(1, 2)
+    assert capsys.readouterr() == ("", "")

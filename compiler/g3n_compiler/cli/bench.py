@@ -11,7 +11,7 @@ import click
 
 from g3n_compiler.cli.common import reports_errors
 from g3n_compiler.cli.guard import GuardedCommand
-from g3n_compiler.cli.options import MOST_TOKENS, THREADS, FileName
+from g3n_compiler.cli.options import MOST_TOKENS, QUIET, THREADS, VERBOSE, FileName
 from g3n_compiler.cli.show import DataTable, progress_steps, show_table
 from g3n_compiler.errors import ContextError
 from g3n_compiler.lower.registry import BACKENDS
@@ -39,15 +39,32 @@ def _foreseen(ledger: dict[str, Any], run: str) -> int:
     return int(max(ledger["peak"][phase] for phase in ("load", "prefill", "decode")))
 
 
-@click.command(cls=GuardedCommand)
+@click.command(
+    cls=GuardedCommand,
+    examples=[
+        ("g3n-bench exported/nano-host-int4", "all runtimes that the bundle has"),
+        ("g3n-bench exported/nano-host-int4 --runtime litert --threads 4 --format json", "one of them, as JSON"),
+    ],
+)
 @click.argument("bundle", type=FileName())
 @click.option("--runtime", type=click.Choice(list(BACKENDS)), help="Engine [default: all that the bundle has].")
 @click.option("--prompt-tokens", type=click.IntRange(2, MOST_TOKENS), default=128, show_default=True)
 @click.option("--decode-tokens", type=click.IntRange(2, MOST_TOKENS), default=64, show_default=True)
 @click.option("--threads", type=THREADS, default=2, show_default=True)
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@QUIET
+@VERBOSE
 @reports_errors
-def main(bundle: Path, runtime: str | None, prompt_tokens: int, decode_tokens: int, threads: int, output: str) -> None:
+def main(
+    bundle: Path,
+    runtime: str | None,
+    prompt_tokens: int,
+    decode_tokens: int,
+    threads: int,
+    output: str,
+    quiet: bool,
+    verbose: bool,
+) -> None:
     """Measure prefill, decode, time to first token, load and peak memory, each runtime twice in a fresh process.
 
     The first run may write an engine's weight cache, so it is shown apart from the second.
@@ -58,11 +75,11 @@ def main(bundle: Path, runtime: str | None, prompt_tokens: int, decode_tokens: i
             f"{prompt_tokens} + {decode_tokens} tokens do not fit the bundle's context of {opened.manifest['context']}"
         )
     runs: list[tuple[str, Measurement]] = []
-    with progress_steps() as step:
+    with progress_steps(quiet) as step:
         for name in opened.runtimes if runtime is None else (runtime,):
             for run in ("first", "later"):
                 step(f"{name}: {run} run")
-                runs.append((run, measure_bundle(opened, name, prompt_tokens, decode_tokens, threads)))
+                runs.append((run, measure_bundle(opened, name, prompt_tokens, decode_tokens, threads, verbose)))
     if output == "json":
         click.echo(json.dumps([{"run": run, **asdict(m)} for run, m in runs]))
         return
@@ -84,3 +101,7 @@ def main(bundle: Path, runtime: str | None, prompt_tokens: int, decode_tokens: i
             human_bytes(m.memory.file_backed),
         )
     show_table(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,29 +6,41 @@ from pathlib import Path
 
 import click
 
-from g3n_compiler.calibrate.run import calibrate
-from g3n_compiler.checkpoint.hub import name_size, resolve_checkpoint
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.cli.interrupt import insistent_interrupt
-from g3n_compiler.cli.options import FileName, Verb, Words
+from g3n_compiler.cli.options import QUIET, VERBOSE, FileName, Verb, Words
 from g3n_compiler.cli.show import progress_steps, show
 
 
-@click.command(cls=Verb, context_settings={"max_content_width": 120})
+@click.command(
+    cls=Verb,
+    examples=[
+        ("g3n-calibrate examples.jsonl --out calibrated", "the embedded model, by examples of your own"),
+        ("g3n-calibrate examples.jsonl --checkpoint ~/my-gemma-3n --out calibrated", "a checkpoint of your own"),
+        ("g3n-compile --checkpoint calibrated", "then compile what came out"),
+    ],
+)
 @click.argument("examples", type=FileName())
 @click.option("--size", type=Words(), help="Published model, e2b or e4b [default: nano, or as a --checkpoint is].")
 @click.option("--checkpoint", type=FileName(), help="Checkpoint folder [default: the hub's].")
 @click.option("--quant", type=Words(), default="int4", show_default=True, help="Recipe that it will be compiled with.")
 @click.option("--out", type=FileName(), required=True, help="Folder for the calibrated checkpoint.")
+@QUIET
+@VERBOSE
 @reports_errors
-def main(examples: Path, size: str | None, checkpoint: Path | None, quant: str, out: Path) -> None:
+def main(
+    examples: Path, size: str | None, checkpoint: Path | None, quant: str, out: Path, quiet: bool, verbose: bool
+) -> None:
     """Round a checkpoint's int4 matrices so that their outputs on EXAMPLES change least.
 
     EXAMPLES has a JSON object a line: a prompt and an answer, with images and audio as files beside it, or a text.
     The result is a checkpoint as large as the first, for g3n-compile --checkpoint.
     """
+    from g3n_compiler.calibrate.run import calibrate  # toolchains, which --help needs not
+    from g3n_compiler.checkpoint.hub import name_size, resolve_checkpoint
+
     directory = resolve_checkpoint(name_size(size, checkpoint), checkpoint)
-    with insistent_interrupt(), quiet_toolchains(), progress_steps() as step:
+    with insistent_interrupt(), quiet_toolchains(verbose), progress_steps(quiet) as step:
         record = calibrate(directory, examples, quant, out, step)
     show(
         f"{record.matrices} matrices rounded by {record.examples} examples: squared error of their outputs "

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import click
 
-from g3n_compiler.cli.show import show, write_answer
+from g3n_compiler.cli.show import messages, show, write_answer
 from g3n_runtime.chat import NOTHING, Attachments, ChatEngine, Sampler
 from g3n_runtime.conversation import Answer, Ended
 from g3n_runtime.errors import ContextFull, EngineError
@@ -46,9 +46,13 @@ class Chat:
         _tell(self._usage)
         while True:
             try:
-                line = click.prompt("you", prompt_suffix="> ", err=True)
+                messages().write("you> ")
+                messages().flush()
+                line = click.prompt("", "", prompt_suffix="", show_default=False, err=True)
             except click.Abort:
                 return
+            if not line:
+                continue
             if line == "/exit":
                 return
             self._take(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import io
 import logging
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 from g3n_compiler.bundle.staging import translated_disk_errors
 from g3n_compiler.cli.interrupt import INTERRUPTED
-from g3n_compiler.cli.show import show, show_error
+from g3n_compiler.cli.show import messages_to, show, show_error
 from g3n_runtime.errors import G3nError
 from g3n_runtime.libraries import house_libraries
 from g3n_runtime.terminal import printable_line
@@ -47,19 +48,19 @@ def reports_errors(command: F) -> F:
 
 
 @contextmanager
-def quiet_toolchains() -> Iterator[None]:
-    """Keep the toolchains' own chatter off the terminal, from Python and from C++; our messages go through rich.
+def quiet_toolchains(verbose: bool = False) -> Iterator[None]:
+    """Keep the toolchains' own chatter off the terminal, from Python and from C++; our messages still get there.
 
-    ``G3N_VERBOSE=1`` lets it through.
+    ``verbose``, or ``G3N_VERBOSE=1`` in the environment, lets it through.
     """
-    if os.environ.get("G3N_VERBOSE"):
+    if verbose or os.environ.get("G3N_VERBOSE"):
         yield
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings(), _native_stderr_silenced():
+    with warnings.catch_warnings(), _stderr_silenced():
         warnings.simplefilter("ignore")
         try:
             yield
@@ -68,8 +69,11 @@ def quiet_toolchains() -> Iterator[None]:
 
 
 @contextmanager
-def _native_stderr_silenced() -> Iterator[None]:
-    """Send file descriptor 2 to nowhere, and Python's ``sys.stderr`` to where it pointed."""
+def _stderr_silenced() -> Iterator[None]:
+    """Send ``sys.stderr`` and file descriptor 2 to nowhere, and our messages to where they pointed.
+
+    Some engines write to the one and some to the other; some speak last when the process ends.
+    """
     before = sys.stderr
     try:
         is_terminal_stream = before.fileno() == STDERR
@@ -79,17 +83,29 @@ def _native_stderr_silenced() -> Iterator[None]:
         yield
         return
     before.flush()
-    kept, nowhere = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
-    with os.fdopen(kept, "w", buffering=1, encoding="utf-8", closefd=True) as stream:
-        sys.stderr = stream
-        os.dup2(nowhere, STDERR)
+    kept = os.dup(STDERR)
+    with (
+        os.fdopen(kept, "w", buffering=1, encoding="utf-8", errors="backslashreplace") as stream,
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        messages_to(stream),
+    ):
+        sys.stderr = nowhere
+        os.dup2(nowhere.fileno(), STDERR)
+        atexit.register(_silence_to_the_end)
         try:
             yield
         finally:
             stream.flush()
-            os.dup2(stream.fileno(), STDERR)
-            os.close(nowhere)
+            os.dup2(kept, STDERR)
             sys.stderr = before
+
+
+def _silence_to_the_end() -> None:
+    """Nobody hears what native code says while the interpreter is taken down; all that we had to say was said."""
+    sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, STDERR)
+    os.close(nowhere)
 
 
 def portable_command(argv: list[str]) -> str:

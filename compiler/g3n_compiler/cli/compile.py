@@ -9,19 +9,16 @@ from pathlib import Path
 import click
 
 from g3n_compiler.bundle.signing import load_signing_key
-from g3n_compiler.cli.common import (
-    portable_command,
-    quiet_toolchains,
-    reports_errors,
-    without_option,
-)
+from g3n_compiler.cli.common import portable_command, quiet_toolchains, reports_errors, without_option
 from g3n_compiler.cli.interrupt import insistent_interrupt
 from g3n_compiler.cli.options import (
     MOST_LAYERS,
     MOST_SIDE,
     MOST_TOKENS,
     MOST_WIDTH,
+    QUIET,
     TOKENS,
+    VERBOSE,
     FileName,
     IntegerList,
     NameList,
@@ -29,15 +26,28 @@ from g3n_compiler.cli.options import (
     Words,
 )
 from g3n_compiler.cli.show import progress_steps, show, styled
-from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.quantize.recipe import RECIPES
-from g3n_compiler.slice.choose import SliceOptions
 from g3n_compiler.targets import TARGETS
 from g3n_runtime.bundle import open_bundle
 
 
-@click.command(cls=Verb, context_settings={"max_content_width": 120})
+@click.command(
+    cls=Verb,
+    examples=[
+        ("g3n-compile", "the embedded model, for this machine"),
+        ("g3n-compile --target pixel --size e2b", "E2B from the hub, for a Pixel's GPU"),
+        ("g3n-compile --target android --checkpoint ~/my-gemma-3n --sign key.pem", "a fine-tune, signed"),
+        ("g3n-compile --size e4b --budget 2.5GB", "the best slice of E4B that fits the memory"),
+    ],
+    groups={
+        "Model": ("size", "checkpoint", "lora", "modalities", "image_sizes"),
+        "Device": ("target", "runtime", "soc"),
+        "Form": ("quant", "context", "prefill_lengths"),
+        "MatFormer slices": ("skip_layers", "ffn_dims", "budget", "params", "elastic"),
+    },
+    remark="An interrupted compile resumes when you run the same command again.",
+)
 @click.option("--target", type=Words(), default="host", show_default=True, help=f"Device: {', '.join(TARGETS)}.")
 @click.option(
     "--size",
@@ -57,23 +67,17 @@ from g3n_runtime.bundle import open_bundle
     help="Image sides in pixels, the engine's own first [default: 768,512,256, from the processor's own down].",
 )  # fmt: skip
 @click.option("--lora", type=FileName(), help="PEFT adapter folder to merge into the weights.")
-@click.option(
-    "--skip-layers", type=IntegerList(0, MOST_LAYERS - 1), help="MatFormer: layers of the checkpoint to leave out."
-)
-@click.option(
-    "--ffn-dims", type=IntegerList(1, MOST_WIDTH), help="MatFormer: FFN width, one for all kept layers or one for each."
-)
-@click.option(
-    "--budget", type=Words(), help="MatFormer: best published slice of E4B within this peak memory, e.g. 2.5GB."
-)
-@click.option(
-    "--params", type=Words(), help="MatFormer: best published slice of E4B with at most so many parameters, e.g. 2.5b."
-)
-@click.option("--elastic", type=NameList(), help="MatFormer: sizes to nest in one bundle, e.g. e2b,e4b or full,half.")
+@click.option("--skip-layers", type=IntegerList(0, MOST_LAYERS - 1), help="Layers of the checkpoint to leave out.")
+@click.option("--ffn-dims", type=IntegerList(1, MOST_WIDTH), help="FFN width, one for all kept layers or one for each.")
+@click.option("--budget", type=Words(), help="Best published slice of E4B within this peak memory, e.g. 2.5GB.")
+@click.option("--params", type=Words(), help="Best published slice of E4B with at most so many parameters, e.g. 2.5b.")
+@click.option("--elastic", type=NameList(), help="Sizes to nest in one bundle, e.g. e2b,e4b or full,half.")
 @click.option("--soc", type=Words(), help="Chip to compile for ahead of time, e.g. Tensor_G5.")
 @click.option("--out", type=FileName(), help="Bundle folder [default: exported/SIZE-TARGET-QUANT].")
 @click.option("--sign", type=FileName(), help="Sign the bundle with this private key (PEM, EC P-256).")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@QUIET
+@VERBOSE
 @reports_errors
 def main(
     target: str,
@@ -95,8 +99,14 @@ def main(
     out: Path | None,
     sign: Path | None,
     output: str,
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     """Compile a Gemma 3n checkpoint into a bundle and compare it with the reference before it counts as made."""
+    from g3n_compiler.compile import compile_bundle  # toolchains, which --help needs not
+    from g3n_compiler.request import CompileOptions
+    from g3n_compiler.slice.choose import SliceOptions
+
     key = None if sign is None else load_signing_key(sign)
     if key is not None and key.exposed:
         show(f"warning: others than you may read {sign}: chmod 600 it", err=True)
@@ -106,7 +116,7 @@ def main(
         portable_command(without_option(sys.argv, "--sign")), SliceOptions(skip_layers, ffn_dims, budget, params),
         elastic, key,
     )  # fmt: skip
-    with insistent_interrupt(), quiet_toolchains(), progress_steps() as step:
+    with insistent_interrupt(), quiet_toolchains(verbose), progress_steps(quiet) as step:
         directory = compile_bundle(options, step)
     manifest = open_bundle(directory, check_hashes=False).manifest
     if output == "json":

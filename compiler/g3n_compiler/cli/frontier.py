@@ -36,7 +36,13 @@ NANO = "nano"
 
 
 def show_frontier(
-    checkpoint: str, text: Path | None, documents: int, slices: tuple[str, ...] | None, plot: Path, output: str
+    checkpoint: str,
+    text: Path | None,
+    documents: int,
+    slices: tuple[str, ...] | None,
+    plot: Path,
+    output: str,
+    quiet: bool = False,
 ) -> None:
     """Measure, print and plot the slices of ``checkpoint``, a folder or ``nano``."""
     if plot.suffix not in (".svg", ".png"):
@@ -51,7 +57,7 @@ def show_frontier(
     named = {name: plan_named(name, config) for name in slices or ()}
     chosen = named or nested_slices(config, SKIPPABLE if directory == checkpoint_dir() else ())
     ids = _documents(text or heldout_path(), documents, load_tokenizer(directory, own_config(config)))
-    with progress_steps() as step, _cache() as cache:
+    with progress_steps(quiet) as step, _cache() as cache:
         points = measure(directory, chosen, ids, get_recipe(RECIPE), cache, len(os.sched_getaffinity(0)), step)
     from g3n_compiler.report.plots import write_frontier
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from g3n_compiler.cli.common import reports_errors
-from g3n_compiler.cli.options import FileName, NameList, Verb, Words
+from g3n_compiler.cli.options import QUIET, FileName, NameList, Verb, Words
 from g3n_compiler.cli.show import DataTable, show, show_table, styled
 from g3n_compiler.report import human_bytes
 from g3n_runtime.bundle import open_bundle
@@ -19,7 +19,15 @@ BAR = 32
 """Characters of the widest FFN."""
 
 
-@click.command(cls=Verb)
+@click.command(
+    cls=Verb,
+    examples=[
+        ("g3n-inspect exported/nano-host-int4", "tables for people"),
+        ("g3n-inspect exported/nano-host-int4 --format json", "the manifest, for programs"),
+        ("g3n-inspect --frontier nano --documents 20", "which slices of a checkpoint are worth their bytes"),
+    ],
+    groups={"Comparing slices of a checkpoint": ("frontier", "text", "documents", "slices", "plot", "quiet")},
+)
 @click.argument("bundle", type=FileName(), required=False)
 @click.option(
     "--frontier", type=Words(), metavar="CHECKPOINT", help="Compare slices of a checkpoint folder, or of nano, instead."
@@ -29,8 +37,9 @@ BAR = 32
     "--documents", type=click.IntRange(1, MOST_DOCUMENTS), default=100, show_default=True, help="Lines of it to read."
 )
 @click.option("--slices", type=NameList(), help="Slices of a frontier, as --elastic names them [default: all nested].")
-@click.option("--plot", type=FileName(), default="frontier.svg", show_default=True)
+@click.option("--plot", type=FileName(), default="frontier.svg", show_default=True, help="File for the plot.")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@QUIET
 @reports_errors
 def main(
     bundle: Path | None,
@@ -40,6 +49,7 @@ def main(
     slices: tuple[str, ...] | None,
     plot: Path,
     output: str,
+    quiet: bool,
 ) -> None:
     """Show a bundle's subgraphs, placement, bytes, signatures and memory ledger, after checking its hashes.
 
@@ -48,7 +58,7 @@ def main(
     if frontier is not None:
         from g3n_compiler.cli.frontier import show_frontier
 
-        show_frontier(frontier, text, documents, slices, plot, output)
+        show_frontier(frontier, text, documents, slices, plot, output, quiet)
         return
     if bundle is None:
         raise click.UsageError("name a BUNDLE, or a checkpoint with --frontier")
@@ -126,3 +136,7 @@ def _memory(manifest: dict[str, Any]) -> DataTable:
             table.add_row(runtime, "its cache on the disk", "", human_bytes(first["cache"]))
         table.add_row(runtime, "least device memory", "", human_bytes(ledger["least_device_ram"]), end_section=True)
     return table
+
+
+if __name__ == "__main__":
+    main()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from g3n_compiler.cli.show import messages
 
 INTERRUPTED = 130
 GRACE_SECONDS = 5.0
@@ -41,6 +42,7 @@ def insistent_interrupt(grace: float = GRACE_SECONDS) -> Iterator[None]:
 
 
 def _end() -> None:
-    sys.stderr.write((_SHOW_CURSOR if sys.stderr.isatty() else "") + "interrupted\n")
-    sys.stderr.flush()
+    stream = messages()
+    stream.write((_SHOW_CURSOR if stream.isatty() else "") + "interrupted\n")
+    stream.flush()
     os._exit(INTERRUPTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,37 @@ THREADS = click.IntRange(1, MOST_THREADS)
 SEED = click.IntRange(0, MOST_SEED)
 
 
+HELP_WIDTH = 100
+"""Characters of a line of help, where the terminal is as wide."""
+
+
 class Verb(click.Command):
-    """A command whose usage errors show what was typed as data: it may be a file's name that a shell put there."""
+    """A command with ``-h``, ``--version``, examples and groups of options in its help.
+
+    Its usage errors show what was typed as data: it may be a file's name that a shell put there.
+
+    Args:
+        examples: command lines, each with a few words on what it does.
+        groups: names of parameters by the heading that they are shown under; the rest are under "Options".
+        remark: a sentence for the end of the help.
+    """
+
+    def __init__(
+        self,
+        name: str | None,
+        *,
+        examples: Sequence[tuple[str, str]] = (),
+        groups: Mapping[str, Sequence[str]] | None = None,
+        remark: str = "",
+        **settings: Any,
+    ) -> None:
+        context = {"help_option_names": ["-h", "--help"], "max_content_width": HELP_WIDTH}
+        super().__init__(name, context_settings=context, **settings)
+        click.version_option(package_name="g3n", message="%(prog)s %(version)s")(self)
+        self._examples, self._groups, self._remark = examples, groups or {}, remark
+        grouped = [name for names in self._groups.values() for name in names]
+        if strange := set(grouped) - {parameter.name for parameter in self.params}:
+            raise ValueError(f"no such parameter: {', '.join(sorted(strange))}")
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's."""
@@ -36,6 +66,32 @@ class Verb(click.Command):
             return super().parse_args(ctx, args)
         except click.UsageError as error:
             raise click.UsageError(printable(error.format_message()), ctx) from None
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click's, by group."""
+        heading_of = {name: heading for heading, names in self._groups.items() for name in names}
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in (*self._groups, "Options")}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)) is not None:
+                sections[heading_of.get(str(parameter.name), "Options")].append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples, each on lines of its own however wide the terminal is, and where the exit codes are."""
+        with formatter.section("Examples"):
+            for command, what in self._examples:
+                formatter.write(f"{'':{formatter.current_indent}}{command}\n")
+                formatter.write(f"{'':{formatter.current_indent}}    {what}\n")
+        formatter.write_paragraph()
+        formatter.write_text(self._remark)
+        formatter.write("Exit codes: docs/exit-codes.md.\n")
+
+
+QUIET = click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Also what toolchains and engines print.")
+"""For the verbs that work long."""
 
 
 class Finite(click.FloatRange):

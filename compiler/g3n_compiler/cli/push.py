@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from g3n_compiler.cli.common import reports_errors
-from g3n_compiler.cli.options import FileName, Verb, Words
+from g3n_compiler.cli.options import QUIET, FileName, Verb, Words
 from g3n_compiler.cli.show import progress_bytes, show
 from g3n_runtime.accepted_keys import AcceptedKeys, accepted_keys_file
 from g3n_runtime.bundle import SIGNATURE, Bundle, open_bundle
@@ -17,20 +17,35 @@ from g3n_runtime.push import Adb, push_bundle
 from g3n_runtime.signature import check_signature
 
 
-@click.command(cls=Verb)
+@click.command(
+    cls=Verb,
+    examples=[
+        ("g3n-push exported/e2b-pixel-int4", "onto the only phone that adb sees"),
+        ("g3n-push exported/e2b-pixel-int4 --serial R5CT --apk build/android/g3n.apk", "with the sample app"),
+    ],
+)
 @click.argument("bundle", type=FileName())
 @click.option("--serial", type=Words(), help="The device, as adb devices names it [default: the only one].")
 @click.option("--apk", type=FileName(), help="Install this app too.")
 @click.option("--adb", "program", type=Words(), default="adb", show_default=True, help="The adb executable.")
 @click.option("--accept-key", type=Words(), metavar="FINGERPRINT", help="Know the key of this fingerprint from now on.")
 @click.option("--force", is_flag=True, help="Push although the device looks too small or too old.")
+@QUIET
 @reports_errors
-def main(bundle: Path, serial: str | None, apk: Path | None, program: str, accept_key: str | None, force: bool) -> None:
+def main(
+    bundle: Path,
+    serial: str | None,
+    apk: Path | None,
+    program: str,
+    accept_key: str | None,
+    force: bool,
+    quiet: bool,
+) -> None:
     """Copy BUNDLE onto a phone, resuming where an earlier copy broke off, and verify its hashes there."""
     opened = open_bundle(bundle.absolute())
     show(_who_made(opened, AcceptedKeys(accepted_keys_file()), accept_key))
     adb = Adb(program, serial)
-    with progress_bytes(f"pushing to {adb.serial}") as report:
+    with progress_bytes(f"pushing to {adb.serial}", quiet) as report:
         folder = push_bundle(adb, opened, report, force=force)
     show(f"{opened.manifest['name']} is in {folder}, every hash verified on the device")
     if apk is not None:
@@ -61,3 +76,7 @@ def _who_made(bundle: Bundle, accepted: AcceptedKeys, accept: str | None) -> str
     if key in accepted:
         return f"who made this bundle: the accepted key {key}"
     return f"who made this bundle: unknown key {key}\n(compare it with its owner, then --accept-key it)"
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ import click
 from g3n_compiler.cli.chat import Chat, say, tell_if_cut
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.cli.guard import GuardedCommand
-from g3n_compiler.cli.options import SEED, THREADS, TOKENS, FileName, Finite, Words
+from g3n_compiler.cli.options import SEED, THREADS, TOKENS, VERBOSE, FileName, Finite, Words
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_runtime.bundle import Bundle, open_bundle
 from g3n_runtime.chat import Attachments, ChatEngine, Sampler
@@ -19,7 +19,17 @@ from g3n_runtime.errors import EngineError
 
 @click.command(
     cls=GuardedCommand,
-    epilog="Exit codes: docs/exit-codes.md. An answer that is cut is told on stderr and is no error.",
+    examples=[
+        ('g3n-run exported/nano-host-int4 "What is a river?"', "one answer"),
+        ("g3n-run exported/nano-host-int4", "a chat"),
+        ('g3n-run exported/e2b-host-int4 --image cat.jpg "What is this?"', "about a picture"),
+    ],
+    groups={
+        "Turn": ("images", "audio", "system"),
+        "Sampling": ("max_tokens", "temperature", "top_k", "top_p", "seed"),
+        "Sizes of an elastic bundle": ("size", "draft", "target_speed"),
+    },
+    remark="An answer that is cut is told on stderr and is no error.",
 )
 @click.argument("bundle", type=FileName())
 @click.argument("prompt", type=Words(), required=False)
@@ -27,7 +37,7 @@ from g3n_runtime.errors import EngineError
 @click.option("--audio", type=FileName(), multiple=True, help="Sound to ask about; repeatable.")
 @click.option("--system", type=Words(), help="What the model is told before the first turn.")
 @click.option("--runtime", type=click.Choice(list(BACKENDS)), help="Engine [default: the bundle's first].")
-@click.option("--max-tokens", type=TOKENS, default=256, show_default=True)
+@click.option("--max-tokens", type=TOKENS, default=256, show_default=True, help="Of an answer.")
 @click.option("--temperature", type=Finite(0, 1000), help="0 is greedy [default: the bundle's].")
 @click.option("--top-k", type=TOKENS, help="[default: the bundle's]")
 @click.option("--top-p", type=Finite(0, 1), help="[default: the bundle's]")
@@ -39,6 +49,7 @@ from g3n_runtime.errors import EngineError
 @click.option("--draft", type=Words(), help="Smaller size that drafts for the largest; needs --temperature 0.")
 @click.option("--target-speed", type=Finite(0, 1_000_000), help="Tokens per second that --size auto aims at.")
 @click.option("--skip-hashes", is_flag=True, help="Trust the files: do not hash them before loading.")
+@VERBOSE
 @reports_errors
 def main(
     bundle: Path,
@@ -57,6 +68,7 @@ def main(
     draft: str | None,
     target_speed: float | None,
     skip_hashes: bool,
+    verbose: bool,
 ) -> None:
     """Answer PROMPT from BUNDLE, or chat when no PROMPT is given. Images and sounds go with the first turn."""
     opened = open_bundle(bundle, check_hashes=not skip_hashes)
@@ -67,7 +79,7 @@ def main(
             f"the stock {chosen} runner cannot set {', '.join(refused)}: leave the option out, or use --runtime litert"
         )
     sampler = _sampler(opened, temperature, top_k, top_p, seed or 0)
-    with quiet_toolchains():
+    with quiet_toolchains(verbose):
         engine = _open(opened, runtime, threads, size, draft, target_speed)
         try:
             engine.conversation.system = system
@@ -106,3 +118,7 @@ def _sampler(bundle: Bundle, temperature: float | None, top_k: int | None, top_p
         default["top_p"] if top_p is None else top_p,
         seed,
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from g3n_compiler.errors import TargetError
-from g3n_compiler.models.weights import Role, WeightSpec
+
+if TYPE_CHECKING:  # torch comes with it, and the commands' --help lists the recipes
+    from g3n_compiler.models.weights import Role, WeightSpec
 
 
 @dataclass(frozen=True)

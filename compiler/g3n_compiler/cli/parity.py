@@ -1,0 +1,72 @@
+"""The comparisons of ``g3n-verify``: a finished bundle against the checkpoint that it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from g3n_compiler.checkpoint.hub import resolve_checkpoint
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+from g3n_compiler.errors import CheckpointError
+from g3n_compiler.lower.arm64_kit import ArmKit
+from g3n_compiler.lower.job import Job, Progress
+from g3n_compiler.lower.registry import BACKENDS, get_backend
+from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.slice.elastic import choose_sizes
+from g3n_compiler.slice.plan import Slice
+from g3n_compiler.source import Source
+from g3n_compiler.targets import get_target
+from g3n_compiler.verify.arm64 import verify_arm64
+from g3n_compiler.verify.checks import Parity
+from g3n_compiler.verify.run import verify
+from g3n_runtime.bundle import Bundle
+
+
+def compare(opened: Bundle, checkpoint: Path | None, lora: Path | None, kit: Path | None, step: Progress) -> Parity:
+    """Compare ``opened`` with its checkpoint or, with the emulated Arm machine in ``kit``, with itself on Arm.
+
+    Raises:
+        CheckpointError: the checkpoint or the adapter is not what the bundle came from.
+    """
+    manifest = opened.manifest
+    arm = None if kit is None else ArmKit(kit.absolute())
+    directory = resolve_checkpoint(manifest["model"]["size"], checkpoint)
+    source = Source.open(directory, _plan(opened), lora, manifest["model"]["modalities"])
+    step("hashing the checkpoint")
+    _check_origin(opened, source)
+    names = [size["name"] for size in manifest.get("sizes", ())]
+    largest, *smaller = choose_sizes(names, source.whole) if names else [None]
+    if largest is not None:
+        source = source.divided(largest.config)
+    job = Job(
+        source=source,
+        tokenizer=load_tokenizer(source.directory, own_config(source.text)),
+        recipe=get_recipe(manifest["recipe"]["name"]),
+        target=get_target(manifest["target"]["name"]),
+        context=manifest["context"],
+        prefill_lengths=tuple(manifest["prefill_lengths"]),
+        directory=opened.directory,
+        progress=step,
+        resolutions=tuple((manifest.get("vision") or {}).get("image_sizes", ())),
+        sizes=tuple(size for size in smaller if size is not None),
+    )
+    backends = {r: get_backend(r) for r in BACKENDS if r in opened.runtimes}
+    parity = verify(job, backends) if arm is None else verify_arm64(job, opened, backends, arm)
+    opened.require_unchanged()
+    return parity
+
+
+def _plan(bundle: Bundle) -> Slice | None:
+    """The slice of the checkpoint that the bundle was made from, if it is not the whole."""
+    made = bundle.manifest["model"]["slice"]
+    return Slice(tuple(made["kept"]), tuple(made["ffn_dims"])) if "kept" in made else None
+
+
+def _check_origin(bundle: Bundle, source: Source) -> None:
+    recorded = bundle.manifest["provenance"]
+    if changed := sorted(set(recorded["checkpoint"].items()) ^ set(source.checkpoint.sha256().items())):
+        raise CheckpointError(
+            f"{changed[0][0]} of {source.directory} is not what the bundle came from: pass its own --checkpoint"
+        )
+    if recorded["adapter"] != (None if source.adapter is None else source.adapter.sha256):
+        raise CheckpointError("the bundle was compiled with another adapter: pass its own --lora, or none")
