@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from g3n_compiler.bundle.destination import Destination
-from g3n_compiler.bundle.durable import sync_folder, sync_tree
 from g3n_compiler.bundle.exchange import place, swap
 from g3n_compiler.bundle.owned import REMEDY
 from g3n_compiler.bundle.work import BUNDLE, NEW, OLD, STEPS, held, release
+from g3n_compiler.durable import sync_folder, sync_tree
 from g3n_compiler.errors import DiskError, G3nError, NotOurs
 from g3n_runtime.terminal import printable_line
 

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from g3n_compiler.bundle.durable import sync_folder, write_durably
 from g3n_compiler.bundle.exchange import place
 from g3n_compiler.bundle.owned import REMEDY, Kind, account
+from g3n_compiler.durable import sync_folder, write_durably
 from g3n_compiler.errors import Busy, DiskError, NotOurs
 from g3n_runtime.errors import BundleError
 from g3n_runtime.reading import read_json_object

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from g3n_compiler.bundle.durable import rename_durably, sync_file, write_durably
 from g3n_compiler.checkpoint.reader import file_sha256
+from g3n_compiler.durable import rename_durably, sync_file, write_durably
 from g3n_runtime.errors import BundleError
 from g3n_runtime.reading import read_json_object
 

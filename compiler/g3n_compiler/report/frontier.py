@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from g3n_compiler.bundle.durable import rename_durably, sync_file
 from g3n_compiler.checkpoint.identity import Inputs
 from g3n_compiler.checkpoint.reader import note_texts
+from g3n_compiler.durable import rename_durably, sync_file
 from g3n_compiler.errors import SliceError
 from g3n_compiler.lower.isolated import end_with_parent
 from g3n_compiler.models.embedding_tables import embedding_weights

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from g3n_compiler.bundle.durable import rename_durably, sync_file
+from g3n_compiler.durable import rename_durably, sync_file
 from g3n_compiler.errors import NotOurs
 from g3n_runtime.reading import read_bytes
 from g3n_runtime.terminal import printable_line
