@@ -68,6 +68,11 @@ def make_tiny(directory: Path, seed: int = 0, shards: str = "1GB", **overrides: 
     return TinyModel(model, directory)
 
 
+def ids_of(length: int, vocab: int, seed: int = 1) -> list[int]:
+    """Random ids below ``vocab``."""
+    return torch.randint(0, vocab, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
 def copy_tokenizer(directory: Path) -> None:
     """Give ``directory`` nano's tokenizer, whose vocabulary tiny models share."""
     from g3n_compiler.nano import checkpoint_dir
@@ -77,15 +82,27 @@ def copy_tokenizer(directory: Path) -> None:
 
 
 class FolderScheduling(LoadScopeScheduling):
-    """Keep a folder's tests on one worker, so that what they compile is compiled once."""
+    """Keep a folder's tests on one worker, so that what they compile is compiled once; of some folders each file's."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.split("::", 1)[0].rpartition("/")[0]
+        file = nodeid.split("::", 1)[0]
+        folder = file.rpartition("/")[0]
+        return file if folder in SPLIT else folder
+
+
+SPLIT = ("tests", "tests/e2e", "tests/nano", "tests/bundle", "tests/cli", "tests/checkpoint", "tests/runtime")
+"""Folders whose files share nothing that is costly to make, or share it across workers."""
+LONGEST = ("tests/e2e", "tests/executorch", "tests/litert", "tests/vision", "tests/elastic", "tests/nano")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest folder first: begun last, it would keep the other workers waiting."""
-    items.sort(key=lambda item: "tests/e2e/" not in item.nodeid)
+    """The longest folders first: begun last, they would keep the other workers waiting."""
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.nodeid.split("::", 1)[0].rpartition("/")[0]
+        return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)
 
 
 @pytest.hookimpl(optionalhook=True)

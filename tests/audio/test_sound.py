@@ -227,7 +227,7 @@ def test_a_length_that_the_header_tells_is_refused_before_decoding(
     def fails(*_: object, **__: object) -> None:
         raise AssertionError("it was decoded")
 
-    monkeypatch.setattr("soundfile.SoundFile.read", fails)
+    monkeypatch.setattr(soundfile.SoundFile, "read", fails)
     for name in ("a.flac", "b.flac"):
         assert f"lasts more than the {MAX_SECONDS} s" in refused(tmp_path / name)
         with pytest.raises(SoundError, match="the 30 s of one clip"):
@@ -236,7 +236,7 @@ def test_a_length_that_the_header_tells_is_refused_before_decoding(
 
 def test_a_length_that_no_header_tells_ends_at_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     soundfile.write(tmp_path / "a.wav", np.zeros(20 * RATE, np.int16), RATE)
-    monkeypatch.setattr("soundfile.SoundFile.frames", property(lambda self: 2**63 - 1))
+    monkeypatch.setattr(soundfile.SoundFile, "frames", property(lambda self: 2**63 - 1))
     blocks = read_blocks(tmp_path / "a.wav", 5)
     assert sum(len(next(blocks)) for _ in range(5)) == 5 * RATE
     with pytest.raises(SoundError, match="lasts more than the 5 s"):

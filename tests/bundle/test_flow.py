@@ -12,6 +12,7 @@ import pytest
 from g3n_compiler.bundle.signing import SigningKey
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.errors import BundleError, DiskError, HashMismatch, ParityError, UnsafePath
+from g3n_compiler.verify import run as verify_run
 from g3n_compiler.verify.checks import Check
 from g3n_runtime.bundle import MANIFEST, SIGNATURE, open_bundle
 from g3n_runtime.signature import check_signature
@@ -26,7 +27,7 @@ Edit = Callable[[Path, Callable[[dict[str, Any]], None]], None]
 def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     """onnxruntime's part is slow and has its own test; here its place is held by one check."""
     check = Check("held", "core", "onnxruntime", "eager fp32", "relative error", 0.0, 1.0)
-    monkeypatch.setattr("g3n_compiler.verify.run.onnx_checks", lambda *_: [check])
+    monkeypatch.setattr(verify_run, "onnx_checks", lambda *_: [check])
 
 
 def compile_tiny(tiny: TinyModel, out: Path, quant: str = "int8", sign: SigningKey | None = None, **fake: Any) -> Path:

@@ -16,6 +16,7 @@ from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.errors import Busy, NotOurs, SourceChanged
 from g3n_compiler.lower.artifact import Lowered
 from g3n_compiler.lower.job import Job
+from g3n_compiler.verify import run as verify_run
 from g3n_compiler.verify.checks import Check
 from g3n_runtime.bundle import MANIFEST, open_bundle
 from tests.bundle.folders import content, names
@@ -33,7 +34,7 @@ def without_onnx() -> Any:
     """onnxruntime's part is slow and has its own test; here its place is held by one check."""
     check = Check("held", "core", "onnxruntime", "eager fp32", "relative error", 0.0, 1.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("g3n_compiler.verify.run.onnx_checks", lambda *_: [check])
+        patch.setattr(verify_run, "onnx_checks", lambda *_: [check])
         yield
 
 

@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from PIL import Image
 
+from g3n_compiler.calibrate import examples
 from g3n_compiler.calibrate.examples import Example, Reading, examples_sha256, load_examples
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import ExampleError, MediaError, UnsafePath
@@ -150,7 +151,7 @@ def test_files_that_are_no_examples(tmp_path: Path) -> None:
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("g3n_compiler.calibrate.examples.MAX_BYTES", 10)
+    monkeypatch.setattr(examples, "MAX_BYTES", 10)
     with pytest.raises(ExampleError, match="at most 10 are read"):
         load_examples(written(tmp_path, {"text": "some text"}))
 
@@ -164,7 +165,7 @@ def test_a_pipe_or_a_device_is_no_file_of_examples(tmp_path: Path) -> None:
 
 
 def test_the_count_of_examples_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("g3n_compiler.calibrate.examples.MAX_EXAMPLES", 2)
+    monkeypatch.setattr(examples, "MAX_EXAMPLES", 2)
     assert len(load_examples(written(tmp_path, *[{"text": "a"}] * 2))) == 2
     with pytest.raises(ExampleError, match="3 examples, at most 2"):
         load_examples(written(tmp_path, *[{"text": "a"}] * 3))

@@ -16,8 +16,7 @@ from g3n_compiler.errors import CheckpointError, NotFinite
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.verify.checks import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference, hf_logits
-from tests.conftest import make_tiny
-from tests.models.test_decoder import ids_of
+from tests.conftest import ids_of, make_tiny
 
 
 @pytest.mark.parametrize("rslora", [False, True])

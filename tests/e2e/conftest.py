@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 BIN = Path(sys.executable).parent
 TIMEOUT = 2400
@@ -25,13 +27,23 @@ def run(command: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("workspace")
+    """One folder for all workers of a run, so that what one has compiled the others find."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "workspace"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def compiled(workspace: Path, command: str, bundle: str) -> Path:
-    result = run(command, workspace)
-    assert result.returncode == 0, result.stderr
-    return workspace / bundle
+    """``bundle``, compiled by the first worker that asks for it; what the command printed lies in ``printed.txt``."""
+    directory = workspace / bundle
+    with FileLock(workspace / f"{directory.name}.lock"):
+        if not directory.exists():
+            result = run(command, workspace)
+            assert result.returncode == 0, result.stderr
+            if command == README_COMMAND:
+                (workspace / "printed.txt").write_text(result.stdout, encoding="utf-8")
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The README's calibration of nano, compiled and run by the stock engine."""
+"""The calibration of nano that docs/calibration.md shows, compiled and run by the stock engine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from g3n_runtime.bundle import open_bundle
+from tests.documented import ROOT, examples, text_of
 from tests.e2e.conftest import run
-from tests.e2e.test_readme import README, ROOT
 
-COMMANDS = [c for c in re.findall(r"^\$ (g3n-.+)$", README, re.MULTILINE) if "calibrate" in c or "custom-host" in c]
+PAGE = "docs/calibration.md"
+COMMANDS = [example.command for example in examples(PAGE)]
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +30,12 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_the_readme_shows_what_it_says(said: tuple[Path, list[str]]) -> None:
+def test_the_page_shows_what_it_says(said: tuple[Path, list[str]]) -> None:
     _, (calibrated, compiled, _) = said
     assert (
         found := re.search(r"60 matrices rounded by 216 examples: .* (\d+)% of plain", " ".join(calibrated.split()))
     )
-    assert (shown := re.search(r"60 matrices rounded by 216 examples: .* (\d+)% of plain", README))
+    assert (shown := re.search(r"60 matrices rounded by 216 examples: .* (\d+)% of plain", text_of(PAGE)))
     assert abs(int(found[1]) - int(shown[1])) <= 2  # sums in another order on another machine
     assert "comparisons with the reference passed" in compiled
 

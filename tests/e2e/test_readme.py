@@ -1,4 +1,4 @@
-"""Every command of the README runs; those that need what is not here are refused as the README says."""
+"""Every command of the README (README.md) runs, and prints what the page says that it prints."""
 
 from __future__ import annotations
 
@@ -9,53 +9,43 @@ from pathlib import Path
 
 import pytest
 
+from tests.documented import ROOT, Example, examples, mentioned, says
 from tests.e2e.conftest import README_COMMAND, run
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-OTHERS = ("elastic", "calibrate", "custom-host")
-COMMANDS = [c for c in re.findall(r"^\$ (g3n-.+)$", README, re.MULTILINE) if not any(word in c for word in OTHERS)]
-"""Those of the elastic bundle run in tests/elastic, those of the calibrated one in test_calibrated."""
-ELSEWHERE = re.findall(r"^(g3n-[^#\n]+)", README, re.MULTILINE)
-"""Need Google's weights or an adapter; checked for their options only."""
-MAKE = re.findall(r"^make (\w+)", README, re.MULTILINE)
+EXAMPLES = examples("README.md")
 
 
-def test_the_readme_names_every_verb() -> None:
-    verbs = {command.split()[0] for command in COMMANDS}
+def test_the_readme_names_the_verbs_that_a_newcomer_needs() -> None:
+    verbs = {example.command.split()[0] for example in EXAMPLES}
     assert verbs == {"g3n-compile", "g3n-run", "g3n-verify", "g3n-inspect", "g3n-bench"}
+    assert README_COMMAND in [example.command for example in EXAMPLES]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command_runs(command: str, nano_int4: Path, workspace: Path) -> None:
-    if command.startswith("g3n-compile"):
-        return  # the fixture ran it
+@pytest.mark.parametrize("example", EXAMPLES, ids=[example.command for example in EXAMPLES])
+def test_command_runs(example: Example, nano_int4: Path, workspace: Path) -> None:
     if not (sources := workspace / "compiler").exists():
         sources.symlink_to(ROOT / "compiler")  # commands name files of the repository
-    result = run(command, workspace)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() and "Traceback" not in result.stderr
+    if example.command.startswith("g3n-compile"):
+        printed = (nano_int4.parents[1] / "printed.txt").read_text(encoding="utf-8")  # the fixture ran it
+    else:
+        result = run(example.command, workspace)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.strip() and "Traceback" not in result.stderr
+        printed = result.stdout
+    if example.shown:
+        assert says(example.shown, printed), printed
 
 
-@pytest.mark.parametrize("command", ELSEWHERE)
+@pytest.mark.parametrize("command", mentioned("README.md"))
 def test_command_for_other_checkpoints_parses(command: str, workspace: Path) -> None:
     """It gets as far as looking for a checkpoint that is not here."""
-    result = run(command.strip(), workspace)
+    result = run(command, workspace)
     assert result.returncode in (10, 18), result.stderr
     assert "Usage" not in result.stderr and "Traceback" not in result.stderr
 
 
-def test_make_targets_exist() -> None:
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text(encoding="utf-8")
-    assert MAKE and all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in MAKE)
-
-
-def test_fixture_command_is_the_readmes() -> None:
-    assert README_COMMAND in COMMANDS
-
-
 def test_quality_table(nano_int4: Path) -> None:
-    script = Path(__file__).parents[2] / "benchmarks" / "quality.py"
+    script = ROOT / "benchmarks" / "quality.py"
     words = [sys.executable, str(script), str(nano_int4), "--documents", "2"]
     result = subprocess.run(words, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from g3n_compiler.compile import CompileOptions, compile_bundle
+from g3n_compiler.lower.litert import backend
 from g3n_compiler.lower.litert.bind_weights import bind
 from g3n_compiler.lower.litert.file_headers import split_heads
 from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_embedder
@@ -100,7 +101,7 @@ def bundle(nested: Nested, tmp_path_factory: pytest.TempPathFactory) -> Path:
         out=out,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("g3n_compiler.lower.litert.backend.convert", lambda *asked: nested.graph)
+        patch.setattr(backend, "convert", lambda *asked: nested.graph)
         return compile_bundle(options, lambda line: None)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,13 +21,13 @@ from g3n_runtime.chat import GREEDY
 from g3n_runtime.engines import open_engine
 from g3n_runtime.litert.elastic import ElasticText
 from g3n_runtime.litert.elastic_chat import AUTO, ElasticChat
+from tests.documented import examples
 from tests.elastic.conftest import CONTEXT, FULL, SMALL, Nested
 from tests.runtime.full import check_full_conversation
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 VERBS = {"g3n-run": run.main, "g3n-inspect": inspect.main, "g3n-verify": verify.main, "g3n-compile": compile_verb.main}
 OF_NANO, ITS_SMALL = "exported/nano-elastic-host-int4", "half-5-6"
-COMMANDS = [c for c in re.findall(r"^\$ (g3n-.+)$", README, re.MULTILINE) if OF_NANO in c]
+COMMANDS = [e.command for e in examples("docs/elastic.md") if OF_NANO in e.command]
 QUESTION = "What is a river?"
 
 
@@ -127,7 +126,7 @@ def test_policy_and_measure(bundle: Path, chat: ElasticChat) -> None:
     fast.close()
 
 
-def test_commands_of_the_readme(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_the_page(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run on this bundle, which stands for nano's: that one takes minutes to compile."""
     monkeypatch.chdir(bundle.parents[1])
     assert len(COMMANDS) >= 3

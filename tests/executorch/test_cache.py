@@ -15,8 +15,8 @@ from g3n_compiler.models.shape import LayerType
 from g3n_compiler.source import Source
 from g3n_compiler.verify.checks import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference
+from tests.conftest import ids_of
 from tests.executorch.conftest import CHUNK, CONTEXT, LONG, WINDOW, eager_pieces
-from tests.models.test_decoder import ids_of
 
 Make = Callable[[int, int], ChunkDecoder]
 

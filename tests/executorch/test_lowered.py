@@ -22,9 +22,9 @@ from g3n_compiler.verify.checks import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.errors import EngineError
 from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
+from tests.conftest import ids_of
 from tests.executorch.conftest import CHUNK, CONTEXT, LONG, METHODS, WINDOW, Lower, eager_pieces, lower
 from tests.executorch.test_cache import split
-from tests.models.test_decoder import ids_of
 
 
 @pytest.mark.parametrize("recipe", METHODS)

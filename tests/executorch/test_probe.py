@@ -8,8 +8,8 @@ from g3n_compiler.lower.executorch.layers import PROBE, LayerProbe
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.verify.layers import layer_errors
 from g3n_runtime.executorch.model import ExecuTorchModel
+from tests.conftest import ids_of
 from tests.executorch.conftest import CHUNK, WINDOW, Lower
-from tests.models.test_decoder import ids_of
 
 
 def test_each_layer_follows_from_the_one_before(lowered: Lower) -> None:

@@ -14,8 +14,7 @@ from g3n_compiler.models.embedding_tables import EmbeddingTables
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.models.weights import LazyWeights
 from g3n_compiler.verify.checks import EXACT, relative_error
-from tests.conftest import make_tiny
-from tests.models.test_decoder import ids_of
+from tests.conftest import ids_of, make_tiny
 
 
 @pytest.mark.parametrize("shape", [{}, {"altup_num_inputs": 2}, {"altup_active_idx": 1}], ids=str)

@@ -17,7 +17,7 @@ from g3n_compiler.models.weights import LazyWeights
 from g3n_compiler.source import Source
 from g3n_compiler.verify.checks import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference, hf_greedy, hf_logits
-from tests.conftest import TinyModel, make_tiny
+from tests.conftest import TinyModel, ids_of, make_tiny
 
 PATTERN = ["sliding_attention", "sliding_attention", "full_attention"]
 SHAPES: dict[str, dict[str, Any]] = {
@@ -35,10 +35,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     "two streams": {"altup_num_inputs": 2, "altup_active_idx": 0},
     "active stream 1": {"altup_active_idx": 1},
 }  # fmt: skip
-
-
-def ids_of(length: int, vocab: int, seed: int = 1) -> list[int]:
-    return torch.randint(0, vocab, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -16,8 +16,7 @@ from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.models.registry import dead_weights, text_weights
 from g3n_compiler.verify.checks import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference, hf_logits
-from tests.conftest import TinyModel, make_tiny
-from tests.models.test_decoder import ids_of
+from tests.conftest import TinyModel, ids_of, make_tiny
 
 
 def broken_by(model: TinyModel, change: Callable[[Reference], None], length: int = 45) -> float:

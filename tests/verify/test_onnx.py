@@ -6,8 +6,7 @@ import dataclasses
 
 from g3n_compiler.verify.onnx.checks import onnx_checks
 from g3n_compiler.verify.reference import Reference
-from tests.conftest import TinyModel
-from tests.models.test_decoder import ids_of
+from tests.conftest import TinyModel, ids_of
 
 
 def test_subgraphs_equal_eager_beyond_the_window(tiny: TinyModel) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.errors import ParityError, TargetError, WrongModel
+from g3n_compiler.verify import run as verify_run
 from g3n_compiler.verify import vision
 from g3n_compiler.verify.checks import Check
 from g3n_runtime.bundle import open_bundle
@@ -22,7 +23,7 @@ from tests.vision.conftest import Multimodal
 def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     """onnxruntime's part is slow and has its own test."""
     check = Check("held", "core", "onnxruntime", "eager fp32", "relative error", 0.0, 1.0)
-    monkeypatch.setattr("g3n_compiler.verify.run.onnx_checks", lambda *_: [check])
+    monkeypatch.setattr(verify_run, "onnx_checks", lambda *_: [check])
 
     def eager(source: Any, config: Any, image: np.ndarray) -> np.ndarray:
         return vision.VisionReference(source, config).embed(image)

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 from transformers import SiglipImageProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -249,7 +250,7 @@ def test_whatever_a_decoder_raises_is_a_media_error(
     def fails(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_prepare", fails)
+    monkeypatch.setattr(PngImageFile, "load_prepare", fails)
     with pytest.raises(MediaError, match=r"a\.png"):
         load_image(write(tmp_path / "a.png", encoded("png")), 64)
 
