@@ -28,7 +28,7 @@ from g3n_runtime.chat import GREEDY, Attachments, Sampler
 from g3n_runtime.errors import ContextFull, EngineError, SoundError
 from g3n_runtime.executorch import media
 from g3n_runtime.executorch.chat import ExecuTorchChat
-from g3n_runtime.executorch.media import RowLoop, SoftTokens, TowerFiles, Vocabulary
+from g3n_runtime.executorch.media import SoftTokens, TowerFiles
 from g3n_runtime.executorch.row_loop import RowLoop
 from g3n_runtime.executorch.tokenizer import Vocabulary
 from g3n_runtime.executorch.vision import ExecuTorchVision
