@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from g3n_compiler.lower.opened import LayeredModel
 from g3n_compiler.models.eager_cache import EagerCache
 from g3n_compiler.models.family import State
+from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.verify.golden import Golden
 from g3n_compiler.verify.layers import JITTER, REACH, layer_errors
 from g3n_compiler.verify.reference import Reference
+from g3n_compiler.verify.text import Expected, artifact_checks
 from tests.conftest import TinyModel
+from tests.fakes import FakeBackend
+from tests.jobs import make_job
 
 IDS = [2, *range(7, 200)]
 FAULTY = 3
@@ -62,3 +69,23 @@ def test_nobody_asks_where_the_limit_is_kept(tiny: TinyModel) -> None:
     reference = Reference(tiny.open(), RECIPES["int4"])
     errors = layer_errors(reference, Twin(reference, 1.3), IDS, 1)
     assert not errors.sensitive and errors.steady.name == f"layer {FAULTY}"
+
+
+def test_a_comparison_keeps_the_error_of_each_layer(tiny: TinyModel, tmp_path: Path) -> None:
+    """Those over the limit too, which have comparisons of their own beside."""
+    rounded = Reference(tiny.open(), RECIPES["int4"])
+
+    class Layered(FakeBackend):
+        def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
+            return {"fake": Twin(rounded, 1.3)}
+
+    job, backend = make_job(tiny.open(), tmp_path, "int4"), Layered("litert")
+    backend.lower(job)
+    checks = artifact_checks(job, backend, Expected([Golden("chat", IDS, 1)]), rounded)
+    (whole,) = [check for check in checks if check.parts]
+    names = [name for name, _ in whole.parts]
+    assert names == [*(f"layer {i}" for i in range(rounded.config.num_layers)), "head"]
+    errors, own = dict(whole.parts), [c for c in checks if " alone, chat" in c.name and c.metric == "relative error"]
+    alone = {c.name.removeprefix("fake: ").removesuffix(" alone, chat"): c.value for c in own}
+    assert alone and alone.items() <= errors.items()
+    assert whole.value == max(error for name, error in errors.items() if name not in alone)

@@ -50,5 +50,12 @@ def test_nothing_compared_is_not_passed() -> None:
         Parity().require()
 
 
+def test_the_error_of_each_layer_is_kept() -> None:
+    check = Check("", "", "", "", "", 0.00123, 0.01, "", (("layer 0", 0.00123), ("head", math.inf)))
+    made = Parity([check, Check("", "", "", "", "", 0.0, 0.01)]).as_dict()["checks"]
+    assert made[0]["parts"] == [{"name": "layer 0", "value": 0.0012}, {"name": "head", "value": 1e30}]
+    assert "parts" not in made[1]
+
+
 def test_rounded_keeps_two_digits() -> None:
     assert rounded(0.0012345) == 0.0012 and rounded(math.inf) == 1e30

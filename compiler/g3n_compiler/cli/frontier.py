@@ -112,7 +112,9 @@ def _cache() -> Iterator[Path]:
 
 def _table(points: list[Point], tokens: int) -> DataTable:
     figures = ("layers", "parameters", f"{RECIPE} bytes", "nats/token", "against the best", "tok/s")
-    table = DataTable(f"Slices on {tokens:,} held-out tokens; * is on the frontier", "slice", right=figures)
+    table = DataTable(
+        f"Slices on {tokens:,} held-out tokens; * no other is as small, as good and as fast", "slice", right=figures
+    )
     least = min(p.loss for p in points)
     for p in sorted(points, key=lambda p: (-p.nbytes, p.loss)):
         mark = "" if p.dominated_by(points) else " *"

@@ -8,7 +8,7 @@ backend has its own ledger, in ``memory.py`` of its folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from g3n_compiler.lower.artifact import LoweredSubgraph
@@ -85,6 +85,11 @@ def parts(
     }
     rest = [{"name": name, "bytes": n, "kind": kind} for kind, group in named.items() for name, n in group.items()]
     return [*mapped, *rest]
+
+
+def peaks(phases: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Bytes of each phase."""
+    return {phase: sum(held.values()) for phase, held in phases.items()}
 
 
 def least_device_ram(peak: int) -> int:

@@ -6,27 +6,40 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 REPORT = "report.html"
 
 
 def write_report(directory: Path, manifest: dict[str, Any]) -> None:
-    """Render the manifest as a page without scripts, fonts or images from elsewhere."""
-    from g3n_compiler.report.plots import bytes_by_part, memory_by_phase, parity_by_subgraph
+    """Write the page of ``manifest`` into ``directory``."""
+    (directory / REPORT).write_bytes(render(manifest).encode())
+
+
+def render(manifest: dict[str, Any]) -> str:
+    """The manifest as a page without scripts, fonts or images from elsewhere; the same manifest gives the same page."""
+    import jinja2
+    from markupsafe import Markup
+
+    from g3n_compiler.report.commands import commands
+    from g3n_compiler.report.comparisons import groups
+    from g3n_compiler.report.curves import charts
+    from g3n_compiler.report.memory import memory
+    from g3n_compiler.report.placement import lanes, not_run
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["bytes"] = human_bytes
-    template = environment.from_string((files("g3n_compiler.report") / "report.html.jinja").read_text(encoding="utf-8"))
-    page = template.render(
+    folder = files("g3n_compiler.report")
+    style = (folder / "report.css").read_text(encoding="utf-8")
+    template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
+    return template.render(
         m=manifest,
-        plots=[
-            ("Parity by subgraph", parity_by_subgraph(manifest)),
-            ("Bytes by part", bytes_by_part(manifest)),
-            ("Memory by phase", memory_by_phase(manifest)),
-        ],
+        style=Markup(style),
+        lanes=lanes(manifest),
+        not_run=not_run(manifest),
+        commands=commands(manifest),
+        charts=charts(manifest),
+        memory=memory(manifest),
+        groups=groups(manifest),
     )
-    (directory / REPORT).write_bytes(page.encode())
 
 
 def human_bytes(count: int) -> str:

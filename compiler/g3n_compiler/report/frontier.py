@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +42,10 @@ VERSION = 2
 """Of what is measured and how: results of another one are not taken from the cache."""
 MAX_KNOWN_BYTES = 1 << 16
 
+SAME_SPEED = 0.05
+"""Speeds that are this close are the same: another run would rank them otherwise."""
+
+Figures = tuple[Literal["nbytes", "loss", "speed"], ...]
 Documents = tuple[tuple[int, ...], ...]
 """Ids of each document, bos first."""
 
@@ -57,12 +61,19 @@ class Point:
     loss: float
     speed: float
 
-    def dominated_by(self, others: Sequence[Point]) -> bool:
-        """Whether one of ``others`` is no larger and better, or smaller and no worse."""
+    def dominated_by(self, others: Sequence[Point], figures: Figures = ("nbytes", "loss", "speed")) -> bool:
+        """Whether one of ``others`` is better in one of ``figures`` and worse in none; equal points are not."""
         return any(
-            o.nbytes <= self.nbytes and o.loss <= self.loss and (o.nbytes, o.loss) != (self.nbytes, self.loss)
-            for o in others
+            any(other._better(self, name) for name in figures)
+            and not any(self._better(other, name) for name in figures)
+            for other in others
         )
+
+    def _better(self, other: Point, figure: str) -> bool:
+        if figure == "speed":
+            return self.speed > other.speed * (1 + SAME_SPEED)
+        mine, theirs = getattr(self, figure), getattr(other, figure)
+        return bool(mine < theirs)
 
 
 class Measured(NamedTuple):

@@ -32,6 +32,8 @@ class Check:
     value: float
     limit: float
     note: str = ""
+    parts: tuple[tuple[str, float], ...] = ()
+    """The error of each layer or step by its name, in the order in which they run, where they were compared alone."""
 
     @property
     def passed(self) -> bool:
@@ -83,12 +85,17 @@ class Parity:
     def as_dict(self) -> dict[str, Any]:
         return {
             "passed": self.passed,
-            "checks": [
-                asdict(c) | {"value": rounded(c.value), "limit": rounded(c.limit), "passed": c.passed}
-                for c in self.checks
-            ],
+            "checks": [_check_fields(c) for c in self.checks],
             "texts": [asdict(t) for t in self.texts],
         }
+
+
+def _check_fields(check: Check) -> dict[str, Any]:
+    fields = asdict(check) | {"value": rounded(check.value), "limit": rounded(check.limit), "passed": check.passed}
+    del fields["parts"]
+    if check.parts:
+        fields["parts"] = [{"name": name, "value": rounded(value)} for name, value in check.parts]
+    return fields
 
 
 def rounded(value: float) -> float:

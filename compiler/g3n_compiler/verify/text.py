@@ -45,8 +45,16 @@ class _Context:
     def reference(self) -> str:
         return "eager fp32" if self.exact else f"fake-quant {self.job.recipe.name}"
 
-    def check(self, what: str, metric: str, value: float, limit: float, note: str = "") -> Check:
-        return Check(what, "core", self.runtime, self.reference, metric, value, limit, note)
+    def check(
+        self,
+        what: str,
+        metric: str,
+        value: float,
+        limit: float,
+        note: str = "",
+        parts: tuple[tuple[str, float], ...] = (),
+    ) -> Check:
+        return Check(what, "core", self.runtime, self.reference, metric, value, limit, note, parts)
 
 
 def artifact_checks(job: Job, backend: TextEntry, expected: Expected, rounded: Reference) -> list[Check]:
@@ -87,7 +95,8 @@ def _layer_checks(context: _Context, entry: str, model: LayeredModel, logits: di
         errors = layer_errors(context.rounded, model, g.ids, g.prompt, math.inf if context.exact else limit)
         logits[g.name] = errors.logits
         what = f"{entry}: each layer alone, {g.prompt} tokens of prompt, {len(g.ids) - g.prompt} decoded, {g.name}"
-        yield context.check(what, "relative error", errors.steady.worst, limit, f"worst in {errors.steady.name}")
+        note, parts = f"worst in {errors.steady.name}", tuple((part.name, part.worst) for part in errors.parts)
+        yield context.check(what, "relative error", errors.steady.worst, limit, note, parts)
         for part in errors.sensitive:
             assert part.own is not None
             what = f"{entry}: {part.name} alone, {g.name}"

@@ -51,7 +51,8 @@ def step_check(job: Job, subgraph: Subgraph, runtime: Runtime, what: str, errors
     """``errors`` of a quantised tower as a comparison with the recipe's reference."""
     name, reference = f"{what}: each of {len(errors.errors)} steps alone", f"fake-quant {job.recipe.name}"
     note, limit = f"worst in {errors.where}", job.recipe.layer_tolerance
-    return Check(name, subgraph, runtime, reference, "relative error", errors.worst, limit, note)
+    parts = tuple(errors.errors.items())
+    return Check(name, subgraph, runtime, reference, "relative error", errors.worst, limit, note, parts)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from g3n_compiler.lower.memory import (
     least_device_ram,
     mapped_parts,
     parts,
+    peaks,
     phase_activations,
     tower_bytes,
 )
@@ -36,7 +37,7 @@ and the engine speaks. Measured for compiles of E2B and E4B at int4, everything 
 def memory_ledger(
     config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
 ) -> dict[str, Any]:
-    """``parts`` (name, bytes, kind), ``peak`` bytes by phase and the least device memory.
+    """``parts`` (name, bytes, kind), ``peak`` bytes by phase, what ``phases`` hold and the least device memory.
 
     A tower is one part, loaded when the first image or sound comes; its phase is the encoding.
     """
@@ -49,12 +50,14 @@ def memory_ledger(
     weights = [recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values()]
     tokenizer = config.vocab_size * TOKENIZER_BYTES
     resident = {"engine": ENGINE_BYTES, "packed_weights": sum(weights), "tokenizer": tokenizer}
-    held = caches + sum(resident.values()) + max(work.values())
-    peak = {"load": held + max(weights), **dict.fromkeys(work, held)}
-    peak |= {tower: held + n for tower, n in towers.items()}
+    held = resident | {"kv_cache": caches, "activations": max(work.values())}
+    phases = {"load": held | {"largest_weight": max(weights)}, **dict.fromkeys(work, held)}
+    phases |= {tower: held | {tower: n} for tower, n in towers.items()}
+    peak = peaks(phases)
     return {
         "parts": parts(mapped_parts(subgraphs), towers, caches, resident, work),
         "peak": peak,
+        "phases": phases,
         "least_device_ram": least_device_ram(max(peak.values())),
     }
 

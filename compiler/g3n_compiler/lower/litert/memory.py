@@ -16,6 +16,7 @@ from g3n_compiler.lower.memory import (
     least_device_ram,
     mapped_parts,
     parts,
+    peaks,
     phase_activations,
     tower_bytes,
 )
@@ -39,7 +40,7 @@ and the engine speaks. Measured for compiles of E2B and E4B at int4, everything 
 def memory_ledger(
     config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
 ) -> dict[str, Any]:
-    """``parts`` (name, bytes, kind), ``peak`` bytes by phase and the least device memory.
+    """``parts`` (name, bytes, kind), ``peak`` bytes by phase, what ``phases`` hold and the least device memory.
 
     A tower is one part, loaded when the first image or sound comes; its phase is the encoding. ``first_run`` has the
     ``peak`` of the first load and the ``cache`` of packed weights that it leaves on the disk.
@@ -48,17 +49,19 @@ def memory_ledger(
     work = phase_activations(config, context, prefill)
     # Tables are touched by rows only; the packed core is read whole at every token.
     packed = int(sum(s.nbytes for s in subgraphs if s.name == "core") * PACKED_SHARE)
-    held = caches + ENGINE_BYTES + packed
-    peak = {"load": held, **{phase: held + n for phase, n in work.items()}}
-    peak |= {tower: held + n for tower, n in towers.items()}
+    held = {"engine": ENGINE_BYTES, "packed_weights": packed, "kv_cache": caches}
+    phases = {"load": held, **{phase: held | {"activations": n} for phase, n in work.items()}}
+    phases |= {tower: held | {tower: n} for tower, n in towers.items()}
+    peak = peaks(phases)
     # While it is packed, a weight lies in anonymous memory, which the engine keeps.
     largest = max(recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values())
-    first = max(peak["prefill"] + largest, *peak.values())
+    first = max(phases["prefill"] | {"largest_weight": largest}, *phases.values(), key=lambda held: sum(held.values()))
     return {
         "parts": parts(mapped_parts(subgraphs), towers, caches, {"engine": ENGINE_BYTES}, work),
         "peak": peak,
-        "first_run": {"peak": first, "cache": packed},
-        "least_device_ram": least_device_ram(max(*peak.values(), first)),
+        "first_run": {"peak": sum(first.values()), "cache": packed},
+        "phases": phases | {"first_run": first},
+        "least_device_ram": least_device_ram(sum(first.values())),
     }
 
 

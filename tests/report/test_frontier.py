@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -12,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
-from g3n_compiler.cli.frontier import _texts
+from g3n_compiler.cli.frontier import _table, _texts
 from g3n_compiler.cli.inspect import main
 from g3n_compiler.errors import CheckpointError, NotOurs
 from g3n_compiler.models.gemma3n.published import published_slices
@@ -33,7 +34,7 @@ def run(tiny: TinyModel, folder: Path, *options: str) -> list[dict[str, object]]
     text = folder / "text.txt"
     text.write_text(f"{TEXT}\nand\n", encoding="utf-8")
     words = ["--frontier", str(tiny.directory), "--text", str(text), "--plot", str(folder / "plot.svg"), *options]
-    done = CliRunner().invoke(main, [*words, "--format", "json"], env={"XDG_CACHE_HOME": str(folder / "cache")})
+    done = CliRunner().invoke(main, [*words, "--format", "json"], env={"G3N_CACHE_DIR": str(folder / "cache")})
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
 
@@ -99,12 +100,43 @@ def test_nano_has_every_nesting_point(tiny: TinyModel) -> None:
     assert slices["first-2-half-5-6"].ffn_dims == (64, 64) + (128,) * 6
 
 
-def test_the_frontier_is_what_nothing_smaller_beats() -> None:
-    def point(nbytes: int, loss: float) -> Point:
-        return Point("", 1, 1, nbytes, loss, 1.0)
+def point(nbytes: int, loss: float, speed: float = 100.0) -> Point:
+    return Point("", 1, 1, nbytes, loss, speed)
 
-    points = [point(3, 1.0), point(2, 1.5), point(2, 1.4), point(1, 1.4), point(4, 1.0)]
-    assert [p.dominated_by(points) for p in points] == [False, True, True, False, True]
+
+@pytest.mark.parametrize(
+    ("other", "dominates"),
+    [
+        (point(3, 2.0), False),  # equal in all
+        (point(2, 2.0), True),
+        (point(3, 1.9), True),
+        (point(3, 2.0, 120.0), True),
+        (point(2, 2.1), False),
+        (point(2, 1.9, 80.0), False),
+        (point(4, 2.1, 80.0), False),  # worse in all
+        (point(2, 1.9, 97.0), True),  # as fast: another run would rank the two otherwise
+        (point(3, 2.0, 103.0), False),
+        (point(4, 2.1, 103.0), False),
+    ],
+)
+def test_a_point_dominates_if_it_is_better_in_one_and_worse_in_none(other: Point, dominates: bool) -> None:
+    assert point(3, 2.0).dominated_by([point(3, 2.0), other]) is dominates
+
+
+def test_speed_counts_only_where_it_is_shown() -> None:
+    slow, fast = point(3, 2.0), point(4, 2.1, 200.0)
+    points = [slow, fast]
+    assert [p.dominated_by(points) for p in points] == [False, False]
+    assert [p.dominated_by(points, ("nbytes", "loss")) for p in points] == [False, True]
+    assert [p.dominated_by([*points, point(9, 2.0, 200.0)], ("speed", "loss")) for p in points] == [True, True]
+
+
+def test_the_table_stars_what_nothing_dominates() -> None:
+    named = {"small": point(1, 2.5), "twin": point(1, 2.5), "worst": point(9, 3.0, 50.0), "best": point(5, 1.0)}
+    points = [dataclasses.replace(p, name=name) for name, p in named.items()]
+    table = _table(points, 10)
+    names = [str(cell) for cell in table.columns[0].cells]
+    assert sorted(names) == ["best *", "small *", "twin *", "worst"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""The report's commands: how this very bundle is run, by the roles of its files."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HELLO = "What is a river?"
+
+
+@dataclass(frozen=True)
+class Command:
+    """Lines to copy into a shell, or into Python, in the bundle's folder."""
+
+    title: str
+    lines: str
+    language: str = "shell"
+
+
+def commands(manifest: dict[str, Any]) -> list[Command]:
+    """Ours for each runtime, then the stock engines'."""
+    modalities = manifest["model"]["modalities"]
+    runtimes = list(manifest["memory"])
+    made = []
+    for runtime in runtimes:
+        run = f"g3n-run . --runtime {shlex.quote(runtime)}"
+        lines = [f"{run} --temperature 0 {shlex.quote(_prompt(manifest, runtime))}"]
+        if "vision" in modalities:
+            lines.append(f"{run} --image picture.jpg {shlex.quote('What is in this picture?')}")
+        if "audio" in modalities:
+            lines.append(f"{run} --audio sound.wav {shlex.quote('What is said?')}")
+        if manifest.get("sizes"):
+            lines.append(f"{run} --size auto")
+        made.append(Command(f"Ask it, or chat, with {runtime}", "\n".join([*lines, run])))
+    made.append(Command("Look at it and check it again", "g3n-inspect .\ng3n-verify ."))
+    made.append(Command("Put it on a phone", "g3n-push ."))
+    paths = {entry["role"]: entry["path"] for entry in manifest["files"]}
+    made += [stock(paths, manifest) for roles, stock in STOCK.items() if set(roles) <= set(paths)]
+    return made
+
+
+def _prompt(manifest: dict[str, Any], runtime: str) -> str:
+    """A prompt whose greedy answer the page shows."""
+    return next((str(t["prompt"]) for t in manifest["parity"]["texts"] if t["runtime"] == runtime), HELLO)
+
+
+def _litert_lm(paths: Mapping[str, str], manifest: dict[str, Any]) -> Command:
+    path, prompt = shlex.quote(f"./{paths['litertlm']}"), shlex.quote(_prompt(manifest, "litert"))
+    title = f"The stock engine alone: LiteRT-LM {manifest['provenance']['versions'].get('litert-lm', '')}".rstrip()
+    # A cache on the disk would lie among the bundle's files.
+    return Command(title, f"litert-lm run {path} --backend cpu --cache memory --temperature 0 --prompt {prompt}")
+
+
+def _text_llm_runner(paths: Mapping[str, str], manifest: dict[str, Any]) -> Command:
+    said = manifest["template"]["prompt"].replace("{prompt}", _prompt(manifest, "executorch"))
+    model, tokenizer, tables = (paths[role] for role in ("executorch_model", "tokenizer_json", "executorch_tables"))
+    title = f"The stock engine alone: ExecuTorch {manifest['provenance']['versions'].get('executorch', '')}".rstrip()
+    lines = (
+        "import executorch.kernels.quantized",
+        "from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner",
+        "",
+        f"runner = TextLLMRunner({model!r}, {tokenizer!r}, {tables!r})",
+        "config = GenerationConfig(echo=False, max_new_tokens=64, temperature=0.0, num_bos=1)",
+        f"runner.generate({said!r}, config)",
+    )
+    return Command(title, "\n".join(lines), "Python")
+
+
+STOCK: dict[tuple[str, ...], Callable[[Mapping[str, str], dict[str, Any]], Command]] = {
+    ("litertlm",): _litert_lm,
+    ("executorch_model", "executorch_tables", "tokenizer_json"): _text_llm_runner,
+}
+"""How a stock engine is called, by the roles of the files that it reads."""
