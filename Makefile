@@ -15,12 +15,12 @@ help: ## what each command does
 
 setup: $(READY) ## install the pinned dependencies into .venv
 
-$(READY): pyproject.toml training/pyproject.toml
+$(READY): pyproject.toml runtime_shims/pyproject.toml training/pyproject.toml
 	@echo "Installing the compiler and its pinned toolchains into $(VENV) (several GB, minutes)"
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is needed; set PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet -e '.[dev]' -e training
+	@$(BIN)/python -m pip install --quiet -e runtime_shims -e '.[dev]' -e training
 	@touch $@
 
 demo: setup ## compile nano for LiteRT and ExecuTorch, and run both bundles in their stock engines

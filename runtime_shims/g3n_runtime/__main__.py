@@ -1,0 +1,73 @@
+"""``python -m g3n_runtime BUNDLE [PROMPT]``: an answer, or a plain chat, where only the runtime is installed.
+
+``g3n-run``, which comes with the compiler, does more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from g3n_runtime.bundle import open_bundle
+from g3n_runtime.chat import Attachments, ChatEngine, Sampler
+from g3n_runtime.engines import ENGINES, open_engine
+from g3n_runtime.errors import EngineError, G3nError
+from g3n_runtime.terminal import printable
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code, see ``docs/exit-codes.md``."""
+    options = _parser().parse_intermixed_args(arguments)
+    try:
+        _run(options)
+    except G3nError as error:
+        sys.stderr.write(f"error: {printable(str(error))}\n")
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m g3n_runtime", description="Answer PROMPT from BUNDLE, or chat.")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that g3n-compile wrote")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="without one, each line of the input is a turn")
+    parser.add_argument("--runtime", choices=list(ENGINES), help="engine [default: the bundle's first]")
+    parser.add_argument("--image", type=Path, action="append", default=[], help="picture for the first turn")
+    parser.add_argument("--audio", type=Path, action="append", default=[], help="sound for the first turn")
+    parser.add_argument("--max-tokens", type=int, default=256, help="of an answer [default: 256]")
+    parser.add_argument("--temperature", type=float, help="0 is greedy [default: the bundle's]")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    bundle = open_bundle(options.bundle)
+    runtime = options.runtime or bundle.runtimes[0]
+    default = bundle.manifest["sampler"]
+    temperature = default["temperature"] if options.temperature is None else options.temperature
+    sampler = Sampler(temperature, default["top_k"], default["top_p"])
+    try:
+        engine = open_engine(bundle, runtime)
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"{error.name} is not installed, which the {runtime} engine needs: pip install './runtime_shims[{runtime}]'"
+        ) from None
+    attachments = Attachments(tuple(options.image), tuple(options.audio))
+    lines = sys.stdin if options.prompt is None else [options.prompt]
+    try:
+        for line in lines:
+            _answer(engine, line.rstrip("\n"), sampler, options.max_tokens, attachments)
+            attachments = Attachments()
+    finally:
+        engine.close()
+
+
+def _answer(engine: ChatEngine, text: str, sampler: Sampler, most: int, attachments: Attachments) -> None:
+    for piece in engine.send(text, sampler, most, attachments):
+        sys.stdout.write(printable(piece) if sys.stdout.isatty() else piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

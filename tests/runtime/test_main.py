@@ -1,0 +1,86 @@
+"""``python -m g3n_runtime``, which needs no compiler."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tomllib
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from g3n_runtime.__main__ import main
+from g3n_runtime.chat import Attachments, Sampler
+from g3n_runtime.conversation import Answer, Ended
+from g3n_runtime.engines import ENGINES
+from g3n_runtime.errors import BundleError
+from tests.fuzz.readers_bundle import bundle
+
+ROOT = Path(__file__).parents[2]
+
+
+class Echo:
+    """Says what it is asked, and with how much media."""
+
+    closed = 0
+
+    def send(self, text: str, sampler: Sampler, most: int, attachments: Attachments) -> Answer:
+        def pieces() -> Generator[str, None, Ended]:
+            yield f"{text} {sampler.temperature} {most} "
+            yield str(len(attachments.images))
+            return Ended.END_OF_TURN
+
+        return Answer(pieces())
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Echo:
+    engine = Echo()
+    monkeypatch.setitem(ENGINES, "executorch", lambda bundle, threads: engine)  # type: ignore[arg-type, return-value]
+    bundle(tmp_path)
+    return engine
+
+
+def test_an_option_may_stand_between_bundle_and_prompt(
+    echo: Echo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path), "--runtime", "executorch", "--temperature", "0", "--max-tokens", "7", "Hi"]) == 0
+    assert capsys.readouterr().out == "Hi 0.0 7 0\n" and echo.closed == 1
+
+
+def test_without_a_prompt_each_line_is_a_turn(
+    echo: Echo, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
+    assert main([str(tmp_path), "--runtime", "executorch", "--temperature", "1", "--image", "a.png"]) == 0
+    assert capsys.readouterr().out == "one 1.0 256 1\ntwo 1.0 256 0\n"
+
+
+def test_an_error_is_one_line_and_its_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), "Hi"]) == BundleError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "manifest.json is missing" in line
+
+
+def test_the_runtime_opens_a_bundle_without_the_compiler_and_the_engines(tmp_path: Path) -> None:
+    bundle(tmp_path)
+    absent = ("g3n_compiler", "torch", "executorch", "litert_lm", "ai_edge_litert", "click", "rich")
+    block = f"import sys; sys.modules.update(dict.fromkeys({absent})); "
+    code = block + "from g3n_runtime.__main__ import main; sys.exit(main())"
+    said = subprocess.run([sys.executable, "-c", code, tmp_path, "Hi"], capture_output=True, text=True, check=False)
+    assert said.returncode == 60 and "pip install './runtime_shims[litert]'" in said.stderr
+
+
+def test_both_distributions_have_one_version() -> None:
+    compiler, runtime = (
+        tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        for folder in ("", "runtime_shims")
+    )
+    assert compiler["version"] == runtime["version"]
+    assert f"g3n-runtime[litert,executorch]=={runtime['version']}" in compiler["dependencies"]
+    assert compiler["requires-python"] == runtime["requires-python"]
