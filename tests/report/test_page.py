@@ -17,6 +17,8 @@ from g3n_compiler.report.commands import commands
 from g3n_compiler.report.comparisons import groups
 from g3n_compiler.report.placement import lanes, not_run
 from g3n_compiler.targets import TARGETS
+from g3n_runtime.bundle import schema
+from g3n_runtime.manifest_check import fault
 from tests.android.golden import DIRECTORY
 
 WHOLE: dict[str, Any] = json.loads((DIRECTORY / "manifest.json").read_text(encoding="utf-8"))
@@ -33,6 +35,12 @@ def manifest() -> dict[str, Any]:
     for ledger in made["memory"].values():
         ledger["phases"] = {phase: {"engine": peak - 7, "kv_cache": 7} for phase, peak in ledger["peak"].items()}
     return made
+
+
+def test_the_schema_has_the_errors_of_layers_and_the_phases(manifest: dict[str, Any]) -> None:
+    assert fault(manifest, schema()) is None
+    manifest["parity"]["checks"][0]["parts"][0]["value"] = "small"
+    assert "parts/0/value" in (fault(manifest, schema()) or "")
 
 
 class Page(HTMLParser):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from g3n_compiler.errors import ParityError
 from g3n_compiler.verify.checks import Check, Parity, greedy_margin, is_degenerate, relative_error, rounded
+from g3n_compiler.verify.tower_blocks import StepErrors, step_check
+from tests.conftest import TinyModel
+from tests.jobs import make_job
 
 
 def test_relative_error_is_the_worst_position() -> None:
@@ -55,6 +59,14 @@ def test_the_error_of_each_layer_is_kept() -> None:
     made = Parity([check, Check("", "", "", "", "", 0.0, 0.01)]).as_dict()["checks"]
     assert made[0]["parts"] == [{"name": "layer 0", "value": 0.0012}, {"name": "head", "value": 1e30}]
     assert "parts" not in made[1]
+
+
+def test_the_error_of_each_step_of_a_tower_is_kept(tiny: TinyModel, tmp_path: Path) -> None:
+    errors = StepErrors({"the stem": 1e-6, "blocks.0.0": 3e-3, "the adapter": 0.0})
+    job = make_job(tiny.open(), tmp_path, "int4")
+    check = step_check(job, "vision_encoder", "litert", "256 x 256 pixels", errors)
+    assert check.parts == (("the stem", 1e-6), ("blocks.0.0", 3e-3), ("the adapter", 0.0))
+    assert check.value == 3e-3 and check.note == "worst in blocks.0.0"
 
 
 def test_rounded_keeps_two_digits() -> None:
