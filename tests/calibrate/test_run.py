@@ -233,7 +233,7 @@ def test_the_verb(source: Path, examples: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "60 matrices rounded by 3 examples" in result.output
     result = CliRunner().invoke(main, [str(tmp_path / "none.jsonl"), *words[1:]])
-    assert result.exit_code == ExampleError.exit_code and "is not a file" in result.output
+    assert result.exit_code == ExampleError.exit_code and "none.jsonl is missing" in result.output
 
 
 def test_only_a_folder_that_it_made_is_replaced(source: Path, examples: Path, calibrated: Path, tmp_path: Path) -> None:

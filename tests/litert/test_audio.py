@@ -287,7 +287,7 @@ def test_stock_engine_answers_a_sound_as_transformers_does(samples: int, hearing
     sound, path = voice(samples), tmp_path / "a.wav"
     soundfile.write(path, sound, 16000, subtype="FLOAT")
     job, count = hearing.job("fp32"), 8
-    chat = LiteRtChat(hearing.pack("fp32"), media=MediaFrontEnd(audio=True))
+    chat = LiteRtChat(hearing.pack("fp32"), media=MediaFrontEnd(audio=True, audio_tokens=CLIP_TOKENS))
     said = "".join(chat.send("What is it?", GREEDY, count, Attachments(audio=(path,))))
     chat.close()
     c = hearing.config

@@ -19,7 +19,7 @@ from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.request import CompileOptions
 from g3n_compiler.targets import CPU, ROWS, TARGETS, Target
 from g3n_runtime.bundle import MANIFEST, open_bundle
-from tests.conftest import TinyModel
+from tests.conftest import TinyModel, make_tiny
 from tests.fakes import FakeBackend
 
 PEAK = 123_456_789
@@ -47,6 +47,18 @@ class ToyBackend(FakeBackend):
     def lower(self, job: Job) -> Lowered:
         self.seen.append(job.target.name)
         return super().lower(job)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """Smaller than the others' model: every comparison is made."""
+    return make_tiny(
+        tmp_path_factory.mktemp("toy"),
+        num_hidden_layers=3,
+        num_kv_shared_layers=1,
+        activation_sparsity_pattern=[0.0] * 3,
+        layer_types=["sliding_attention", "full_attention", "full_attention"],
+    )
 
 
 @pytest.fixture

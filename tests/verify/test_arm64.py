@@ -21,6 +21,7 @@ from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.verify import arm64
 from g3n_compiler.verify.golden import GENERATED, Golden
 from tests.android.golden import DIRECTORY
+from tests.android.signed import shrink
 
 GOLDEN = [Golden("chat", (2, 3, 4), 2), Golden("beyond", (2, 5, 6, 7), 3)]
 VOCABULARY = 50
@@ -128,8 +129,11 @@ def test_the_command_names_what_is_missing(tmp_path: Path) -> None:
     """Before anything is read of the checkpoint."""
     bundle = tmp_path / "bundle"
     bundle.mkdir()
-    manifest = json.loads((DIRECTORY / "manifest.json").read_text(encoding="utf-8"))
-    manifest["files"] = []
+    manifest = json.loads((DIRECTORY / "manifest_short.json").read_text(encoding="utf-8"))
+    contents = {entry["path"]: entry["path"].encode() for entry in manifest["files"]}
+    for path, data in contents.items():
+        (bundle / path).write_bytes(data)
+    shrink(manifest, contents)
     (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     result = CliRunner().invoke(main, [str(bundle), "--arch", "arm64", "--kit", str(tmp_path)])
     assert result.exit_code == EngineError.exit_code and "make arm64-kit" in result.output
