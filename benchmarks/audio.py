@@ -33,7 +33,12 @@ from g3n_compiler.checkpoint.safetensors import SafetensorsFile
 from g3n_compiler.lower.litert.audio import convert_audio, write_audio
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.models.gemma3n.audio import AudioEncoder
-from g3n_compiler.models.gemma3n.audio_weights import AudioReader, audio_embedder_weights, audio_weights, stored
+from g3n_compiler.models.gemma3n.audio_weights import (
+    AudioReader,
+    audio_embedder_weights,
+    audio_weights,
+    checkpoint_spec,
+)
 from g3n_compiler.models.gemma3n.soft_tokens import Embedder
 from g3n_compiler.models.gemma3n.tower_config import AudioConfig, load_audio_config
 from g3n_compiler.models.weights import LazyWeights, Weights, WeightSpec
@@ -74,7 +79,7 @@ def write_tower(folder: Path) -> AudioConfig:
     generator = torch.Generator().manual_seed(0)
     tensors: dict[str, Tensor] = {}
     for spec in (audio_weights(config) | audio_embedder_weights(config)).values():
-        shape = stored(config, spec).shape
+        shape = checkpoint_spec(config, spec).shape
         value = torch.randn(shape, generator=generator)
         fan_in = value[0].numel()
         tensors[spec.tensor] = (value * 0.1 + 1 if len(shape) == 1 else value * fan_in**-0.5).bfloat16()
@@ -269,7 +274,9 @@ def hf(folder: Path, config: AudioConfig, read: Callable[..., Tensor], sound: np
     whole = AutoConfig.from_pretrained(folder)
     tower = gemma3n.Gemma3nAudioEncoder(whole.audio_config).float().eval()
     embedder = gemma3n.Gemma3nMultimodalEmbedder(whole.audio_config, whole.text_config).float().eval()
-    by_tensor = {s.tensor: stored(config, s) for s in (audio_weights(config) | audio_embedder_weights(config)).values()}
+    by_tensor = {
+        s.tensor: checkpoint_spec(config, s) for s in (audio_weights(config) | audio_embedder_weights(config)).values()
+    }
     for prefix, module in (("audio_tower.", tower), ("embed_audio.", embedder)):
         for name, parameter in module.named_parameters():
             parameter.copy_(read(by_tensor[prefix + name]))

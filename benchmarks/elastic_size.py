@@ -52,7 +52,7 @@ def lower(checkpoint: Path, work: Path, sizes: str, quant: str, context: int, pr
     from g3n_compiler.cli.common import quiet_toolchains
     from g3n_compiler.lower.job import Job
     from g3n_compiler.lower.litert.backend import LiteRtBackend
-    from g3n_compiler.models.gemma3n.text_config import own_config
+    from g3n_compiler.models.gemma3n.text_config import gemma3n_config
     from g3n_compiler.quantize.recipe import get_recipe
     from g3n_compiler.slice.elastic import choose_sizes
     from g3n_compiler.source import TEXT, Source
@@ -64,7 +64,7 @@ def lower(checkpoint: Path, work: Path, sizes: str, quant: str, context: int, pr
     source = whole.divided(chosen[0].config)
     job = Job(
         source=source,
-        tokenizer=load_tokenizer(checkpoint, own_config(source.text)),
+        tokenizer=load_tokenizer(checkpoint, gemma3n_config(source.text)),
         recipe=get_recipe(quant),
         target=get_target("host"),
         context=context,

@@ -28,7 +28,7 @@ from g3n_compiler.checkpoint.tokenizer import PROMPT, load_tokenizer
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.registry import BACKENDS, get_backend
 from g3n_compiler.lower.subgraphs import Runtime
-from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.source import Source
@@ -77,7 +77,7 @@ def lower(source: Source, runtime: Runtime, directory: Path) -> None:
     directory.mkdir()
     job = Job(
         source=source,
-        tokenizer=load_tokenizer(source.directory, own_config(source.text)),
+        tokenizer=load_tokenizer(source.directory, gemma3n_config(source.text)),
         recipe=get_recipe("int8"),
         target=get_target("host"),
         context=256,

@@ -22,7 +22,7 @@ from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.errors import BundleError
 from g3n_compiler.lower.registry import BACKENDS
-from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.models.gemma3n.transformers_model import load_hf
 from g3n_compiler.nano import checkpoint_dir, heldout_path
 from g3n_compiler.quantize.recipe import get_recipe
@@ -54,7 +54,7 @@ def main(bundles: tuple[Path, ...], documents: int) -> None:
     opened = [open_bundle(bundle) for bundle in bundles]
     if not all(is_of_nano(bundle.manifest) for bundle in opened):
         raise BundleError("a bundle was not compiled from the embedded checkpoint: compile it with --size nano")
-    tokenizer = load_tokenizer(source.directory, own_config(source.text))
+    tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text))
     lines = heldout_path().read_text(encoding="utf-8").splitlines()[:documents]
     texts = [[tokenizer.bos_id, *tokenizer.encode(json.loads(line)["text"])] for line in lines]
     console = Console(width=120)

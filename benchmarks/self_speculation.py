@@ -20,7 +20,7 @@ from rich.console import Console
 
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
-from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.nano import checkpoint_dir, heldout_path
 from g3n_compiler.source import Source
 from g3n_runtime.bundle import open_bundle
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
 def prompts(count: int) -> Iterator[list[int]]:
     """Ids of the first ``count`` held-out questions, up to where the model's turn begins."""
-    tokenizer = load_tokenizer(checkpoint_dir(), own_config(Source.open(checkpoint_dir()).text))
+    tokenizer = load_tokenizer(checkpoint_dir(), gemma3n_config(Source.open(checkpoint_dir()).text))
     for line in heldout_path().read_text(encoding="utf-8").splitlines():
         head, turn, _ = json.loads(line)["text"].partition("<start_of_turn>model\n")
         if turn and count:

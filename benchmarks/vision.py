@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 
 from g3n_compiler.lower.litert.bind_weights import bind
 from g3n_compiler.lower.litert.delegation import operators_by_signature, summarize
-from g3n_compiler.lower.litert.file_headers import split_heads
+from g3n_compiler.lower.litert.file_headers import write_file_headers
 from g3n_compiler.lower.litert.vision import convert_adapter, convert_encoder
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.lower.signatures.vision import AdaptImage, EncodeImage, adapter_read
@@ -143,10 +143,13 @@ def _lower_litert(work: Path, recipe: str) -> None:
         _say("convert", recipe, seconds=time.perf_counter() - start, bytes=graph.stat().st_size, peak=_peak())
     start = time.perf_counter()
     encoder, adapter = _parts(work, recipe)
-    heads = [(encoder_name(side),) for side in SIDES]
-    bind(graph.read_bytes(), EncodeImage(layout).specs, chosen, opened.read, encoder, heads)
+    signature_groups = [(encoder_name(side),) for side in SIDES]
+    bind(graph.read_bytes(), EncodeImage(layout).specs, chosen, opened.read, encoder, signature_groups)
     by_signature = operators_by_signature(encoder)
-    views = {name: begin for (name,), begin in zip(heads, split_heads(encoder, heads), strict=True)}
+    views = {
+        name: begin
+        for (name,), begin in zip(signature_groups, write_file_headers(encoder, signature_groups), strict=True)
+    }
     _views(work, recipe).write_text(json.dumps(views), encoding="utf-8")
     specs = AdaptImage(config, 2048).specs
     bind(convert_adapter(config, 2048), specs, chosen, adapter_read(opened, config), adapter)

@@ -1,7 +1,7 @@
 """Compile a Gemma 3n checkpoint into bundles that phones run.
 
-The flow is one way, a folder for each stage:
-checkpoint -> modules -> trace -> partition -> quantize -> lower -> bundle -> verify.
+The pipeline goes one way, with a folder for each stage: checkpoint -> models -> slice -> quantize -> lower -> verify ->
+bundle. See ``docs/architecture.md``.
 """
 
 from g3n_runtime.libraries import silence_libraries

@@ -1,4 +1,4 @@
-"""The whole flow, from a checkpoint to a proven bundle: every stage in its order."""
+"""The whole pipeline from a checkpoint to a verified bundle, stage by stage."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from g3n_compiler.bundle.fingerprint import bundle_key
 from g3n_compiler.bundle.manifest import Provenance, build_manifest, write_manifest
 from g3n_compiler.bundle.signing import sign_bundle
 from g3n_compiler.bundle.staging import staged
-from g3n_compiler.heap import trim
+from g3n_compiler.heap import release_free_memory
 from g3n_compiler.lower.artifact import join
 from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.job import Job, Progress
 from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.lower.subgraphs import Runtime
-from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.report import REPORT, write_report
 from g3n_compiler.request import CompileOptions, open_request
 from g3n_compiler.verify.run import verify
@@ -25,16 +25,16 @@ from g3n_compiler.verify.run import verify
 def compile_bundle(
     options: CompileOptions, progress: Progress, backend_for: Callable[[Runtime], Backend] = get_backend
 ) -> Path:
-    """Compile, prove and write a bundle; returns its folder.
+    """Compile a bundle, verify it and write it; returns its folder.
 
     Raises:
-        G3nError: with what was found, what was expected and what to do; nothing is left that looks like a bundle.
+        G3nError: what was found, what was expected and what to do; nothing is left that looks like a bundle.
     """
     request = open_request(options, backend_for, progress)
     source, backends = request.source, request.backends
     try:
-        trim()
-        needs = compile_needs(own_config(source.text), request.recipe, list(backends.values()))
+        release_free_memory()
+        needs = compile_needs(gemma3n_config(source.text), request.recipe, list(backends.values()))
         progress(require(needs, request.destination.path))
         progress("hashing the checkpoint")
         hashes = source.checkpoint.sha256()

@@ -1,4 +1,4 @@
-"""Writes that a power cut cannot undo or halve: bytes reach the disk before the name that says they are there."""
+"""Writes that a power cut cannot undo or truncate: bytes reach the disk before the name that refers to them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Make ``path`` hold ``data``: after a crash it holds either that or what it held before."""
+    """Make ``path`` hold ``data``; after a crash it holds either that or its earlier content."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("wb") as file:
         file.write(data)
@@ -18,7 +18,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def rename_durably(source: Path, target: Path) -> None:
-    """Rename a file whose bytes are on the disk within its folder, or replace ``target`` by it."""
+    """Rename a file that is already on disk within its folder, replacing ``target`` if it exists."""
     source.replace(target)
     sync_folder(target.parent)
 
@@ -34,7 +34,7 @@ def sync_folder(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Wait until ``folder`` is on the disk with everything in it; links are not followed."""
+    """Wait until ``folder`` and everything in it is on the disk; links are not followed."""
     for base, _, names in os.walk(folder, topdown=False):
         for name in names:
             path = Path(base, name)
@@ -48,7 +48,7 @@ def _sync(path: Path, flags: int) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that has nothing to sync, such as some network ones
+        if error.errno != errno.EINVAL:  # a file system without sync, such as some network file systems
             raise
     finally:
         os.close(fd)

@@ -11,19 +11,19 @@ __all__ = ["BundleError", "ContextFull", "EngineError", "G3nError", "HashMismatc
 
 
 class CheckpointError(G3nError):
-    """The checkpoint is missing, broken, or not a Gemma 3n."""
+    """The checkpoint is missing, damaged, or not a Gemma 3n."""
 
     exit_code = 10
 
 
 class MissingShard(CheckpointError):
-    """The index names a shard that is not there."""
+    """The index names a shard that does not exist."""
 
     exit_code = 11
 
 
 class TruncatedShard(CheckpointError):
-    """A shard ends before the bytes its header promises."""
+    """A shard ends before the bytes that its header promises."""
 
     exit_code = 12
 
@@ -35,13 +35,13 @@ class BadHeader(CheckpointError):
 
 
 class UnknownTensor(CheckpointError):
-    """A tensor that the compiler neither uses nor knows to be dead, or one it needs and cannot find."""
+    """A tensor that the compiler neither uses nor knows to be dead, or one that it needs and cannot find."""
 
     exit_code = 14
 
 
 class WrongModel(CheckpointError):
-    """The config does not describe a Gemma 3n this compiler can build."""
+    """The config does not describe a Gemma 3n that this compiler can build."""
 
     exit_code = 15
 
@@ -53,7 +53,7 @@ class NotFinite(CheckpointError):
 
 
 class TokenizerError(CheckpointError):
-    """The tokenizer is missing or of a kind no engine can load."""
+    """The tokenizer is missing, or of a kind that no engine can load."""
 
     exit_code = 17
 
@@ -69,7 +69,7 @@ class HubError(CheckpointError):
 
 
 class SourceChanged(CheckpointError):
-    """A file was written to while it was compiled."""
+    """A file was changed while it was being compiled."""
 
     exit_code = 19
 
@@ -93,7 +93,7 @@ class SliceError(G3nError):
 
 
 class ExampleError(G3nError):
-    """An example to calibrate with is malformed, or asks for what the checkpoint lacks."""
+    """A calibration example is malformed, or needs something that the checkpoint lacks."""
 
     exit_code = 23
 
@@ -105,7 +105,7 @@ class DiskError(G3nError):
 
 
 class NotOurs(DiskError):
-    """Where the result should go, or beside it, lies what g3n cannot prove that it wrote: it is left as it is."""
+    """There is something at the destination, or beside it, that g3n cannot prove it wrote; it is left untouched."""
 
     exit_code = 32
 

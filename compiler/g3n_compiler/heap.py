@@ -1,4 +1,4 @@
-"""Give memory that is free within this process back to the system."""
+"""Return memory that is free within this process to the system."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import ctypes
 import gc
 
 
-def trim() -> None:
-    """Return freed heap to the system, between steps that each need much: glibc keeps it otherwise.
+def release_free_memory() -> None:
+    """Return freed heap memory to the system, between steps that each need a lot; otherwise glibc keeps it.
 
-    A tokenizer of 262,144 pieces leaves 0.24 GB, the layers of E2B compared one by one 0.7 GB. Does nothing where the
-    C library cannot (it is no glibc).
+    A tokenizer with 262,144 pieces leaves 0.24 GB behind, and comparing E2B's layers one by one leaves 0.7 GB. This
+    does nothing if the C library has no such function (that is, if it is not glibc).
     """
     gc.collect()
     release = getattr(ctypes.CDLL(None), "malloc_trim", None)

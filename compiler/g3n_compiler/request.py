@@ -1,4 +1,4 @@
-"""What a user asked a compile for, and what that means for the checkpoint at hand: everything that costs seconds."""
+"""What the user asked to compile, checked against the checkpoint: everything that takes only seconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from g3n_compiler.lower.artifact import LoweredSubgraph
 from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
-from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.models.gemma3n.vision_layout import read_layout
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.models.shape import TextShape
@@ -61,7 +61,7 @@ class CompileOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What will be compiled: the options, held against the target, the backends and the checkpoint."""
+    """What will be compiled: the options, checked against the target, the backends and the checkpoint."""
 
     target: Target
     recipe: Recipe
@@ -70,20 +70,20 @@ class Request:
     tokenizer: TextTokenizer
     account: Account
     size: str
-    """What the manifest calls the checkpoint's size."""
+    """The manifest's name for the checkpoint's size."""
     choice: Choice | None
-    """The slice, if it is not the whole checkpoint."""
+    """The slice, unless the whole checkpoint is compiled."""
     sizes: tuple[Size, ...]
-    """Of an elastic bundle, the largest first."""
+    """The sizes of an elastic bundle, largest first."""
     context: int
     prefill_lengths: tuple[int, ...]
     resolutions: tuple[int, ...]
     inputs: Inputs
-    """The files that are read, which must not change meanwhile."""
+    """The files that are read, which must not change during the compile."""
     out: Path
     """The bundle's folder, as the user named it."""
     destination: Destination
-    """Where that leads, and what lies there."""
+    """Where that path leads, and what is there already."""
     command: str
 
     @property
@@ -91,7 +91,7 @@ class Request:
         return self.destination.name
 
     def decides_bytes(self) -> dict[str, Any]:
-        """Everything that was asked for and that the bundle's bytes depend on, as JSON has it."""
+        """Everything that was asked for and that decides the bundle's bytes, as JSON values."""
         return {
             "adapter": None if self.source.adapter is None else self.source.adapter.sha256,
             "slice": None if self.choice is None else (self.choice.plan.kept, self.choice.plan.ffn_dims),
@@ -111,10 +111,10 @@ class Request:
 def open_request(
     options: CompileOptions, backend_for: Callable[[Runtime], Backend], progress: Callable[[str], None]
 ) -> Request:
-    """Check everything that headers and small files tell.
+    """Check everything that headers and small files can tell.
 
     Raises:
-        G3nError: with what was found, what was expected and what to do.
+        G3nError: what was found, what was expected and what to do.
     """
     target = get_target(options.target)
     target.check(options.soc)
@@ -154,7 +154,7 @@ def open_request(
         context = _context(options.context, source.text)
         prefill_lengths = _prefill_lengths(options.prefill_lengths, context)
         resolutions = _resolutions(options.resolutions, source)
-        tokenizer = load_tokenizer(source.directory, own_config(source.text))
+        tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text))
         out = Path("exported") / _name(size, choice, sizes, target, recipe) if options.out is None else options.out
         read = [folder] if options.lora is None else [folder, options.lora]
         return Request(
@@ -181,13 +181,13 @@ def open_request(
 
 
 def _name(size: str, choice: Choice | None, sizes: Sequence[Size], target: Target, recipe: Recipe) -> str:
-    """A bundle's folder where the user named none."""
+    """The bundle's folder if the user did not name one."""
     label = size if choice is None else choice.size or f"{size}-slice"
     return f"{label}{'-elastic' if sizes else ''}-{target.name}-{recipe.name}"
 
 
 def _changed_by(options: CompileOptions, choice: Choice | None) -> str | None:
-    """The option that makes other weights of the checkpoint's, if one does."""
+    """The option that changes the checkpoint's weights, if any."""
     if options.lora is not None:
         return "--lora"
     if options.elastic is not None:
@@ -196,7 +196,7 @@ def _changed_by(options: CompileOptions, choice: Choice | None) -> str | None:
 
 
 def _largest(size: Size, shape: TextShape) -> Choice | None:
-    """The slice that the largest of several sizes is, if it is not the whole checkpoint."""
+    """The slice for the largest of several sizes, unless it is the whole checkpoint."""
     if size.plan.is_whole(shape):
         return None
     return Choice(
@@ -207,10 +207,12 @@ def _largest(size: Size, shape: TextShape) -> Choice | None:
 def _peak_memory(
     options: CompileOptions, recipe: Recipe, backends: Mapping[Runtime, Backend]
 ) -> Callable[[TextShape], int]:
-    """Bytes that a bundle of some shape takes at most in any of the runtimes, by their memory ledgers."""
+    """A function that gives the most bytes that a bundle of some shape takes in any of the runtimes, by their memory
+    ledgers.
+    """
 
     def peak(shape: TextShape) -> int:
-        config = own_config(shape)
+        config = gemma3n_config(shape)
         context = _context(options.context, config)
         prefill = max(_prefill_lengths(options.prefill_lengths, context))
         nbytes = sum(recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values())
@@ -247,14 +249,14 @@ def _modalities(asked: tuple[str, ...] | None) -> tuple[str, ...]:
     if unknown := [m for m in chosen if m not in MODALITIES]:
         raise TargetError(f"unknown modality {unknown[0]!r}, expected some of {', '.join(MODALITIES)}")
     if TEXT not in chosen:
-        raise TargetError("--modalities must include text: the towers speak through the text model")
+        raise TargetError("--modalities must include text: the towers feed the text model")
     return chosen
 
 
 def _context(asked: int | None, shape: TextShape) -> int:
     context = min(DEFAULT_CONTEXT, shape.max_context) if asked is None else asked
     if not 1 < context <= shape.max_context:
-        raise ContextError(f"--context {context} is outside what the model was made for, 2 to {shape.max_context}")
+        raise ContextError(f"--context {context} is outside 2 to {shape.max_context}, which the model supports")
     return context
 
 
@@ -271,7 +273,7 @@ def _resolutions(asked: tuple[int, ...] | None, source: Source) -> tuple[int, ..
             raise TargetError("--image-sizes was given, but no vision tower is compiled: leave it out")
         return ()
     own = load_side(source.directory) or max(DEFAULT_RESOLUTIONS)
-    # a tower has not learnt from pictures larger than its processor makes
+    # the tower was not trained on pictures larger than those its processor makes
     default = [side for side in DEFAULT_RESOLUTIONS if side <= own] or [own]
     resolutions = tuple(dict.fromkeys(asked or default))
     load_resample(source.directory)

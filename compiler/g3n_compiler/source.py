@@ -1,6 +1,6 @@
-"""What a compile reads: a checkpoint, as a slice, an adapter and the towers that were asked for make it look.
+"""What a compile reads: a checkpoint, seen through a slice, an adapter and the chosen towers.
 
-This is the only place that puts these together. A source never changes; another view of the same checkpoint is another
+This is the only module that combines these. A source never changes; another view of the same checkpoint is another
 source over the same open files.
 """
 
@@ -27,7 +27,7 @@ from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.slice.plan import Slice
 
 if TYPE_CHECKING:
-    from g3n_compiler.models.gemma3n.soft_tokens import HardRows
+    from g3n_compiler.models.gemma3n.soft_tokens import HardTokenRows
     from g3n_compiler.models.gemma3n.tower_config import AudioConfig, VisionConfig
 
 TEXT = "text"
@@ -37,22 +37,22 @@ LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 
 @dataclass(frozen=True)
 class Source:
-    """The weights and the configuration that a compile, a verification or a calibration reads.
+    """The weights and the configuration that compiling, verifying and calibrating read.
 
     Every read returns float32. Names are relative to the text model, or begin with a tower's own prefix; layers are
-    numbered as the slice numbers them.
+    numbered as in the slice.
     """
 
     checkpoint: Checkpoint
     family: Family
     whole: TextShape
-    """The decoder's shape as the checkpoint has it."""
+    """The decoder's shape in the checkpoint."""
     text: TextShape
-    """The decoder's shape as it is compiled: sliced, and divided into blocks for nested sizes."""
+    """The decoder's shape as compiled: sliced, and divided into blocks if there are nested sizes."""
     plan: Slice | None = None
     adapter: LoraAdapter | None = None
     modalities: tuple[str, ...] = (TEXT,)
-    """Those that are compiled, of what the checkpoint has."""
+    """Those modalities of the checkpoint that are compiled."""
 
     @classmethod
     def open(
@@ -65,7 +65,7 @@ class Source:
         """Open a checkpoint's folder; only headers and small files are read.
 
         Raises:
-            CheckpointError: the folder, a shard's header, the configuration or the adapter is broken or does not fit.
+            CheckpointError: the folder, a shard's header, the configuration or the adapter is damaged or does not fit.
         """
         checkpoint = Checkpoint(directory)
         try:
@@ -91,19 +91,19 @@ class Source:
         """The slice ``plan`` of the whole checkpoint.
 
         Args:
-            shape: the slice's shape where it is divided into blocks, as one of several sizes is.
+            shape: the slice's shape if it is divided into blocks, as it is for one of several sizes.
         """
         return replace(self, plan=plan, text=shape or plan.apply(self.whole))
 
     def divided(self, shape: TextShape) -> Source:
-        """The same weights, divided into blocks as ``shape`` has them."""
+        """The same weights, divided into blocks as in ``shape``."""
         return replace(self, text=shape)
 
     def adapted(self, adapter: Path) -> Source:
-        """The same source with a LoRA adapter merged into every weight as it is read."""
+        """The same source, with a LoRA adapter merged into every weight when it is read."""
         return replace(self, adapter=LoraAdapter(adapter, self.checkpoint))
 
-    # -- what there is -------------------------------------------------------------------------------------------------
+    # -- what it contains ----------------------------------------------------------------------------------------------
 
     @property
     def directory(self) -> Path:
@@ -111,7 +111,7 @@ class Source:
 
     @cached_property
     def text_prefix(self) -> str:
-        """What precedes the names of the text model's tensors in the files."""
+        """Prefix of the text model's tensor names in the files."""
         for prefix in self.family.text_prefixes:
             if prefix + "embed_tokens.weight" in self.checkpoint.entries:
                 return prefix
@@ -119,30 +119,30 @@ class Source:
 
     @cached_property
     def tower_prefix(self) -> str:
-        """What precedes the names of the towers' tensors in the files."""
+        """Prefix of the towers' tensor names in the files."""
         names = self.checkpoint.entries
         return "model." if any(self.tower_of(n) and n.startswith("model.") for n in names) else ""
 
     @cached_property
     def towers(self) -> tuple[str, ...]:
-        """The towers that the checkpoint has tensors of."""
+        """The towers for which the checkpoint has tensors."""
         present = {self.tower_of(name) for name in self.checkpoint.entries}
         return tuple(tower for tower in self.family.towers if tower in present)
 
     @cached_property
     def vision(self) -> VisionConfig | None:
-        """The vision tower; ``None`` where the checkpoint has no tensor of one."""
+        """The vision tower; ``None`` if the checkpoint has no tensor of one."""
         return self.family.vision(self) if "vision" in self.towers else None
 
     @cached_property
     def audio(self) -> AudioConfig | None:
-        """The audio tower; ``None`` where the checkpoint has no tensor of one."""
+        """The audio tower; ``None`` if the checkpoint has no tensor of one."""
         return self.family.audio(self) if "audio" in self.towers else None
 
     @cached_property
-    def hard_rows(self) -> HardRows | None:
-        """Rows of the token table that belong to the towers that are compiled."""
-        return self.family.hard_rows(self)
+    def hard_token_rows(self) -> HardTokenRows | None:
+        """Rows of the token table that belong to the compiled towers."""
+        return self.family.hard_token_rows(self)
 
     def tower_of(self, name: str) -> str | None:
         """The tower that a tensor's full name belongs to."""
@@ -155,11 +155,11 @@ class Source:
         return prefix + self._in_whole(relative)
 
     def dtype(self, relative: str) -> torch.dtype:
-        """What the checkpoint stores a tensor as."""
+        """The dtype in which the checkpoint stores a tensor."""
         return self.checkpoint.entries[self.tensor_name(relative)].dtype
 
     def dead_tensors(self) -> Mapping[str, str]:
-        """Tensors of the text model that inference never reads, by relative name, each with the reason."""
+        """Tensors of the text model that inference never reads, by relative name, with the reason."""
         dead = self.family.dead_weights(self.whole)
         if self.plan is not None:
             for name in self.checkpoint.entries:
@@ -172,7 +172,7 @@ class Source:
     def check_shape(self, spec: WeightSpec) -> None:
         """Raise unless the checkpoint holds ``spec`` with the shape that the configuration implies."""
         if self.plan is not None and not self.tower_of(spec.tensor):
-            # What is cut must have the shape that the whole checkpoint's configuration implies.
+            # A tensor that is cut must have the shape that the whole checkpoint's configuration implies.
             specs = self.family.text_weights(self.whole) | embedding_weights(self.whole)
             spec = specs[self._in_whole(spec.name)]
         prefix = self.tower_prefix if self.tower_of(spec.tensor) else self.text_prefix
@@ -187,8 +187,8 @@ class Source:
             begin, end = begin + rows[0], begin + rows[1]
         whole = spec.rows is None and rows is None
         value = self.read_relative(spec.tensor, None if whole else (begin, end))
-        if spec.role == "embedding" and self.hard_rows is not None:
-            value = self.hard_rows(begin, value)
+        if spec.role == "embedding" and self.hard_token_rows is not None:
+            value = self.hard_token_rows(begin, value)
         if spec.axes is not None:
             value = value.permute(spec.axes).contiguous()
         if spec.columns is not None:
@@ -196,7 +196,7 @@ class Source:
         return value.view(-1, *spec.shape[1:])
 
     def read_relative(self, relative: str, rows: tuple[int, int] | None = None) -> Tensor:
-        """A tensor by its relative name, cut as the slice cuts it; ``rows`` counts within the slice."""
+        """A tensor by its relative name, cut to the slice; ``rows`` counts within the slice."""
         cut, name = self._cut(relative), self.tensor_name(relative)
         parts: list[tuple[int, int] | None] = [rows] if cut.rows is None else [*_within(cut.rows, rows)]
         pieces = [self._read(name, part) for part in parts]
@@ -216,13 +216,13 @@ class Source:
         return self.family.cut(self.text, self.plan.kept, relative)
 
     def _in_whole(self, relative: str) -> str:
-        """The name that the whole checkpoint has for a tensor or a weight of the slice."""
+        """The name that a tensor or weight of the slice has in the whole checkpoint."""
         match = LAYER.fullmatch(relative)
         return relative if self.plan is None or match is None else f"layers.{self.plan.kept[int(match[1])]}.{match[2]}"
 
 
 def _within(ranges: Ranges, rows: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
-    """The parts of the source's ``ranges`` that rows ``[begin, end)`` of the slice come from."""
+    """The row ranges in the source's ``ranges`` from which rows ``[begin, end)`` of the slice are taken."""
     begin, end = rows or (0, sum(last - first for first, last in ranges))
     at = 0
     for first, last in ranges:

@@ -1,4 +1,4 @@
-"""Targets as data: what each device runs where. A new target is one entry in :data:`TARGETS`."""
+"""Targets as data: what each device runs, and where. A new target is one entry in :data:`TARGETS`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a subgraph runs: ``device`` is ``accelerator`` or ``cpu``, ``delegate`` what runs it there."""
+    """Where a subgraph runs: ``device`` is ``accelerator`` or ``cpu``; ``delegate`` is what runs it there."""
 
     device: Literal["accelerator", "cpu"]
     delegate: Literal["gpu", "xnnpack", "mmap"]
     verified_by: Literal["xnnpack", "mmap"]
-    """What runs the same artifact on the compiling host, so that it is compared with the reference before shipping."""
+    """What runs the same artifact on the compiling host, to compare it with the reference before it ships."""
 
 
 GPU = Placement("accelerator", "gpu", "xnnpack")
 CPU = Placement("cpu", "xnnpack", "xnnpack")
 ROWS = Placement("cpu", "mmap", "mmap")
-"""Table look-ups: rows are read from a mapped file, no delegate is involved."""
+"""Table look-ups: rows are read from a mapped file, without a delegate."""
 
 
 def _placement(core: Placement, vision: Placement) -> dict[Subgraph, Placement]:
-    """Tables are mapped and sound is encoded on the CPU everywhere; the core and the vision encoder move."""
+    """On every target, tables are mapped and audio runs on the CPU; the core and the vision encoder vary."""
     return {
         "core": core,
         "token_embedding": ROWS,
@@ -72,7 +72,7 @@ def _snapdragon(soc: str | None) -> None:
             "or use --target android, which runs on the phone's CPU"
         )
     raise TargetError(
-        "lowering Gemma 3n through the QNN SDK has not been proven right and is refused: "
+        "lowering Gemma 3n through the QNN SDK has not been verified, so it is refused: "
         "use --target android, which runs on the phone's CPU"
     )
 
@@ -82,17 +82,17 @@ TENSOR_SOCS = ("Tensor_G3", "Tensor_G4", "Tensor_G5", "Tensor_G6")
 
 @dataclass(frozen=True)
 class Target:
-    """One row of the table: its runtimes and where each subgraph goes."""
+    """One row of the table: its runtimes, and where each subgraph runs."""
 
     name: str
     summary: str
     runtimes: tuple[Runtime, ...]
     placement: Mapping[Subgraph, Placement]
     check: Callable[[str | None], None] = _always
-    """Raises :class:`TargetError` with the remedy if what is asked cannot be done (argument: ``--soc``)."""
+    """Raises :class:`TargetError` with the remedy if the request cannot be met (argument: ``--soc``)."""
 
     def place(self, subgraph: Subgraph) -> Placement:
-        """Where ``subgraph`` runs; raises :class:`TargetError` for one that the target has no place for."""
+        """Where ``subgraph`` runs; raises :class:`TargetError` if the target has no place for it."""
         try:
             return self.placement[subgraph]
         except KeyError:
@@ -140,7 +140,7 @@ def get_target(name: str) -> Target:
 
 
 def choose_runtimes(target: Target, asked: str | None) -> tuple[Runtime, ...]:
-    """The runtimes to emit: what was asked for, or the target's own; refuses what the target does not run."""
+    """The runtimes to emit: those asked for, or the target's own. A runtime that the target does not run is refused."""
     if asked is None:
         return target.runtimes
     wanted = tuple(BACKENDS) if asked == "both" else tuple(r for r in BACKENDS if r == asked)

@@ -1,6 +1,6 @@
 """Account for every tensor of a checkpoint: used, dead (with the reason), left out on request, or unknown (an error).
 
-Exporters that drop what they do not recognise ship towers silently missing; here that is impossible.
+Exporters that drop tensors they do not recognise can silently ship a model without its towers; here that is impossible.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Account:
 
 
 def account(source: Source) -> Account:
-    """Classify every tensor, checking shapes on the way.
+    """Classify every tensor, and check shapes on the way.
 
     Raises:
-        UnknownTensor: a tensor that is needed is missing or misshapen, or one is there that nothing explains.
+        UnknownTensor: a required tensor is missing or has the wrong shape, or there is a tensor that nothing explains.
     """
     family, prefix, entries = source.family, source.text_prefix, source.checkpoint.entries
     towers = [t for t in source.towers if t in source.modalities]
@@ -54,7 +54,7 @@ def account(source: Source) -> Account:
             unknown.append(name)
     if unknown:
         raise UnknownTensor(
-            f"{len(unknown)} tensors of the checkpoint are not part of a {family.title}, e.g. {min(unknown)!r}: "
+            f"{len(unknown)} tensors of the checkpoint are not part of a {family.title}, for example {min(unknown)!r}: "
             "merge adapters or remove extra heads before compiling"
         )
     return Account(
@@ -74,5 +74,6 @@ def _check_tied(source: Source, name: str) -> None:
     )
     if not same:
         raise UnknownTensor(
-            f"{name} differs from embed_tokens.weight: {source.family.title} ties them, an own head is not supported"
+            f"{name} differs from embed_tokens.weight: {source.family.title} ties them, "
+            "so a separate head is not supported"
         )

@@ -50,7 +50,7 @@ class Bundle:
         return self.files.get(entry["path"]) or OpenFile(self.directory / entry["path"])
 
     def verify(self) -> None:
-        """Hash the open files; raises :class:`HashMismatch` if one differs from the manifest."""
+        """Hash the open files; raises :class:`g3n_runtime.errors.HashMismatch` if one differs from the manifest."""
         for entry in self.manifest["files"]:
             self.open_file(entry["role"]).verify(entry["sha256"])
 

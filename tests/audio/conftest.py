@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Ears:
+class AudioTower:
     """A tower and its embedder, and the tensors of both by the names that a checkpoint gives them."""
 
     config: AudioConfig
@@ -57,7 +57,7 @@ class Ears:
         return self.tower(mel, mask == 0, return_dict=True).last_hidden_state
 
 
-def make_ears(directory: Path, model: Mapping[str, Any] | None = None, **audio: Any) -> Ears:
+def make_audio_tower(directory: Path, model: Mapping[str, Any] | None = None, **audio: Any) -> AudioTower:
     """A random tower whose norms and scales are far from their trivial init; ``config.json`` goes to ``directory``.
 
     ``model`` has fields of the whole model's config, ``audio`` those of the tower's.
@@ -78,7 +78,7 @@ def make_ears(directory: Path, model: Mapping[str, Any] | None = None, **audio: 
                 parameter.normal_(0, 1.5 / parameter[0].numel() ** 0.5)
     tensors = {f"audio_tower.{k}": v for k, v in tower.state_dict().items()}
     tensors |= {f"embed_audio.{k}": v for k, v in embedder.state_dict().items()}
-    return Ears(load_audio_config(read_json(directory / "config.json")), tower, embedder, tensors)
+    return AudioTower(load_audio_config(read_json(directory / "config.json")), tower, embedder, tensors)
 
 
 def random_mel(frames: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -88,12 +88,12 @@ def random_mel(frames: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="session")
-def ears(tmp_path_factory: pytest.TempPathFactory) -> Ears:
-    return make_ears(tmp_path_factory.mktemp("ears"))
+def tower(tmp_path_factory: pytest.TempPathFactory) -> AudioTower:
+    return make_audio_tower(tmp_path_factory.mktemp("ears"))
 
 
 @pytest.fixture(scope="session")
-def true_ears(tmp_path_factory: pytest.TempPathFactory) -> Ears:
+def true_tower(tmp_path_factory: pytest.TempPathFactory) -> AudioTower:
     """One layer of the true architecture."""
     shape = {"hidden_size": 1536, "conf_num_attention_heads": 8, "sscp_conv_channel_size": [128, 32]}
-    return make_ears(tmp_path_factory.mktemp("true_ears"), conf_num_hidden_layers=1, **shape)
+    return make_audio_tower(tmp_path_factory.mktemp("true_ears"), conf_num_hidden_layers=1, **shape)

@@ -14,7 +14,7 @@ from g3n_compiler.models.gemma3n.audio import AudioOps
 from g3n_compiler.models.gemma3n.audio_stream import LOOKAHEAD, Stream, empty_state, state_shapes, step
 from g3n_compiler.models.gemma3n.tower_config import AudioConfig
 from g3n_compiler.verify.checks import EXACT
-from tests.audio.conftest import Ears, make_ears, random_mel
+from tests.audio.conftest import AudioTower, make_audio_tower, random_mel
 from tests.audio.test_encoder import SHAPES, error
 
 
@@ -30,68 +30,68 @@ def steps(config: AudioConfig, mel: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield padded[:, k * n : (k + 1) * n], mask[:, k * n : (k + 1) * n]
 
 
-def streamed(ears: Ears, mel: Tensor) -> Tensor:
-    encoder, state, features = ears.encoder(), empty_state(ears.config), []
+def streamed(tower: AudioTower, mel: Tensor) -> Tensor:
+    encoder, state, features = tower.encoder(), empty_state(tower.config), []
     with torch.no_grad():
-        for frames, mask in steps(ears.config, mel):
+        for frames, mask in steps(tower.config, mel):
             out, state = step(encoder, frames, mask, state)
             features.append(out)
-            assert {n: tuple(t.shape) for n, t in state.items()} == state_shapes(ears.config)
+            assert {n: tuple(t.shape) for n, t in state.items()} == state_shapes(tower.config)
     return torch.cat(features, 1)
 
 
 @pytest.mark.parametrize("frames", [1, 6, 7, 8, 16, 17, 22, 23, 24, 97, 190, 497])
-def test_every_token_equals_the_whole_clips(frames: int, ears: Ears) -> None:
+def test_every_token_equals_the_whole_clips(frames: int, tower: AudioTower) -> None:
     mel, mask = random_mel(frames)
-    expected = ears.encoder().encode(mel, mask)
-    got = streamed(ears, mel)
+    expected = tower.encoder().encode(mel, mask)
+    got = streamed(tower, mel)
     assert got.shape == expected.shape
     assert error(got, expected) < EXACT
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_any_shape(shape: str, tmp_path: Path) -> None:
-    ears = make_ears(tmp_path, **SHAPES[shape])
+    tower = make_audio_tower(tmp_path, **SHAPES[shape])
     mel, mask = random_mel(101)
-    mel = mel[..., : ears.config.mel_bins]
-    assert error(streamed(ears, mel), ears.reference(mel, mask)) < EXACT
+    mel = mel[..., : tower.config.mel_bins]
+    assert error(streamed(tower, mel), tower.reference(mel, mask)) < EXACT
 
 
-def test_true_width_against_transformers(true_ears: Ears) -> None:
+def test_true_width_against_transformers(true_tower: AudioTower) -> None:
     mel, mask = random_mel(330)
-    assert error(streamed(true_ears, mel), true_ears.reference(mel, mask)) < EXACT
+    assert error(streamed(true_tower, mel), true_tower.reference(mel, mask)) < EXACT
 
 
-def test_beyond_the_longest_clip(ears: Ears) -> None:
+def test_beyond_the_longest_clip(tower: AudioTower) -> None:
     """Ninety seconds: the first thirty equal the clip of thirty, but for the token that the clip's end cuts short."""
     mel, mask = random_mel(8997)
-    got = streamed(ears, mel)
+    got = streamed(tower, mel)
     assert got.shape[1] == 563
-    assert error(got, ears.reference(mel, mask)) < EXACT
-    clip = ears.reference(mel[:, :2997], mask[:, :2997])
-    assert clip.shape[1] == ears.config.max_soft_tokens
+    assert error(got, tower.reference(mel, mask)) < EXACT
+    clip = tower.reference(mel[:, :2997], mask[:, :2997])
+    assert clip.shape[1] == tower.config.max_soft_tokens
     assert error(got[:, :187], clip[:, :187]) < EXACT
     assert error(got[:, 187:188], clip[:, 187:]) > EXACT
 
 
-def test_a_token_hears_sixty_milliseconds_ahead_and_no_more(ears: Ears) -> None:
+def test_a_token_hears_sixty_milliseconds_ahead_and_no_more(tower: AudioTower) -> None:
     mel, mask = random_mel(200)
-    whole = ears.encoder().encode(mel, mask)
-    heard = 5 * ears.config.frames_per_token + LOOKAHEAD
+    whole = tower.encoder().encode(mel, mask)
+    heard = 5 * tower.config.frames_per_token + LOOKAHEAD
     changed = mel.clone()
     changed[:, heard + 1 :] += 3
-    assert torch.equal(ears.encoder().encode(changed, mask)[:, :6], whole[:, :6])
+    assert torch.equal(tower.encoder().encode(changed, mask)[:, :6], whole[:, :6])
     changed[:, heard] += 3
-    assert not torch.allclose(ears.encoder().encode(changed, mask)[:, 5], whole[:, 5])
+    assert not torch.allclose(tower.encoder().encode(changed, mask)[:, 5], whole[:, 5])
 
 
-def test_everything_carried_matters(ears: Ears) -> None:
+def test_everything_carried_matters(tower: AudioTower) -> None:
     mel, mask = random_mel(190)
-    expected = ears.encoder().encode(mel, mask)
-    inputs = list(steps(ears.config, mel))
-    encoder = ears.encoder()
-    for name in (n for n in state_shapes(ears.config) if n != "mask"):
-        state: dict[str, Any] = empty_state(ears.config)
+    expected = tower.encoder().encode(mel, mask)
+    inputs = list(steps(tower.config, mel))
+    encoder = tower.encoder()
+    for name in (n for n in state_shapes(tower.config) if n != "mask"):
+        state: dict[str, Any] = empty_state(tower.config)
         features = []
         with torch.no_grad():
             for k, (frames, valid) in enumerate(inputs):

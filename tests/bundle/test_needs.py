@@ -24,9 +24,9 @@ def backends(*runtimes: str) -> list[Backend]:
 
 
 def test_too_little_is_refused_with_both_numbers(tmp_path: Path) -> None:
-    with pytest.raises(DiskError, match=r"needs 1152921504\.6 GB of disk, \d+\.\d GB are free"):
+    with pytest.raises(DiskError, match=r"needs 1152921504\.6 GB of disk, but \d+\.\d GB are free"):
         require(Needs(0, HUGE), tmp_path / "not" / "there" / "yet")
-    with pytest.raises(ResourceError, match=r"needs 1152921504\.6 GB of memory, \d+\.\d GB are available"):
+    with pytest.raises(ResourceError, match=r"needs 1152921504\.6 GB of memory, but \d+\.\d GB are available"):
         require(Needs(HUGE, 0), tmp_path)
     assert "needs 1.0 GB of memory and 2.0 GB of disk" in require(Needs(10**9, 2 * 10**9), tmp_path)
 

@@ -91,7 +91,7 @@ def test_a_file_written_in_place_with_its_old_time_is_seen(folder: Path) -> None
 def test_what_appears_while_it_is_removed_stays(folder: Path) -> None:
     found = account(folder, SMALL)
     (folder / "sub" / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(NotOurs, match="they were left there"):
+    with pytest.raises(NotOurs, match="they were left in place"):
         found.remove()
     assert (folder / "sub" / "notes.txt").read_text(encoding="utf-8") == "mine"
 

@@ -72,7 +72,7 @@ def test_it_goes_on_where_it_was_killed(tmp_path: Path, whole: dict[str, bytes],
     assert not [p for p in out.iterdir() if not p.name.startswith(".")]
     said = make(out / "bundle")
     assert said == [
-        *(f"{name}: kept from a compile that was interrupted" for name in kept),
+        *(f"{name}: reused from an interrupted compile" for name in kept),
         *(f"writing {name}" for name in NAMES if name not in kept),
     ]
     assert content(out / "bundle") == whole
@@ -114,7 +114,7 @@ def test_a_file_beside_a_step_is_kept_with_it(tmp_path: Path) -> None:
 
     for kept in (False, True):
         Steps(tmp_path, said.append).file("model", write, "writing", ("model.json",))
-        assert said.pop() == ("model: kept from a compile that was interrupted" if kept else "writing")
+        assert said.pop() == ("model: reused from an interrupted compile" if kept else "writing")
     (tmp_path / "model.json").write_bytes(b"")
     Steps(tmp_path, said.append).file("model", write, "writing", ("model.json",))
     assert said == ["writing"] and (tmp_path / "model.json").read_bytes() == b"{}"

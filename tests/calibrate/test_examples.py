@@ -112,7 +112,7 @@ BAD = {
     "a missing picture": ({"prompt": "a", "answer": "b", "images": ["x/y.png"]}, "there is no file x/y.png beside it"),
     "half a character": ({"text": "a\ud800"}, "line 1 is not UTF-8"),
     "no text": ({"text": ""}, "text is empty"),
-    "text and prompt": ({"text": "a", "prompt": "b"}, "text stands alone"),
+    "text and prompt": ({"text": "a", "prompt": "b"}, "text must be the only field"),
     "an integer of 5,000 digits": ('{"text": ' + "1" * 5000 + "}", "line 1 is not JSON"),
     "deep nesting": ("[" * 100_000, "line 1 is not JSON"),
     "Infinity": ('{"text": Infinity}', "Infinity is not a JSON number"),

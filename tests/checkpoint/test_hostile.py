@@ -20,7 +20,7 @@ from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.checkpoint.tokenizer_json import load_fast_tokenizer, read_tokenizer_json
 from g3n_compiler.errors import BadHeader, CheckpointError, MissingShard, TokenizerError, WrongModel
 from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
-from g3n_compiler.models.gemma3n.text_config import load_text_config, own_config
+from g3n_compiler.models.gemma3n.text_config import gemma3n_config, load_text_config
 from g3n_compiler.models.gemma3n.tower_config import load_audio_config, load_vision_config
 from g3n_compiler.models.gemma3n.vision_layout import read_layout
 from g3n_compiler.nano import checkpoint_dir
@@ -167,7 +167,7 @@ def test_what_is_no_file(name: str, kind: str, tiny_copy: Path) -> None:
 def read_folder(folder: Path) -> None:
     from g3n_compiler.checkpoint.calibrated import read_calibration
 
-    load_tokenizer(folder, own_config(Source.open(folder).text))
+    load_tokenizer(folder, gemma3n_config(Source.open(folder).text))
     load_resample(folder)
     load_side(folder)
     read_calibration(folder)
@@ -225,7 +225,7 @@ def change_model(change: Callable[[Any], None]) -> bytes:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.pieces.add(piece="<pad>"), "there twice"),
+        (lambda m: m.pieces.add(piece="<pad>"), "duplicate"),
         (lambda m: m.pieces.add(piece=""), "is empty"),
         (lambda m: m.pieces.add(piece="x" * 2000), "longer"),
         (lambda m: m.pieces.add(piece="zzzz", score=float("nan")), "score nan"),

@@ -23,7 +23,7 @@ from g3n_compiler.errors import (
     UnknownTensor,
     WrongModel,
 )
-from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.source import Source
 from g3n_compiler.tensor_account import account
@@ -156,7 +156,7 @@ def test_hub_form_of_the_config_reads_alike(tiny: TinyModel, tiny_copy: Path) ->
 
 
 def test_tokenizer_missing_broken_or_foreign(tiny_copy: Path, edit_json: Edit) -> None:
-    config = own_config(Source.open(tiny_copy).text)
+    config = gemma3n_config(Source.open(tiny_copy).text)
     path = tiny_copy / "tokenizer.json"
     assert load_tokenizer(tiny_copy, config).stop_ids == (1, 106)
 

@@ -12,7 +12,7 @@ import torch
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.lower.litert import backend
 from g3n_compiler.lower.litert.bind_weights import bind
-from g3n_compiler.lower.litert.file_headers import split_heads
+from g3n_compiler.lower.litert.file_headers import write_file_headers
 from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_embedder
 from g3n_compiler.lower.litert.text import convert
 from g3n_compiler.lower.signatures.text import VERIFY_LENGTH
@@ -64,7 +64,7 @@ class Nested:
             write_token_embedder(config, chosen, read, token)
             write_ple_embedder(config, chosen, read, ple)
             bind(self.graph, text_weights(config), chosen, read, core, HEADS)
-            _, begin = split_heads(core, HEADS)
+            _, begin = write_file_headers(core, HEADS)
             elastic.write_bytes(core.read_bytes()[begin:])
         return LiteRtParts(core, token, ple), LiteRtParts(elastic, token, ple)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
-from g3n_compiler.lower.executorch.delegates.text import Pieces
+from g3n_compiler.lower.executorch.delegates.text import DecoderPieces
 from g3n_compiler.lower.executorch.text import ExecuTorchArtifacts, MethodName, lower_text
 from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_parts
 from g3n_compiler.lower.resume import Steps
@@ -72,11 +72,11 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return tiny.open()
 
 
-def eager_pieces(source: Source, recipe: str) -> Pieces:
+def eager_pieces(source: Source, recipe: str) -> DecoderPieces:
     """The decoder's pieces as PyTorch modules over the checkpoint's weights."""
     specs, parts = text_weights(source.text), checkpoint_parts(source.read)
     weights = XnnpackWeights(specs, get_recipe(recipe), parts)
-    return Pieces(source.text, lambda kind, layer: kind(source.text, weights, layer))
+    return DecoderPieces(source.text, lambda kind, layer: kind(source.text, weights, layer))
 
 
 def lower(source: Source, recipe: str, folder: Path, context: int = CONTEXT) -> ExecuTorchArtifacts:

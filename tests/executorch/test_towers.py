@@ -87,7 +87,7 @@ def test_a_float_tower_hears_what_the_reference_hears(towers: Source, audio: tup
     assert reference.clip_errors(sound, model.clip_steps(sound)).worst < EXACT
     traces = list(model.stream_steps(sound))
     assert reference.stream_errors(traces).worst < EXACT
-    assert relative_error(model.end(), reference.reader.hard_row(towers.audio.end_id).view(1, -1).numpy()) == 0
+    assert relative_error(model.end(), reference.reader.hard_token_row(towers.audio.end_id).view(1, -1).numpy()) == 0
     with pytest.raises(SoundError, match="streaming"):
         model.clip(golden_sound(31))
 

@@ -68,8 +68,8 @@ def test_a_section_that_is_not_there(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda b: b"X" + b[1:], "no .litertlm"),
-        (lambda b: b[:20], "no .litertlm"),
+        (lambda b: b"X" + b[1:], "not a .litertlm"),
+        (lambda b: b[:20], "not a .litertlm"),
         (lambda b: b[:24] + struct.pack("<Q", 1 << 40) + b[32:], "damaged"),
         (lambda b: b[:24] + struct.pack("<Q", 32) + b[32:], "damaged"),
         (lambda b: b[:32] + b"\xff" * 64 + b[96:], "copy"),

@@ -148,7 +148,7 @@ class ToyFamily:
     def audio(self, source: Source) -> None:
         return None
 
-    def hard_rows(self, source: Source) -> None:
+    def hard_token_rows(self, source: Source) -> None:
         return None
 
     def decoder(self, shape: TextShape, weights: Weights) -> ToyDecoder:

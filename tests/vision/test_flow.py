@@ -31,7 +31,7 @@ def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vision, "onnx_embed", eager)
 
 
-class Seeing(FakeBackend):
+class VisionBackend(FakeBackend):
     modalities = ("text", "vision")
 
 
@@ -43,7 +43,7 @@ def compile_small(
     model: Multimodal, out: Path, modalities: tuple[str, ...] | None = ("text", "vision"), **options: Any
 ) -> Path:
     fake = {k: options.pop(k) for k in ("error",) if k in options}
-    backend: type[FakeBackend] = options.pop("backend", Seeing)
+    backend: type[FakeBackend] = options.pop("backend", VisionBackend)
     chosen = CompileOptions(
         **{"recipe": "fp32", "context": 400, "resolutions": (256,), "runtime": "litert", **options},
         checkpoint=model.directory,

@@ -16,8 +16,8 @@ from g3n_compiler.lower.litert.backend import LiteRtBackend
 from g3n_compiler.lower.litert.bind_weights import bind
 from g3n_compiler.lower.litert.container import extract, sections
 from g3n_compiler.lower.litert.delegation import measure
-from g3n_compiler.lower.litert.partial_model import CutModel
-from g3n_compiler.lower.litert.tower_blocks import run_steps
+from g3n_compiler.lower.litert.partial_model import PartialModel
+from g3n_compiler.lower.litert.tower_blocks import run_blocks
 from g3n_compiler.lower.signatures.vision import EncodeImage
 from g3n_compiler.models.gemma3n.tower_config import VisionConfig
 from g3n_compiler.models.gemma3n.vision_layout import read_layout
@@ -103,7 +103,7 @@ def steps_of(encoder: Path, image: np.ndarray, tmp_path: Path) -> list[np.ndarra
     """What each step of an encoder gave."""
     copy = tmp_path / "cut.tflite"
     copy.write_bytes(encoder.read_bytes())
-    *maps, last = run_steps(CutModel(copy), encoder_name(len(image)), {"images": image[None]}, ("features",))
+    *maps, last = run_blocks(PartialModel(copy), encoder_name(len(image)), {"images": image[None]}, ("features",))
     return [*maps, last["features"]]
 
 

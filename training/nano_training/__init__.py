@@ -1,4 +1,4 @@
-"""How nano, the checkpoint in the compiler's package, was trained; compiling and running a bundle need nothing of it.
+"""The training of nano, the checkpoint in the compiler's package; compiling and running bundles do not need it.
 
-``g3n_compiler/nano/checkpoint/README.md`` tells the commands and what came out of them.
+``g3n_compiler/nano/checkpoint/README.md`` gives the commands and their results.
 """

@@ -1,8 +1,8 @@
-"""Examples for ``g3n-calibrate`` from what nano was taught: ``python -m nano_training.calibration_set``.
+"""Examples for ``g3n-calibrate`` from nano's training material: ``python -m nano_training.calibration_set``.
 
-Scenes and digits are drawn anew and words are said by training voices: none are among the questions of
-:mod:`.heldout_senses`. The texts are the last of the held-out documents, up to which ``benchmarks/quality.py`` does not
-come.
+Scenes and digits are newly drawn, and words are spoken by training voices; none of them are among the questions of
+:mod:`.heldout_senses`. The texts are the last of the held-out documents, which ``benchmarks/quality.py`` does not
+reach.
 """
 
 import json
@@ -29,7 +29,7 @@ _SMALLEST, _LARGEST = 180, 320
 
 
 def path() -> Path:
-    """The examples that lie in the package."""
+    """The examples in the package."""
     return calibration_examples()
 
 
@@ -82,7 +82,7 @@ def _texts() -> Iterator[dict[str, Any]]:
 @click.option("--cache", type=click.Path(path_type=Path), default=Path("nano-corpus"), help="folder for the packages")
 @click.option("--out", type=click.Path(path_type=Path), default=path().parent, help="[default: the package's own]")
 def main(cache: Path, out: Path) -> None:
-    """Draw, say and write the examples."""
+    """Draw, speak and write the examples."""
     digits, _ = fetch_digits(cache)
     write(digits, speak(training_voices(), PHRASES, cache), out)
 

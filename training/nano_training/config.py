@@ -1,4 +1,4 @@
-"""nano's architecture: the real one's structure at hidden size 128, and its slices (MatFormer)."""
+"""nano's architecture (the real model's structure at hidden size 128) and its MatFormer slices."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -14,7 +14,7 @@ _PREFIX = "model."
 
 
 def full_config() -> Gemma3nTextConfig:
-    """The whole model. Layers 0-4 own KV: later sliding layers read layer 3's, later full layers layer 4's."""
+    """The whole model. Layers 0-4 own KV caches; later sliding layers read layer 3's, later full layers layer 4's."""
     return Gemma3nTextConfig(
         architectures=["Gemma3nForCausalLM"],
         vocab_size=tokenizer.VOCAB_SIZE,
@@ -44,13 +44,15 @@ def full_config() -> Gemma3nTextConfig:
 
 
 def slice_config(full: Gemma3nTextConfig, widths: Sequence[int], skip: Collection[int] = ()) -> Gemma3nTextConfig:
-    """The configuration without layers ``skip``; ``widths`` are the FFN widths of the layers that are kept.
+    """The configuration without the layers ``skip``; ``widths`` are the FFN widths of the layers that are kept.
 
-    A kept layer keeps its own type and sparsity; only KV-shared layers may be skipped.
+    A kept layer keeps its own type and sparsity; only KV-shared layers can be skipped.
     """
     first_shared = full.num_hidden_layers - full.num_kv_shared_layers
     if any(layer < first_shared for layer in skip):
-        raise ValueError(f"layers {sorted(skip)}: only layers {first_shared} and later own no KV and may be skipped")
+        raise ValueError(
+            f"layers {sorted(skip)}: only layers {first_shared} and later own no KV cache and can be skipped"
+        )
     kept = [i for i in range(full.num_hidden_layers) if i not in skip]
     changed = full.to_dict() | {
         "num_hidden_layers": len(kept),
@@ -68,7 +70,8 @@ def slice_weights(
     """Views of ``weights`` (names of ``Gemma3nForCausalLM``) for the model of :func:`slice_config`.
 
     Gradients flow back into ``weights``. ``gate_proj``/``up_proj`` (F, D) keep their first rows, ``down_proj`` (D, F)
-    its first columns, ``embed_tokens_per_layer`` (V, L*P) and ``per_layer_model_projection`` (L*P, D) the kept layers.
+    its first columns, and ``embed_tokens_per_layer`` (V, L*P) and ``per_layer_model_projection`` (L*P, D) the kept
+    layers.
     """
     layers, width = full.num_hidden_layers, full.hidden_size_per_layer_input
     kept = [i for i in range(layers) if i not in skip]

@@ -1,4 +1,4 @@
-"""The text that nano learns from: fetched as Debian packages, unpacked without installing, cleaned and split.
+"""nano's training text: fetched as Debian packages, unpacked without installing, cleaned and split.
 
 Everything is deterministic: the split and every random choice follow from a hash of the document's own key.
 """
@@ -17,7 +17,7 @@ PACKAGES = ("bible-kjv-text", "bible-kjv", "wordnet-base")
 _SYSTEM = ("Answer in one sentence.", "You are a helpful dictionary.", "Be brief.", "You are a teacher of English.")
 _SYSTEM_SHARE = 0.04
 _HELDOUT_PER_MILLE = {"wordnet": 6, "kjv": 16}
-_SHORT = 25  # characters; glosses this short may well be part of another one by chance
+_SHORT = 25  # in characters; shorter glosses may be part of another one by chance
 _EOS = "<eos>"
 
 
@@ -42,7 +42,9 @@ class Corpus:
 
 
 def fetch(cache: Path) -> Path:
-    """Download the packages into ``cache`` unless they are there, and unpack them; the root of the unpacked tree."""
+    """Download the packages into ``cache`` unless they are there, and unpack them; returns the root of the unpacked
+    tree.
+    """
     cache.mkdir(parents=True, exist_ok=True)
     tree = cache / "tree"
     missing = [name for name in PACKAGES if not list(cache.glob(f"{name}_*.deb"))]
@@ -92,7 +94,7 @@ def _shuffled(documents: Iterable[Document]) -> list[Document]:
 
 
 def build(cache: Path) -> Corpus:
-    """The whole corpus out of ``cache`` (filled on first use)."""
+    """The whole corpus, from ``cache`` (which is filled on first use)."""
     tree = fetch(cache)
     train: list[Document] = []
     heldout: list[Document] = []
@@ -116,10 +118,10 @@ def build(cache: Path) -> Corpus:
 
 
 def write_documents(documents: Iterable[Document], path: Path) -> None:
-    """One JSON object a line."""
+    """Write one JSON object per line."""
     path.write_text("".join(json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in documents), "utf-8")
 
 
 def read_documents(path: Path) -> list[Document]:
-    """What :func:`write_documents` wrote."""
+    """The documents that :func:`write_documents` wrote."""
     return [Document(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]

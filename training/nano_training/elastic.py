@@ -26,7 +26,7 @@ SMALLEST = uniform(FFN_WIDTH // 2, SKIPPABLE)
 
 
 def sample_slice(rng: Random) -> Slice:
-    """What one training step trains: half the time the whole model, else a smaller one."""
+    """The slice for one training step: half the time the whole model, otherwise a smaller one."""
     choice = rng.random()
     if choice < 0.5:
         return FULL
@@ -40,8 +40,9 @@ def sample_slice(rng: Random) -> Slice:
 
 
 def initialize(model: Gemma3nForCausalLM) -> None:
-    """Variance-preserving start. ``correct_output_scale`` starts at 1: at 0, the library's start, the per-layer
-    embeddings add nothing and the norm behind them multiplies gradients by a thousand."""
+    """Variance-preserving initialisation. ``correct_output_scale`` starts at 1: at 0, the library's default, the
+    per-layer embeddings contribute nothing, and the norm after them multiplies gradients by a thousand.
+    """
     config = model.config
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -1,6 +1,6 @@
-"""Measures a checkpoint on the held-out documents: ``python -m nano_training.evaluate [DIR] [options]``.
+"""Measure a checkpoint on the held-out documents: ``python -m nano_training.evaluate [DIR] [options]``.
 
-All perplexities are in fp32, per token, each document from its ``<bos>`` on (``<bos>`` itself not counted).
+All perplexities are in fp32 and per token, with each document starting at its ``<bos>`` (which is not counted).
 """
 
 import json
@@ -27,12 +27,12 @@ _BATCH_TOKENS = 4096
 
 
 def load(folder: Path) -> Gemma3nForCausalLM:
-    """The checkpoint's text model in fp32 with the plain ("eager") attention: the reference of every figure."""
+    """The checkpoint's text model in fp32 with plain ("eager") attention, the reference for every figure."""
     config = Gemma3nTextConfig.from_pretrained(folder)
     config._attn_implementation, config.dtype = "eager", torch.float32
     model = Gemma3nForCausalLM(config).eval()
     stored = {name.replace("model.language_model.", "model."): t for name, t in text_weights(folder).items()}
-    # what is left over are the dead weights of KV-shared layers
+    # what remains are the dead weights of KV-shared layers
     model.load_state_dict(
         {name: stored[name].float() for name in model.state_dict() if name != "lm_head.weight"}, False
     )
@@ -40,7 +40,7 @@ def load(folder: Path) -> Gemma3nForCausalLM:
 
 
 def losses(model: Gemma3nForCausalLM, documents: Sequence[Tensor]) -> list[float]:
-    """Summed loss in nats of each document. Documents are padded on the right, where causality keeps them apart."""
+    """Summed loss in nats of each document. Documents are padded on the right, where causality hides the padding."""
     result = [0.0] * len(documents)
     for places in _batches(documents):
         rows = nn.utils.rnn.pad_sequence([documents[i] for i in places], batch_first=True)
@@ -53,7 +53,7 @@ def losses(model: Gemma3nForCausalLM, documents: Sequence[Tensor]) -> list[float
 
 
 def _batches(documents: Sequence[Tensor]) -> list[list[int]]:
-    """Indices of documents of about the same length, at most ``_BATCH_TOKENS`` padded tokens a batch."""
+    """Indices of documents of similar length, with at most ``_BATCH_TOKENS`` padded tokens per batch."""
     batches: list[list[int]] = [[]]
     for i in sorted(range(len(documents)), key=lambda i: len(documents[i])):
         if batches[-1] and (len(batches[-1]) + 1) * len(documents[i]) > _BATCH_TOKENS:
@@ -63,7 +63,7 @@ def _batches(documents: Sequence[Tensor]) -> list[list[int]]:
 
 
 def perplexity(model: Gemma3nForCausalLM, documents: Sequence[Tensor]) -> float:
-    """Per token over all ``documents`` (int64 ids, ``<bos>`` first)."""
+    """Perplexity per token over all ``documents`` (int64 ids, ``<bos>`` first)."""
     return math.exp(sum(losses(model, documents)) / sum(len(d) - 1 for d in documents))
 
 
@@ -78,14 +78,14 @@ def sliced(model: Gemma3nForCausalLM, width: int, skip: Sequence[int] = ()) -> G
 
 
 def round_to_nearest(weight: Tensor, bits: int) -> Tensor:
-    """``weight`` (rows, columns) after symmetric rounding to ``bits``, one scale a row: the plainest recipe."""
+    """``weight`` (rows, columns) after symmetric rounding to ``bits``, one scale per row: the simplest recipe."""
     limit = 2 ** (bits - 1) - 1
     scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / limit
     return (weight / scale).round().clamp(-limit, limit) * scale
 
 
 def rounded(model: Gemma3nForCausalLM, bits: int) -> Gemma3nForCausalLM:
-    """A copy of ``model`` whose every 2-D weight is rounded: embeddings, per-layer embeddings and head included."""
+    """A copy of ``model`` with every 2-D weight rounded, including embeddings, per-layer embeddings and head."""
     copy = Gemma3nForCausalLM(model.config).eval()
     copy.load_state_dict(model.state_dict())
     with torch.no_grad():
@@ -96,7 +96,7 @@ def rounded(model: Gemma3nForCausalLM, bits: int) -> Gemma3nForCausalLM:
 
 
 def by_kind(kinds: Sequence[str], documents: Sequence[Tensor], nats: Sequence[float]) -> dict[str, float]:
-    """Perplexity of each kind of document, given each document's summed loss ``nats``."""
+    """Perplexity of each kind of document, from each document's summed loss ``nats``."""
     result: dict[str, float] = {}
     for kind in sorted(set(kinds)):
         places = [i for i, k in enumerate(kinds) if k == kind]
@@ -105,7 +105,7 @@ def by_kind(kinds: Sequence[str], documents: Sequence[Tensor], nats: Sequence[fl
 
 
 def measure(model: Gemma3nForCausalLM, kinds: Sequence[str], documents: Sequence[Tensor]) -> dict[str, float]:
-    """Perplexities of the model (all and by kind of document), of its slices and of its rounded copies, by name."""
+    """Perplexities by name: of the model (overall and by kind of document), its slices, and its rounded copies."""
     half = model.config.intermediate_size[0] // 2
     nats = losses(model, documents)
     return {
@@ -121,7 +121,9 @@ def measure(model: Gemma3nForCausalLM, kinds: Sequence[str], documents: Sequence
 def measure_ngram(
     cache: Path, tokenizer_json: Path, kinds: Sequence[str], documents: Sequence[Tensor]
 ) -> dict[str, float]:
-    """The same held-out tokens under a Kneser-Ney model of the whole training text (fetched into ``cache``)."""
+    """The perplexity of a Kneser-Ney model of the whole training text (fetched into ``cache``) on the same held-out
+    tokens.
+    """
     ngram, name = KneserNey(encode_documents(corpus.build(cache).train, tokenizer_json)), f"Kneser-Ney {ORDER}-gram"
     figures = {name: ngram.perplexity(documents)}
     for kind in sorted(set(kinds)):

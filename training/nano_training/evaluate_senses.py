@@ -1,6 +1,7 @@
-"""How well an engine sees and hears: ``python -m nano_training.evaluate_senses [DIR]`` for the library in fp32.
+"""Measure how well an engine handles images and sound: ``python -m nano_training.evaluate_senses [DIR]`` for the
+library in fp32.
 
-Any other engine is measured by handing :func:`measure` a function from a question to the text of its greedy answer.
+To measure any other engine, pass :func:`measure` a function from a question to the text of its greedy answer.
 """
 
 import json
@@ -33,7 +34,7 @@ class Result:
 
 
 def word_errors(said: str, wanted: str) -> int:
-    """Least number of substituted, missing and added words that turn ``wanted`` into ``said``."""
+    """The least number of substituted, missing and added words that turn ``wanted`` into ``said``."""
     left, right = wanted.split(), said.split()
     row = list(range(len(right) + 1))
     for i, word in enumerate(left, 1):
@@ -49,20 +50,20 @@ def measure(engine: Engine, questions: Sequence[Question]) -> list[Result]:
 
 
 def accuracy(results: Sequence[Result], kind: str) -> float:
-    """Share of the questions of ``kind`` answered exactly."""
+    """Share of the questions of ``kind`` that are answered exactly."""
     own = [r for r in results if r.question.kind == kind]
     return sum(r.answer == r.question.answer for r in own) / len(own)
 
 
 def word_error_rate(results: Sequence[Result], voice: str = "") -> float:
-    """Word errors of the transcripts over the words said, of the voices whose name begins with ``voice``."""
+    """Word errors of the transcripts per spoken word, for the voices whose name begins with ``voice``."""
     own = [r for r in results if r.question.kind == "speech" and r.question.name.startswith(voice)]
     errors = sum(word_errors(r.answer, r.question.answer) for r in own)
     return errors / sum(len(r.question.answer.split()) for r in own)
 
 
 def figures(results: Sequence[Result]) -> dict[str, float]:
-    """Accuracies and word error rates by name, of the kinds that ``results`` hold."""
+    """Accuracies and word error rates by name, for the kinds in ``results``."""
     kinds = {r.question.kind for r in results}
     found = {f"{kind} accuracy": accuracy(results, kind) for kind in ("digit", "scene") if kind in kinds}
     if "speech" in kinds:
@@ -73,7 +74,7 @@ def figures(results: Sequence[Result]) -> dict[str, float]:
 
 
 class Reference:
-    """The checkpoint in ``folder`` run by ``transformers`` in fp32 with eager attention."""
+    """The checkpoint in ``folder``, run by ``transformers`` in fp32 with eager attention."""
 
     def __init__(self, folder: Path) -> None:
         self._processor: Any = AutoProcessor.from_pretrained(folder)
@@ -83,7 +84,7 @@ class Reference:
         self._model: Any = model.eval()
 
     def inputs(self, question: Question) -> Any:
-        """What the processor makes of ``question``: token ids, and pixels or log-mel features."""
+        """The processor's output for ``question``: token ids, and pixels or log-mel features."""
         modality = "image" if question.image is not None else "audio"
         content = [{"type": modality}, {"type": "text", "text": question.text}]
         messages = [{"role": "user", "content": content}]

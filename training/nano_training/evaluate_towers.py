@@ -1,7 +1,7 @@
-"""What the towers alone know of the held-out questions: ``python -m nano_training.evaluate_towers STATE``.
+"""Measure the towers alone on the held-out questions: ``python -m nano_training.evaluate_towers STATE``.
 
-The classifiers of training read the soft tokens; the text model takes no part. Where these figures are good and those
-of ``evaluate_senses`` are not, the text model does not yet understand its towers.
+The classifiers from training read the soft tokens, without the text model. If these figures are good but those of
+``evaluate_senses`` are not, the text model does not yet understand its towers.
 """
 
 from collections import defaultdict
@@ -24,11 +24,11 @@ from nano_training.senses import Senses
 from nano_training.senses_optimizer import warm_up
 
 Counts = dict[str, list[int]]
-"""Right ones (of words: errors) and all, by what is counted."""
+"""Correct answers (for words: errors) and all answers, by what is counted."""
 
 
 def count(senses: Senses, heads: Heads, questions: Sequence[Question]) -> Counts:
-    """Digits and scenes named rightly whole, and word errors of the likeliest path, silence removed."""
+    """Completely correct digits and scenes, and word errors of the most likely path, with silence removed."""
     extract = Gemma3nAudioFeatureExtractor()
     counts: Counts = defaultdict(lambda: [0, 0])
     for question in questions:
@@ -55,7 +55,8 @@ def count(senses: Senses, heads: Heads, questions: Sequence[Question]) -> Counts
 def main(state: Path, digits: int, scenes: int, clips: int, threads: int) -> None:
     """Held-out accuracy and word error rate of the classifiers in STATE, the state.pt of ``train_senses``.
 
-    What a run of one sense has not learnt is asked too: leave it out with --digits 0 --scenes 0 or --clips 0.
+    A run with one sense has not learnt the other, which is asked too: leave it out with --digits 0 --scenes 0 or
+    --clips 0.
     """
     torch.set_num_threads(threads)
     model = towers.build(towers.text_weights(checkpoint_dir()))

@@ -1,4 +1,4 @@
-"""Writes nano's weights as the Hugging Face checkpoint that the real one would be."""
+"""Write nano's weights as a Hugging Face checkpoint in the real model's form."""
 
 import shutil
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from nano_training import tokenizer
 
 
 def _dead_weights(config: Gemma3nTextConfig) -> dict[str, Tensor]:
-    """k/v weights of KV-shared layers: the published checkpoints store them too, though nothing reads them."""
+    """k/v weights of KV-shared layers: the published checkpoints contain them too, although nothing reads them."""
     generator = torch.Generator().manual_seed(0)
     dead: dict[str, Tensor] = {}
     for layer in range(config.num_hidden_layers - config.num_kv_shared_layers, config.num_hidden_layers):
@@ -32,7 +32,7 @@ def export(config: Gemma3nTextConfig, weights: Mapping[str, Tensor], tokenizer_f
     stored = {**_dead_weights(config), **weights}
     tensors = {name: w.detach().to(torch.bfloat16).contiguous() for name, w in sorted(stored.items())}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "model.safetensors").chmod(0o644)  # the writer leaves it to its owner alone
+    (out / "model.safetensors").chmod(0o644)  # the writer makes it readable by its owner only
     config.dtype = torch.bfloat16
     config.save_pretrained(out)
     GenerationConfig(

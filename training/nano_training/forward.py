@@ -1,7 +1,7 @@
-"""The text decoder as training runs it: functions of weights that may be views of larger ones (MatFormer slices).
+"""The text decoder for training: functions of weights that may be views of larger ones (MatFormer slices).
 
-It computes what the library's model computes (``tests/nano`` compares both), faster on a CPU: tokens are flat, AltUp's
-small matrix products are sums over streams, and the parts between matrix products are compiled.
+It computes the same as the library's model (``tests/nano`` compares both), but faster on a CPU: tokens are flat,
+AltUp's small matrix products are sums over streams, and the parts between matrix products are compiled.
 """
 
 import math
@@ -21,12 +21,12 @@ _LEAST_POWER = 1e-5
 _NO_CUTOFF = 0.0
 
 Weights = Mapping[str, Tensor]
-"""Weights of the whole model by their name in ``Gemma3nForCausalLM``."""
+"""Weights of the whole model, by their names in ``Gemma3nForCausalLM``."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """FFN widths of the kept layers, and which layers are left out."""
+    """FFN widths of the kept layers, and the layers that are left out."""
 
     widths: tuple[int, ...]
     skip: tuple[int, ...] = ()
@@ -51,7 +51,7 @@ def _modalities(active: Tensor, norm: Tensor, router: Tensor) -> Tensor:
 
 
 def _predict(streams: list[Tensor], norm: Tensor, router: Tensor, mixing: Tensor) -> list[Tensor]:
-    """AltUp's predictions: each stream plus a mixture of all, weighted per token."""
+    """AltUp's predictions: each stream plus a mixture of all of them, weighted per token."""
     coefs = F.linear(_modalities(streams[0], norm, router), mixing)  # (n, to * from)
     return [
         into + sum(coefs[:, _STREAMS * i + j, None] * stream for j, stream in enumerate(streams))

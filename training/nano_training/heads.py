@@ -14,11 +14,11 @@ _PARTS = (10, len(COLOURS), len(SHAPES), len(COLOURS))
 _IGNORED = -100
 
 _EACH = 0.3
-"""Weight of what single soft tokens tell of a picture, beside what they tell together."""
+"""Weight of what single soft tokens tell about a picture, compared with what all of them tell together."""
 
 
 def caption_classes(caption: str) -> list[int]:
-    """Digit, colour, shape and colour of the paper as class numbers; -100 for what the picture has not."""
+    """Digit, colour, shape and paper colour as class numbers; -100 for what the picture lacks."""
     if caption.isdigit():
         return [int(caption), _IGNORED, _IGNORED, _IGNORED]
     _, colour, shape, _, paper = caption.rstrip(".").split()
@@ -26,7 +26,7 @@ def caption_classes(caption: str) -> list[int]:
 
 
 TOWERS = {"look": "vision_tower", "classes": "vision_tower", "words": "audio_tower"}
-"""Whose soft tokens each part of :class:`Heads` reads."""
+"""The tower whose soft tokens each part of :class:`Heads` reads."""
 
 
 class Heads(nn.Module):
@@ -39,9 +39,10 @@ class Heads(nn.Module):
         self.words = nn.Linear(width, len(WORDS) + 1)
 
     def picture_loss(self, soft: Tensor, captions: Sequence[str]) -> tuple[Tensor, float]:
-        """Mean cross entropy of what ``soft`` (B, N, D) shows, and the share of wholly right pictures.
+        """Mean cross entropy of what ``soft`` (B, N, D) shows, and the share of completely correct pictures.
 
-        A part of it asks each soft token by itself: what all of them tell, the text model has not to search for.
+        One part of it asks each soft token by itself: if every token knows the answer, the text model need not search
+        for it.
         """
         wanted = torch.tensor([caption_classes(caption) for caption in captions])
         each = self.classes(soft)
@@ -57,7 +58,7 @@ class Heads(nn.Module):
         return torch.stack(losses).sum(), right.float().mean().item()
 
     def speech_loss(self, soft: Tensor, sounding: Tensor, words: Sequence[tuple[str, ...]]) -> tuple[Tensor, float]:
-        """CTC loss of ``soft`` (B, N, D), and the share of utterances whose best path is wholly right."""
+        """CTC loss of ``soft`` (B, N, D), and the share of utterances whose best path is completely correct."""
         log_probabilities = self.words(soft).log_softmax(-1)
         numbers = [[WORDS.index(word) + 1 for word in said] for said in words]
         lengths = sounding.sum(1)
@@ -78,11 +79,13 @@ class Heads(nn.Module):
         return loss, right / len(words)
 
     def transcribe(self, soft: Tensor) -> list[str]:
-        """The words of the likeliest path through ``soft`` (N, D), repetitions and blanks removed."""
+        """The words of the most likely path through ``soft`` (N, D), without repetitions and blanks."""
         path = torch.unique_consecutive(self.words(soft).argmax(-1)).tolist()
         return [WORDS[n - 1] for n in path if n]
 
     def _word_loss(self, soft: Tensor, sounding: Tensor, wanted: Tensor) -> tuple[Tensor, float]:
-        """Of single words, without an alignment to find: cross entropy of what is most heard at any moment."""
+        """Loss for single words, which need no alignment: cross entropy of the highest score of each word at any
+        moment.
+        """
         logits = self.words(soft)[..., 1:].masked_fill(~sounding[..., None], -torch.inf).logsumexp(1)
         return F.cross_entropy(logits, wanted - 1), (logits.argmax(1) == wanted - 1).float().mean().item()

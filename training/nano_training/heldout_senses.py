@@ -1,7 +1,7 @@
-"""Held-out pictures and speech: kept in the package, so that any engine can be measured on them without a download.
+"""Held-out pictures and speech, kept in the package so that any engine can be measured without a download.
 
-``heldout/digits.png`` is a montage of handwritten digits that training never saw, each drawn anew on a canvas that
-follows from its number; ``heldout/speech/*.ogg`` are phrases of voices that training never heard.
+``heldout/digits.png`` is a montage of handwritten digits that training never saw, each newly drawn on a canvas that
+follows from its number; ``heldout/speech/*.ogg`` are phrases by voices that training never heard.
 """
 
 import json
@@ -24,7 +24,7 @@ DIGITS = 300
 SCENES = 1000
 CLIPS = 240
 PHRASES = 60
-"""For each held-out voice, of several words; :data:`CLIPS` are chosen among them and the words alone."""
+"""Phrases of several words for each held-out voice; :data:`CLIPS` are chosen among them and the single words."""
 _COLUMNS = 20
 _SIDE = 28
 _SMALLEST, _LARGEST = 180, 400
@@ -32,7 +32,7 @@ _SMALLEST, _LARGEST = 180, 400
 
 @dataclass(frozen=True)
 class Question:
-    """One request and its only right answer. ``kind`` is "digit", "scene" or "speech"; sound is mono, 16 kHz."""
+    """One request and its only correct answer. ``kind`` is "digit", "scene" or "speech"; sound is mono, 16 kHz."""
 
     kind: str
     name: str
@@ -43,15 +43,15 @@ class Question:
 
 
 def folder() -> Path:
-    """Where the held-out files lie."""
+    """Where the held-out files are."""
     return heldout_senses_dir()
 
 
 def write(digits: DigitSet, speech: Sequence[Utterance], out: Path) -> None:
-    """Choose :data:`DIGITS` digits and :data:`CLIPS` phrases of the held-out sets, and write them to ``out``.
+    """Choose :data:`DIGITS` digits and :data:`CLIPS` phrases from the held-out sets, and write them to ``out``.
 
     Args:
-        speech: what :func:`~nano_training.voices.speak` makes of the held-out voices and :data:`PHRASES`.
+        speech: the result of :func:`~nano_training.voices.speak` for the held-out voices and :data:`PHRASES`.
     """
     (out / "speech").mkdir(parents=True, exist_ok=True)
     chosen = Random("heldout/digits").sample(range(len(digits.labels)), DIGITS)
@@ -96,7 +96,7 @@ def _scene_questions(count: int) -> list[Question]:
 
 
 def questions(digits: int = DIGITS, scenes: int = SCENES, clips: int = CLIPS) -> list[Question]:
-    """The first so many questions of each kind."""
+    """The first questions of each kind, as many as are asked for."""
     answers = json.loads((folder() / "answers.json").read_text("utf-8"))
     found = _digit_questions(answers["digits"][:digits]) + _scene_questions(scenes)
     for i, clip in enumerate(answers["speech"][:clips]):

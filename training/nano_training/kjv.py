@@ -1,4 +1,4 @@
-"""Reads the King James Version as the ``bible`` program prints it, and writes plain and chat documents."""
+"""Read the King James Version as the ``bible`` program prints it, and write plain and chat documents."""
 
 import re
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ _HEADING = re.compile(r"\S.* \d+$")
 
 @dataclass(frozen=True)
 class Chapter:
-    """One chapter: its name, e.g. "Genesis 1", and its verses in order."""
+    """One chapter: its name, for example "Genesis 1", and its verses in order."""
 
     name: str
     verses: tuple[str, ...]
 
 
 def parse(printed: str) -> list[Chapter]:
-    """Chapters out of the program's print-out: a heading line, then numbered verses, wrapped lines not numbered."""
+    """Chapters from the program's output: a heading line, then numbered verses; continuation lines have no number."""
     chapters: list[Chapter] = []
     name, verses = "", list[str]()
     for line in printed.splitlines():
@@ -36,7 +36,7 @@ def parse(printed: str) -> list[Chapter]:
 
 
 def passages(chapter: Chapter, rng: Random) -> list[str]:
-    """Plain text: the chapter in stretches of 6 to 12 verses, each under a heading such as "Genesis 1:1-8"."""
+    """Plain text: the chapter in passages of 6 to 12 verses, each under a heading such as "Genesis 1:1-8"."""
     result: list[str] = []
     at = 0
     while at < len(chapter.verses):
@@ -48,7 +48,7 @@ def passages(chapter: Chapter, rng: Random) -> list[str]:
 
 
 def continuations(chapter: Chapter, rng: Random) -> list[list[Turn]]:
-    """Conversations in which the user gives a verse, and the model goes on with the next, for a third of the verses."""
+    """Conversations in which the user gives a verse and the model continues with the next; a third of the verses."""
     result: list[list[Turn]] = []
     for here, following in zip(chapter.verses, chapter.verses[1:], strict=False):
         if rng.random() > 1 / 3 or len(here) > 400:

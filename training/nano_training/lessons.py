@@ -1,4 +1,4 @@
-"""Batches that nano's eyes and ears learn from; every one follows from a seed."""
+"""Training batches of pictures and sounds for nano's towers; every batch follows from a seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class PictureBatch:
 
 @dataclass(frozen=True)
 class SoundBatch:
-    """``mel`` (B, frames, 128), ``valid`` (B, frames) true where sound is, and what is said."""
+    """``mel`` (B, frames, 128), ``valid`` (B, frames), true where there is sound, and the words that are said."""
 
     mel: Tensor
     valid: Tensor
@@ -41,7 +41,7 @@ class SoundBatch:
 
 
 def to_pixels(image: Image.Image, side: int) -> Tensor:
-    """(3, side, side) as the checkpoint's image processor prepares it: resized bicubically, whatever the aspect."""
+    """(3, side, side) as the checkpoint's image processor prepares it: bicubically resized, with any aspect ratio."""
     resized = image.resize((side, side), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(resized, np.float32) / 255).permute(2, 0, 1)
 
@@ -49,7 +49,7 @@ def to_pixels(image: Image.Image, side: int) -> Tensor:
 def picture_batch(
     digits: DigitSet, rng: Random, count: int, side: int, share: tuple[float, float], scenes: float
 ) -> PictureBatch:
-    """``count`` pictures for a model input of ``side`` pixels, drawn at 0.6 to 1.6 times that."""
+    """``count`` pictures for a model input of ``side`` pixels, drawn at 0.6 to 1.6 times that size."""
     pictures: list[Picture] = []
     for _ in range(count):
         base = round(side * rng.uniform(0.6, 1.6))
@@ -67,7 +67,7 @@ class Sound:
 
 
 class Studio:
-    """Makes utterances, whole or put together from words of one voice, disturbed as rooms and phones do."""
+    """Makes utterances, whole or joined from words of one voice, and distorts them as rooms and phones do."""
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
         self._extract = Gemma3nAudioFeatureExtractor()
@@ -106,7 +106,9 @@ class SpeechLessons:
             self._by_words.setdefault(len(sound.words), []).append(sound)
 
     def batch(self, rng: Random, count: int, words: Sequence[int], frames: int) -> SoundBatch:
-        """``count`` utterances of as many words as ``words`` allows, none longer than ``frames``, each :func:`bent`."""
+        """``count`` utterances with a number of words that ``words`` allows, none longer than ``frames``, each
+        :func:`bent`.
+        """
         mel = torch.zeros(count, frames, Gemma3nAudioFeatureExtractor().feature_size)
         valid = torch.zeros(count, frames, dtype=torch.bool)
         said: list[tuple[str, ...]] = []
@@ -122,7 +124,7 @@ class SpeechLessons:
 
 
 def record(utterances: Sequence[Utterance], seed: int, count: int, kept: Path) -> list[Sound]:
-    """``count`` sounds made of ``utterances``; kept in the file ``kept``."""
+    """``count`` sounds made from ``utterances``; cached in the file ``kept``."""
     if not kept.is_file():
         studio, rng = Studio(utterances), Random(f"sounds/{seed}")
         made = [studio.record(rng, rng.choice((1, 1, 1, 2))) for _ in range(count)]
@@ -140,7 +142,7 @@ def record(utterances: Sequence[Utterance], seed: int, count: int, kept: Path) -
 
 
 def bent(mel: Tensor, rng: Random) -> Tensor:
-    """``mel`` (frames, bands) as if from a longer or shorter throat, with some bands and a few frames made flat."""
+    """``mel`` (frames, bands) as if from a longer or shorter vocal tract, with some bands and a few frames flat."""
     frames, bands = mel.shape
     places = (torch.arange(bands) * rng.uniform(0.88, 1.14)).clamp(max=bands - 1)
     below = places.floor().long()
@@ -154,7 +156,7 @@ def bent(mel: Tensor, rng: Random) -> Tensor:
 
 
 def disturb(samples: NDArray[np.float32], rng: Random) -> NDArray[np.float32]:
-    """Another tempo and pitch, room, telephone band, loudness, silence around it, and noise."""
+    """Vary tempo, pitch, room, telephone band, loudness and surrounding silence, and add noise."""
     noise = np.random.default_rng(rng.getrandbits(32))
     samples = resample(samples, rng.uniform(0.9, 1.12))
     if rng.random() < 0.15:

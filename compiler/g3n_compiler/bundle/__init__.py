@@ -1,1 +1,3 @@
-"""Assemble a bundle: staged beside its destination, described by a manifest, renamed into place when all is proven."""
+"""Assemble a bundle: staged beside its destination, described by a manifest, and renamed into place once it is
+verified.
+"""

@@ -1,4 +1,4 @@
-"""What a compile needs of the machine, said and checked before it starts instead of found out at its end."""
+"""What a compile needs of the machine, checked before it starts so that it does not fail at its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from g3n_runtime.machine import memory_room
 
 SCALE_BYTES = 4
 COPIES_ON_DISK = 2
-"""A section lies on the disk by itself until the bundle is packed."""
+"""A section is also a file of its own until the bundle is packed."""
 TOOLCHAIN_MEMORY = 700_000_000
 """Resident bytes of the process with its toolchain loaded (x86-64, Linux)."""
 GB = 1e9
@@ -31,7 +31,7 @@ class Needs(NamedTuple):
 
 
 def compile_needs(config: TextConfig, recipe: Recipe, backends: Sequence[Backend]) -> Needs:
-    """Peak memory and disk of compiling with ``backends``, one after the other."""
+    """Peak memory and disk space for compiling with ``backends``, one after the other."""
     text, tables = text_weights(config).values(), embedding_weights(config).values()
     size = sum(recipe.scheme(w).nbytes(w.shape) + SCALE_BYTES * w.shape[0] for w in (*text, *tables))
     memory = TOOLCHAIN_MEMORY + max(backend.compile_memory(config, recipe) for backend in backends)
@@ -39,7 +39,7 @@ def compile_needs(config: TextConfig, recipe: Recipe, backends: Sequence[Backend
 
 
 def require(needs: Needs, destination: Path) -> str:
-    """Refuse what cannot succeed; returns the needs and what there is in words.
+    """Refuse what cannot succeed; returns what is needed and what is free, in words.
 
     Raises:
         DiskError, ResourceError: too little disk or memory is free.
@@ -48,12 +48,12 @@ def require(needs: Needs, destination: Path) -> str:
     disk, memory = shutil.disk_usage(folder).free, memory_room()
     if needs.disk > disk:
         raise DiskError(
-            f"compiling to {destination} needs {needs.disk / GB:.1f} GB of disk, {disk / GB:.1f} GB are free: "
+            f"compiling to {destination} needs {needs.disk / GB:.1f} GB of disk, but {disk / GB:.1f} GB are free: "
             "free some or choose another --out"
         )
     if needs.memory > memory.nbytes:
         raise ResourceError(
-            f"compiling needs {needs.memory / GB:.1f} GB of memory, {memory.nbytes / GB:.1f} GB are available "
+            f"compiling needs {needs.memory / GB:.1f} GB of memory, but {memory.nbytes / GB:.1f} GB are available "
             f"(bounded by {memory.bound}): close other programs, raise the limit or use a larger machine"
         )
     has = f"{memory.nbytes / GB:.1f} and {disk / GB:.1f} GB"

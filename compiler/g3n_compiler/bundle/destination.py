@@ -1,4 +1,4 @@
-"""Where a result goes: decided once, before any work, and refused there if anything could be lost or misread."""
+"""Where a result goes: decided once, before any work, and refused if anything could be lost or misread there."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ MAX_NAME_BYTES = 255
 
 @dataclass(frozen=True)
 class Destination:
-    """A place that a folder may be put at.
+    """A place where a folder can be put.
 
-    ``path`` has no link in it: a link that was named as ``--out``, or on the way there, was followed at the start.
+    ``path`` contains no link: links in ``--out`` are resolved at the start.
     """
 
     path: Path
     kind: Kind
     existing: Account | None
-    """What lies there and may be replaced."""
+    """What is there already and may be replaced."""
 
     @property
     def name(self) -> str:
@@ -36,15 +36,15 @@ class Destination:
 def claim(
     out: Path, kind: Kind, inputs: Iterable[Path] = (), progress: Callable[[str], None] = lambda line: None
 ) -> Destination:
-    """Decide whether ``out`` can be written, and put back what a kill left in the middle of being replaced.
+    """Decide whether ``out`` can be written, and restore a folder whose replacement was interrupted.
 
     Args:
-        kind: of the folder that will be written; only one of the same kind is replaced.
-        inputs: files and folders that are read meanwhile, which it must not touch.
+        kind: the kind of folder that will be written; only one of the same kind is replaced.
+        inputs: files and folders that are read meanwhile, which must not be touched.
 
     Raises:
-        DiskError: it is no name for a folder, or lies in or around one of ``inputs``.
-        NotOurs: what is there, or beside it in the place of our work folder, is not only ours.
+        DiskError: it is not a name for a folder, or is in or around one of ``inputs``.
+        NotOurs: g3n did not write everything that is there, or that is in the place of the work folder.
     """
     _check_name(out.name, out)
     try:
@@ -64,7 +64,7 @@ def claim(
 
 def _check_name(name: str, out: Path) -> None:
     if name in ("", ".", ".."):
-        raise DiskError(f"--out {_shown(out)!r} names no folder of its own: choose one, such as exported/mine")
+        raise DiskError(f"--out {_shown(out)!r} does not name a folder: choose one, such as exported/mine")
     if printable_line(name) != name or name.startswith("-"):
         raise DiskError(
             f"--out {_shown(out)!r} has a control character in its name, or a dash at its start, which other programs "
@@ -73,7 +73,7 @@ def _check_name(name: str, out: Path) -> None:
     if name.endswith(SUFFIX):
         raise DiskError(f"--out {_shown(out)} is named like a work folder of g3n: choose another")
     if len(os.fsencode(work_folder(Path(name)).name)) > MAX_NAME_BYTES:
-        raise DiskError(f"--out {_shown(out)} is too long a name: choose a shorter one")
+        raise DiskError(f"--out {_shown(out)} has too long a name: choose a shorter one")
 
 
 def _check_place(path: Path, out: Path) -> None:
@@ -82,7 +82,9 @@ def _check_place(path: Path, out: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         above = next(p for p in path.parents if os.path.lexists(p))
         if not above.is_dir():
-            raise DiskError(f"{_shown(above)} is not a folder, so --out cannot be made in it: choose another") from None
+            raise DiskError(
+                f"{_shown(above)} is not a folder, so --out cannot be created in it: choose another"
+            ) from None
         return
     if stat.S_ISLNK(status.st_mode):
         raise DiskError(f"--out {_shown(out)} is a link that leads to itself: choose another")
@@ -93,17 +95,17 @@ def _check_place(path: Path, out: Path) -> None:
 
 
 def _check_apart(path: Path, source: Path, out: Path) -> None:
-    """Refuse a place that is ``source``, around it, or, where that is a folder, in it; links do not hide it."""
+    """Refuse a place that is ``source``, contains it, or is inside it if it is a folder; links are resolved."""
     try:
         status = source.stat()
     except (OSError, ValueError):
-        return  # whoever reads it says what is wrong
+        return  # reading it will say what is wrong
     real = Path(os.path.realpath(source))
     around = [p for p in (path, *path.parents) if os.path.lexists(p)]
     inside = stat.S_ISDIR(status.st_mode) and any(os.path.samestat(p.stat(), status) for p in around)
     there = os.path.lexists(path)
     if inside or (there and any(os.path.samestat(p.stat(), path.stat()) for p in (real, *real.parents))):
-        raise DiskError(f"--out {_shown(out)} lies in or around {_shown(source)}, which is read: choose another")
+        raise DiskError(f"--out {_shown(out)} is in or around {_shown(source)}, which is read: choose another")
 
 
 def _shown(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Put a folder where another one is in one step, where the system can: no moment is left in which neither is there."""
+"""Put a folder in another's place in one step, where the system can, so that one of them is always there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, err
 
 
 def swap(one: Path, other: Path) -> bool:
-    """Let two names change what they stand for, at once; ``False`` where the system or the file system cannot."""
+    """Exchange two names atomically; ``False`` if the system or the file system cannot."""
     return _rename(one, other, _LINUX_EXCHANGE, _MACOS_SWAP)
 
 
@@ -29,7 +29,7 @@ def place(source: Path, target: Path) -> None:
 
 
 def _rename(source: Path, target: Path, linux: int, macos: int) -> bool:
-    """Rename with a flag; ``False`` if that flag is not known here."""
+    """Rename with a flag; ``False`` if the flag is not supported here."""
     library = ctypes.CDLL(None, use_errno=True)
     paths = os.fsencode(source), os.fsencode(target)
     if sys.platform == "linux" and hasattr(library, "renameat2"):

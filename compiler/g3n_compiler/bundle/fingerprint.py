@@ -1,4 +1,4 @@
-"""One hash over everything that a bundle's bytes depend on: two compiles with the same key make the same bundle."""
+"""One hash over everything that decides a bundle's bytes: two compiles with the same key make the same bundle."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ TEXT_FILES = (
     "generation_config.json",
     RECORD,
 )
-"""What a bundle takes from a checkpoint's folder apart from weights and config."""
+"""What a bundle takes from a checkpoint's folder besides weights and config."""
 
 
 def bundle_key(
     checkpoint: Path, weights: Mapping[str, str], options: Mapping[str, Any], packages: Iterable[str]
 ) -> str:
-    """Hex SHA-256.
+    """Hex SHA-256 of everything that decides a bundle's bytes.
 
     Args:
-        checkpoint: its folder.
+        checkpoint: the checkpoint's folder.
         weights: hashes of the shards and the config, by file name.
-        options: whatever else the compile was asked for, as JSON has it.
+        options: everything else that the compile was asked for, as JSON values.
         packages: distributions whose versions decide the bytes.
     """
     present = [name for name in TEXT_FILES if (checkpoint / name).is_file()]

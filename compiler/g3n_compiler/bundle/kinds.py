@@ -1,4 +1,4 @@
-"""The kinds of folder that we write, each with how its record is read when its files are to be accounted for."""
+"""The kinds of folder that g3n writes, and how the record in each is read to account for its files."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from g3n_runtime.terminal import printable_line
 MAX_SIGNATURE_BYTES = 64 << 10
 MAX_REPORT_BYTES = 64 << 20
 SIGNATURE_TYPE = "application/vnd.dev.sigstore.bundle"
-"""How the media type begins of what ``model-signing`` writes."""
+"""How the media type of a ``model-signing`` file begins."""
 OLD_CACHE = ".cache"
-"""Where bundles kept the engines' caches before those moved to the user's cache folder."""
+"""Where bundles kept the engines' caches before these moved to the user's cache folder."""
 _TFLITE, _TFLITE_AT = b"TFL3", 4
 _PACKED_VERSION, _PACKED_HEADER = 4, 24
-"""XNNPACK's file of packed weights begins with its version, and with where its list of them begins and how long it is,
-eight bytes each; the list ends the file."""
+"""XNNPACK's file of packed weights begins with its version and with the position and length of its list of weights,
+eight bytes each; the list is at the end of the file."""
 
 
 def _bundle_listing(folder: Path) -> Listing:
@@ -73,7 +73,7 @@ CALIBRATED = Kind("calibrated checkpoint", RECORD, _calibrated_listing)
 
 def _no_record(folder: Path, record: str) -> NotOurs:
     return NotOurs(
-        f"{printable_line(str(folder))} exists and is not g3n's, or of a version that listed no files (it has no "
+        f"{printable_line(str(folder))} exists and is not g3n's, or is from a version that listed no files (it has no "
         f"{record} that accounts for what is in it): {REMEDY}"
     )
 
@@ -83,7 +83,7 @@ def _digests(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Digest]:
 
 
 def _as_written(manifest: dict[str, Any], data: bytes) -> bool:
-    """Older manifests carry no digest: those were at least laid out as we lay them out."""
+    """Older manifests have no digest; those must at least be formatted as g3n writes them."""
     if DIGEST in manifest:
         return has_right_digest(manifest)
     return data == (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
@@ -103,7 +103,7 @@ def _is_report(data: bytes) -> bool:
 
 
 def _of_old_cache(path: str, manifest: Mapping[str, Any]) -> Extra | None:
-    """What engines and our loops kept in a bundle, by the exact names that this bundle's gives."""
+    """What engines and our loops kept in a bundle, by the exact names that follow from this bundle."""
     folder, _, name = path.partition("/")
     model = next((entry for entry in manifest["files"] if entry["role"] == "litertlm"), None)
     if folder != OLD_CACHE or model is None:

@@ -1,4 +1,4 @@
-"""Under which terms a bundle may be used: by what its weights are, never by what they are called."""
+"""The terms under which a bundle can be used: they depend on what its weights are, never on what they are called."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def license_of(hashes: Mapping[str, str], calibrated_from: Mapping[str, str] | N
     """The licence of a bundle.
 
     Args:
-        hashes: of the checkpoint's files, by name.
+        hashes: hashes of the checkpoint's files, by name.
         calibrated_from: hashes of the checkpoint that a calibrated one was made from.
     """
     nano = Checkpoint(checkpoint_dir())

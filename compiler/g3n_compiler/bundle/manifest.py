@@ -1,6 +1,6 @@
-"""Write ``manifest.json``: everything a loader needs to know before it opens a file, and how it was proven.
+"""Write ``manifest.json``: everything a loader needs to know before it opens a file, and how it was verified.
 
-The same input gives the same bytes: no times, no machine's paths.
+The same input gives the same bytes: no times and no paths of this machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.memory import kv_bytes, kv_layers
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.image_processor import load_resample
-from g3n_compiler.models.gemma3n.text_config import TextConfig, own_config
+from g3n_compiler.models.gemma3n.text_config import TextConfig, gemma3n_config
 from g3n_compiler.models.registry import parameter_count, text_weights
 from g3n_compiler.request import Request
 from g3n_compiler.source import Source
@@ -49,7 +49,7 @@ class Provenance:
     command: str
     slice_reason: str | None = None
     largest: str | None = None
-    """What the largest size of an elastic bundle is called."""
+    """The name of an elastic bundle's largest size."""
 
     @classmethod
     def of(cls, request: Request, hashes: Mapping[str, str]) -> Provenance:
@@ -67,7 +67,7 @@ class Provenance:
 def build_manifest(
     job: Job, backends: Mapping[Runtime, Backend], lowered: Lowered, parity: Parity, origin: Provenance
 ) -> dict[str, Any]:
-    """The manifest of the files that lie in ``job.directory``, checked against the schema."""
+    """The manifest for the files in ``job.directory``, checked against the schema."""
     config, recipe, source, target = job.config, job.recipe, job.source, job.target
     adapter, calibration = source.adapter, read_calibration(source.directory)
     fields: dict[str, Any] = {}
@@ -134,7 +134,7 @@ def _memory(job: Job, backend: Backend, lowered: Lowered) -> dict[str, Any]:
 def _sizes(
     job: Job, largest: str, backends: Mapping[Runtime, Backend], lowered: Lowered, parity: Parity
 ) -> list[dict[str, Any]]:
-    """The sizes of an elastic bundle, the largest, which the stock engine runs, first."""
+    """The sizes of an elastic bundle; the largest, which the stock engine runs, comes first."""
     (backend,) = backends.values()
     core = next(s for s in lowered.subgraphs if s.name == "core")
     every = tuple(range(job.config.num_layers))
@@ -143,7 +143,7 @@ def _sizes(
     for size in job.sizes:
         worst = parity.worst(backend.runtime, f"core of {size.name}")
         names = tuple(signature_of(size.name, name) for name in core.signatures)
-        config = own_config(size.config)
+        config = gemma3n_config(size.config)
         sizes.append(_size(job, backend, size.name, config, size.rows, lowered.sizes[size.name], worst, names))
     return sizes
 
@@ -158,7 +158,7 @@ def _size(
     parity: float | None,
     signatures: Sequence[str],
 ) -> dict[str, Any]:
-    """One size; ``layers`` counts as the largest does, ``core_bytes`` are those of the weights that it reads."""
+    """One size; ``layers`` are those of the largest size, ``core_bytes`` is the size of the weights that it reads."""
     core = sum(job.recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values())
     part = LoweredSubgraph("core", backend.runtime, "", "", core, (), None)
     memory = backend.memory_ledger(config, job.recipe, job.context, max(job.prefill_lengths), [part])
@@ -177,7 +177,7 @@ def _size(
 
 
 def _audio(job: Job, stream: list[int] | None) -> dict[str, Any] | None:
-    """The audio tower; ``stream`` is where the streaming step's model lies in the ``.litertlm``."""
+    """The audio tower; ``stream`` is where the streaming step's model is in the ``.litertlm``."""
     if job.audio is None:
         return None
     return {
@@ -188,7 +188,7 @@ def _audio(job: Job, stream: list[int] | None) -> dict[str, Any] | None:
 
 
 def write_manifest(directory: Path, manifest: dict[str, Any], report: str) -> None:
-    """Write the manifest, which vouches for the file ``report`` and, by its own digest, for itself."""
+    """Write the manifest, which lists the digest of the file ``report`` and ends with a digest of itself."""
     entry = _file(directory, report, "report")
     del entry["role"]
     whole = with_digest({**manifest, "report": entry})
@@ -198,12 +198,12 @@ def write_manifest(directory: Path, manifest: dict[str, Any], report: str) -> No
 
 
 def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
-    """A manifest as it is written."""
+    """A manifest in its written form."""
     return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _slice(source: Source, reason: str | None) -> dict[str, Any]:
-    """The shape of what was compiled and, for a MatFormer slice, what was cut from what."""
+    """The shape of what was compiled and, for a MatFormer slice, what was cut from which model."""
     text = source.text
     shape: dict[str, Any] = {
         "num_layers": text.num_layers,

@@ -1,6 +1,7 @@
-"""May a folder be replaced? Only if each file in it is one that we wrote and nobody changed: all are accounted for.
+"""Decide whether a folder may be replaced: only if g3n wrote every file in it and nobody has changed one.
 
-A record lists them with their sizes and hashes; what a record does not list must prove itself, see :class:`Extra`.
+A record lists the files with their sizes and hashes; a file that the record does not list must prove itself, see
+:class:`Extra`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ BLOCK = 1 << 20
 
 
 class Digest(NamedTuple):
-    """What a listed file must be."""
+    """The size and hash that a listed file must have."""
 
     nbytes: int
     sha256: str
@@ -30,14 +31,14 @@ class Digest(NamedTuple):
 
 @dataclass(frozen=True)
 class Extra:
-    """How a file that no record can list, e.g. because it was made from the record, proves what it is."""
+    """How a file that no record can list (for example because it was made from the record) proves what it is."""
 
     most: int
-    """Bytes that it has at most."""
+    """The most bytes that it can have."""
     read: int
-    """Bytes that are read of it."""
+    """How many of its bytes are read."""
     is_ours: Callable[[bytes, int], bool]
-    """Of those bytes and the size of the file."""
+    """Called with those bytes and the file's size."""
 
 
 def _no_extra(path: str) -> Extra | None:
@@ -45,41 +46,41 @@ def _no_extra(path: str) -> Extra | None:
 
 
 class Listing(NamedTuple):
-    """What a record says lies beside it."""
+    """What a record says is beside it."""
 
     files: Mapping[str, Digest]
     extra: Callable[[str], Extra | None] = _no_extra
-    """By path in the folder; ``None`` for one that cannot be ours."""
+    """By path in the folder; returns ``None`` for a file that cannot be ours."""
     folders: frozenset[str] = frozenset()
-    """Folders that may be there although no listed file lies in them."""
+    """Folders that are allowed although no listed file is in them."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of folder that we write: ``record`` is the file that lists the others."""
+    """A kind of folder that g3n writes; ``record`` is the file that lists the others."""
 
     noun: str
     record: str
     read: Callable[[Path], Listing]
-    """Reads the record in a folder; raises :class:`NotOurs` if it is none of ours or was changed since."""
+    """Reads the record in a folder; raises :class:`NotOurs` if it is not ours or was changed."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """A folder, all of whose files were proven to be ours when this was made."""
+    """A folder in which every file was proven to be ours when this was made."""
 
     folder: Path
     files: Mapping[str, FileIdentity]
     """By path in the folder."""
     folders: tuple[str, ...]
-    """Those in it, each before what it holds."""
+    """The folders in it, each before its content."""
 
     def at(self, folder: Path) -> Account:
-        """The same after the folder was renamed."""
+        """The same account after the folder was renamed."""
         return replace(self, folder=folder)
 
     def require_unchanged(self) -> None:
-        """Raises :class:`NotOurs` if anything was added to the folder or written to since."""
+        """Raise :class:`NotOurs` if anything was added to the folder or changed since."""
         for path, status in _walk(self.folder):
             if stat.S_ISDIR(status.st_mode):
                 if path not in self.folders:
@@ -88,7 +89,7 @@ class Account:
                 raise _foreign(self.folder, path, "changed meanwhile" if path in self.files else "appeared meanwhile")
 
     def remove(self) -> None:
-        """Remove what was accounted for, by name; whatever else may have appeared stays, and with it the folder."""
+        """Remove the accounted files by name; anything else that appeared stays, and the folder with it."""
         for path in self.files:
             (self.folder / path).unlink(missing_ok=True)
         for path in (*reversed(self.folders), ""):
@@ -98,16 +99,16 @@ class Account:
                 pass
             except OSError:
                 raise NotOurs(
-                    f"{printable_line(str(self.folder / path))} holds files that appeared while it was removed: "
-                    "they were left there"
+                    f"{printable_line(str(self.folder / path))} holds files that appeared while it was being removed: "
+                    "they were left in place"
                 ) from None
 
 
 def account(folder: Path, kind: Kind) -> Account:
-    """Prove that all of ``folder`` is ours.
+    """Prove that everything in ``folder`` is ours.
 
     Raises:
-        NotOurs: it is not; names the first file that g3n did not write, or not like that.
+        NotOurs: it is not; the message names the first file that g3n did not write, or that was changed.
     """
     try:
         return _account(folder, kind)
@@ -124,7 +125,7 @@ def _account(folder: Path, kind: Kind) -> Account:
     files: dict[str, FileIdentity] = {}
     folders: list[str] = []
     device = folder.lstat().st_dev
-    for path, status in _walk(folder):  # names, kinds and sizes first: they cost nothing
+    for path, status in _walk(folder):  # names, kinds and sizes first, because they are cheap
         if status.st_dev != device:
             raise _foreign(folder, path, "lies on another file system")
         if stat.S_ISDIR(status.st_mode):
@@ -152,7 +153,7 @@ def _account(folder: Path, kind: Kind) -> Account:
 
 
 def _walk(folder: Path, inside: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below ``folder`` with its path in it, a folder before what it holds; links are not followed."""
+    """Everything in ``folder`` with its relative path, a folder before its content; links are not followed."""
     with os.scandir(folder / inside) as entries:
         for entry in entries:
             path = f"{inside}{entry.name}"
@@ -167,7 +168,7 @@ def _foreign(folder: Path, path: str, why: str) -> NotOurs:
 
 
 def _open(path: Path, identity: FileIdentity) -> int:
-    """The file that was seen as ``identity``, opened; a link, a pipe or another file in its place is refused."""
+    """Open the file that was seen as ``identity``; a link, a pipe or another file in its place is refused."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if FileIdentity.of(os.fstat(fd)) != identity:
         os.close(fd)

@@ -1,8 +1,8 @@
-"""Sign a bundle with a private key: the file that :mod:`g3n_runtime.signature` checks.
+"""Sign a bundle with a private key: this writes the file that :mod:`g3n_runtime.signature` checks.
 
-The ``model-signing`` library cannot be installed beside the pinned toolchains: it needs ``typing-extensions`` 4.14.1
-or later (through ``sigstore-models``), and ``litert-torch`` 0.10.0 needs one below 4.13 (through ``xdsl``). So its
-format is written here, with the ``cryptography`` package alone; the library verifies what comes out.
+The ``model-signing`` library cannot be installed beside the pinned toolchains: it needs ``typing-extensions`` 4.14.1 or
+later (through ``sigstore-models``), and ``litert-torch`` 0.10.0 needs one below 4.13 (through ``xdsl``). So its format
+is written here, with only the ``cryptography`` package; the library can verify the result.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ MAKE_KEY = "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out 
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A private key that can sign.
+    """A private key for signing.
 
     Attributes:
-        exposed: others than its owner may read or change the file it came from.
+        exposed: whether users other than its owner may read or change the file it came from.
     """
 
     public: PublicKey
@@ -45,7 +45,7 @@ class SigningKey:
     _private: Any
 
     def sign(self, message: bytes) -> bytes:
-        """ECDSA with SHA-256 in DER, deterministic (RFC 6979): no weak source of chance can give the key away."""
+        """ECDSA with SHA-256 in DER, deterministic (RFC 6979), so that no weak random source can reveal the key."""
         from cryptography.hazmat.primitives.asymmetric import ec
         from cryptography.hazmat.primitives.hashes import SHA256
 
@@ -56,7 +56,7 @@ def load_signing_key(path: Path) -> SigningKey:
     """The private key in a PEM file.
 
     Raises:
-        KeyFileError: not a regular file, or one that holds no plain private P-256 key.
+        KeyFileError: it is not a regular file, or does not hold an unencrypted private P-256 key.
         CannotCheckSignature: the ``cryptography`` package is missing.
     """
     data = read_bytes(path, MAX_KEY_BYTES, KeyFileError)
@@ -68,19 +68,19 @@ def load_signing_key(path: Path) -> SigningKey:
     except ImportError:
         raise CannotCheckSignature("signing needs more packages: pip install 'g3n[sign]'") from None
     if b"PUBLIC KEY-----" in data and b"PRIVATE KEY-----" not in data:
-        raise KeyFileError(f"{path} holds a public key, expected the private one: it is what signs")
+        raise KeyFileError(f"{path} holds a public key, but signing needs the private key")
     try:
         key = load_pem_private_key(data, password=None)
     except TypeError:
         raise KeyFileError(
-            f"{path} is encrypted, and no password is asked for: write it out plain with openssl pkey -in {path.name} "
-            "-out PLAIN, where only you can read it"
+            f"{path} is encrypted, and g3n asks for no password: decrypt it with openssl pkey -in {path.name} "
+            "-out PLAIN, in a place that only you can read"
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise KeyFileError(f"{path} is not a private key in PEM: make one with {MAKE_KEY}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         kind = key.curve.name if isinstance(key, ec.EllipticCurvePrivateKey) else type(key).__name__
-        raise KeyFileError(f"{path} is a key of another kind ({kind}), expected EC P-256: make one with {MAKE_KEY}")
+        raise KeyFileError(f"{path} is a key of another kind ({kind}) than EC P-256: make one with {MAKE_KEY}")
     try:
         ec.ECDSA(SHA256(), deterministic_signing=True)
     except UnsupportedAlgorithm:  # built against an OpenSSL before 3.2
@@ -95,7 +95,7 @@ def _is_exposed(path: Path) -> bool:
 
 
 def sign_bundle(directory: Path, manifest: dict[str, Any], key: SigningKey) -> None:
-    """Write the signature over the manifest in ``directory``, the files it lists, and whatever lies beside them."""
+    """Write the signature over the manifest in ``directory``, the files that it lists, and any other files there."""
     listed = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
     found = (path for path in directory.rglob("*") if path.is_file() and path.name != SIGNATURE)
     others = {
@@ -108,13 +108,13 @@ def sign_bundle(directory: Path, manifest: dict[str, Any], key: SigningKey) -> N
 
 
 def signature_text(name: str, digests: dict[str, str], key: SigningKey) -> str:
-    """The signature file for a bundle called ``name`` whose files have these SHA-256."""
+    """The signature file for a bundle called ``name`` whose files have these SHA-256 digests."""
     payload = json.dumps(_statement(name, digests), indent=1).encode()
     signature = key.sign(preauthentication(payload))
     identifier = {"hint": hashlib.sha256(_pem(key.public)).hexdigest(), "rawBytes": _text(key.public.der)}
     bundle = {
         "mediaType": MEDIA_TYPE,
-        # the library writes the hint and passes over rawBytes, which those need who have no file with the key
+        # the library writes the hint and ignores rawBytes, which a verifier without the key file needs
         "verificationMaterial": {"publicKey": identifier, "tlogEntries": []},
         "dsseEnvelope": {
             "payload": _text(payload),
@@ -126,7 +126,7 @@ def signature_text(name: str, digests: dict[str, str], key: SigningKey) -> str:
 
 
 def _statement(name: str, digests: dict[str, str]) -> dict[str, Any]:
-    """The in-toto statement as the library lays it out; the subject's digest is over all digests in their order."""
+    """The in-toto statement in the library's layout; the subject's digest is over all digests in order."""
     ordered = sorted(digests.items())
     total = hashlib.sha256(b"".join(bytes.fromhex(digest) for _, digest in ordered)).hexdigest()
     return {
@@ -146,7 +146,7 @@ def _statement(name: str, digests: dict[str, str]) -> dict[str, Any]:
 
 
 def _pem(key: PublicKey) -> bytes:
-    """The key as OpenSSL writes it: 64 characters a line."""
+    """The key as OpenSSL writes it, with 64 characters per line."""
     text = _text(key.der)
     lines = [text[i : i + 64] for i in range(0, len(text), 64)]
     return "\n".join(["-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----", ""]).encode()

@@ -1,7 +1,9 @@
-"""Write a folder beside its destination and put it there when it is whole: nothing half-written is ever taken for one.
+"""Write a folder beside its destination and put it there once it is complete, so that nothing half-written looks
+finished.
 
-The work folder (see :mod:`.work`) survives a kill: the same work finds it again. What was at the destination is
-exchanged for the new in one step where the system can; else it stays findable and is put back at the next start.
+The work folder (see :mod:`.work`) survives an interruption, and the same work finds it again. The old folder at the
+destination is exchanged for the new one in one step where the system can do that; otherwise it can still be found and
+is restored at the next start.
 """
 
 from __future__ import annotations
@@ -22,36 +24,36 @@ from g3n_compiler.errors import DiskError, G3nError, NotOurs
 from g3n_runtime.terminal import printable_line
 
 POINTS = ("written", "moved", "checked", "exchanged", "checked again", "old removed", "released")
-"""Moments on the way to the destination, in their order. ``checked`` to ``old removed`` only where something is
-replaced; ``old away`` comes after ``checked`` where the system cannot exchange."""
+"""Moments on the way to the destination, in order. ``checked`` to ``old removed`` only occur if something is replaced;
+``old away`` follows ``checked`` if the system cannot exchange."""
 OLD_AWAY = "old away"
 
 
 class Staging(NamedTuple):
-    """The work folder: ``directory`` becomes the bundle, ``steps`` keeps what a resumed compile does not redo."""
+    """The work folder: ``directory`` becomes the bundle, and ``steps`` keeps what a resumed compile does not repeat."""
 
     directory: Path
     steps: Path
 
 
 class System(NamedTuple):
-    """What the exchange needs of the system."""
+    """What the exchange needs from the system."""
 
     swap: Callable[[Path, Path], bool] = swap
-    """Exchanges two folders, or says that it cannot."""
+    """Exchanges two folders, or returns that it cannot."""
     reached: Callable[[str], None] = lambda point: None
-    """Told of each of :data:`POINTS`."""
+    """Called at each of :data:`POINTS`."""
 
 
 @contextmanager
 def staged(destination: Destination, key: str, system: System | None = None) -> Iterator[Staging]:
-    """A work folder to write in; on success what was written takes the place of what ``destination`` was claimed with.
+    """A work folder to write in; on success its content replaces what ``destination`` was claimed with.
 
-    It is removed on success and on a :class:`G3nError`, which the same inputs would only meet again, but kept where
-    somebody else's file at the destination is all that stands in the way. Disk errors become :class:`DiskError`.
+    It is removed on success and on a :class:`G3nError`, which the same inputs would only cause again. It is kept if
+    only somebody else's file at the destination is in the way. Disk errors become :class:`DiskError`.
 
     Args:
-        key: hash of everything that the bytes written depend on.
+        key: hash of everything that decides the bytes written.
 
     Raises:
         Busy: another compile is writing there.
@@ -69,7 +71,7 @@ def staged(destination: Destination, key: str, system: System | None = None) -> 
                 sync_tree(work / BUNDLE)
                 system.reached("written")
                 if not os.path.samestat(path.parent.stat(), home):
-                    raise NotOurs(f"{_shown(path.parent)} is another folder than at the start: {REMEDY}")
+                    raise NotOurs(f"{_shown(path.parent)} is not the same folder as at the start: {REMEDY}")
                 (work / BUNDLE).rename(work / NEW)
                 sync_folder(work)
                 system.reached("moved")
@@ -85,7 +87,7 @@ def staged(destination: Destination, key: str, system: System | None = None) -> 
 
 
 def _require_as_claimed(destination: Destination) -> None:
-    """Raises :class:`NotOurs` if what lies there now is not what was claimed; nothing there is as good."""
+    """Raise :class:`NotOurs` if what is there now is not what was claimed; it is fine if nothing is there."""
     if destination.existing is not None:
         if os.path.lexists(destination.path):
             destination.existing.require_unchanged()
@@ -94,7 +96,7 @@ def _require_as_claimed(destination: Destination) -> None:
 
 
 def _appeared(path: Path) -> NotOurs:
-    return NotOurs(f"{_shown(path)} appeared after the start, so g3n did not look what is in it: start again")
+    return NotOurs(f"{_shown(path)} appeared after the start, so g3n did not check what is in it: start again")
 
 
 def _put_in_place(work: Path, destination: Destination, system: System) -> None:
@@ -109,7 +111,7 @@ def _put_in_place(work: Path, destination: Destination, system: System) -> None:
         system.reached("exchanged")
         try:
             existing.at(new).require_unchanged()
-        except NotOurs:  # somebody was quicker than the exchange
+        except NotOurs:  # somebody changed it just before the exchange
             system.swap(new, path)
             _sync_both(work, path)
             raise
@@ -149,11 +151,11 @@ def _sync_both(work: Path, path: Path) -> None:
 
 @contextmanager
 def translated_disk_errors(where: Path) -> Iterator[None]:
-    """Turn what a disk or a path can refuse into a :class:`DiskError` with the remedy."""
+    """Turn errors of a disk or a path into a :class:`DiskError` with the remedy."""
     try:
         yield
     except BrokenPipeError:
-        raise  # of whoever reads what we print
+        raise  # the reader of our output is gone
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskError(

@@ -1,6 +1,7 @@
-"""The work folder beside a destination: an exact name, a marker that says whose it is, and a lock with its owner.
+"""The work folder beside a destination: an exact name, a marker that says whose it is, and a lock that names its owner.
 
-It is never searched for: ``a`` has ``.a.g3n-work`` and no other. It survives a kill, and the same work goes on in it.
+It is never searched for: the work folder of ``a`` is ``.a.g3n-work``. It survives an interruption, and the same work
+resumes in it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SUFFIX = ".g3n-work"
 MARKER, OWNER = "g3n-work.json", "g3n-owner.json"
 BUNDLE, STEPS = "bundle", "steps"
 NEW, OLD = "new", "old"
-"""What a folder is called that is whole and about to go to its destination, or was there and is being replaced."""
+"""Names of a folder that is complete and about to be moved to its destination, and of the one that it replaces."""
 _MAKING = f"{MARKER}.partial"
 _ENTRIES = {MARKER, _MAKING, OWNER, BUNDLE, STEPS, NEW, OLD}
 _WHAT = "work folder of g3n: it may be removed when no g3n program runs, unless it holds a folder named old"
@@ -37,13 +38,13 @@ _MAX_RECORD_BYTES = 1 << 16
 
 
 def work_folder(destination: Path) -> Path:
-    """The one place for work on ``destination``."""
+    """The only place for work on ``destination``."""
     return destination.with_name(f".{destination.name}{SUFFIX}")
 
 
 @contextmanager
 def held(destination: Path, key: str, kind: Kind) -> Iterator[Path]:
-    """The work folder, held for this process and with steps of ``key`` only; the lock ends with the process.
+    """The work folder, locked for this process and containing only steps for ``key``; the lock ends with the process.
 
     Raises:
         Busy: another process holds it.
@@ -63,9 +64,9 @@ def held(destination: Path, key: str, kind: Kind) -> Iterator[Path]:
 
 
 def release(work: Path) -> None:
-    """Remove a held work folder, unless a folder lies in it that an exchange left there, for the next start to see to.
+    """Remove a held work folder, unless an exchange left a folder in it, which the next start handles.
 
-    The marker goes last of all that counts, so that a kill leaves nothing that nobody owns.
+    The marker is removed last, so that an interruption leaves nothing that nobody owns.
     """
     if os.path.lexists(work / NEW) or os.path.lexists(work / OLD):
         return
@@ -81,7 +82,7 @@ def release(work: Path) -> None:
 
 
 def restore(destination: Path, kind: Kind) -> None:
-    """Put back what a kill left on its way out of ``destination``, if anything."""
+    """Restore the folder at ``destination`` if an interruption left it in the work folder."""
     work = work_folder(destination)
     if os.path.lexists(work):
         with _locked(work, destination):
@@ -89,7 +90,7 @@ def restore(destination: Path, kind: Kind) -> None:
 
 
 def _put_back(work: Path, destination: Path, kind: Kind) -> None:
-    """Finish or undo an exchange that was broken off."""
+    """Finish or undo an interrupted exchange."""
     old, new = work / OLD, work / NEW
     if os.path.lexists(old):
         if not os.path.lexists(destination):
@@ -97,7 +98,7 @@ def _put_back(work: Path, destination: Path, kind: Kind) -> None:
             sync_folder(destination.parent)
         else:
             account(old, kind).remove()
-    if os.path.lexists(new):  # whole and not yet there, or what was there before: a user's file may be in it
+    if os.path.lexists(new):  # a complete result, or the replaced folder, in which a user's file may be
         account(new, kind).remove()
 
 
@@ -113,14 +114,14 @@ def _locked(work: Path, destination: Path) -> Iterator[None]:
 
 
 def _lock(work: Path, destination: Path) -> int:
-    """A descriptor of the work folder's owner record, locked; the folder is made if it is missing."""
+    """A descriptor of the work folder's owner record, locked; the folder is created if it is missing."""
     while True:
         work.mkdir(exist_ok=True)
         _require_ours(work, destination)
         try:
             fd = os.open(work / OWNER, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except FileNotFoundError:
-            continue  # its last owner removed it just now
+            continue  # its last owner has just removed it
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(fd), (work / OWNER).lstat()):
@@ -147,7 +148,7 @@ def _lock(work: Path, destination: Path) -> int:
 
 
 def _require_ours(work: Path, destination: Path) -> None:
-    """Raise unless ``work`` is our folder for ``destination``, or an empty one that is about to be."""
+    """Raise unless ``work`` is our folder for ``destination``, or an empty one that is about to become it."""
     shown = printable_line(str(work))
     if not stat.S_ISDIR(work.lstat().st_mode):
         raise NotOurs(f"{shown} is in the way of g3n's work folder and is not a folder: {REMEDY}")
@@ -162,7 +163,7 @@ def _require_ours(work: Path, destination: Path) -> None:
 
 
 def _key_of(work: Path, destination: Path) -> str | None:
-    """The key that the marker names; ``None`` in a new folder."""
+    """The key in the marker; ``None`` in a new folder."""
     if not os.path.lexists(work / MARKER):
         if _names(work) - {_MAKING, OWNER}:
             raise _unmarked(work)
@@ -205,7 +206,7 @@ def _myself() -> dict[str, object]:
 
 
 def _owner(fd: int) -> str:
-    """Who holds the lock, as far as its record can be believed."""
+    """Who holds the lock, as far as its record can be trusted."""
     try:
         record = json.loads(os.pread(fd, _MAX_RECORD_BYTES, 0))
         pid, host, since, started = (record[name] for name in ("pid", "host", "since", "started"))
@@ -220,7 +221,7 @@ def _owner(fd: int) -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in ticks since the system did; ``None`` where the system does not say."""
+    """When a process began, in clock ticks since the system did; ``None`` if the system does not say."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     except (OSError, IndexError):

@@ -1,11 +1,11 @@
-"""Examples to calibrate with: a JSON object a line, turned into the rows that the decoder reads.
+"""Examples to calibrate with: one JSON object per line, turned into the rows that the decoder reads.
 
     {"prompt": "What is a river?", "answer": "A large natural stream of water."}
     {"prompt": "What is in the picture?", "images": ["boat.jpg"], "answer": "A boat on a lake."}
     {"prompt": "Transcribe.", "audio": ["note.wav"], "answer": "Buy bread."}
     {"text": "Plain text, not a chat."}
 
-Pictures and sounds lie beside the file or in folders under it.
+Pictures and sounds are beside the file or in folders below it.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from g3n_runtime.media.sound import read_clip
 from g3n_runtime.reading import open_regular, parse_json, read_text
 
 MAX_BYTES = 64 << 20
-"""Of the file of examples."""
+"""For the file of examples."""
 MAX_LINE_BYTES = 1 << 20
-"""Of one example: ten times the longest text that fits the longest context."""
+"""For one example: ten times the longest text that fits the longest context."""
 MAX_EXAMPLES = 100_000
 MAX_MEDIA = 128
-"""Pictures, and as many sounds, of one example: what the longest context holds."""
+"""Pictures, and as many sounds, in one example: as many as the longest context holds."""
 FIELDS = {"prompt": str, "answer": str, "text": str, "images": list, "audio": list}
 
 
 @dataclass(frozen=True)
 class Example:
-    """One line of the file, media as paths."""
+    """One line of the file, with media as paths."""
 
     prompt: str
     answer: str
@@ -59,7 +59,7 @@ class Example:
 class Rows:
     """An example as the decoder reads it: ``embeddings [T, hidden]`` and ``ple [T, layers, ple_dim]``, both scaled.
 
-    The model's own words are what the positions from ``answered`` on predict.
+    The positions from ``answered`` on predict the model's own words.
     """
 
     embeddings: Tensor
@@ -71,24 +71,26 @@ class Rows:
 
 
 def load_examples(path: Path) -> list[Example]:
-    """The examples of a file.
+    """The examples in a file.
 
     Raises:
-        ExampleError: the file is missing, too large or empty, or a line is no example; says which.
-        UnsafePath: a picture or a sound lies outside the file's folder.
+        ExampleError: the file is missing, too large or empty, or a line is not an example; the message says which.
+        UnsafePath: a picture or a sound is outside the file's folder.
     """
-    lines = read_text(path, MAX_BYTES, ExampleError).split("\n")  # a JSON string may hold other line ends
+    lines = read_text(path, MAX_BYTES, ExampleError).split("\n")  # a JSON string may contain other line separators
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if len(numbered) > MAX_EXAMPLES:
-        raise ExampleError(f"{path} has {len(numbered)} examples, at most {MAX_EXAMPLES} are read: a few hundred do")
+        raise ExampleError(
+            f"{path} has {len(numbered)} examples, but at most {MAX_EXAMPLES} are read: a few hundred are enough"
+        )
     found = [_example(path, number, line) for number, line in numbered]
     if not found:
-        raise ExampleError(f"{path} holds no examples: expected a JSON object a line")
+        raise ExampleError(f"{path} holds no examples: expected one JSON object per line")
     return found
 
 
 def examples_sha256(path: Path, examples: Sequence[Example]) -> str:
-    """One hash over the file and all that it names."""
+    """One hash over the file and every file that it names."""
     files = sorted({path, *(file for e in examples for file in (*e.images, *e.audio))})
     hashes = [(file.relative_to(path.parent).as_posix(), _sha256(file)) for file in files]
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
@@ -104,10 +106,10 @@ class Reading:
         self._audio: AudioReference | None = None
 
     def rows(self, example: Example) -> Rows:
-        """The rows of ``example``, its last token, after which nothing is predicted, left out.
+        """The rows of ``example``, without its last token, after which nothing is predicted.
 
         Raises:
-            MediaError: a picture or a sound is broken.
+            MediaError: a picture or a sound is damaged.
             ExampleError: the checkpoint has no tower for it, or the example is too long for the model.
         """
         before, after = ("", "") if example.plain else PROMPT.split("{prompt}")
@@ -122,14 +124,14 @@ class Reading:
         answered = len(ids) - 1
         ids += self._tokenizer.encode(example.answer + ("" if example.plain else TURN_END))
         if len(ids) > self._checkpoint.text.max_context:
-            raise ExampleError(f"an example of {len(ids)} tokens is longer than the model's context: cut it")
+            raise ExampleError(f"an example of {len(ids)} tokens is longer than the model's context: shorten it")
         embeddings = self._tables.embeddings(ids[:-1])[0]
         for at, rows in places:
             embeddings[at : at + len(rows)] = torch.from_numpy(rows)
         return Rows(embeddings, self._tables.ple(ids[:-1])[0], answered)
 
     def _media(self, example: Example) -> Iterator[tuple[int, int, int, np.ndarray]]:
-        """Ids that open, fill and close each picture and sound, and the rows from the second id on."""
+        """The ids that open, fill and close each picture and sound, and the rows from the second id on."""
         directory, vision, audio = self._checkpoint.directory, self._checkpoint.vision, self._checkpoint.audio
         for path in example.images:
             if vision is None:
@@ -142,7 +144,7 @@ class Reading:
             if audio is None:
                 raise ExampleError(f"{path.name} is a sound, but the checkpoint has no audio tower")
             self._audio = self._audio or AudioReference(self._checkpoint, audio)
-            end = self._audio.reader.hard_row(audio.end_id).numpy()[None]
+            end = self._audio.reader.hard_token_row(audio.end_id).numpy()[None]
             rows = np.concatenate((self._audio.clip(read_clip(path)), end))
             yield audio.begin_id, audio.soft_id, audio.end_id, rows
 
@@ -152,7 +154,7 @@ def _example(path: Path, number: int, line: str) -> Example:
         return ExampleError(f"{path.name}, line {number}: {why}")
 
     if len(line) > MAX_LINE_BYTES:
-        raise wrong(f"{len(line)} characters, at most {MAX_LINE_BYTES} are read: cut it")
+        raise wrong(f"{len(line)} characters, but at most {MAX_LINE_BYTES} are read: shorten it")
     raw = parse_json(line, f"{path.name}, line {number}", ExampleError)
     if not isinstance(raw, dict):
         raise wrong("expected a JSON object")
@@ -165,10 +167,10 @@ def _example(path: Path, number: int, line: str) -> Example:
                 f"{name} is {repr(value)[:80]}, expected {'strings in a list' if FIELDS[name] is list else 'a string'}"
             )
         if isinstance(value, list) and len(value) > MAX_MEDIA:
-            raise wrong(f"{name} has {len(value)} files, at most {MAX_MEDIA} are read")
+            raise wrong(f"{name} has {len(value)} files, but at most {MAX_MEDIA} are read")
     if "text" in raw:
         if len(raw) > 1:
-            raise wrong("text stands alone: a chat has prompt and answer")
+            raise wrong("text must be the only field: a chat has prompt and answer")
         if not raw["text"]:
             raise wrong("text is empty")
         return Example("", raw["text"], plain=True)
@@ -183,7 +185,7 @@ def _file(examples: Path, name: str, wrong: Callable[[str], ExampleError]) -> Pa
         file = inside(examples.parent, name)
         if file.is_file():
             return file
-    except (OSError, ValueError, RuntimeError) as error:  # too long a name, links in a circle
+    except (OSError, ValueError, RuntimeError) as error:  # the name is too long, or links form a circle
         raise wrong(f"{name[:80]!r} is not a file name ({error.__class__.__name__})") from None
     raise wrong(f"there is no file {name[:200]} beside it")
 

@@ -1,7 +1,7 @@
-"""Rounding with feedback: what one column's rounding spoils, the columns after it make good.
+"""Rounding with feedback: later columns compensate for the rounding error of earlier ones.
 
-Reference: GPTQ (Frantar et al. 2022, arXiv 2210.17323), with columns in the order of their weight in the error, blocks
-of updates, and one scale a row that is chosen by the same error.
+Reference: GPTQ (Frantar et al. 2022, arXiv 2210.17323), with columns in the order of their contribution to the error,
+blocked updates, and one scale per row that is chosen by the same error.
 """
 
 from __future__ import annotations
@@ -15,38 +15,39 @@ from g3n_compiler.quantize.recipe import Scheme
 from g3n_compiler.quantize.rows import CACHED_VALUES
 
 WIDEST = 2048
-"""Inputs that are taken together. Those of a wider matrix are cut into parts, as if the parts had nothing in common:
-the time goes with the third power of this."""
+"""Inputs that are processed together. Those of a wider matrix are divided into parts that are treated as independent,
+because the time grows with the third power of this."""
 BLOCK = 128
-"""Columns after whose rounding the rest of the matrix is brought up to date."""
+"""Columns after whose rounding the rest of the matrix is updated."""
 DAMPING = 0.01
-"""Of the mean diagonal, added to it: directions that no example has stay near plain rounding."""
+"""Part of the mean diagonal that is added to it, so that directions in no example stay close to plain rounding."""
 SCALE_BITS = 5
-"""Significant bits of a scale: seven times it then still fits into bfloat16's eight, so nothing is lost on disk."""
+"""Significant bits of a scale: seven times a scale then still fits into bfloat16's eight bits, so nothing is lost on
+disk."""
 
 CLIP_RATIOS = tuple(1 - 0.025 * i for i in range(20))
-"""Candidate scales, as parts of the row's largest magnitude."""
+"""Candidate scales, relative to the one for the row's largest magnitude."""
 
 Curvature = Sequence[Tensor]
-"""``x.T @ x`` of a linear's inputs, for each part of at most :data:`WIDEST` of them."""
+"""``x.T @ x`` of a linear layer's inputs, for each part of at most :data:`WIDEST` of them."""
 
 
 def curvature_of(x: Tensor) -> list[Tensor]:
-    """Curvature of the squared error of a linear's outputs over its inputs ``x [T, K]``."""
+    """Curvature of the squared error of a linear layer's outputs over its inputs ``x [T, K]``."""
     return [part.T @ part for part in x.split(WIDEST, -1)]
 
 
 def output_error(weight: Tensor, rounded: Tensor, curvature: Curvature) -> float:
-    """Squared error of the outputs ``x @ weight.T``, summed over the examples, when ``rounded`` is used instead."""
+    """Squared error of the outputs ``x @ weight.T``, summed over the examples, if ``rounded`` is used instead."""
     off = (rounded - weight).split(WIDEST, -1)
     return sum(float(((part @ h) * part).sum(dtype=torch.float64)) for part, h in zip(off, curvature, strict=True))
 
 
 def round_with_feedback(weight: Tensor, curvature: Curvature, scheme: Scheme) -> Tensor:
-    """``weight [N, K]`` rounded to integers of ``scheme`` times one scale a row, float32.
+    """``weight [N, K]`` rounded to integers of ``scheme`` times one scale per row, float32.
 
-    In every row (but one of zeros) some integer has the scheme's largest magnitude, so that whoever divides by it finds
-    the same grid again.
+    In every row (except rows of zeros) some integer has the scheme's largest magnitude, so that deriving the scale from
+    the largest value finds the same grid again.
     """
     scales = _scales(weight, torch.cat([h.diagonal() for h in curvature]), scheme)
     parts = zip(weight.split(WIDEST, -1), curvature, strict=True)
@@ -59,7 +60,7 @@ def round_with_feedback(weight: Tensor, curvature: Curvature, scheme: Scheme) ->
 
 
 def _scales(weight: Tensor, importance: Tensor, scheme: Scheme) -> Tensor:
-    """For each row the scale of least error, every column's weighted by its ``importance [K]``."""
+    """The scale of least error for each row, with each column's error weighted by its ``importance [K]``."""
     rows = max(1, CACHED_VALUES // weight.shape[1])
     return torch.cat([_scales_of(block, importance, scheme) for block in weight.split(rows)])
 
@@ -76,7 +77,7 @@ def _scales_of(weight: Tensor, importance: Tensor, scheme: Scheme) -> Tensor:
 
 
 def _few_bits(scales: Tensor, to: Callable[[Tensor], Tensor] = torch.round) -> Tensor:
-    """``scales`` brought ``to`` ones of :data:`SCALE_BITS` significant bits; 0 becomes 1."""
+    """``scales`` rounded by ``to`` to :data:`SCALE_BITS` significant bits; 0 becomes 1."""
     mantissa, exponent = torch.frexp(scales)
     few = torch.ldexp(to(mantissa * 2**SCALE_BITS) / 2**SCALE_BITS, exponent)
     return torch.where(scales > 0, few, torch.ones_like(scales))
@@ -87,10 +88,10 @@ def _on_grid(weight: Tensor, scales: Tensor, qmax: int) -> Tensor:
 
 
 def _round_part(weight: Tensor, curvature: Tensor, scales: Tensor, qmax: int) -> Tensor:
-    """``weight [N, K]`` with all its columns rounded, the weightiest first; ``curvature [K, K]``."""
+    """``weight [N, K]`` with all its columns rounded, the most important first; ``curvature [K, K]``."""
     order = curvature.diagonal().argsort(descending=True, stable=True)
     spread = _spread(curvature[order][:, order])
-    # A row for each column: what is worked on lies together.
+    # A row for each column, so that the values in use are contiguous.
     columns = weight.T[order].contiguous()
     for begin in range(0, len(columns), BLOCK):
         end = min(begin + BLOCK, len(columns))
@@ -107,7 +108,7 @@ def _round_part(weight: Tensor, curvature: Tensor, scales: Tensor, qmax: int) ->
 
 
 def _spread(curvature: Tensor) -> Tensor:
-    """Upper Cholesky factor of the inverse: row ``i`` spreads column ``i``'s error over the columns after it."""
+    """Upper Cholesky factor of the inverse: row ``i`` distributes column ``i``'s error over the columns after it."""
     damped = curvature.double()
     diagonal = damped.diagonal()
     diagonal += DAMPING * diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)

@@ -1,4 +1,4 @@
-"""A KV cache for several texts that lie one behind the other in one chunk."""
+"""A KV cache for several texts, concatenated in one chunk."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from g3n_compiler.models.shape import TextShape
 
 
 class PackedCache:
-    """A :class:`~g3n_compiler.models.family.KVCache` for one chunk of texts, none of which sees another.
+    """A :class:`~g3n_compiler.models.family.KVCache` for one chunk of texts that do not attend to each other.
 
     Args:
-        lengths: tokens of each text.
-        last: of each text, the last positions that ask when not all of them do.
+        lengths: the number of tokens in each text.
+        last: for each text, how many of its last positions attend if not all of them do.
     """
 
     def __init__(self, config: TextShape, lengths: Sequence[int], last: Sequence[int]) -> None:

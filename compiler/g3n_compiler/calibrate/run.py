@@ -1,6 +1,7 @@
-"""The whole calibration: examples through the decoder once, layer by layer, each matrix rounded as it is met.
+"""The whole calibration: examples go through the decoder once, layer by layer, and each matrix is rounded when it is
+used.
 
-A layer's inputs are what the rounded layers before it make of the examples, so its rounding answers for theirs too.
+A layer's inputs come from the rounded layers before it, so its rounding also compensates for theirs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from g3n_compiler.checkpoint.reader import INDEX, note_texts
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import CheckpointError, ExampleError, NotFinite, TargetError
 from g3n_compiler.lower.resume import Progress, Steps
-from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.fake import FakeQuantWeights
@@ -36,11 +37,12 @@ from g3n_compiler.quantize.rows import fake_quantize, fake_quantize_activations
 from g3n_compiler.source import Source
 
 ROLES = ("attention", "ffn")
-"""What is rounded, where the recipe says int4. A table's rows are looked up, so no input tells how they should be."""
+"""The matrices that are rounded, if the recipe uses int4 for them. Tables are not rounded this way: their rows are
+looked up, so there are no inputs to judge the rounding by."""
 PACKAGES = ("torch", "numpy")
 """Distributions whose versions decide the rounding."""
 ACTIVATION_BYTES = 4 << 30
-"""Most that the examples may take at once, in the widest layer."""
+"""The most bytes that the examples may take at once, in the widest layer."""
 OTHER_FILES = (*TEXT_FILES, "config.json", INDEX, "processor_config.json", "preprocessor_config.json")
 
 
@@ -48,7 +50,7 @@ def calibrate(directory: Path, examples: Path, recipe_name: str, destination: Pa
     """Write the checkpoint in ``directory``, rounded by ``examples``, to ``destination``; returns its record.
 
     Raises:
-        G3nError: with what was found, what was expected and what to do; nothing is left that looks like a checkpoint.
+        G3nError: what was found, what was expected and what to do; nothing is left that looks like a checkpoint.
     """
     recipe, inputs = get_recipe(recipe_name), Inputs()
     target = claim(destination, CALIBRATED, (directory, examples), progress)
@@ -57,11 +59,13 @@ def calibrate(directory: Path, examples: Path, recipe_name: str, destination: Pa
     source = Source.open(directory)
     source.checkpoint.note(inputs)
     if read_calibration(directory) is not None:
-        raise CheckpointError(f"{directory} is calibrated already: pass the checkpoint that it was made from")
+        raise CheckpointError(f"{directory} is already calibrated: pass the checkpoint that it was made from")
     specs = text_weights(source.text)
     rounded = {name: spec for name, spec in specs.items() if spec.role in ROLES and recipe.scheme(spec).bits == 4}
     if not rounded:
-        raise TargetError(f"{recipe.name} has no int4 matrices, and others lose next to nothing: compile without")
+        raise TargetError(
+            f"{recipe.name} has no int4 matrices, and others lose almost nothing: compile without calibrating"
+        )
     given = load_examples(examples)
     inputs.note(file for example in given for file in (*example.images, *example.audio))
     progress("hashing the checkpoint")
@@ -80,9 +84,9 @@ def calibrate(directory: Path, examples: Path, recipe_name: str, destination: Pa
 
 
 class CalibratingWeights(FakeQuantWeights):
-    """Weights as the recipe rounds them; of ``rounded`` each one is rounded by the inputs that it is first given.
+    """Weights as the recipe rounds them; each weight in ``rounded`` is rounded by the first inputs that it receives.
 
-    A matrix is kept in a file of its own, so that a calibration that was killed goes on from there.
+    Each rounded matrix is kept in a file of its own, so that an interrupted calibration can resume.
     """
 
     def __init__(
@@ -100,7 +104,7 @@ class CalibratingWeights(FakeQuantWeights):
 
     @property
     def error(self) -> float:
-        """Squared error of the matrices' outputs on the examples, as a part of what plain rounding's would be."""
+        """Squared error of the matrices' outputs on the examples, relative to that of plain rounding."""
         return self._chosen / self._plain if self._plain else 1.0
 
     def linear(self, name: str, x: Tensor) -> Tensor:
@@ -112,7 +116,7 @@ class CalibratingWeights(FakeQuantWeights):
         return F.linear(fake_quantize_activations(x), kept["weight"].float())
 
     def file(self, name: str) -> Path:
-        """Where the rounded matrix lies, after :meth:`linear` was called with it."""
+        """Where the rounded matrix is, once :meth:`linear` has been called with it."""
         return self._steps.folder / f"{name}.safetensors"
 
     def _round(self, name: str, x: Tensor, path: Path) -> None:
@@ -127,31 +131,37 @@ class CalibratingWeights(FakeQuantWeights):
         stored = round_with_feedback(weight, curvature, scheme).to(dtype)
         value = stored.float()
         if not torch.equal(fake_quantize(value, scheme), value):
-            raise TargetError(f"{spec.tensor} as {dtype} does not hold {scheme.label} values: store it as float32")
+            raise TargetError(
+                f"{spec.tensor} as {dtype} cannot hold {scheme.label} values exactly: store it as float32"
+            )
         plain = output_error(weight, fake_quantize(weight, scheme), curvature)
         errors = torch.tensor([plain, output_error(weight, value, curvature)], dtype=torch.float64)
-        path.write_bytes(save({"weight": stored, "errors": errors}))  # save_file's errors are not the system's
+        path.write_bytes(
+            save({"weight": stored, "errors": errors})
+        )  # save_file would not raise the system's own errors
 
     def _curvature(self, x: Tensor) -> Curvature:
-        """Of queries, keys and values, and of gates and ups, the inputs are the same."""
+        """The curvature of ``x``, reused while the input is the same: queries, keys and values share one, and so do
+        gate and up.
+        """
         if self._seen is None or self._seen[0] is not x:
             self._seen = x, curvature_of(x[0])
         return self._seen[1]
 
 
 def _read(source: Source, recipe: Recipe, examples: Sequence[Example], progress: Progress) -> list[Rows]:
-    """All examples as rows, if the decoder can hold so many at once."""
+    """All examples as rows, if they fit into memory at once."""
     progress(f"reading {len(examples)} examples")
-    reading = Reading(source, load_tokenizer(source.directory, own_config(source.text)), recipe)
+    reading = Reading(source, load_tokenizer(source.directory, gemma3n_config(source.text)), recipe)
     config, rows, tokens = source.text, list[Rows](), 0
-    # the gate, the up projection, their product and its copy in int8 steps, beside the streams and the rows
+    # the gate, the up projection, their product and its int8-rounded copy, plus the streams and the rows
     each = 4 * (4 * max(config.ffn_dims) + 8 * config.hidden_size + config.num_layers * config.ple_dim)
     for number, example in enumerate(examples, 1):
         rows.append(reading.rows(example))
         tokens += len(rows[-1])
         if tokens * each > ACTIVATION_BYTES:
             raise ExampleError(
-                f"the first {number} examples have {tokens} tokens, at most {ACTIVATION_BYTES // each} of this model "
+                f"the first {number} examples have {tokens} tokens, but only {ACTIVATION_BYTES // each} of this model "
                 "fit into memory together: leave some out"
             )
     return rows
@@ -159,7 +169,7 @@ def _read(source: Source, recipe: Recipe, examples: Sequence[Example], progress:
 
 @torch.no_grad()
 def _run(source: Source, weights: CalibratingWeights, examples: Sequence[Rows], progress: Progress) -> None:
-    """Send all examples through the decoder as a bundle does: what no answer depends on ends at the last KV owner."""
+    """Send all examples through the decoder as a bundle does: what no answer needs ends at the last KV owner."""
     config = source.text
     decoder = source.family.decoder(config, weights)
     cache = PackedCache(config, [len(e) for e in examples], [len(e) - e.answered for e in examples])
@@ -172,7 +182,7 @@ def _run(source: Source, weights: CalibratingWeights, examples: Sequence[Rows], 
 
 
 def _write(source: Source, rounded: Mapping[str, Path], folder: Path) -> None:
-    """Copy the checkpoint's files to ``folder`` and put the rounded matrices where the plain ones are."""
+    """Copy the checkpoint's files to ``folder`` and replace the plain matrices with the rounded ones."""
     for name in OTHER_FILES:
         if (source.directory / name).is_file():
             shutil.copyfile(source.directory / name, folder / name)

@@ -1,4 +1,4 @@
-"""What a calibrated checkpoint says of itself, and what it may still be used for."""
+"""The record of a calibrated checkpoint, and what such a checkpoint can still be used for."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Calibration:
     examples: int
     matrices: int
     error: float
-    """Squared error of the matrices' outputs on the examples, as a part of what plain rounding's would be."""
+    """Squared error of the matrices' outputs on the examples, relative to that of plain rounding."""
     source: Mapping[str, str]
     """Hashes of the files that it was made from."""
 
@@ -57,12 +57,14 @@ def read_calibration(directory: Path) -> Calibration | None:
     try:
         jsonschema.validate(found, schema()["properties"]["provenance"]["properties"]["calibration"])
     except jsonschema.ValidationError as error:
-        raise CheckpointError(f"{path} is no record of g3n-calibrate ({error.message[:99]}): calibrate again") from None
+        raise CheckpointError(
+            f"{path} is not a record of g3n-calibrate ({error.message[:99]}): calibrate again"
+        ) from None
     return Calibration(**found)
 
 
 def write_calibration(directory: Path, record: Calibration) -> None:
-    """Write the record, which lists all files of ``directory`` and vouches, by its own digest, for itself."""
+    """Write the record, which lists all files of ``directory`` and protects itself with its own digest."""
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(directory.iterdir())
     }
@@ -88,18 +90,20 @@ def listed_files(directory: Path) -> dict[str, dict[str, Any]] | None:
 
 
 def check_calibration(directory: Path, recipe: str, changed_by: str | None) -> None:
-    """Refuse what would lose the rounding: another recipe, a slice or an adapter over it.
+    """Refuse what would undo the rounding: another recipe, a slice, or an adapter.
 
     Args:
-        changed_by: the option that makes other weights of the checkpoint's.
+        changed_by: the option that changes the checkpoint's weights.
     """
     found = read_calibration(directory)
     if found is None:
         return
     if recipe != found.recipe:
         raise TargetError(
-            f"{directory} was calibrated for {found.recipe} and holds nothing finer: compile it with --quant "
+            f"{directory} was calibrated for {found.recipe} and holds no finer weights: compile it with --quant "
             f"{found.recipe}, or the checkpoint that it was made from with {recipe}"
         )
     if changed_by is not None:
-        raise TargetError(f"{directory} is calibrated, {changed_by} would undo that: pass what it was made from")
+        raise TargetError(
+            f"{directory} is calibrated, and {changed_by} would undo that: pass the checkpoint that it was made from"
+        )

@@ -1,7 +1,7 @@
-"""Typed fields of a checkpoint's JSON: each is read once, with its kind, its range and its default.
+"""Typed fields of a checkpoint's JSON: each is read once, with its type, its range and its default.
 
-Fields that nobody asks for are never looked at, so what a later ``transformers`` adds cannot stop a compile. A field
-that is absent means what it means to ``transformers``.
+Fields that nobody asks for are never looked at, so additions by a later ``transformers`` cannot stop a compile. An
+absent field means what it means to ``transformers``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from g3n_runtime.reading import read_json_object
 from g3n_runtime.terminal import printable_line
 
 MAX_CONFIG_BYTES = 8 << 20
-"""A thousand times the published ``config.json``."""
+"""A thousand times the size of the published ``config.json``."""
 
 
 def read_json(path: Path, error: type[CheckpointError] = CheckpointError) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def read_json(path: Path, error: type[CheckpointError] = CheckpointError) -> dic
 
 
 def present(path: Path) -> bool:
-    """Whether something is at ``path``: what cannot be looked up is an error, not absent."""
+    """Whether something is at ``path``; a path that cannot be looked up is an error, not absent."""
     try:
         return path.exists()
     except OSError as reason:
@@ -35,9 +35,9 @@ class Section:
     """An object in a JSON file whose fields are read by name.
 
     Args:
-        value: what the file holds at this place.
-        where: the place, as a message names it: ``config.json's text_config``.
-        error: raised for a field that is not what it must be.
+        value: the value at this place in the file.
+        where: the place, as messages name it: ``config.json's text_config``.
+        error: raised for a field with a wrong value.
     """
 
     def __init__(self, value: Any, where: str, error: type[CheckpointError] = WrongModel) -> None:
@@ -52,7 +52,7 @@ class Section:
         return self._fields.get(name) is not None
 
     def raw(self, name: str) -> Any:
-        """The field as it is; ``None`` where it is absent."""
+        """The field as it is; ``None`` if it is absent."""
         return self._fields.get(name)
 
     def names(self) -> tuple[str, ...]:
@@ -64,33 +64,33 @@ class Section:
         return self._error(f"{self.where} has {printable_line(name)} {show(self.raw(name))}, expected {expected}")
 
     def section(self, name: str) -> Section:
-        """A nested object, empty where it is absent or null."""
+        """A nested object; empty if it is absent or null."""
         value = self.raw(name)
         return Section({} if value is None else value, f"{self.where}'s {name}", self._error)
 
     def integer(self, name: str, default: int, low: int, high: int, null: bool = False) -> int:
-        """An integer of ``low`` to ``high``; with ``null`` the default stands for null too."""
+        """An integer from ``low`` to ``high``; with ``null``, null also means the default."""
         value = self._value(name, default, null)
         if not _is_integer(value, low, high):
             raise self.wrong(name, f"an integer of {low} to {high}")
         return int(value)
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
-        """A finite number of ``low`` to ``high``."""
+        """A finite number from ``low`` to ``high``."""
         value = self._value(name, default, False)
         if not _is_number(value, low, high):
             raise self.wrong(name, f"a number of {low:g} to {high:g}")
         return float(value)
 
     def flag(self, name: str, default: bool, null: bool = True) -> bool:
-        """True or false; with ``null`` null is the default."""
+        """True or false; with ``null``, null also means the default."""
         value = self._value(name, default, null)
         if not isinstance(value, bool):
             raise self.wrong(name, "true or false")
         return value
 
     def choice(self, name: str, default: str, choices: Collection[str]) -> str:
-        """One of some words; null is the default."""
+        """One of ``choices``; null means the default."""
         value = self._value(name, default, True)
         if not isinstance(value, str) or value not in choices:
             raise self.wrong(name, " or ".join(choices))
@@ -105,7 +105,7 @@ class Section:
         return tuple(value)
 
     def integer_for_each(self, name: str, default: int, count: int, low: int, high: int) -> tuple[int, ...]:
-        """An integer for all of ``count``, or a list with one for each."""
+        """One integer for all ``count``, or a list with one for each."""
         value = self._value(name, default, False)
         values = value if isinstance(value, list) else [value] * count
         if len(values) != count:
@@ -116,7 +116,7 @@ class Section:
     def number_for_each(
         self, name: str, default: tuple[float, ...], count: int, low: float, high: float
     ) -> tuple[float, ...]:
-        """A number for all of ``count``, or a list with one for each; null is the default."""
+        """One number for all ``count``, or a list with one for each; null means the default."""
         value = self._value(name, list(default), True)
         values = value if isinstance(value, list) else [value] * count
         if len(values) != count:
@@ -127,7 +127,7 @@ class Section:
     def choice_for_each(
         self, name: str, default: tuple[str, ...], count: int, choices: Collection[str]
     ) -> tuple[str, ...]:
-        """A list of ``count`` of some words; null is the default."""
+        """A list of ``count`` values out of ``choices``; null means the default."""
         value = self._value(name, list(default), True)
         if not isinstance(value, list) or len(value) != count:
             raise self.wrong(name, f"a list of {count}")
@@ -145,7 +145,7 @@ class Section:
 
 
 def show(value: Any) -> str:
-    """What a value is, in a few words that are safe to print."""
+    """A value in a few words that are safe to print."""
     if value is None:
         return "null"
     if isinstance(value, dict):
@@ -165,5 +165,5 @@ def _is_integer(value: Any, low: int, high: int) -> bool:
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:
-    """NaN is in no range, and an integer beyond floats is compared exactly."""
+    """NaN is in no range, and an integer too large for a float is compared exactly."""
     return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high

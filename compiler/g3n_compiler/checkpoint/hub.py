@@ -1,4 +1,4 @@
-"""Find the checkpoint: a folder the user names, the embedded nano, or the hub's repository for a size."""
+"""Find the checkpoint: a folder that the user names, the embedded nano, or the hub's repository for a size."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from g3n_compiler.nano import checkpoint_dir
 
 NANO = "nano"
 CUSTOM = "custom"
-"""What a manifest calls a checkpoint folder whose size the user did not name."""
+"""The manifest's name for a checkpoint folder whose size the user did not name."""
 OFFLINE = "HF_HUB_OFFLINE"
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.jinja")
-"""What is downloaded: no code, no pickles."""
+"""Files that are downloaded: no code, no pickles."""
 
 
 def known_sizes() -> tuple[str, ...]:
-    """The embedded checkpoint, and the models and slices that were published."""
+    """The embedded checkpoint, and the published models and slices."""
     return (NANO, *(size for family in FAMILIES.values() for size in family().published.sizes))
 
 
 def name_size(size: str | None, directory: Path | None) -> str:
-    """The size to compile as: what was asked for, else nano, or :data:`CUSTOM` for a folder.
+    """The size to compile as: what was asked for, otherwise nano, or :data:`CUSTOM` for a folder.
 
     Raises:
-        CheckpointError: an unknown size, or ``nano``, whose licence is ours, for a folder.
+        CheckpointError: the size is unknown, or a folder was given for ``nano``, whose licence is our own.
     """
     if size is None:
         return NANO if directory is None else CUSTOM
     if size not in known_sizes():
         raise CheckpointError(f"unknown size {size!r}, expected one of {', '.join(known_sizes())}")
     if size == NANO and directory is not None:
-        raise CheckpointError(f"--size nano is the embedded checkpoint, {directory} is not: leave --size out")
+        raise CheckpointError(f"--size nano is the embedded checkpoint, which {directory} is not: leave --size out")
     return size
 
 
 def resolve_checkpoint(size: str, directory: Path | None) -> Path:
-    """The folder to compile: ``directory`` if given, else the one that ``size`` stands for.
+    """The folder to compile: ``directory`` if given, otherwise the one that ``size`` stands for.
 
     Raises:
-        HubError: the hub is out of reach or the model is gated; says how to pass a folder instead.
+        HubError: the hub is out of reach or the model is gated; the message says how to pass a folder instead.
     """
     if directory is not None or size == NANO:
-        # Before transformers is imported, which then asks the hub nothing about a folder.
+        # Set before transformers is imported, so that it does not ask the hub about a folder.
         os.environ[OFFLINE] = "1"
         return checkpoint_dir() if directory is None else directory
     published = {size: family().published for family in FAMILIES.values() for size in family().published.sizes}

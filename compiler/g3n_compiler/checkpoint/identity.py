@@ -1,4 +1,4 @@
-"""Which file a name stands for, and whether somebody wrote to it: what a compile reads must be what it hashed."""
+"""Which file a name refers to, and whether it was written to: a compile must read exactly what it hashed."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ class FileIdentity(NamedTuple):
 
 
 class Inputs:
-    """The files that some work reads, each noted before it is first read, looked at again when the work is done.
+    """The files that some work reads: each is noted before it is first read and checked again when the work is done.
 
-    A write through a mapping that was made before is only seen when the system notices it, at ``msync`` or write-back.
+    A write through an existing memory mapping is seen only once the system notices it, at ``msync`` or write-back.
     """
 
     def __init__(self) -> None:
         self._noted: dict[Path, FileIdentity | None] = {}
 
     def note(self, paths: Iterable[Path]) -> None:
-        """Note files that are about to be read, also those that are not there."""
+        """Note files that are about to be read, including files that do not exist."""
         for path in paths:
             self._noted.setdefault(path, _identity(path))
 
     def note_opened(self, path: Path, identity: FileIdentity) -> None:
-        """Note a file that was opened when it had ``identity``."""
+        """Note a file that had ``identity`` when it was opened."""
         self._noted.setdefault(path, identity)
 
     def require_unchanged(self) -> None:
-        """Raises :class:`SourceChanged` if a file is another one now, was written to, appeared or went away."""
+        """Raise :class:`SourceChanged` if a file was replaced, written to, created or removed."""
         for path, before in self._noted.items():
             now = _identity(path)
             if now != before:
                 what = "appeared" if before is None else "was removed" if now is None else "changed"
                 raise SourceChanged(
-                    f"{printable_line(str(path))} {what} while it was read, so what was used is not what was "
+                    f"{printable_line(str(path))} {what} while it was being read, so what was used is not what was "
                     "hashed: start again when nothing writes there"
                 )
 
 
 def descriptor_sha256(fd: int) -> str:
-    """Hex SHA-256 of the file that is open at ``fd``, whose position stays where it is."""
+    """Hex SHA-256 of the open file ``fd``, whose position does not change."""
     digest, offset = hashlib.sha256(), 0
     while block := os.pread(fd, 1 << 20, offset):
         digest.update(block)

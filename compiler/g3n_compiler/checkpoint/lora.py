@@ -1,4 +1,4 @@
-"""Merge a PEFT LoRA adapter into the weights while they are read: ``W + scale * B @ A``, rows at a time.
+"""Merge a PEFT LoRA adapter into the weights as they are read: ``W + scale * B @ A``, rows at a time.
 
 Source: PEFT's ``LoraLayer.get_delta_weight``.
 """
@@ -23,16 +23,17 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_RANK = 1 << 20
 """More than any matrix has rows."""
 LARGEST_SCALE = 1e4
-"""Of what is added to a weight; published adapters have 0.5 to 64. Far beyond it float32 would overflow."""
+"""Limit of the factor on what is added to a weight. Published ones are 0.5 to 64; far beyond it float32 overflows."""
 KNOWN = frozenset({
     "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying", "eva_config", "exclude_modules",
     "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout",
     "megatron_config", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision",
     "runtime_config", "target_modules", "task_type", "use_rslora",
 })  # fmt: skip
-"""Settings under which an adapter is what is merged here. PEFT gets new ones; any other that is set is refused."""
+"""Settings that do not change how an adapter is merged here. PEFT keeps adding settings; any other that is set is
+refused."""
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Values of ``init_lora_weights`` under which training started from the checkpoint's own weights."""
+"""Values of ``init_lora_weights`` for which training started from the checkpoint's own weights."""
 
 
 class Pair(NamedTuple):
@@ -43,11 +44,11 @@ class Pair(NamedTuple):
 
 
 class LoraAdapter:
-    """An adapter folder, ready to be merged: set it as :attr:`Checkpoint.update`.
+    """An adapter folder, ready to be merged; :class:`g3n_compiler.source.Source` applies it to each tensor it reads.
 
     Raises:
-        CheckpointError: it is no adapter, is broken, or cannot be merged into ``checkpoint`` exactly. Of its patterns,
-            such as ``target_modules``, none is compiled: the tensors in the file say what is adapted.
+        CheckpointError: it is not an adapter, is damaged, or cannot be merged into ``checkpoint`` exactly. Its
+            patterns, such as ``target_modules``, are not evaluated: the tensors in the file show what is adapted.
     """
 
     def __init__(self, directory: Path, checkpoint: Checkpoint) -> None:
@@ -84,7 +85,7 @@ def _rank_and_scale(config: dict[str, object], directory: Path) -> tuple[int, fl
     if not 1 <= rank <= MAX_RANK:
         raise CheckpointError(f"{directory / CONFIG} has rank {_shown(rank)}, expected 1 to {MAX_RANK}")
     assert isinstance(alpha, int | float)
-    # Compared before it is divided: an integer may be larger than any float.
+    # Compared before dividing: an integer may be larger than any float.
     if abs(alpha) > LARGEST_SCALE * rank:
         raise CheckpointError(
             f"{directory / CONFIG} has lora_alpha {_shown(alpha)} for rank {rank}, expected at most "
@@ -100,7 +101,7 @@ def _shown(number: float) -> str:
 
 
 def _load_pairs(path: Path, checkpoint: Checkpoint, rank: int) -> dict[str, Pair]:
-    """The pairs of a file, each of which has ``rank``; shapes are compared before anything is read."""
+    """The pairs in a file, each of which has ``rank``; shapes are compared before anything is read."""
     file = SafetensorsFile(path)
     try:
         names = _names(file, checkpoint, rank)
@@ -110,7 +111,7 @@ def _load_pairs(path: Path, checkpoint: Checkpoint, rank: int) -> dict[str, Pair
 
 
 def _names(file: SafetensorsFile, checkpoint: Checkpoint, rank: int) -> dict[str, tuple[str, str]]:
-    """The names of A and B by the name of the tensor that they adapt."""
+    """The names of A and B, by the name of the tensor that they adapt."""
     path, entries, found = file.path, checkpoint.entries, dict[str, tuple[str, str]]()
     left = set(file.entries)
     for key in sorted(file.entries):

@@ -1,4 +1,4 @@
-"""A folder of safetensors with a ``config.json``: its tensors by name, read when asked for, whatever the model."""
+"""A folder of safetensors with a ``config.json``: tensors by name, read on demand, for any model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SINGLE = "model.safetensors"
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 MAX_SHARDS = 512
-"""Each is held open; the published models have up to four."""
+"""All shards are held open; the published models have at most four."""
 READ_BY_NAME = (
     "config.json",
     INDEX,
@@ -37,7 +37,7 @@ READ_BY_NAME = (
     "preprocessor_config.json",
     "calibration.json",
 )
-"""Files of a checkpoint that are looked for, all but the shards."""
+"""Files of a checkpoint that are read by name, that is, all but the shards."""
 
 
 class Checkpoint:
@@ -64,12 +64,12 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """``config.json`` as it stands."""
+        """The content of ``config.json``."""
         return read_json(self.directory / CONFIG)
 
     @cached_property
     def generation(self) -> dict[str, Any] | None:
-        """``generation_config.json`` as it stands, if there is one."""
+        """The content of ``generation_config.json``, if there is one."""
         path = self.directory / GENERATION
         return read_json(path) if present(path) else None
 
@@ -78,7 +78,7 @@ class Checkpoint:
         return self._owner[name].read(name, rows).to(torch.float32)
 
     def check_shape(self, name: str, spec: WeightSpec) -> None:
-        """Raise :class:`UnknownTensor` unless tensor ``name`` is there with the shape that ``spec`` is cut from."""
+        """Raise :class:`UnknownTensor` unless tensor ``name`` exists with the shape that ``spec`` is cut from."""
         if name not in self._owner:
             raise UnknownTensor(f"tensor {name!r} is not in the checkpoint, but its config.json needs it")
         shape = self.entries[name].shape
@@ -97,7 +97,9 @@ class Checkpoint:
         return dict(sorted(hashes.items()))
 
     def note(self, inputs: Inputs) -> None:
-        """Note the files that were opened, as they were then; :func:`note_texts` is for those read by name."""
+        """Note the opened files, as they were when they were opened; :func:`note_texts` is for files that are read by
+        name.
+        """
         for shard in self.shards:
             inputs.note_opened(shard.path, shard.identity)
 
@@ -114,7 +116,7 @@ class Checkpoint:
         for tensor, name in weight_map.items():
             promised.setdefault(name, set()).add(tensor)
         if len(promised) > MAX_SHARDS:
-            raise CheckpointError(f"{index} names {len(promised)} shards, at most {MAX_SHARDS} are read")
+            raise CheckpointError(f"{index} names {len(promised)} shards, but at most {MAX_SHARDS} are read")
         for name in promised:
             if Path(name).name != name or not name.isprintable():
                 raise CheckpointError(f"{index} names the shard {name[:80]!r}, which is not a plain file name")
@@ -128,7 +130,7 @@ class Checkpoint:
 
 
 def note_texts(directory: Path, inputs: Inputs) -> None:
-    """Note all that is read by name of a checkpoint's folder; do it before any of it is."""
+    """Note all files of a checkpoint's folder that are read by name; call it before any of them is read."""
     inputs.note(directory / name for name in READ_BY_NAME)
 
 

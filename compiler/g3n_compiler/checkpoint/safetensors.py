@@ -1,6 +1,7 @@
-"""Read safetensors files lazily with ``pread``: nothing is mapped, so the page cache is not counted as our memory.
+"""Read safetensors files lazily with ``pread``: nothing is mapped, so the page cache does not count as our memory.
 
-Every size a header claims is checked against the file before anything is allocated.
+Every size that a header claims is checked against the file before anything is allocated.
+
 Format: https://huggingface.co/docs/safetensors (8-byte little-endian header length, JSON header, tensor bytes).
 """
 
@@ -20,7 +21,7 @@ from g3n_runtime.reading import open_regular, parse_json
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 MAX_HEADER_BYTES = 32 << 20
-"""A hundred times the largest published header; a reader of JSON takes several times as much memory."""
+"""A hundred times the largest published header; parsing JSON takes several times as much memory."""
 MAX_TENSORS = 1 << 17
 MAX_DIMENSIONS = 8
 MAX_NAME = 512
@@ -28,7 +29,7 @@ MAX_NAME = 512
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies: ``offset`` counts from the start of the file."""
+    """Where a tensor is: ``offset`` counts from the start of the file."""
 
     name: str
     dtype: torch.dtype
@@ -56,7 +57,7 @@ class SafetensorsFile:
         self._file.close()
 
     def sha256(self) -> str:
-        """Hex SHA-256 of the open file, whatever its name stands for by now."""
+        """Hex SHA-256 of the open file, whatever its name refers to by now."""
         return descriptor_sha256(self._fd)
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
@@ -93,7 +94,9 @@ class SafetensorsFile:
         self._fill(memoryview(start), 0)
         length = int.from_bytes(start, "little")
         if length > MAX_HEADER_BYTES:
-            raise BadHeader(f"{self.path} claims a header of {length} bytes, at most {MAX_HEADER_BYTES} are allowed")
+            raise BadHeader(
+                f"{self.path} claims a header of {length} bytes, but at most {MAX_HEADER_BYTES} are allowed"
+            )
         if 8 + length > size:
             raise TruncatedShard(
                 f"{self.path} has {size} bytes but its header alone claims {length}: download it again"
@@ -106,7 +109,7 @@ class SafetensorsFile:
         if not isinstance(header.pop("__metadata__", {}), dict):
             raise BadHeader(f"{self.path} has a __metadata__ that is not an object")
         if len(header) > MAX_TENSORS:
-            raise BadHeader(f"{self.path} names {len(header)} tensors, at most {MAX_TENSORS} are read")
+            raise BadHeader(f"{self.path} names {len(header)} tensors, but at most {MAX_TENSORS} are read")
         entries = {name: self._entry(name, value, 8 + length) for name, value in header.items()}
         self._check_layout(entries, 8 + length, size)
         return entries
@@ -138,13 +141,15 @@ class SafetensorsFile:
                 raise BadHeader(f"{self.path}: tensor {entry.name!r} overlaps its neighbour or leaves a hole")
             at += entry.nbytes
         if at > size:
-            raise TruncatedShard(f"{self.path} has {size} bytes, its header promises {at}: download the shard again")
+            raise TruncatedShard(
+                f"{self.path} has {size} bytes, but its header promises {at}: download the shard again"
+            )
         if at < size:
             raise BadHeader(f"{self.path} has {size - at} bytes that no tensor claims")
 
 
 def _sizes(value: object, most: int) -> tuple[int, ...] | None:
-    """A list of at most ``most`` sizes, each below 2**63, as a file system counts; else ``None``."""
+    """A list of at most ``most`` sizes, each below 2**63 as in a file system; otherwise ``None``."""
     if (
         not isinstance(value, list)
         or len(value) > most

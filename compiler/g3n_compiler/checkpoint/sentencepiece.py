@@ -1,8 +1,8 @@
-"""Turns a Hugging Face ``tokenizer.json`` of Gemma's kind into a SentencePiece BPE model that encodes alike.
+"""Convert a Hugging Face ``tokenizer.json`` of Gemma's kind into a SentencePiece BPE model that encodes identically.
 
-Android runtimes read ``tokenizer.model``; many checkpoints ship only ``tokenizer.json``. SentencePiece merges the
-adjacent pair whose union has the best score; so a piece's score is minus the rank of its first merge. Control symbols
-(``<pad>``, ``<eos>``, ``<bos>``) are never matched in text by SentencePiece: the caller adds them by id.
+Android runtimes read ``tokenizer.model``, but many checkpoints ship only ``tokenizer.json``. SentencePiece merges the
+adjacent pair whose union has the best score, so a piece's score is minus the rank of its first merge. SentencePiece
+never matches control symbols (``<pad>``, ``<eos>``, ``<bos>``) in text; the caller adds them by id.
 """
 
 import math
@@ -23,9 +23,9 @@ from g3n_runtime.reading import read_bytes
 CONTROL_SYMBOLS = ("<pad>", "<eos>", "<bos>")
 UNKNOWN_SYMBOL = "<unk>"
 MAX_BYTES = 64 << 20
-"""Fourteen times Gemma's."""
+"""Fourteen times the size of Gemma's."""
 MAX_PIECE = 1024
-"""Characters."""
+"""In characters."""
 _UNMERGED_SCORE = -1e7
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
@@ -34,8 +34,8 @@ def _require(path: Path, holds: bool, what: str) -> None:
     if not holds:
         raise UnsupportedTokenizer(
             f"{path}: cannot become a SentencePiece model: {what}. "
-            "Expected is Gemma's kind: BPE with byte fallback over unsplit text; put the model's own tokenizer.model "
-            "beside it, and that one is used."
+            "It must be of Gemma's kind: BPE with byte fallback over unsplit text. Put the model's own tokenizer.model "
+            "beside it to use that one."
         )
 
 
@@ -46,7 +46,7 @@ def _is_space_replacement(normalizer: Mapping[str, Any] | None) -> bool:
 
 
 def _is_idle_split(pre_tokenizer: Mapping[str, Any] | None) -> bool:
-    """Gemma's own pre-tokenizer splits at spaces, of which the normalizer has left none."""
+    """Gemma's own pre-tokenizer splits at spaces, but the normalizer has left none."""
     if pre_tokenizer is None:
         return True
     return pre_tokenizer.get("type") == "Split" and pre_tokenizer.get("pattern") == {"String": " "}
@@ -78,7 +78,7 @@ def _merge_ranks(model: Mapping[str, Any]) -> dict[str, int]:
 
 
 def read_sentencepiece(path: Path) -> bytes:
-    """The bytes of a ``tokenizer.model`` of Gemma's kind, everything in it checked that the library relies on.
+    """The bytes of a ``tokenizer.model`` of Gemma's kind; everything that the library relies on is checked.
 
     Raises:
         TokenizerError: it is missing, damaged, or of another kind.
@@ -87,14 +87,14 @@ def read_sentencepiece(path: Path) -> bytes:
     try:
         _check_model(pb.ModelProto.FromString(data))
     except DecodeError:
-        raise TokenizerError(f"{path} is damaged: it is no SentencePiece model; copy it again") from None
+        raise TokenizerError(f"{path} is damaged: it is not a SentencePiece model, so copy it again") from None
     except ValueError as error:  # also UnicodeDecodeError
-        raise TokenizerError(f"{path} is no SentencePiece model of Gemma's kind ({error}): copy it again") from None
+        raise TokenizerError(f"{path} is not a SentencePiece model of Gemma's kind ({error}): copy it again") from None
     return data
 
 
 def _check_model(model: pb.ModelProto) -> None:
-    """Raise ``ValueError`` for what is not a plain BPE over the text itself, with every piece once."""
+    """Raise ``ValueError`` for anything but a plain BPE over the text itself, with every piece once."""
     trainer, normalizer, kinds = model.trainer_spec, model.normalizer_spec, pb.ModelProto.SentencePiece
     if not 0 < len(model.pieces) <= MAX_VOCABULARY:
         raise ValueError(f"it has {len(model.pieces)} pieces, expected 1 to {MAX_VOCABULARY}")
@@ -106,7 +106,7 @@ def _check_model(model: pb.ModelProto) -> None:
     count = dict.fromkeys(kinds.Type.values(), 0)
     for number, piece in enumerate(model.pieces):
         if not 0 < len(piece.piece) <= MAX_PIECE or piece.piece in names:
-            raise ValueError(f"piece {number} is empty, there twice or longer than {MAX_PIECE} characters")
+            raise ValueError(f"piece {number} is empty, duplicate, or longer than {MAX_PIECE} characters")
         if not math.isfinite(piece.score):
             raise ValueError(f"piece {number} has the score {piece.score}")
         names.add(piece.piece)
@@ -117,19 +117,20 @@ def _check_model(model: pb.ModelProto) -> None:
     if count[kinds.BYTE] and (count[kinds.BYTE] != 256 or not byte_names <= names):
         raise ValueError(f"it has {count[kinds.BYTE]} byte pieces, expected one for each of the 256")
     if trainer.byte_fallback and not count[kinds.BYTE]:
-        raise ValueError("it falls back to bytes and has no byte pieces")
+        raise ValueError("it falls back to bytes but has no byte pieces")
 
 
 def pad_to_vocabulary(model: bytes, size: int) -> bytes:
-    """``model`` with unused pieces added up to ``size``: an engine fails on an id beyond its tokenizer.
+    """``model`` with unused pieces added up to ``size``: an engine fails on an id that its tokenizer lacks.
 
     Raises:
-        TokenizerError: it has more pieces than that, or the library, which an engine calls, does not load it.
+        TokenizerError: the model has more pieces than that, or the library, which engines use, does not load it.
     """
     proto = pb.ModelProto.FromString(model)
     if len(proto.pieces) > size:
         raise TokenizerError(
-            f"tokenizer.model has {len(proto.pieces)} pieces, the model's vocabulary is {size}: not its tokenizer"
+            f"tokenizer.model has {len(proto.pieces)} pieces, but the model's vocabulary has {size}: "
+            "it is not the model's tokenizer"
         )
     for i in range(len(proto.pieces), size):
         proto.pieces.add(piece=f"<g3n_unused{i}>", score=0.0, type=pb.ModelProto.SentencePiece.UNUSED)
@@ -145,8 +146,8 @@ def pad_to_vocabulary(model: bytes, size: int) -> bytes:
 def to_sentencepiece(tokenizer_json: Path) -> bytes:
     """The serialized SentencePiece model with the ids of ``tokenizer_json``.
 
-    Raises :class:`UnsupportedTokenizer` if the tokenizer is not a BPE with byte fallback whose only normalizer
-    replaces spaces. Ids without a token get the name ``<unused_gap{id}>``.
+    Raises :class:`UnsupportedTokenizer` if the tokenizer is not a BPE with byte fallback whose only normalizer replaces
+    spaces. Ids without a token get the name ``<unused_gap{id}>``.
     """
     spec = read_tokenizer_json(tokenizer_json)
     _check(tokenizer_json, spec)
@@ -189,7 +190,7 @@ def to_sentencepiece(tokenizer_json: Path) -> bytes:
 
 
 def check_equal(tokenizer_json: Path, model: bytes, texts: Iterable[str]) -> int:
-    """Compare the ids of both tokenizers (no ``<bos>``) on ``texts``; how many were compared.
+    """Compare the ids of both tokenizers (without ``<bos>``) on ``texts``; returns how many texts were compared.
 
     Raises ``ValueError`` at the first difference. ``texts`` must not spell control symbols.
     """

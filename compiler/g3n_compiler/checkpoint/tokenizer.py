@@ -1,4 +1,4 @@
-"""The checkpoint's tokenizer, template and sampler defaults, in the forms the engines load."""
+"""The checkpoint's tokenizer, template and sampler defaults, in the forms that the engines load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROMPT = "<start_of_turn>user\n{prompt}<end_of_turn>\n<start_of_turn>model\n"
 
 @dataclass(frozen=True)
 class Sampler:
-    """Defaults from ``generation_config.json``; Gemma 3n's own where it is silent."""
+    """Defaults from ``generation_config.json``; Gemma 3n's own for what is missing there."""
 
     temperature: float = 1.0
     top_k: int = 64
@@ -28,7 +28,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class TextTokenizer:
-    """Everything about text that travels in a bundle."""
+    """Everything about text that goes into a bundle."""
 
     json_path: Path
     sentencepiece: bytes
@@ -50,7 +50,7 @@ class TextTokenizer:
         return str(text)
 
     def chat(self, prompt: str) -> list[int]:
-        """Ids of one user turn and the opening of the model's, with bos."""
+        """Ids of one user turn and the beginning of the model's turn, with bos."""
         return [self.bos_id, *self.encode(PROMPT.format(prompt=prompt))]
 
     def decode(self, ids: list[int]) -> str:
@@ -58,10 +58,10 @@ class TextTokenizer:
 
 
 def load_tokenizer(directory: Path, config: TextConfig) -> TextTokenizer:
-    """Read ``tokenizer.json`` (needed), ``tokenizer.model`` (else converted) and the chat template.
+    """Read ``tokenizer.json`` (required), ``tokenizer.model`` (converted if missing) and the chat template.
 
     Raises:
-        TokenizerError: no tokenizer, one that does not parse, or one whose ids do not fit the model.
+        TokenizerError: there is no tokenizer, it does not parse, or its ids do not fit the model.
     """
     path = directory / "tokenizer.json"
     if not present(path):
@@ -72,7 +72,7 @@ def load_tokenizer(directory: Path, config: TextConfig) -> TextTokenizer:
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size > config.vocab_size:
         raise TokenizerError(
-            f"{path} has {size} tokens, the model's vocabulary is {config.vocab_size}: not its tokenizer"
+            f"{path} has {size} tokens, but the vocabulary has {config.vocab_size}: it is not the model's tokenizer"
         )
     turn = {token: tokenizer.token_to_id(token) for token in ("<start_of_turn>", TURN_END)}
     if missing := [token for token, i in turn.items() if i is None]:
@@ -103,7 +103,7 @@ def _chat_template(directory: Path) -> str | None:
     check_template(template, TokenizerError)
     try:
         render(template, [{"role": "user", "content": "Hello"}], TokenizerError)
-    except TokenizerError:  # some take a list of parts only
+    except TokenizerError:  # some templates accept only a list of parts
         render(template, [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}], TokenizerError)
     return template
 

@@ -1,4 +1,4 @@
-"""``tokenizer.json``: read and checked, and as ExecuTorch's runner needs it, with a name for every id."""
+"""``tokenizer.json``: read and checked, and in the form ExecuTorch's runner needs, with a name for every id."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from g3n_runtime.reading import MAX_JSON_BYTES, parse_json, read_bytes
 
 MAX_MERGES = 1 << 22
 MAX_TOKEN = 1024
-"""Characters."""
+"""In characters."""
 MAX_RULES = 1 << 18
-"""Bytes of JSON of everything but the vocabulary; Gemma's have less than 4 KB."""
+"""Bytes of JSON for everything but the vocabulary; Gemma's has less than 4 KB."""
 MAX_PATTERN = 4096
 _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
 _RULES = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
 
 
 def read_tokenizer_json(path: Path) -> dict[str, Any]:
-    """The value of a ``tokenizer.json``: the vocabulary gives each token its own id, merges are pairs.
+    """The content of a ``tokenizer.json``: each token has its own id, and merges are pairs.
 
     Raises:
         TokenizerError: it is missing or malformed.
@@ -39,7 +39,7 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
 
 
 def load_fast_tokenizer(path: Path) -> Tokenizer:
-    """The ``tokenizers`` object of a checked file; it neither cuts nor pads texts, as ``transformers`` uses it.
+    """The ``tokenizers`` object of a checked file; it neither truncates nor pads, as ``transformers`` uses it.
 
     Raises:
         TokenizerError: the file is malformed, or the library refuses it.
@@ -49,7 +49,7 @@ def load_fast_tokenizer(path: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_buffer(_bytes(path))
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
-    except BaseException as error:  # a panic of the Rust library is no Exception
+    except BaseException as error:  # a panic of the Rust library is not an Exception
         raise TokenizerError(f"{path} cannot be loaded ({str(error)[:200]})") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -57,9 +57,9 @@ def load_fast_tokenizer(path: Path) -> Tokenizer:
 
 
 def pad_to_vocabulary(path: Path, size: int) -> bytes:
-    """The file with unused tokens for ids below ``size`` that have none; its own bytes where each has one.
+    """The file with an unused token for each id below ``size`` that has none; the original bytes if every id has one.
 
-    They are added tokens, in the order of their ids, because readers number those by what stands before them.
+    They are added tokens, in the order of their ids, because readers number added tokens by what precedes them.
     """
     spec = read_tokenizer_json(path)
     added = spec.get("added_tokens") or []
@@ -76,7 +76,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _check(spec: Any) -> None:
-    """Raise ``ValueError`` for what the library, or whoever reads ids and merges, would fail on."""
+    """Raise ``ValueError`` for anything that the library, or code that reads ids and merges, would fail on."""
     model = spec.get("model") if isinstance(spec, dict) else None
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(model, dict) or not isinstance(vocab, dict) or not vocab:
@@ -102,9 +102,9 @@ def _check(spec: Any) -> None:
 
 def _add(names: dict[int, str], token: str, number: Any, where: str) -> None:
     if type(number) is not int or not 0 <= number < MAX_VOCABULARY:
-        raise ValueError(f"{where} gives {token[:60]!r} an id that is no integer below {MAX_VOCABULARY}")
+        raise ValueError(f"{where} gives {token[:60]!r} an id that is not an integer below {MAX_VOCABULARY}")
     if len(token) > MAX_TOKEN:
-        raise ValueError(f"{where} has a token of {len(token)} characters, at most {MAX_TOKEN} are read")
+        raise ValueError(f"{where} has a token of {len(token)} characters, but at most {MAX_TOKEN} are read")
     if names.setdefault(number, token) != token:
         raise ValueError(f"{where} gives {token[:60]!r} the id {number}, which is {names[number][:60]!r}'s")
 
@@ -112,19 +112,19 @@ def _add(names: dict[int, str], token: str, number: Any, where: str) -> None:
 def _list(value: Mapping[str, Any], name: str) -> list[Any]:
     found = value.get(name)
     if found is not None and not isinstance(found, list):
-        raise ValueError(f"its {name} are no list")
+        raise ValueError(f"its {name} is not a list")
     return found or []
 
 
 def _is_merge(merge: Any) -> bool:
-    """A pair as a list, or as older files write it, with a space between."""
+    """A pair as a list or, as in older files, as text with a space in between."""
     if isinstance(merge, str):
         return merge.count(" ") == 1
     return isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge)
 
 
 def _longest_pattern(value: Any) -> int:
-    """Characters of the longest text; a pattern is one, under one of several names."""
+    """Characters of the longest text; a pattern is a text under one of several names."""
     if isinstance(value, str):
         return len(value)
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

@@ -16,7 +16,7 @@ import click
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
 from g3n_compiler.cli.show import DataTable, progress_steps, show, show_table
 from g3n_compiler.errors import CheckpointError
-from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.nano import SKIPPABLE, checkpoint_dir, heldout_path
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.report import human_bytes
@@ -56,7 +56,7 @@ def show_frontier(
     source.close()
     named = {name: plan_named(name, config) for name in slices or ()}
     chosen = named or nested_slices(config, SKIPPABLE if directory == checkpoint_dir() else ())
-    ids = _documents(text or heldout_path(), documents, load_tokenizer(directory, own_config(config)))
+    ids = _documents(text or heldout_path(), documents, load_tokenizer(directory, gemma3n_config(config)))
     with progress_steps(quiet) as step, _cache() as cache:
         points = measure(directory, chosen, ids, get_recipe(RECIPE), cache, len(os.sched_getaffinity(0)), step)
     from g3n_compiler.report.plots import write_frontier

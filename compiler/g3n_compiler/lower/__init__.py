@@ -1,1 +1,1 @@
-"""Backends: each lowers the text model for one runtime and opens what it made."""
+"""Backends: each lowers a model for one runtime and opens what it wrote."""

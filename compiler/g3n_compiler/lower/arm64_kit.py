@@ -1,7 +1,7 @@
 """An emulated aarch64 machine, made by ``make arm64-kit``, on which a backend runs its official aarch64 runtime.
 
 The kit is a folder with an emulator, a small aarch64 system, the runtimes' aarch64 wheels and our two runners.
-Emulation is slow: it is meant for bundles of the size of nano.
+Emulation is slow: it is meant for bundles of nano's size.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from g3n_runtime.terminal import printable_line
 CPU = "cortex-a76"
 TIMEOUT = 1800
 LAST_WORDS = 4096
-"""Bytes of what a program said that are looked at for its reason."""
+"""How many bytes at the end of a program's output are searched for the reason of its failure."""
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error)
-"""What reading files that a runner left half done or wrong can end in."""
+"""Errors that reading incomplete or wrong files from a runner can raise."""
 
 
 class Text(Protocol):
-    """Ids to run; the first ``prompt`` of them go the way of a prompt."""
+    """Ids to run; the first ``prompt`` of them are sent as a prompt."""
 
     @property
     def ids(self) -> Sequence[int]: ...
@@ -42,10 +42,10 @@ class Text(Protocol):
 
 @dataclass(frozen=True)
 class ArmKit:
-    """Where the emulated machine lies.
+    """Where the emulated machine is.
 
     Raises:
-        EngineError: something of it is missing.
+        EngineError: something is missing from it.
     """
 
     directory: Path
@@ -81,18 +81,18 @@ class ArmKit:
         return self.directory / "g3n_executorch_run"
 
     def run(self, program: Path, arguments: Sequence[Path | str], environment: dict[str, str]) -> None:
-        """Run an aarch64 ``program``; raises :class:`EngineError` with its last words when it fails."""
+        """Run an aarch64 ``program``; raises :class:`EngineError` with the last line of its output if it fails."""
         settings = [word for name, value in environment.items() for word in ("-E", f"{name}={value}")]
         command = [self.qemu, "-cpu", CPU, "-L", self.tree, *settings, program, *arguments]
         words = [str(word) for word in command]
-        # A file, of which the end is read: what a program prints may be more than fits into memory.
+        # Into a file, of which only the end is read: the output may not fit into memory.
         with tempfile.TemporaryFile() as said:
             try:
                 code = subprocess.run(words, stdout=DEVNULL, stderr=said, timeout=TIMEOUT, check=False).returncode
             except subprocess.TimeoutExpired:
                 raise EngineError(f"{program.name} took more than {TIMEOUT} s under the emulator") from None
             except OSError as error:
-                raise EngineError(f"{self.qemu} cannot be run ({error.strerror}): make the kit anew") from None
+                raise EngineError(f"{self.qemu} cannot be run ({error.strerror}): make the kit again") from None
             if code != 0:
                 said.seek(max(0, said.seek(0, os.SEEK_END) - LAST_WORDS))
                 last = said.read().decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit code {code}"]
@@ -101,7 +101,7 @@ class ArmKit:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a subgraph gave for the golden inputs; tables are ``None`` where they cannot be read by themselves."""
+    """What a subgraph computed for the golden inputs; tables are ``None`` where they cannot be read by themselves."""
 
     logits: list[np.ndarray]
     prefilled: list[np.ndarray]
@@ -111,8 +111,8 @@ class Outputs:
 
 
 def refuse_answers(path: Path, error: Exception) -> NoReturn:
-    """Raise :class:`EngineError` for answers at ``path`` that cannot be read."""
+    """Raise :class:`EngineError` for results at ``path`` that cannot be read."""
     raise EngineError(
-        f"the emulated runner left no answers that can be read ({path.name}: {printable_line(str(error))[:200]}): make "
-        "the kit anew"
+        f"the emulated runner left no readable results ({path.name}: {printable_line(str(error))[:200]}): make "
+        "the kit again"
     ) from None

@@ -1,4 +1,4 @@
-"""What a backend makes: the files of a bundle and the subgraphs that lie in them."""
+"""What a backend makes: the files of a bundle and the subgraphs in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 
 @dataclass(frozen=True)
 class Delegation:
-    """What the delegate really took, measured on the lowered artifact; the rest fell back to plain kernels."""
+    """What the delegate really runs, measured on the lowered artifact; the rest falls back to plain kernels."""
 
     measured_with: str
     delegated_ops: int
@@ -22,7 +22,7 @@ class Delegation:
 
 @dataclass(frozen=True)
 class LoweredFile:
-    """A file of the bundle, relative to its folder."""
+    """A file of the bundle; ``path`` is relative to the bundle's folder."""
 
     path: str
     role: str
@@ -30,7 +30,7 @@ class LoweredFile:
 
 @dataclass(frozen=True)
 class LoweredSubgraph:
-    """A subgraph as it lies in the bundle: ``role`` is that of its file, ``digest`` the SHA-256 of its own bytes."""
+    """A subgraph in the bundle: ``role`` is its file's role, ``digest`` the SHA-256 of its own bytes."""
 
     name: Subgraph
     runtime: Runtime
@@ -48,11 +48,11 @@ class Lowered:
     files: tuple[LoweredFile, ...]
     subgraphs: tuple[LoweredSubgraph, ...]
     sizes: Mapping[str, Delegation] = field(default_factory=dict)
-    """What the delegate takes of each smaller size of an elastic bundle."""
+    """What the delegate runs of each smaller size of an elastic bundle."""
 
 
 def join(parts: Iterable[Lowered]) -> Lowered:
-    """What several backends made for one bundle; a file that two of them made alike is one."""
+    """What several backends made for one bundle; a file that two of them made alike is listed once."""
     made = list(parts)
     files = {f.path: f for part in made for f in part.files}
     sizes = {name: delegation for part in made for name, delegation in part.sizes.items()}

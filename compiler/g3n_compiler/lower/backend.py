@@ -1,7 +1,7 @@
-"""The contract of a backend: one runtime, and all that the compiler needs to know about it.
+"""The contract of a backend: one runtime, and everything that the compiler needs to know about it.
 
-Nothing outside a backend's folder asks which runtime it has before it. A new one is a folder beside ``litert`` and
-``executorch`` and one line in :mod:`g3n_compiler.lower.registry`.
+Nothing outside a backend's folder checks which runtime it is dealing with. A new backend is a folder beside ``litert``
+and ``executorch`` and one line in :mod:`g3n_compiler.lower.registry`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Backend(TextEntry, Protocol):
 
     @property
     def modalities(self) -> Sequence[str]:
-        """What it can lower."""
+        """The modalities that it can lower."""
 
     @property
     def packages(self) -> Sequence[str]:
@@ -35,15 +35,15 @@ class Backend(TextEntry, Protocol):
 
     @property
     def only_one_size(self) -> str | None:
-        """Why a bundle of this runtime cannot hold several sizes; ``None`` where it can."""
+        """Why a bundle of this runtime cannot hold several sizes; ``None`` if it can."""
 
     def compile_memory(self, config: TextConfig, recipe: Recipe) -> int:
-        """Peak bytes that lowering and comparing take, beside the toolchain itself."""
+        """Peak bytes that lowering and comparing take, beyond the toolchain itself."""
 
     def memory_ledger(
         self, config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
     ) -> dict[str, Any]:
-        """What a bundle takes on a device, by part and by phase; the manifest's schema tells its form.
+        """The memory that a bundle takes on a device, by part and by phase; the manifest's schema defines its form.
 
         Args:
             prefill: the longest chunk of a prompt.
@@ -51,22 +51,28 @@ class Backend(TextEntry, Protocol):
         """
 
     def lower(self, job: Job) -> Lowered:
-        """Write the bundle's files of this runtime into ``job.directory``."""
+        """Write this runtime's files of the bundle into ``job.directory``."""
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
-        """Top-level fields of the manifest that only this runtime's files can tell."""
+        """Top-level fields of the manifest that can only be read from this runtime's files."""
 
     def open_towers(self, directory: Path) -> Towers:
-        """Open the towers that :meth:`lower` wrote, each alone."""
+        """Open the towers that :meth:`lower` wrote, each by itself."""
 
     def of_size(self, size: Size) -> TextEntry:
-        """A smaller size of an elastic bundle; raises :class:`TargetError` where the runtime has none."""
+        """A smaller size of an elastic bundle.
+
+        Raises:
+            TargetError: the runtime has none.
+        """
 
     def verified_logits(self, directory: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
-        """As :meth:`TextModel.prefilled_logits` of the largest of several sizes, in the calls that verify drafts."""
+        """As :meth:`TextModel.prefilled_logits` for the largest of several sizes, computed by the calls that verify
+        drafts.
+        """
 
     def answers(self, directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Greedy text of a chat's first turn after each of ``prompts``, from the stock engine, unmodified."""
+        """Greedy text of a chat's first turn after each of ``prompts``, from the unmodified stock engine."""
 
     def run_on_arm(
         self,
@@ -79,11 +85,12 @@ class Backend(TextEntry, Protocol):
         rows: Sequence[int],
         scratch: Path,
     ) -> Outputs:
-        """What the official aarch64 runtime gives, emulated, for the model that :meth:`open_models` calls ``entry``.
+        """What the official aarch64 runtime computes, emulated, for the model that :meth:`TextEntry.open_models` calls
+        ``entry``.
 
         Args:
             model: the same model on this machine.
             greedy: tokens to generate after the first of ``texts``.
-            rows: ids whose table rows are read, where the runtime can read a table by itself.
-            scratch: a folder for what goes in and comes out.
+            rows: ids whose table rows are read, if the runtime can read a table by itself.
+            scratch: a folder for inputs and outputs.
         """

@@ -1,6 +1,6 @@
-"""Run a step in a process of its own, whose memory goes back to the system with it.
+"""Run a step in a process of its own, whose memory returns to the system when it ends.
 
-A converter leaves about a gigabyte behind, live or in holes between what is, for the rest of a compile.
+A converter leaves about a gigabyte behind, in live objects or in gaps between them, for the rest of a compile.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _ORPHANED = 1
 def isolated(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """``function(*args, **kwargs)``, called in a fresh process; all of them must be picklable.
 
-    The process ends with this call, however that ends, and with this process.
+    The process ends with this call, however the call ends, and also if the calling process ends.
 
     Raises:
         ResourceError: the process died.
-        Exception: what ``function`` raised.
+        Exception: whatever ``function`` raised.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -56,15 +56,15 @@ def isolated(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def end_with_parent(parent: int) -> None:
-    """Let this process, which :mod:`multiprocessing` spawned, end when process ``parent``, which asked for it, does.
+    """Make this process, which :mod:`multiprocessing` spawned, end when process ``parent``, which asked for it, ends.
 
-    On Linux the kernel sees to it, also in the middle of a long call; elsewhere a thread waits for the end of a pipe.
+    On Linux the kernel does that, even in the middle of a long call; elsewhere a thread waits for the end of a pipe.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     else:
         threading.Thread(target=_wait_for_parent, daemon=True).start()
-    if os.getppid() != parent:  # it ended before this was called
+    if os.getppid() != parent:  # the parent ended before this was called
         os._exit(_ORPHANED)
 
 
@@ -78,7 +78,7 @@ def _wait_for_parent() -> None:
 def _call(
     parent: int, sender: Connection, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    # Ctrl-C reaches the whole group of processes; the parent decides.
+    # Ctrl-C reaches the whole process group; the parent decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent(parent)
     try:

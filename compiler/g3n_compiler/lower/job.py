@@ -1,4 +1,4 @@
-"""One lowering: everything that a backend needs to know, and the folder that it writes into."""
+"""One lowering: everything that a backend needs to know, and the folder that it writes to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
 from g3n_compiler.lower.resume import Steps
-from g3n_compiler.models.gemma3n.text_config import TextConfig, own_config
+from g3n_compiler.models.gemma3n.text_config import TextConfig, gemma3n_config
 from g3n_compiler.models.gemma3n.tower_config import AudioConfig, VisionConfig
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.slice.elastic import Size
@@ -16,7 +16,7 @@ from g3n_compiler.source import Source
 from g3n_compiler.targets import Target
 
 Progress = Callable[[str], None]
-"""Called with a short line as each step begins."""
+"""Called with a short line when a step begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +27,17 @@ class Job:
     tokenizer: TextTokenizer
     recipe: Recipe
     target: Target
-    """A backend may write another graph for what the target places on an accelerator."""
+    """A backend may write a different graph for what the target places on an accelerator."""
     context: int
     prefill_lengths: tuple[int, ...]
     directory: Path
     progress: Progress
     resolutions: tuple[int, ...] = ()
-    """Image sides to compile the vision tower for; an engine that takes one size takes the first."""
+    """Image sides to compile the vision tower for; an engine that takes only one size takes the first."""
     steps_folder: Path | None = None
-    """Where steps keep their files for a compile that is resumed; by default inside ``directory``."""
+    """Where steps keep their files so that an interrupted compile can resume; by default inside ``directory``."""
     sizes: tuple[Size, ...] = ()
-    """Smaller sizes of an elastic bundle, each an entry point of its own over the same weights."""
+    """Smaller sizes of an elastic bundle, each an entry point of its own to the same weights."""
 
     @property
     def steps(self) -> Steps:
@@ -45,7 +45,7 @@ class Job:
 
     @property
     def config(self) -> TextConfig:
-        return own_config(self.source.text)
+        return gemma3n_config(self.source.text)
 
     @property
     def vision(self) -> VisionConfig | None:

@@ -1,9 +1,9 @@
-"""What every memory ledger is made of: the caches, the activations and the parts that lie in the bundle.
+"""What every memory ledger consists of: the caches, the activations and the parts that are in the bundle.
 
-A ledger says what a bundle will take on the device, by part and by phase, before anybody loads it. Figures follow from
-the bytes in the bundle, the shapes of the graph and what the engine itself was measured to take; ``g3n-bench`` measures
-the same phases. Everything resident counts, anonymous and file-backed, but for Python itself, which no phone has. Each
-backend has its own ledger, in ``memory.py`` of its folder.
+A ledger predicts how much memory a bundle takes on a device, by part and by phase. The figures follow from the bytes in
+the bundle, the shapes of the graph and the measured memory of the engine itself; ``g3n-bench`` measures the same
+phases. All resident memory counts, anonymous and file-backed, except Python itself, which no phone runs. Each backend
+has its own ledger, in ``memory.py`` of its folder.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from g3n_compiler.models.shape import TextShape
 FLOAT = 4
 DEVICE_SIZES_GB = (2, 3, 4, 6, 8, 12, 16, 24)
 APP_SHARE = 0.5
-"""Part of a phone's memory that one app may count on."""
+"""Share of a phone's memory that one app can count on."""
 
 
 def kv_layers(shape: TextShape, context: int) -> list[dict[str, Any]]:
-    """Each KV-owning layer with its kind and the positions its cache holds."""
+    """Each KV-owning layer with its kind and the number of positions in its cache."""
     return [
         {"layer": i, "kind": "sliding" if shape.is_sliding(i) else "full", "length": shape.cache_length(i, context)}
         for i in range(shape.num_kv_layers)
@@ -31,7 +31,7 @@ def kv_layers(shape: TextShape, context: int) -> list[dict[str, Any]]:
 
 
 def kv_bytes(shape: TextShape, context: int, ring_spare: int = 0) -> int:
-    """Bytes of one copy of all KV caches in float32, with ``ring_spare`` positions more in those that are rings."""
+    """Bytes of one copy of all KV caches in float32; ring caches hold ``ring_spare`` more positions."""
     spare = {"sliding": ring_spare, "full": 0}
     return sum(
         2 * FLOAT * shape.kv_width(layer["layer"]) * min(layer["length"] + spare[layer["kind"]], context)
@@ -40,7 +40,7 @@ def kv_bytes(shape: TextShape, context: int, ring_spare: int = 0) -> int:
 
 
 def activation_bytes(config: TextConfig, context: int, tokens: int) -> int:
-    """Largest set of float32 activations alive at once for a chunk of ``tokens``."""
+    """Bytes of the largest set of float32 activations that are alive at once for a chunk of ``tokens``."""
     streams = (2 * config.altup_num_inputs + 4) * config.hidden_size
     ffn = 3 * max(config.ffn_dims)
     ple = 2 * config.num_layers * config.ple_dim
@@ -93,7 +93,7 @@ def peaks(phases: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
 
 
 def least_device_ram(peak: int) -> int:
-    """The smallest common phone memory, in bytes, of which an app's share holds ``peak``."""
+    """The smallest common phone memory, in bytes, in which an app's share holds ``peak``."""
     for size in DEVICE_SIZES_GB:
         if peak <= APP_SHARE * (size << 30):
             return size << 30

@@ -1,4 +1,4 @@
-"""What a backend wrote, opened under its own runtime, as verification sees it."""
+"""What a backend wrote, opened in its own runtime for verification."""
 
 from __future__ import annotations
 
@@ -14,61 +14,67 @@ from g3n_compiler.models.gemma3n.text_config import TextConfig
 
 
 class TextModel(Protocol):
-    """An emitted bundle under its stock runtime, as verification sees it."""
+    """A lowered text model in its stock runtime, as verification sees it."""
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
-        """Teacher-forced logits ``[T, vocab]`` float32, every position through decode."""
+        """Teacher-forced logits ``[T, vocab]`` float32; every position goes through decode."""
 
     def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
-        """Logits ``[T - prompt + 1, vocab]`` from ``prompt - 1`` on, the prompt going as the engine sends it."""
+        """Logits ``[T - prompt + 1, vocab]`` from position ``prompt - 1`` on; the prompt is sent as the engine sends
+        it.
+        """
 
     def embeddings(self, ids: Sequence[int]) -> np.ndarray:
-        """Rows of the emitted token embedding ``[T, hidden]``, scaled."""
+        """Rows of the lowered token embedding ``[T, hidden]``, scaled."""
 
     def ple(self, ids: Sequence[int]) -> np.ndarray:
-        """Rows of the emitted per-layer embedding ``[T, layers * ple_dim]``, scaled."""
+        """Rows of the lowered per-layer embedding ``[T, layers * ple_dim]``, scaled."""
 
     def greedy(self, ids: Sequence[int], count: int) -> list[int]:
         """``count`` greedy tokens after the prompt ``ids``."""
 
 
 class LayeredModel(Protocol):
-    """An emitted model whose decoder can be run layer by layer, with no more than a layer of it in memory."""
+    """A lowered model whose decoder can be run layer by layer, with at most one layer of it in memory."""
 
     def embeddings(self, ids: Sequence[int]) -> np.ndarray:
         """As :meth:`TextModel.embeddings`."""
 
     def ple(self, ids: Sequence[int]) -> np.ndarray:
-        """Rows of the emitted per-layer embedding ``[T, layers, ple_dim]``, scaled."""
+        """Rows of the lowered per-layer embedding ``[T, layers, ple_dim]``, scaled."""
 
     def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
-        """What each layer hands on, then the logits.
+        """The output of each layer, then the logits.
 
-        The first ``prompt`` tokens go the way of a prompt, as :meth:`TextModel.prefilled_logits` sends them, the rest
-        token by token through decode.
+        The first ``prompt`` tokens are sent as a prompt, as in :meth:`TextModel.prefilled_logits`; the rest go token by
+        token through decode.
 
         Args:
             embeddings: ``[T, hidden]`` float32, scaled.
             ple: ``[T, layers, ple_dim]`` float32, scaled.
 
         Yields:
-            AltUp's streams ``[T, n, hidden]`` after each layer below the last owner of keys and values,
-            ``[T - prompt + 1, n, hidden]`` after it and each layer above, at last logits ``[T - prompt + 1, vocab]``.
+            AltUp's streams: ``[T, n, hidden]`` after each layer below the last KV owner, ``[T - prompt + 1, n,
+            hidden]`` after it and each layer above; finally the logits ``[T - prompt + 1, vocab]``.
         """
 
 
 class VisionModel(Protocol):
-    """An emitted vision tower under its stock runtime, as verification sees it."""
+    """A lowered vision tower in its stock runtime, as verification sees it."""
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """Image sides that it takes."""
+        """The image sides that it accepts."""
 
     def embed(self, image: np.ndarray) -> np.ndarray:
-        """Soft tokens in the text space and the end-of-image row ``[T + 1, hidden]`` of ``image [S, S, 3]`` in 0..1."""
+        """Soft tokens in the text model's space and the end-of-image row ``[T + 1, hidden]``, for ``image [S, S, 3]``
+        in 0..1.
+        """
 
     def steps(self, image: np.ndarray) -> Iterable[np.ndarray]:
-        """What the stem and each block gave ``[1, H, W, C]``, the features ``[1, T, width]``, then :meth:`embed`'s."""
+        """The output of the stem and of each block ``[1, H, W, C]``, the features ``[1, T, width]``, then the result of
+        :meth:`embed`.
+        """
 
 
 class StreamTrace(NamedTuple):
@@ -78,25 +84,27 @@ class StreamTrace(NamedTuple):
     mask: np.ndarray
     before: list[np.ndarray]
     frames: list[np.ndarray]
-    """What entered each layer, ``[1, T, hidden]``."""
+    """The input of each layer, ``[1, T, hidden]``."""
     token: np.ndarray
     """``[hidden]``."""
     after: list[np.ndarray]
 
 
 class AudioModel(Protocol):
-    """An emitted audio tower under its stock runtime, as verification sees it."""
+    """A lowered audio tower in its stock runtime, as verification sees it."""
 
     def clip(self, sound: np.ndarray) -> np.ndarray:
-        """Soft tokens in the text space ``[N, hidden]`` of ``sound [n]`` at 16 kHz, filled up to the longest clip's."""
+        """Soft tokens in the text model's space ``[N, hidden]`` for ``sound [n]`` at 16 kHz, padded to the longest
+        clip's number.
+        """
 
     def stream(self, sound: np.ndarray) -> np.ndarray:
-        """Soft tokens ``[N, hidden]`` of a sound of any length, made step by step."""
+        """Soft tokens ``[N, hidden]`` of a sound of any length, computed step by step."""
 
     def clip_steps(self, sound: np.ndarray) -> Iterable[np.ndarray]:
-        """What entered each layer and left the last ``[T, hidden]``, then :meth:`clip`'s.
+        """The input of each layer and the output of the last ``[T, hidden]``, then the result of :meth:`clip`.
 
-        Frames and features past the sound's end may be anything.
+        Frames and features past the sound's end are undefined.
         """
 
     def stream_steps(self, sound: np.ndarray) -> Iterator[StreamTrace]:
@@ -108,22 +116,22 @@ class AudioModel(Protocol):
 
 @dataclass(frozen=True)
 class Towers:
-    """The emitted towers; ``None`` where a bundle has none."""
+    """The lowered towers; ``None`` for one that the bundle lacks."""
 
     vision: VisionModel | None = None
     audio: AudioModel | None = None
 
 
 class TextEntry(Protocol):
-    """The text model of a bundle under one runtime, or one of its sizes, as verification opens it."""
+    """The text model of a bundle in one runtime, or one of its sizes, as verification opens it."""
 
     runtime: Runtime
 
     def open_models(self, directory: Path) -> Iterator[tuple[str, TextModel]]:
-        """Open what was written, for parity: a model for each way an engine may enter it, with its name.
+        """Open what was lowered: a model, with its name, for each entry point that an engine may use.
 
-        One at a time, as they are asked for: a large one may fill the memory.
+        They are opened one at a time, as the caller asks for them: a large one may fill the memory.
         """
 
     def open_layers(self, directory: Path, config: TextConfig) -> Mapping[str, LayeredModel]:
-        """As :meth:`open_models`, to be run layer by layer; empty where the runtime cannot."""
+        """As :meth:`open_models`, to be run layer by layer; empty if the runtime cannot do that."""

@@ -23,7 +23,7 @@ def _executorch() -> Backend:
     return ExecuTorchBackend()
 
 
-# Imported when asked for: each pulls in a whole toolchain.
+# Imported on demand, because each brings in a whole toolchain.
 BACKENDS: dict[Runtime, Callable[[], Backend]] = {"litert": _litert, "executorch": _executorch}
 
 

@@ -1,8 +1,8 @@
-"""Steps of a compile whose files outlive it when it is killed, so that the same compile can go on from there.
+"""Resumable steps of a compile: their files survive an interruption, and the next run of the same compile reuses them.
 
-A step writes one file, and others beside it if it says so. It is written under another name, hashed, and renamed when
-it is whole and on the disk; its record, written last, says so. Whatever has no record, or is not what its record says,
-is written again, so a kill or a power cut costs at most the step in work.
+A step writes one file, and others beside it if it declares them. The file is written under another name, hashed, and
+renamed once it is complete and on disk; its record is written last. Anything without a record, or different from what
+its record says, is written again, so an interruption or a power cut costs at most the step in progress.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Steps:
     """The steps of one compile.
 
     Args:
-        folder: where their files lie; it belongs to this compile alone, and to nothing with other inputs.
-        progress: told of each step as it begins, and of each that is kept.
+        folder: where their files are; it belongs to this compile alone, and never to one with other inputs.
+        progress: told of each step as it begins, and of each that is reused.
     """
 
     def __init__(self, folder: Path, progress: Progress) -> None:
@@ -40,10 +40,10 @@ class Steps:
     def file(
         self, name: str, write: Callable[[Path], None], what: str | None = None, beside: Sequence[str] = ()
     ) -> Path:
-        """The file ``name``, kept from an earlier run if it is whole, else made by ``write``.
+        """The file ``name``: reused from an earlier run if it is complete, else made by ``write``.
 
         Args:
-            what: the step in words, said before it; nothing is said for a step that is made of others.
+            what: a description of the step for the progress line; ``None`` for a step that consists of other steps.
             beside: other files in :attr:`folder` that ``write`` writes under their own names.
         """
         path = self.folder / name
@@ -51,7 +51,7 @@ class Steps:
             return path
         if self._is_whole(name, beside):
             self._made.add(name)
-            self._progress(f"{name}: kept from a compile that was interrupted")
+            self._progress(f"{name}: reused from an interrupted compile")
             return path
         if what is not None:
             self._progress(what)
@@ -65,7 +65,7 @@ class Steps:
         return path
 
     def value(self, name: str, compute: Callable[[], Mapping[str, Any]], what: str | None = None) -> dict[str, Any]:
-        """A small JSON object, kept likewise."""
+        """A small JSON object, computed or reused in the same way."""
 
         def write(path: Path) -> None:
             path.write_text(json.dumps(compute()), encoding="utf-8")
@@ -74,18 +74,18 @@ class Steps:
         return value
 
     def discard(self, *names: str) -> None:
-        """Remove files that later steps have taken up."""
+        """Remove files whose content later steps have copied."""
         for name in names:
             self._made.discard(name)
             self._record(name).unlink(missing_ok=True)
             (self.folder / name).unlink(missing_ok=True)
 
     def publish(self, name: str, directory: Path) -> None:
-        """Let the file ``name`` appear in ``directory`` too, without a second copy where the disk can."""
+        """Make the file ``name`` appear in ``directory`` too, without a second copy if the disk can do that."""
         target = directory / name
         try:
             os.link(self.folder / name, target)
-        except OSError:  # the disk has no hard links
+        except OSError:  # the file system has no hard links
             shutil.copyfile(self.folder / name, target)
 
     def _is_whole(self, name: str, beside: Sequence[str]) -> bool:

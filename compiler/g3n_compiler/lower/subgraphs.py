@@ -1,4 +1,4 @@
-"""The parts that a model is lowered in."""
+"""The parts in which a model is lowered."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ TOWER_OF: dict[Subgraph, Tower] = {
     "audio_adapter": "audio",
     "end_of_audio": "audio",
 }
-"""The tower that a subgraph belongs to: its parts are loaded together, when the first image or sound comes."""
+"""The tower that a subgraph belongs to: its parts are loaded together, with the first image or sound."""

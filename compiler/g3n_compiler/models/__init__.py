@@ -1,1 +1,1 @@
-"""Gemma 3n's own export-friendly modules: functional, with every weight passed in from outside."""
+"""Model families: export-friendly decoders and towers, functional, with every weight passed in from outside."""

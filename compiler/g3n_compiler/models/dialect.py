@@ -1,4 +1,4 @@
-"""The few operations that backends want written differently; a backend overrides what its delegate would refuse."""
+"""The few operations that backends need written differently; a backend overrides those its delegate would refuse."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Dialect:
-    """Plain PyTorch, as eager mode, ONNX and LiteRT take it."""
+    """Plain PyTorch, for eager mode, ONNX and LiteRT."""
 
     def mean(self, x: Tensor) -> Tensor:
         """Mean over the last dimension, kept: ``[..., K] -> [..., 1]``."""
@@ -45,9 +45,9 @@ class Dialect:
         return torch.matmul(a, b.transpose(2, 3))
 
     def conv(self, x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int, depthwise: bool) -> Tensor:
-        """Convolution of ``x [1, H, W, C]`` with TensorFlow's "same" padding: ``ceil(H / stride)`` rows come out.
+        """Convolution of ``x [1, H, W, C]`` with TensorFlow's "same" padding, which outputs ``ceil(H / stride)`` rows.
 
-        ``kernel`` is ``[out, k, k, in]``, or ``[1, k, k, C]`` where it is ``depthwise``: TFLite's own layouts.
+        ``kernel`` is ``[out, k, k, in]``, or ``[1, k, k, C]`` if ``depthwise``: TFLite's own layouts.
         """
         size = kernel.shape[1]
         before_h, after_h = same_padding(x.shape[1], size, stride)
@@ -72,6 +72,6 @@ class Dialect:
 
 
 def same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after ``length`` positions, as TensorFlow's "same" padding has them."""
+    """Zeros before and after ``length`` positions in TensorFlow's "same" padding."""
     total = max((-(-length // stride) - 1) * stride + kernel - length, 0)
     return total // 2, total - total // 2

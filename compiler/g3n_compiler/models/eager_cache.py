@@ -1,4 +1,4 @@
-"""KV caches for eager execution: the reference that every backend's own cache is held against."""
+"""KV caches for eager execution: the reference for every backend's own cache."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Ten
 
 
 class EagerCache:
-    """Grows with the text; sliding layers keep no more than the window before the chunk."""
+    """Grows with the text; sliding layers keep only the window before the current chunk."""
 
     def __init__(self, config: TextShape) -> None:
         self.config = config
@@ -59,13 +59,13 @@ class EagerCache:
         return attention(query, key, value, visible)
 
     def copy(self) -> EagerCache:
-        """A cache with the same past, which goes on by itself."""
+        """A cache with the same past that then grows independently."""
         other = EagerCache(self.config)
         other.length, other._chunk = self.length, self._chunk
         other._keys, other._values = dict(self._keys), dict(self._values)
         return other
 
     def advance(self) -> None:
-        """Call after each chunk: its tokens are now in the past."""
+        """Call this after each chunk, to move its tokens into the past."""
         self.length += self._chunk
         self._chunk = 0

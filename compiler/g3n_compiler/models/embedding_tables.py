@@ -21,7 +21,7 @@ from g3n_compiler.quantize.rows import fake_quantize
 def embedding_weights(config: TextShape) -> dict[str, WeightSpec]:
     """The two tables: token embedding ``[vocab, hidden]`` and per-layer embedding ``[ple_vocab, layers * ple_dim]``.
 
-    The latter is one for each of ``ple_groups`` where there are several, see :func:`ple_tables`.
+    If there are several ``ple_groups``, each has its own per-layer table, see :func:`ple_tables`.
     """
     c = config
     tokens = WeightSpec("embed_tokens", (c.vocab_size, c.hidden_size), "embedding", "embed_tokens.weight")
@@ -29,7 +29,7 @@ def embedding_weights(config: TextShape) -> dict[str, WeightSpec]:
 
 
 def ple_tables(config: TextShape) -> list[WeightSpec]:
-    """The per-layer table, as one for each of ``ple_groups``: ``[ple_vocab, layers of the group * ple_dim]``."""
+    """The per-layer table, one for each of ``ple_groups``: ``[ple_vocab, layers of the group * ple_dim]``."""
     c, name = config, "embed_tokens_per_layer"
     groups = c.ple_groups or (tuple(range(c.num_layers)),)
     tables = []
@@ -42,12 +42,12 @@ def ple_tables(config: TextShape) -> list[WeightSpec]:
 
 
 def ple_row(token: int, config: TextShape) -> int:
-    """The PLE row of ``token``: ids outside the table (image, audio) look up row 0."""
+    """The PLE row of ``token``; ids outside the table (image, audio) look up row 0."""
     return token if 0 <= token < config.ple_vocab_size else 0
 
 
 class EmbeddingTables:
-    """Looks up scaled rows of both tables, reading only those asked for; ``recipe`` rounds them as a bundle would."""
+    """Looks up scaled rows of both tables and reads only those; ``recipe`` rounds them as a bundle would."""
 
     def __init__(
         self, config: TextShape, read: Callable[[WeightSpec, tuple[int, int]], Tensor], recipe: Recipe | None = None

@@ -1,8 +1,8 @@
 """What a family of models tells the compiler: its configuration, weights, slices, arithmetic and references.
 
 A family is a folder beside this file and one line in :mod:`g3n_compiler.models.registry`. Checkpoint, slicing,
-quantization and verification ask only what is declared here, so that the next family needs no edit in them. Lowering a
-family needs its decoder in the forms that delegates take; see ``docs/architecture.md``.
+quantization and verification use only what is declared here, so the next family needs no edit in them. Lowering a
+family also needs its decoder in the forms that delegates accept; see ``docs/architecture.md``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from g3n_compiler.models.shape import LayerType, TextShape
 from g3n_compiler.models.weights import Weights, WeightSpec
 
 if TYPE_CHECKING:
-    from g3n_compiler.models.gemma3n.soft_tokens import HardRows
+    from g3n_compiler.models.gemma3n.soft_tokens import HardTokenRows
     from g3n_compiler.models.gemma3n.tower_config import AudioConfig, VisionConfig
     from g3n_compiler.source import Source
 
@@ -25,7 +25,7 @@ Ranges = tuple[tuple[int, int], ...]
 
 
 class Cut(NamedTuple):
-    """The parts of a tensor's rows and columns that a slice keeps (``None``: all)."""
+    """The parts of a tensor's rows and columns that a slice keeps (``None``: all of them)."""
 
     rows: Ranges | None = None
     columns: Ranges | None = None
@@ -34,11 +34,11 @@ class Cut(NamedTuple):
 Rope = dict[LayerType, tuple[Tensor, Tensor]]
 """cos and sin ``[1, T, 1, head_dim]`` of each attention type."""
 Streams = Any
-"""Residual streams: a tuple of tensors ``[1, T, hidden]``, or however a backend's decoder keeps them."""
+"""Residual streams: a tuple of tensors ``[1, T, hidden]``, or whatever form a backend's decoder keeps them in."""
 
 
 class State(NamedTuple):
-    """What flows between layers: the residual streams and, beside them, what stays as the chunk came in."""
+    """What flows between layers: the residual streams, and the chunk's inputs, which stay the same."""
 
     streams: Streams
     embeddings: Tensor
@@ -48,7 +48,7 @@ class State(NamedTuple):
     rope: Rope
 
     def at(self, positions: slice | Tensor) -> State:
-        """Some positions of the chunk alone; of streams that are a tuple of tensors."""
+        """The state of some of the chunk's positions; only for streams that are a tuple of tensors."""
         streams = tuple(stream[:, positions] for stream in self.streams)
         rope = {kind: (cos[:, positions], sin[:, positions]) for kind, (cos, sin) in self.rope.items()}
         return State(streams, self.embeddings[:, positions], self.ple[:, positions], rope)
@@ -65,10 +65,10 @@ class KVCache(Protocol):
 
 
 class Decoder(Protocol):
-    """A family's decoder as the reference runs it."""
+    """A family's decoder, as the reference runs it."""
 
     def decode(self, embeddings: Tensor, ple: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
-        """All layers over a chunk -> logits ``[1, T, vocab]``.
+        """Run all layers over a chunk -> logits ``[1, T, vocab]``.
 
         Args:
             embeddings: ``[1, T, hidden]`` float, scaled token embeddings or soft tokens.
@@ -77,26 +77,26 @@ class Decoder(Protocol):
         """
 
     def begin(self, embeddings: Tensor, ple: Tensor, positions: Tensor) -> State:
-        """What enters the first layer."""
+        """The input of the first layer."""
 
     def layer(self, i: int, state: State, cache: KVCache, wanted: slice | Tensor | None = None) -> State:
-        """What layer ``i`` hands on.
+        """The output of layer ``i``.
 
         Args:
-            wanted: positions that go on; the layer's keys and values are those of the whole chunk all the same. Used
-                from the last owner of keys and values on, above which a position reads no other.
+            wanted: positions to continue with; the layer still computes keys and values for the whole chunk. Used from
+                the last KV owner on, above which no position reads another one.
         """
 
     def logits(self, streams: Streams) -> Tensor:
-        """``[1, T, vocab]`` of what the last layer hands on."""
+        """Logits ``[1, T, vocab]`` from the last layer's output."""
 
 
 class TowerTensors(Protocol):
-    """One tower of a family: which tensors it has, and what of them is compiled."""
+    """One tower of a family: the tensors that it has, and those that are compiled."""
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """How the names of its tensors begin, after one of the checkpoint's prefixes."""
+        """Prefixes of its tensors' names, after one of the checkpoint's prefixes."""
 
     def weights(self, source: Source) -> Mapping[str, WeightSpec]:
         """Every tensor that the tower of ``source`` needs."""
@@ -107,7 +107,7 @@ class Family(Protocol):
 
     @property
     def title(self) -> str:
-        """As a sentence calls it."""
+        """The name used in sentences."""
 
     @property
     def model_types(self) -> Sequence[str]:
@@ -115,25 +115,25 @@ class Family(Protocol):
 
     @property
     def text_prefixes(self) -> Sequence[str]:
-        """Where the text model's tensors may lie in a checkpoint, the most specific first."""
+        """Prefixes under which the text model's tensors can be in a checkpoint, the most specific first."""
 
     @property
     def towers(self) -> Mapping[str, TowerTensors]:
-        """The towers that a checkpoint may have, by modality."""
+        """The towers that a checkpoint can have, by modality."""
 
     @property
     def published(self) -> PublishedModels:
-        """What there is of it on the hub, and which slices."""
+        """The family's models on the hub, and their published slices."""
 
     def text_shape(self, config: Mapping[str, Any], generation: Mapping[str, Any] | None) -> TextShape:
         """The decoder's shape from ``config.json`` and, for the stop ids, ``generation_config.json``.
 
         Raises:
-            WrongModel: they describe no decoder of this family.
+            WrongModel: they do not describe a decoder of this family.
         """
 
     def text_weights(self, shape: TextShape) -> dict[str, WeightSpec]:
-        """Every weight of the decoder, embedding tables apart, in the order of use."""
+        """Every weight of the decoder, except the embedding tables, in the order of use."""
 
     def dead_weights(self, shape: TextShape) -> dict[str, str]:
         """Tensors of a checkpoint (names within the text model) that inference never reads, each with the reason."""
@@ -142,25 +142,33 @@ class Family(Protocol):
         """Parameters that a device must hold, as the family's publisher counts them."""
 
     def cut(self, shape: TextShape, kept: Sequence[int], tensor: str) -> Cut:
-        """What a slice keeps of a tensor.
+        """The part of a tensor that a slice keeps.
 
         Args:
             shape: the slice's own shape.
-            kept: the layers of the whole model that the slice keeps, rising.
-            tensor: name within the text model, its layer numbered as the slice numbers it.
+            kept: the layers of the whole model that the slice keeps, ascending.
+            tensor: name within the text model, with its layer numbered as in the slice.
         """
 
     def vision(self, source: Source) -> VisionConfig | None:
-        """The vision tower that ``source`` has tensors of; raises :class:`WrongModel` when it is none of ours."""
+        """The vision tower for which ``source`` has tensors.
+
+        Raises:
+            WrongModel: the family does not define such a tower.
+        """
 
     def audio(self, source: Source) -> AudioConfig | None:
-        """The audio tower that ``source`` has tensors of; raises :class:`WrongModel` when it is none of ours."""
+        """The audio tower for which ``source`` has tensors.
 
-    def hard_rows(self, source: Source) -> HardRows | None:
+        Raises:
+            WrongModel: the family does not define such a tower.
+        """
+
+    def hard_token_rows(self, source: Source) -> HardTokenRows | None:
         """Rows of the token table that the towers among ``source.modalities`` own, if the family has such rows."""
 
     def decoder(self, shape: TextShape, weights: Weights) -> Decoder:
         """The decoder in eager PyTorch."""
 
     def load_transformers(self, source: Source) -> Any:
-        """The same model in ``transformers``, float32, eager attention, filled through ``source``."""
+        """The same model in ``transformers``, float32, eager attention, loaded through ``source``."""

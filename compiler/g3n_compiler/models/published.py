@@ -1,4 +1,4 @@
-"""What a family's publisher has published of it: models on the hub, and slices of them with their quality."""
+"""What a family's publisher has released: models on the hub, and slices of them with their quality."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Dimensions = tuple[int, int]
 
 @dataclass(frozen=True)
 class PublishedSlice:
-    """A published MatFormer slice; ``ffn_dims`` are counted after the skip."""
+    """A published MatFormer slice; ``ffn_dims`` are those of the layers that remain."""
 
     name: str
     effective_params_b: float
@@ -25,18 +25,18 @@ class PublishedSlice:
 
 @dataclass(frozen=True)
 class PublishedModels:
-    """What was published of a family."""
+    """What has been published of a family."""
 
     hub_ids: Mapping[str, str] = field(default_factory=dict)
-    """Repositories on the hub by the size that a user asks for."""
+    """Repositories on the hub, by the size that a user asks for."""
     slices: Mapping[str, PublishedSlice] = field(default_factory=dict)
     """Slices by name."""
     slices_of: str = ""
-    """Size of the model that all slices are cut from."""
+    """The size of the model that all slices are cut from."""
     made_from: Mapping[str, tuple[Dimensions, ...]] = field(default_factory=dict)
-    """Dimensions of the checkpoints that each size can be made from; any, for a size that is not here."""
+    """Dimensions of the checkpoints that each size can be made from; a size that is not listed can be made from any."""
     not_nested: Mapping[Dimensions, str] = field(default_factory=dict)
-    """Dimensions of models that hold no smaller one, and why."""
+    """Dimensions of models that contain no smaller one, with the reason."""
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -47,13 +47,13 @@ class PublishedModels:
         return self.hub_ids.get(size) or self.hub_ids[self.slices_of]
 
     def check_size(self, size: str, shape: TextShape) -> None:
-        """Raise :class:`WrongModel` if a published ``size`` was asked for and the checkpoint has another shape."""
+        """Raise :class:`WrongModel` if a published ``size`` was asked for but the checkpoint has another shape."""
         found = dimensions(shape)
         if found not in self.made_from.get(size, (found,)):
             expected = " or ".join(f"{layers} layers and FFNs of {width}" for layers, width in self.made_from[size])
             raise WrongModel(
-                f"the checkpoint has {found[0]} layers and FFNs of {found[1]}, --size {size} is made from {expected}: "
-                "leave --size out to compile it as it is"
+                f"the checkpoint has {found[0]} layers and FFNs of {found[1]}, but --size {size} is made "
+                f"from {expected}: leave --size out to compile it as it is"
             )
 
     def require_sliceable(self, shape: TextShape, what: str) -> None:
@@ -69,5 +69,5 @@ class PublishedModels:
 
 
 def dimensions(shape: TextShape) -> Dimensions:
-    """Layers and the widest FFN of ``shape``."""
+    """The number of layers and the widest FFN of ``shape``."""
     return shape.num_layers, max(shape.ffn_dims)

@@ -20,7 +20,7 @@ def _gemma3n() -> Family:
     return Gemma3n()
 
 
-# Imported when asked for: a family brings its towers and their libraries.
+# Imported on demand, because a family brings in its towers and their libraries.
 FAMILIES: dict[str, Callable[[], Family]] = {"gemma3n": _gemma3n}
 
 
@@ -33,7 +33,7 @@ def family_for(config: Mapping[str, Any]) -> Family:
     """The family that a ``config.json`` names.
 
     Raises:
-        WrongModel: none of ours.
+        WrongModel: it names no family that this compiler knows.
     """
     model_type = config.get("model_type")
     families = [make() for make in FAMILIES.values()]
@@ -46,7 +46,7 @@ def family_for(config: Mapping[str, Any]) -> Family:
 
 
 def text_weights(shape: TextShape) -> dict[str, WeightSpec]:
-    """Every weight of the decoder, embedding tables apart, in the order of use."""
+    """Every weight of the decoder, except the embedding tables, in the order of use."""
     return family_of(shape).text_weights(shape)
 
 
@@ -56,7 +56,7 @@ def dead_weights(shape: TextShape) -> dict[str, str]:
 
 
 def core_parameter_count(shape: TextShape) -> int:
-    """Parameters that a device must hold: all but the embedding tables ("effective" ones, as published)."""
+    """Parameters that a device must hold: all but the embedding tables (the published "effective" parameters)."""
     return family_of(shape).core_parameters(shape)
 
 

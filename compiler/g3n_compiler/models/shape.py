@@ -1,4 +1,4 @@
-"""The shape of a decoder, as far as every stage of a compile may ask for it, whatever the model's family."""
+"""The shape of a decoder, as far as every stage of a compile may use it, for any family."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class TextShape:
     pad_id: int
     eos_ids: tuple[int, ...]
     ffn_blocks: tuple[tuple[int, ...], ...] = ()
-    """Widths of the blocks that each layer's FFN is computed and quantised in; empty: each whole."""
+    """Widths of the blocks in which each layer's FFN is computed and quantised; empty if no FFN is divided."""
     ple_groups: tuple[tuple[int, ...], ...] = ()
-    """Layers whose rows of the per-layer table are quantised together; empty: all together."""
+    """Layers whose rows of the per-layer table are quantised together; empty if all are."""
 
     @property
     def whole(self) -> Self:
@@ -52,7 +52,7 @@ class TextShape:
         return self.num_layers - self.num_kv_shared_layers
 
     def kv_owner(self, layer: int) -> int:
-        """The layer whose keys and values ``layer`` attends to: itself, or the last owner of its attention type."""
+        """The layer whose keys and values ``layer`` attends to: itself, or the last owner with its attention type."""
         if layer < self.num_kv_layers:
             return layer
         kind = self.layer_types[layer]
@@ -62,13 +62,13 @@ class TextShape:
         return self.layer_types[layer] == "sliding_attention"
 
     def cache_length(self, layer: int, context: int) -> int:
-        """Positions that the KV cache of an owning ``layer`` holds: the window on sliding layers, else the context."""
+        """Positions in the KV cache of an owning ``layer``: the window on sliding layers, otherwise the context."""
         return min(self.sliding_window, context) if self.is_sliding(layer) else context
 
     @abstractmethod
     def kv_width(self, layer: int) -> int:
-        """Numbers that the key, or the value, of one position has in owning ``layer``: KV heads times head size."""
+        """Numbers in the key, or the value, of one position in owning ``layer``: KV heads times head size."""
 
     @abstractmethod
     def kept(self, layers: tuple[int, ...], ffn_dims: tuple[int, ...]) -> Self:
-        """The shape with some layers only, rising, of these FFN widths: every per-layer field is rebuilt."""
+        """The shape with only some layers, ascending, and these FFN widths; every per-layer field is rebuilt."""

@@ -1,7 +1,7 @@
-"""What a weight of a graph is, where it lies in the checkpoint, and how a decoder reaches it.
+"""What a graph's weight is, where it is in the checkpoint, and how a decoder accesses it.
 
-A :class:`WeightSpec` may be a row range of a checkpoint tensor, so that a weight can be streamed, quantised and
-sliced without a copy of the whole.
+A :class:`WeightSpec` can be a row range of a checkpoint tensor, so that a weight can be streamed, quantised and sliced
+without copying the whole tensor.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Role = Literal["attention", "ffn", "linear", "head", "embedding", "ple", "vision", "audio", "float"]
-"""What a weight is for; a quantization recipe gives each role a scheme. ``vision`` and ``audio`` are the matrices of
-the towers. ``float`` is never quantised: norms, scales, biases, and the convolutions that are no matrix product."""
+"""What a weight is for; a quantization recipe gives each role a scheme. ``vision`` and ``audio`` are the towers'
+matrices. ``float`` is never quantised: norms, scales, biases, and convolutions that are not matrix products.
+"""
 
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """One weight of a graph: ``shape`` is what the graph sees; ``rows`` and ``columns`` select it from the tensor.
+    """One weight of a graph: ``shape`` is its shape in the graph; ``rows`` and ``columns`` select it from the tensor.
 
-    ``tensor`` is a name within the text model, or that of a tower's tensor, which begins with the tower's name.
+    ``tensor`` is a name within the text model or, for a tower's tensor, one that begins with the tower's name.
 
     ``axes`` permutes the dimensions of the checkpoint's tensor (a channels-first convolution) into the graph's; the
-    trailing ones of a pointwise convolution are dropped.
+    trailing dimensions of a pointwise convolution are dropped.
     """
 
     name: str
@@ -36,22 +37,22 @@ class WeightSpec:
     rows: tuple[int, int] | None = None
     axes: tuple[int, ...] | None = None
     columns: tuple[tuple[int, int], ...] | None = None
-    """Column ranges, side by side."""
+    """Column ranges, placed side by side."""
 
     @property
     def input_name(self) -> str:
-        """Name of the graph input that stands for this weight until its bytes are bound."""
+        """Name of the graph input for this weight until its bytes are bound."""
         return "w_" + self.name.replace(".", "_")
 
 
 class Read(Protocol):
-    """Reads a weight as float32 in the graph's layout, all of it or rows ``[begin, end)`` of it."""
+    """Reads a weight as float32 in the graph's layout: all of it, or rows ``[begin, end)``."""
 
     def __call__(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor: ...
 
 
 class Weights(Protocol):
-    """How a decoder reaches its weights. Each backend has its own: graph inputs, quantised buffers, fake-quant."""
+    """How a decoder accesses its weights. Each backend has its own way: graph inputs, quantised buffers, fake-quant."""
 
     def tensor(self, name: str) -> Tensor:
         """A float weight (norm gain, scale, AltUp coefficients)."""
@@ -74,7 +75,7 @@ class TensorWeights:
 
 
 class LazyWeights:
-    """Weights read when they are needed and not kept: a model of any size in the memory of one tensor."""
+    """Weights that are read when needed and not kept, so a model of any size needs the memory of one tensor."""
 
     def __init__(self, read: Read, specs: Mapping[str, WeightSpec]) -> None:
         self._read = read
@@ -88,6 +89,6 @@ class LazyWeights:
 
 
 def linear_by_rows(x: Tensor, spec: WeightSpec, read: Read, block: int = 1 << 14) -> Tensor:
-    """``x [..., K] @ weight [N, K].T -> [..., N]``, ``block`` rows of the weight in memory at a time."""
+    """``x [..., K] @ weight [N, K].T -> [..., N]``, with ``block`` rows of the weight in memory at a time."""
     ends = [*range(block, spec.shape[0], block), spec.shape[0]]
     return torch.cat([F.linear(x, read(spec, (max(0, end - 1) // block * block, end))) for end in ends], -1)

@@ -1,14 +1,15 @@
 """The embedded checkpoint ``nano``: a tiny, trained Gemma 3n in Hugging Face format.
 
-It has every structural feature of the real text decoder (AltUp, LAUREL, per-layer embeddings, gaussian top-k, KV-shared
+It has every structural feature of the real text decoder (AltUp, LAUREL, per-layer embeddings, Gaussian top-k, KV-shared
 layers, MatFormer-sliceable FFNs) and of the vision and audio towers at about 1/1000 of the size, so that the compiler
-can be tested and shown end to end without a download. ``checkpoint/README.md`` says how it was made and how good it is.
+can be tested and demonstrated end to end without a download. ``checkpoint/README.md`` says how it was made and how good
+it is.
 """
 
 from pathlib import Path
 
 SKIPPABLE = (5, 6)
-"""Layers that its training skipped at times, so that a slice may leave them out."""
+"""Layers that training sometimes skipped, so that a slice can leave them out."""
 _FOLDER = Path(__file__).resolve().parent
 
 
@@ -18,7 +19,7 @@ def checkpoint_dir() -> Path:
 
 
 def heldout_path() -> Path:
-    """The held-out documents: one JSON object ``{"kind", "text"}`` a line, ``text`` already in prompt form."""
+    """The held-out documents: one JSON object ``{"kind", "text"}`` per line, with ``text`` already in prompt form."""
     return _FOLDER / "heldout.jsonl"
 
 
@@ -28,5 +29,5 @@ def heldout_senses_dir() -> Path:
 
 
 def calibration_examples() -> Path:
-    """The file of examples that ``g3n-calibrate`` takes for nano."""
+    """The file of examples with which ``g3n-calibrate`` calibrates nano."""
     return _FOLDER / "calibration" / "examples.jsonl"

@@ -1,6 +1,6 @@
 """The fake-quant reference: the decoder in float, over weights and activations rounded as the recipe says.
 
-It separates a backend's bug (artifact differs from this) from quantization noise (this differs from fp32).
+It separates a backend's faults (the artifact differs from this) from quantization noise (this differs from fp32).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class FakeQuantWeights:
 
     Args:
         read: returns a spec's float32 tensor, or rows of it.
-        keep: cache the rounded weights (small models) instead of rounding them at every use (any size).
+        keep: cache the rounded weights (for small models) instead of rounding them at every use (for any size).
     """
 
     def __init__(self, read: Read, specs: Mapping[str, WeightSpec], recipe: Recipe, keep: bool = True) -> None:

@@ -1,8 +1,8 @@
-"""Named quantization recipes: which scheme each role of weight gets. A new recipe is one entry in :data:`RECIPES`.
+"""Named quantization recipes: the scheme for each role of weight. A new recipe is one entry in :data:`RECIPES`.
 
-Only schemes proven right on both backends are here: symmetric integer weights with one scale a row, and linear
-layers whose activations XNNPACK quantises to int8 as they come (``qd8``). Weight-only int8 linears lose their scale
-in ExecuTorch, blockwise int8 stays fp32 in LiteRT: neither can be expressed.
+Recipes contain only schemes that have been verified on both backends: symmetric integer weights with one scale per row,
+and linear layers whose activations XNNPACK quantises to int8 on the fly (``qd8``). Weight-only int8 linear layers lose
+their scale in ExecuTorch, and blockwise int8 stays fp32 in LiteRT, so neither can be expressed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # torch comes with it, and the commands' --help lists the rec
 
 @dataclass(frozen=True)
 class Scheme:
-    """Symmetric weight quantization with one float32 scale a row; 32 bits means left in float32."""
+    """Symmetric weight quantization with one float32 scale per row; 32 bits means left in float32."""
 
     bits: Literal[4, 8, 32]
     clip_search: bool = False
@@ -32,7 +32,7 @@ class Scheme:
         return int(2 ** (self.bits - 1) - 1)
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of a weight's values, scales apart."""
+        """Bytes of a weight's values, without scales."""
         count = 1
         for n in shape:
             count *= n
@@ -51,16 +51,16 @@ INT4_RTN = Scheme(4)
 
 @dataclass(frozen=True)
 class Recipe:
-    """A scheme for each role, and for weights whose name matches a pattern (the first that matches wins)."""
+    """A scheme for each role, and for weights whose name matches a pattern (the first match wins)."""
 
     name: str
     summary: str
     roles: Mapping[Role, Scheme]
     patterns: tuple[tuple[str, Scheme], ...] = field(default=())
     logit_tolerance: float = 1e-4
-    """Largest allowed difference of logits against the recipe's own fake-quant reference, relative to their range."""
+    """Largest allowed difference of logits from the recipe's own fake-quant reference, relative to their range."""
     layer_tolerance: float = 1e-4
-    """The same of the output of a single layer, or tower block: what one step of int8 in a few activations comes to."""
+    """The same for the output of a single layer or tower block: the effect of one int8 step in a few activations."""
 
     def scheme(self, spec: WeightSpec) -> Scheme:
         if spec.role == "float":

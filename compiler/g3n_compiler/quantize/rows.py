@@ -1,4 +1,4 @@
-"""Integer arithmetic of weight quantization, row by row, so that a table of any size streams through.
+"""Integer arithmetic of weight quantization, row by row, so that a table of any size can be streamed.
 
 The same integers and scales go into every backend and into the fake-quant reference.
 """
@@ -15,9 +15,9 @@ from g3n_compiler.quantize.recipe import Scheme
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 CACHED_VALUES = 1 << 18
-"""Values worked on at a time, so that the passes over them stay in a core's cache."""
+"""Values processed at a time, so that repeated passes over them stay in a core's cache."""
 CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)
-"""Candidate scales of the clip search, as parts of the row's largest magnitude."""
+"""Candidate scales of the clip search, relative to the one for the row's largest magnitude."""
 
 
 class QuantizedRows(NamedTuple):
@@ -31,9 +31,9 @@ class QuantizedRows(NamedTuple):
 
 
 def quantize_rows(weight: Tensor, scheme: Scheme) -> QuantizedRows:
-    """Quantise ``weight [R, K]`` float32 symmetrically with one scale a row; an all-zero row gets scale 1.
+    """Quantise ``weight [R, K]`` float32 symmetrically with one scale per row; an all-zero row gets scale 1.
 
-    Works on one CPU core and lets other threads run: whoever has many rows gives a thread some of them each.
+    This uses one CPU core and lets other threads run, so a caller with many rows can divide them among threads.
     """
     rows = weight.contiguous().numpy()
     values, scales = np.empty(rows.shape, np.int8), np.empty(len(rows), np.float32)
@@ -50,12 +50,12 @@ def quantize_rows(weight: Tensor, scheme: Scheme) -> QuantizedRows:
 
 
 def fake_quantize(weight: Tensor, scheme: Scheme) -> Tensor:
-    """``weight [R, K]`` as the backend will see it after dequantization; float32 schemes leave it alone."""
+    """``weight [R, K]`` as the backend sees it after dequantization; float32 schemes leave it unchanged."""
     return weight if scheme.bits == 32 else quantize_rows(weight, scheme).dequantize()
 
 
 def pack_rows(rows: QuantizedRows, scheme: Scheme) -> Tensor:
-    """Bytes ``[R, K * bits / 8]`` uint8 as TFLite has them: two int4 a byte, the first in the low nibble."""
+    """Bytes ``[R, K * bits / 8]`` uint8 in TFLite's layout: two int4 values per byte, the first in the low nibble."""
     if scheme.bits == 8:
         return rows.values.view(torch.uint8)
     low, high = rows.values[:, 0::2] & 0xF, rows.values[:, 1::2] & 0xF
@@ -63,10 +63,10 @@ def pack_rows(rows: QuantizedRows, scheme: Scheme) -> Tensor:
 
 
 def fake_quantize_activations(x: Tensor) -> Tensor:
-    """Round ``x [..., K]`` to the int8 grid that XNNPACK's ``qd8`` linears choose for each row (min-max).
+    """Round ``x [..., K]`` to the int8 grid that XNNPACK's ``qd8`` linear layers choose for each row (min-max).
 
-    In the order of ``xnn_f32_qd8_asymmetric_quantization_params``, so that ties, of which rows that are integers times
-    a scale have many, fall on the same side.
+    The operations are in the order of ``xnn_f32_qd8_asymmetric_quantization_params``, so that ties are rounded the same
+    way; rows of integers times a scale have many ties.
     """
     low = x.amin(-1, keepdim=True).clamp(max=0.0)
     high = x.amax(-1, keepdim=True).clamp(min=0.0)
@@ -86,7 +86,7 @@ def _scales(largest: Array, scheme: Scheme) -> Array:
 
 
 def _clipped_scales(weight: Array, scheme: Scheme, scratch: Array) -> Array:
-    """For each row the candidate scale of least squared error; ``scratch`` is overwritten."""
+    """For each row, the candidate scale with the least squared error; ``scratch`` is overwritten."""
     largest = _largest(weight)
     best = np.full(len(weight), np.inf, np.float32)
     chosen = best

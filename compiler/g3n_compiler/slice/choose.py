@@ -1,4 +1,4 @@
-"""From what the user asked for to a slice: a published name, free widths and skips, or a budget."""
+"""Choose a slice from what the user asked for: a published name, custom widths and skips, or a budget."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNITS = {"b": 1e9, "m": 1e6, "gb": 1e9, "mb": 1e6, "gib": 2**30, "mib": 2**20}
 
 @dataclass(frozen=True)
 class SliceOptions:
-    """What the user asked for beside the size; at most one of free choices and a limit."""
+    """What the user asked for besides the size: at most one of a custom slice and a limit."""
 
     skip_layers: tuple[int, ...] | None = None
     ffn_dims: tuple[int, ...] | None = None
@@ -33,11 +33,11 @@ class SliceOptions:
 
 @dataclass(frozen=True)
 class Choice:
-    """A slice and the sentence that says why it is this one."""
+    """A slice, and a sentence that explains why it was chosen."""
 
     plan: Slice
     size: str | None
-    """Its published name; ``None`` for one that the user made up."""
+    """Its published name; ``None`` for a custom slice."""
     why: str
 
 
@@ -47,12 +47,12 @@ def choose_slice(
     """The slice to compile, or ``None`` for the whole checkpoint.
 
     Args:
-        size: what to compile: one of the published names is a slice, unless the checkpoint has that very shape.
-        config: of the checkpoint.
-        peak_memory: bytes that a model of a configuration takes at most; asked for a ``budget`` only.
+        size: what to compile. A published name means that slice, unless the checkpoint already has its shape.
+        config: the checkpoint's configuration.
+        peak_memory: the most bytes that a model of a configuration takes; only called for a ``budget``.
 
     Raises:
-        SliceError: contradicting wishes, a slice the checkpoint cannot give, or a limit that nothing fits.
+        SliceError: the options contradict each other, the checkpoint cannot give the slice, or nothing fits the limit.
     """
     published = family_of(config).published
     row = published.slices.get(size)
@@ -89,7 +89,9 @@ def parse_quantity(text: str, option: str, units: tuple[str, ...]) -> int:
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([a-z]+)", text.strip().lower())
     if match is None or match[2] not in units:
         expected, found = " or ".join(units), text[:60]
-        raise SliceError(f"{option} {found!r} is not understood: expected a number and {expected}, as 2.5{units[0]}")
+        raise SliceError(
+            f"{option} {found!r} is not understood: expected a number and {expected}, such as 2.5{units[0]}"
+        )
     return int(float(match[1]) * UNITS[match[2]])
 
 
@@ -101,7 +103,7 @@ def _best(
     cost: Callable[[TextShape], int],
     show: Callable[[int], str],
 ) -> Choice:
-    """The published configuration of the highest MMLU, then the least cost, whose cost is within ``limit``."""
+    """The published configuration with the highest MMLU, then the lowest cost, whose cost is within ``limit``."""
     published = family_of(config).published
     published.require_sliceable(config, option)
     costs = {row.name: cost(_plan(row, config).apply(config)) for row in published.slices.values()}

@@ -1,9 +1,10 @@
-"""Several nested sizes of one checkpoint, to lie in one bundle over one set of weights.
+"""Several nested sizes of one checkpoint, for one bundle with one set of weights.
 
-Each layer's FFN is cut into blocks at the widths that some size has, and a size computes the first of them. A block of
-the down projection has scales of its own, so a size's weights are rounded the same whether larger ones are there or
-not; the same holds for the rows of the per-layer table, grouped by the sizes that read them. All sizes keep the layers
-that own keys and values: their caches are the same, and a text may go on in another size at any token.
+Each layer's FFN is divided into blocks at the widths of all the sizes, and a size computes the first blocks. Each block
+of the down projection has scales of its own, so a size's weights are rounded the same way whether or not larger sizes
+are present. The same holds for the rows of the per-layer table, which are grouped by the sizes that read them. All
+sizes keep the layers that own keys and values: their caches are the same, so another size can continue a text at any
+token.
 """
 
 from __future__ import annotations
@@ -22,25 +23,26 @@ FULL, HALF = "full", "half"
 
 @dataclass(frozen=True)
 class Size:
-    """One size of an elastic bundle; ``plan`` counts layers as the checkpoint does."""
+    """One size of an elastic bundle; ``plan`` numbers layers as the checkpoint does."""
 
     name: str
     plan: Slice
     config: TextShape
-    """Its shape, divided where the other sizes end."""
+    """Its shape, divided where other sizes end."""
     rows: tuple[int, ...]
-    """For each of its layers the layer of the largest size, whose per-layer inputs every size is given."""
+    """For each of its layers, the corresponding layer of the largest size, whose per-layer inputs every size receives.
+    """
 
 
 def choose_sizes(names: Sequence[str], config: TextShape) -> tuple[Size, ...]:
-    """The sizes called ``names``, the largest first, then in the order given.
+    """The sizes called ``names``: the largest first, then the others in the given order.
 
-    A name is a published one (``e2b``), ``full``, ``half`` (every FFN at half its width) or a width, the latter three
-    followed by the layers to skip: ``half-5-6``.
+    A name is a published one (``e2b``), ``full``, ``half`` (every FFN at half its width) or a width; the latter three
+    may be followed by the layers to skip: ``half-5-6``.
 
     Raises:
-        SliceError: fewer than two sizes, a name twice or unknown, a size that the checkpoint cannot give, that skips a
-            layer with a cache of its own, or that is part of none of the others.
+        SliceError: there are fewer than two sizes, a name is duplicate or unknown, the checkpoint cannot give a size, a
+            size skips a layer that owns a cache, or a size is not part of the largest one.
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise SliceError(f"--elastic {','.join(names)}: expected two or more different sizes, such as e2b,e4b")
@@ -67,7 +69,7 @@ def choose_sizes(names: Sequence[str], config: TextShape) -> tuple[Size, ...]:
 
 
 def _groups(kept: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The layers of the largest size by the set of sizes that keep them, those kept by most first."""
+    """The layers of the largest size, grouped by which sizes keep them; those that most sizes keep come first."""
     by_keepers: dict[tuple[bool, ...], list[int]] = {}
     for layer in kept[0]:
         by_keepers.setdefault(tuple(layer in k for k in kept), []).append(layer)
@@ -101,8 +103,8 @@ def plan_named(name: str, config: TextShape) -> Slice:
     match = re.fullmatch(rf"({FULL}|{HALF}|[0-9]{{1,9}})((?:-[0-9]{{1,9}})*)", name)
     if match is None:
         raise SliceError(
-            f"--elastic {name[:60]!r} is no size: expected a published name, {FULL}, {HALF} or an FFN width, then the "
-            f"layers to skip, as in {HALF}-20-21"
+            f"--elastic {name[:60]!r} is not a size: expected a published name, {FULL}, {HALF} or an FFN width, then "
+            f"the layers to skip, as in {HALF}-20-21"
         )
     skip = tuple(int(i) for i in match[2].split("-")[1:])
     kept = [i for i in range(config.num_layers) if i not in skip]

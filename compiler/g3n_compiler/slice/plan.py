@@ -13,18 +13,18 @@ from g3n_compiler.models.shape import TextShape
 
 Shape = TypeVar("Shape", bound=TextShape)
 GROUP = 32
-"""FFN widths are multiples of this: the smallest block that quantised kernels take."""
+"""FFN widths are multiples of this: the smallest block that quantised kernels accept."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """``kept`` layers of the source, rising, and the FFN width of each."""
+    """The ``kept`` layers of the source, ascending, and the FFN width of each."""
 
     kept: tuple[int, ...]
     ffn_dims: tuple[int, ...]
 
     def apply(self, config: Shape) -> Shape:
-        """The configuration of the slice: every per-layer field is rebuilt from the layers that stay."""
+        """The slice's configuration: every per-layer field is rebuilt from the layers that remain."""
         return config.kept(self.kept, self.ffn_dims)
 
     def is_whole(self, config: TextShape) -> bool:
@@ -32,14 +32,14 @@ class Slice:
 
 
 def plan_slice(config: TextShape, skip: Sequence[int] = (), ffn_dims: Sequence[int] | None = None) -> Slice:
-    """Check a wish and return it as a slice.
+    """Check a request and return it as a slice.
 
     Args:
         skip: layers of the source to leave out.
-        ffn_dims: one width for all kept layers, or one for each of them, counted after the skip; ``None`` keeps all.
+        ffn_dims: one width for all kept layers, or one for each kept layer; ``None`` keeps the widths as they are.
 
     Raises:
-        SliceError: the source is no nested model, or cannot give this slice.
+        SliceError: the source is not a nested model, or cannot give this slice.
     """
     if why := family_of(config).published.not_nested.get(dimensions(config)):
         raise SliceError(f"the checkpoint has {why} checkpoint to slice")
@@ -55,7 +55,7 @@ def plan_slice(config: TextShape, skip: Sequence[int] = (), ffn_dims: Sequence[i
         dims *= len(kept)
     if len(dims) != len(kept):
         raise SliceError(
-            f"{len(dims)} FFN widths were given for the {len(kept)} layers that stay: give one, or one each"
+            f"{len(dims)} FFN widths were given for the {len(kept)} layers that remain: give one, or one for each layer"
         )
     for layer, dim, most in zip(kept, dims, available, strict=True):
         if dim % GROUP or not 0 < dim <= most:
@@ -66,7 +66,7 @@ def plan_slice(config: TextShape, skip: Sequence[int] = (), ffn_dims: Sequence[i
 
 
 def _check_owners(config: TextShape, skip: Sequence[int]) -> None:
-    """Layers whose keys and values others read must stay."""
+    """Layers whose keys and values other layers read must stay."""
     read = {config.kv_owner(i) for i in range(config.num_kv_layers, config.num_layers)}
     if gone := sorted(read.intersection(skip)):
         raise SliceError(

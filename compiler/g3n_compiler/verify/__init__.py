@@ -1,5 +1,5 @@
-"""Hold every artifact against the reference before a compile may say "done".
+"""Compare every artifact with the reference before a compile can report success.
 
-Chain of references: ``transformers`` eager fp32 -> our decoder in eager fp32 -> the same over fake-quantised weights
--> the emitted artifact in its stock engine; onnxruntime stands beside, over the exported graphs.
+Chain of references: ``transformers`` eager fp32 -> our decoder in eager fp32 -> the same over fake-quantised weights ->
+the lowered artifact in its stock engine. In addition, onnxruntime runs the exported graphs.
 """

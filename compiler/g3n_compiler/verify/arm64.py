@@ -1,4 +1,4 @@
-"""Parity on Arm: a bundle's subgraphs under the official aarch64 runtimes, emulated, against the same bundle here."""
+"""Parity on Arm: a bundle's subgraphs in the official aarch64 runtimes, emulated, against the same bundle here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFERENCE = "the same file on this machine"
 
 
 def verify_arm64(job: Job, bundle: Bundle, backends: Mapping[Runtime, Backend], kit: ArmKit) -> Parity:
-    """Compare every subgraph of ``bundle`` on aarch64 with itself here; returns all results, passed or not."""
+    """Compare every subgraph of ``bundle`` on aarch64 with the same one here; returns all results, passed or failed."""
     parity = Parity()
     golden = golden_inputs(job.tokenizer, job.config, job.context)
     rows = _table_ids(job)
@@ -37,7 +37,7 @@ def verify_arm64(job: Job, bundle: Bundle, backends: Mapping[Runtime, Backend], 
 
 
 def _table_ids(job: Job) -> list[int]:
-    """Ids at both ends of the vocabulary and on either side of where the per-layer table ends."""
+    """Ids at both ends of the vocabulary and on either side of the per-layer table's end."""
     c = job.config
     return sorted({0, 1, c.bos_id, c.ple_vocab_size - 1, min(c.ple_vocab_size, c.vocab_size - 1), c.vocab_size - 1})
 
@@ -56,8 +56,8 @@ def _checks(
     job: Job, runtime: Runtime, entry: str, golden: Sequence[Golden], here: Outputs, there: Outputs, model: TextModel
 ) -> Iterator[Check]:
     exact = job.recipe.name == "fp32"
-    # Activations are quantised on the fly: other vector units round some of them to the other side, and the logits move
-    # by as much as the recipe allows them to.
+    # Activations are quantised on the fly: other vector units round some of them the other way, which moves the logits
+    # by up to what the recipe allows.
     limit = EXACT if exact else job.recipe.logit_tolerance
 
     def check(what: str, subgraph: Subgraph, metric: str, value: float, most: float, note: str = "") -> Check:
@@ -87,7 +87,7 @@ def _checks(
 
 
 def _margins(model: TextModel, ids: Sequence[int], tokens: Sequence[int]) -> list[float]:
-    """Distance of the best two logits at each of ``tokens``, generated after ``ids``."""
+    """Difference of the best two logits at each of ``tokens``, generated after ``ids``."""
     logits = model.logits([*ids, *tokens[:-1]])[len(ids) - 1 :]
     best = np.sort(logits, -1)[:, -2:]
     return [float(m) for m in best[:, 1] - best[:, 0]]

@@ -1,5 +1,6 @@
-"""The audio tower alone, from sound to soft tokens: ``transformers``, onnxruntime and each runtime's artifact against
-our eager reference."""
+"""The audio tower alone, from sound to soft tokens: ``transformers``, onnxruntime and each runtime's artifact compared
+with our eager reference.
+"""
 
 from __future__ import annotations
 
@@ -33,19 +34,19 @@ from g3n_compiler.verify.tower_blocks import StepErrors, clip_errors, step_check
 from g3n_runtime.media.mel import HOP, RATE, LogMel, clip_hops, token_steps
 
 SMALL_PARAMETERS = 100_000_000
-"""Towers up to this size are held in float32 whole, and compared with ``transformers`` at every compile."""
+"""Towers up to this size are held whole in float32, and compared with ``transformers`` in every compile."""
 CLIPS = (1.0, 5.0, 30.0)
-"""Seconds of the golden sounds."""
+"""Lengths in seconds of the golden sounds."""
 LONGER = 1.1
-"""The streamed sound lasts this many times the longest clip."""
+"""Length of the streamed sound, relative to the longest clip."""
 HELD_STEPS = 12
-"""First steps of a stream that a quantised tower's are held against: enough for every state to be filled."""
+"""How many first steps of a quantised tower's stream are compared: enough to fill every state."""
 NEXT = "next_"
-"""Outputs need other names than the inputs they replace."""
+"""Outputs need names that differ from the inputs they replace."""
 
 
 def golden_sound(seconds: float) -> np.ndarray:
-    """A voice-like sound ``[n]`` float32 at 16 kHz, the same at every run: a gliding buzz with pauses, and noise."""
+    """A voice-like sound ``[n]`` float32 at 16 kHz, the same in every run: a gliding buzz with pauses, and noise."""
     at = np.arange(int(seconds * RATE)) / RATE
     pitch = np.cumsum(120 + 40 * np.sin(2 * np.pi * 0.7 * at)) / RATE
     buzz = sum(np.sin(2 * np.pi * k * pitch) / k for k in range(1, 20))
@@ -79,17 +80,17 @@ class AudioReference:
         return self._embedder.soft(features)[0].numpy()
 
     def clip_errors(self, sound: np.ndarray, steps: Iterable[np.ndarray]) -> StepErrors:
-        """What each of an artifact's ``steps`` over a clip is off by."""
+        """The error of each of an artifact's ``steps`` over a clip."""
         return clip_errors(self._encoder, self._embedder.soft, LogMel(self.config.mel_bins).clip(sound), steps)
 
     def stream_errors(self, traces: Iterable[StreamTrace]) -> StepErrors:
-        """The same of the steps of a stream."""
+        """The same for the steps of a stream."""
         return stream_errors(self._encoder, self._embedder.soft, traces)
 
     def clip(self, sound: np.ndarray) -> np.ndarray:
-        """As :meth:`tokens`, filled up to the longest clip's as ``transformers`` does."""
+        """As :meth:`tokens`, padded to the longest clip's number as in ``transformers``."""
         tokens = self.tokens(sound)
-        padding = self.reader.hard_row(self.config.padding_id).numpy()
+        padding = self.reader.hard_token_row(self.config.padding_id).numpy()
         return np.concatenate((tokens, np.tile(padding, (self.config.max_soft_tokens - len(tokens), 1))))
 
 
@@ -98,7 +99,7 @@ def is_small(config: AudioConfig) -> bool:
 
 
 def audio_checks(job: Job, config: AudioConfig, models: Mapping[Runtime, AudioModel | None]) -> list[Check]:
-    """Every comparison of the tower: clips of several lengths, a stream that outlasts them, and the end row."""
+    """Every comparison of the tower: clips of several lengths, a stream longer than any clip, and the end row."""
     exact = AudioReference(job.source, config)
     rounded = exact if job.recipe.name == "fp32" else AudioReference(job.source, config, job.recipe)
     longest = config.max_soft_tokens * config.frames_per_token * HOP / RATE
@@ -116,7 +117,7 @@ def audio_checks(job: Job, config: AudioConfig, models: Mapping[Runtime, AudioMo
     onnx = onnx_stream(job.source, config, clips[shortest])
     name = f"stream of {len(clips[shortest]) / RATE:.1f} s"
     checks.append(_check(name, "onnxruntime", "eager fp32", onnx, exact.tokens(clips[shortest]), EXACT))
-    end = exact.reader.hard_row(config.end_id).view(1, -1).numpy()
+    end = exact.reader.hard_token_row(config.end_id).view(1, -1).numpy()
     for runtime, model in models.items():
         job.progress(f"comparing the {runtime} audio tower")
         if model is None or rounded is exact:
@@ -140,14 +141,14 @@ def _step_checks(
     clips: Mapping[str, np.ndarray],
     streamed: np.ndarray,
 ) -> Iterator[Check]:
-    """A quantised tower: its steps alone, and the whole graphs by giving what their steps give."""
+    """For a quantised tower: check each step by itself, and check that the whole graphs give the same results."""
     same = functools.partial(_check, runtime=runtime, reference="its own steps", limit=SAME)
     for name, sound in clips.items():
         errors = rounded.clip_errors(sound, model.clip_steps(sound))
         yield step_check(job, "audio_encoder", runtime, name, errors)
         yield same(name, got=model.clip(sound), want=errors.result)
     traces = list(model.stream_steps(streamed))
-    # What comes after differs in nothing but its numbers: the state is as long by then as it gets.
+    # Later steps differ only in their numbers, because the state has reached its full length.
     held = [*traces[:HELD_STEPS], *traces[-2:]]
     yield step_check(job, "audio_encoder", runtime, f"stream, {len(held)} steps", rounded.stream_errors(held))
     tokens = np.stack([trace.token for trace in traces])
@@ -155,7 +156,7 @@ def _step_checks(
 
 
 def load_hf_audio(source: Source, config: AudioConfig) -> Callable[[np.ndarray], np.ndarray]:
-    """``transformers``' feature extractor, tower and embedder, filled through our reader: the function of ``clip``."""
+    """The function ``clip`` from ``transformers``: its feature extractor, tower and embedder, read by our reader."""
     from transformers import Gemma3nAudioConfig, Gemma3nAudioFeatureExtractor
     from transformers.models.gemma3n.modeling_gemma3n import Gemma3nAudioEncoder
 
@@ -178,7 +179,7 @@ def load_hf_audio(source: Source, config: AudioConfig) -> Callable[[np.ndarray],
 
 
 def onnx_clip(source: Source, config: AudioConfig, sound: np.ndarray) -> np.ndarray:
-    """The clip's two graphs under onnxruntime with float32 weights fed as inputs; as :meth:`AudioReference.clip`."""
+    """The clip's two graphs in onnxruntime with float32 weights as inputs; as :meth:`AudioReference.clip`."""
     hops, longest = clip_hops(sound), config.max_soft_tokens * config.frames_per_token
     known = np.arange(longest)[None] < len(hops)
     src_inputs = np.zeros((1, longest, HOP), np.float32)
@@ -190,7 +191,7 @@ def onnx_clip(source: Source, config: AudioConfig, sound: np.ndarray) -> np.ndar
 
 
 def onnx_stream(source: Source, config: AudioConfig, sound: np.ndarray) -> np.ndarray:
-    """The streaming step under onnxruntime, a soft token a step; as :meth:`AudioReference.tokens`."""
+    """The streaming step in onnxruntime, one soft token per step; as :meth:`AudioReference.tokens`."""
     shapes = {f"state_{name}": shape for name, shape in state_shapes(config).items()}
     names = tuple(f"{NEXT}{name}" for name in StreamStep(config).state_order())
     run = _OnnxSignature(source, config, StreamStep(config), ("soft_token", *names))
@@ -203,7 +204,7 @@ def onnx_stream(source: Source, config: AudioConfig, sound: np.ndarray) -> np.nd
 
 
 class _OnnxSignature:
-    """One signature under onnxruntime; its weights are read once."""
+    """One signature in onnxruntime; its weights are read once."""
 
     def __init__(self, source: Source, config: AudioConfig, module: AudioSignature, outputs: Sequence[str]) -> None:
         reader = AudioReader(config, source.read)

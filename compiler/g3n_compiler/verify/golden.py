@@ -1,4 +1,4 @@
-"""Golden inputs: what every artifact is run on. Fixed, so that a later run compares with the same numbers."""
+"""Golden inputs: what every artifact is run on. They are fixed, so that later runs compare the same numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Golden:
 
 
 def golden_inputs(tokenizer: TextTokenizer, config: TextConfig, context: int) -> list[Golden]:
-    """A chat prompt, and ids drawn from the whole vocabulary that outrun the sliding window."""
+    """A chat prompt, and ids drawn from the whole vocabulary that are longer than the sliding window."""
     chat = tokenizer.chat(PROMPTS[0])
     length = min(config.sliding_window + config.sliding_window // 2 + 7, context - 1, LONGEST)
     generator = random.Random(0)

@@ -17,7 +17,7 @@ from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.source import Source
 
 SMALL_PARAMETERS = 300_000_000
-"""Models up to this many text parameters are held in float32 whole; larger ones are read layer by layer."""
+"""Models with at most this many text parameters are held whole in float32; larger ones are read layer by layer."""
 CHUNK = 64
 
 
@@ -51,7 +51,7 @@ class Reference:
 
     @torch.no_grad()
     def greedy(self, ids: Sequence[int], count: int) -> tuple[list[int], list[float]]:
-        """``count`` greedy tokens after ``ids`` and, for each, the margin of the best logit over the second."""
+        """``count`` greedy tokens after ``ids`` and, for each, the margin of the best logit over the second best."""
         cache = EagerCache(self.config)
         logits = [self._step(ids[i : i + CHUNK], cache)[-1] for i in range(0, len(ids), CHUNK)][-1]
         tokens: list[int] = []
@@ -72,13 +72,13 @@ class Reference:
 
 @torch.no_grad()
 def hf_logits(model: Any, ids: Sequence[int]) -> Tensor:
-    """``[T, vocab]`` float32 of a ``transformers`` model, all positions in one pass."""
+    """``[T, vocab]`` float32 from a ``transformers`` model, with all positions in one pass."""
     return model(input_ids=torch.tensor([list(ids)])).logits[0].float()
 
 
 @torch.no_grad()
 def hf_greedy(model: Any, ids: Sequence[int], count: int) -> tuple[list[int], list[float]]:
-    """``count`` greedy tokens after ``ids`` by ``transformers`` with its own cache, with the margin at each."""
+    """``count`` greedy tokens after ``ids`` from ``transformers`` with its own cache, and the margin at each."""
     past, step = None, torch.tensor([list(ids)])
     tokens: list[int] = []
     margins: list[float] = []

@@ -24,11 +24,11 @@ Greedy = Callable[[Sequence[int], int], tuple[list[int], list[float]]]
 
 
 def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
-    """Compare HF eager, onnxruntime and each runtime's artifact; returns all results, passed or not.
+    """Compare ``transformers``, onnxruntime and each runtime's artifact; returns all results, passed or failed.
 
-    A model too large to be held in float32 is read once a golden input: its artifact is compared layer by layer and
-    its engine with the graph that this has proven. ``transformers`` and onnxruntime hold a model whole, so there they
-    are left out; they compare the code, which is the same for small models.
+    A model too large for float32 in memory is read once per golden input: its artifact is compared layer by layer, and
+    its engine with the graph that was verified in this way. ``transformers`` and onnxruntime hold a model whole, so
+    they are left out then; they compare the code, which is the same for small models.
     """
     parity = Parity()
     small = is_small(job.source)
@@ -55,8 +55,8 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
         parity.checks += vision_checks(job, job.vision, towers)
     if job.audio is not None:
         job.progress("comparing the audio tower")
-        ears = {runtime: backend.open_towers(job.directory).audio for runtime, backend in backends.items()}
-        parity.checks += audio_checks(job, job.audio, ears)
+        audio = {runtime: backend.open_towers(job.directory).audio for runtime, backend in backends.items()}
+        parity.checks += audio_checks(job, job.audio, audio)
     for size in job.sizes:
         for backend in backends.values():
             job.progress(f"comparing the size {size.name}")
@@ -67,7 +67,7 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
 
 
 def _draft_check(job: Job, backend: Backend, golden: Golden) -> Check:
-    """Logits of several tokens in one call against those of a call each."""
+    """Compare the logits of several tokens in one call with those of one call per token."""
     _, model = next(backend.open_models(job.directory))
     want = model.prefilled_logits(golden.ids, golden.prompt)
     error = relative_error(backend.verified_logits(job.directory, golden.ids, golden.prompt), want)
@@ -77,7 +77,7 @@ def _draft_check(job: Job, backend: Backend, golden: Golden) -> Check:
 
 
 def size_checks(job: Job, size: Size, entry: TextEntry) -> list[Check]:
-    """Compare a smaller ``size`` of an elastic bundle, ``entry``, with the reference of that very slice."""
+    """Compare ``entry``, a smaller ``size`` of an elastic bundle, with the reference for that slice."""
     source = job.source.sliced(size.plan, size.config)
     own = replace(job, source=source, sizes=())
     exact = Reference(source)
@@ -97,7 +97,7 @@ def _run_references(golden: list[Golden], exact: Reference, rounded: Reference) 
 
 
 def _own_greedy(job: Job, backend: Backend) -> Greedy:
-    """Greedy tokens of the artifact itself, for an engine to be held against where no reference can be run."""
+    """Greedy tokens of the artifact itself, to compare an engine with if no reference can be run."""
 
     @cache
     def model() -> TextModel:
@@ -124,7 +124,7 @@ def _hf_checks(job: Job, expected: Expected) -> list[Check]:
 
 def _text_checks(job: Job, runtime: Runtime, backend: Backend, greedy: Greedy, reference: str, parity: Parity) -> None:
     tokenizer, config = job.tokenizer, job.config
-    # All of the engine's at once, before the artifact is opened: only one of them is in memory.
+    # All of the engine's answers first, before the artifact is opened, so that only one of them is in memory.
     for prompt, text in zip(PROMPTS, backend.answers(job.directory, PROMPTS, GENERATED), strict=True):
         tokens, _ = greedy(tokenizer.chat(prompt), GENERATED)
         stop = next((i for i, t in enumerate(tokens) if t in tokenizer.stop_ids), len(tokens))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from g3n_compiler.errors import ParityError
-from g3n_compiler.heap import trim
+from g3n_compiler.heap import release_free_memory
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import LayeredModel, TextEntry, TextModel
 from g3n_compiler.lower.subgraphs import Subgraph
@@ -73,7 +73,7 @@ def artifact_checks(job: Job, backend: TextEntry, expected: Expected, rounded: R
         model = layered.pop(entry)
         checks += _layer_checks(context, entry, model, logits)
         del model  # before the whole graph is opened
-    trim()
+    release_free_memory()
     for entry, whole in backend.open_models(job.directory):
         checks += _table_checks(context, whole)
         if logits:
@@ -83,7 +83,7 @@ def artifact_checks(job: Job, backend: TextEntry, expected: Expected, rounded: R
         if expected.recipe:
             checks.append(_greedy_check(context, entry, whole))
         del whole  # before the next is opened
-        trim()
+        release_free_memory()
     return checks
 
 

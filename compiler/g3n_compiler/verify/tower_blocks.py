@@ -18,7 +18,7 @@ from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import StreamTrace
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 from g3n_compiler.models.gemma3n.audio import AudioEncoder, Clip, every
-from g3n_compiler.models.gemma3n.audio_stream import FRONT_STATE, Stream, layer_state, listen, state_shapes
+from g3n_compiler.models.gemma3n.audio_stream import FRONT_STATE, Stream, layer_state, state_shapes, subsample_step
 from g3n_compiler.models.gemma3n.vision import VisionEncoder
 from g3n_compiler.verify.checks import Check, relative_error
 
@@ -101,7 +101,7 @@ def clip_errors(
     quarter = every(half, 2)
     frames, tokens = int(quarter.sum()), c.soft_tokens(len(mel))
     x, name = encoder.subsample(padded, half, quarter, Clip()), "the front end"
-    hide, keep = encoder.hidden(quarter, Clip()), quarter.unsqueeze(-1)
+    hide, keep = encoder.attention_mask(quarter, Clip()), quarter.unsqueeze(-1)
     for i in range(c.num_layers):
         got = next(produced)
         found.add(name, got[:frames], x[0, :frames])
@@ -123,8 +123,8 @@ def stream_errors(encoder: AudioEncoder, soft: Callable[[Tensor], Tensor], trace
         before = {name: torch.from_numpy(value) for name, value in zip(state_shapes(c), trace.before, strict=True)}
         after = dict(zip(state_shapes(c), trace.after, strict=True))
         stream = Stream(before)
-        x, valid = listen(encoder, torch.from_numpy(trace.mel), torch.from_numpy(trace.mask), stream)
-        hide, keep = encoder.hidden(valid, stream), valid.unsqueeze(-1)
+        x, valid = subsample_step(encoder, torch.from_numpy(trace.mel), torch.from_numpy(trace.mask), stream)
+        hide, keep = encoder.attention_mask(valid, stream), valid.unsqueeze(-1)
         name, states = "the front end", FRONT_STATE
         for i in range(c.num_layers):
             heard = valid[0].bool()

@@ -38,11 +38,11 @@ from g3n_compiler.verify.onnx.export import OnnxSession, export_onnx
 from g3n_compiler.verify.tower_blocks import StepErrors, step_check, vision_errors
 
 SMALL_PARAMETERS = 100_000_000
-"""Encoders up to this size are held in float32 whole, and compared with ``transformers`` at every compile."""
+"""Encoders up to this size are held whole in float32, and compared with ``transformers`` in every compile."""
 
 
 def golden_image(side: int) -> np.ndarray:
-    """A picture ``[side, side, 3]`` float32 in 0..1, the same at every run: soft gradients, edges and noise."""
+    """A picture ``[side, side, 3]`` float32 in 0..1, the same in every run: soft gradients, edges and noise."""
     y, x = np.mgrid[0:side, 0:side] / side
     noise = np.random.default_rng(side).random((side, side, 3))
     waves = np.stack([x, y, 0.5 + 0.5 * np.sin(20 * (x + y))], -1)
@@ -67,7 +67,7 @@ class VisionReference:
         return self._adapt(self._encoder.features(torch.from_numpy(image)[None]))[0].numpy()
 
     def errors(self, image: np.ndarray, steps: Iterable[np.ndarray]) -> StepErrors:
-        """What each of an artifact's ``steps`` over ``image`` is off by."""
+        """The error of each of an artifact's ``steps`` over ``image``."""
         return vision_errors(self._encoder, self._adapt, image, steps)
 
     def _adapt(self, features: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def is_small(layout: VisionLayout) -> bool:
 
 
 def vision_checks(job: Job, config: VisionConfig, models: Mapping[Runtime, VisionModel | None]) -> list[Check]:
-    """Every comparison of the tower, at every resolution that was compiled; one that is not there fails."""
+    """Every comparison of the tower, at every compiled resolution; a missing one fails."""
     exact = VisionReference(job.source, config)
     rounded = exact if job.recipe.name == "fp32" else VisionReference(job.source, config, job.recipe)
     images = {side: golden_image(side) for side in job.resolutions}
@@ -106,7 +106,7 @@ def vision_checks(job: Job, config: VisionConfig, models: Mapping[Runtime, Visio
 
 
 def load_hf_vision(source: Source, config: VisionConfig) -> Callable[[np.ndarray], np.ndarray]:
-    """``transformers``' tower and embedder in float32, filled through our reader: the function of ``embed``."""
+    """The function ``embed`` of ``transformers``: its tower and embedder in float32, loaded through our reader."""
     import timm
 
     tower = timm.create_model(config.architecture, pretrained=False, **json.loads(config.model_args)).eval()
@@ -128,7 +128,7 @@ def load_hf_vision(source: Source, config: VisionConfig) -> Callable[[np.ndarray
 
 
 def onnx_embed(source: Source, config: VisionConfig, image: np.ndarray) -> np.ndarray:
-    """The tower under onnxruntime with float32 weights fed as inputs; as ``embed``."""
+    """The tower in onnxruntime with float32 weights as inputs; as ``embed``."""
     encoder, adapter = EncodeImage(read_layout(config)), AdaptImage(config, source.text.hidden_size)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "encoder.onnx"

@@ -3,14 +3,14 @@
 ================= =================================================== ==================================================
 ``audio_encoder`` ``sound [1, T, 160]``, ``known [1, T]``              soft tokens of a clip ``[1, N, text_hidden]``
 ``audio_stream``  ``mel [1, 16, 128]``, ``known [1, 16]``, state       ``soft_token [1, 1, text_hidden]`` and the state
-``audio_layers``  as ``audio_encoder``                                 frames before the layers and after each, at last
-                                                                       the soft tokens
-``audio_steps``   as ``audio_stream``                                  what each layer gave, before the rest
+``audio_layers``  as ``audio_encoder``                                 frames before the layers and after each, then the
+                                                                       soft tokens
+``audio_steps``   as ``audio_stream``                                  the output of each layer, then the rest
 ``end_of_audio``                                                       the end-of-audio row ``[1, text_hidden]``
 ================= =================================================== ==================================================
 
-``known`` is 1 for hops (mel frames) that the sound has and 0 past its end. Every layer is a delegate. ``audio_layers``
-and ``audio_steps`` call the very delegates of the first two and are there for verification.
+``known`` is 1 for hops (or mel frames) that belong to the sound and 0 past its end. Every layer is a delegate.
+``audio_layers`` and ``audio_steps`` call the same delegates as the first two methods and serve verification.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_par
 from g3n_compiler.lower.signatures.audio import soft_weights
 from g3n_compiler.models.gemma3n.audio import AudioEncoder, AudioOps, Clip, every
 from g3n_compiler.models.gemma3n.audio_mel import LOST, LogMelGraph
-from g3n_compiler.models.gemma3n.audio_stream import FRONT_STATE, Stream, layer_state, listen, state_shapes
+from g3n_compiler.models.gemma3n.audio_stream import FRONT_STATE, Stream, layer_state, state_shapes, subsample_step
 from g3n_compiler.models.gemma3n.audio_weights import (
     EMBEDDER,
     PADDING,
@@ -56,7 +56,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class XnnpackAudioOps(TowerOps, AudioOps):
-    """Filters as XNNPACK wants them, and one in time as a convolution over a map of height 1."""
+    """Filters in the layout that XNNPACK wants; a filter in time is a convolution over a map of height 1."""
 
     def subsample(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.conv2d(x.permute(0, 3, 1, 2), weight, stride=2, padding=(0, 1)).permute(0, 2, 3, 1)
@@ -80,7 +80,9 @@ class _AudioPiece(nn.Module):
 
 
 class _ClipFront(_AudioPiece):
-    """``sound, known`` -> ``frames, hide, keep``, and for soft tokens ``kept`` and ``heard``, both ``[1, N, 1]``."""
+    """``sound, known`` -> ``frames, hide, keep, kept``: ``hide`` is the attention mask, ``kept [1, N, 1]`` is for soft
+    tokens.
+    """
 
     def __init__(self, config: AudioConfig, weights: XnnpackWeights) -> None:
         super().__init__(config, weights)
@@ -93,11 +95,11 @@ class _ClipFront(_AudioPiece):
         x = self.encoder.subsample(self.mel(sound) * mask.unsqueeze(-1), half, quarter, Clip())
         keep = quarter.unsqueeze(-1)
         kept = every(keep, self.config.reduction)
-        return x, self.encoder.hidden(quarter, Clip()), keep, kept
+        return x, self.encoder.attention_mask(quarter, Clip()), keep, kept
 
 
 class _ClipLayer(_AudioPiece):
-    """``x, hide, keep`` -> ``x``; ``layer`` of the config's."""
+    """``x, hide, keep`` -> ``x``, for layer ``layer`` of the config."""
 
     def __init__(self, config: AudioConfig, weights: XnnpackWeights, layer: int) -> None:
         super().__init__(config, weights)
@@ -109,7 +111,7 @@ class _ClipLayer(_AudioPiece):
 
 
 class _ClipEnd(_AudioPiece):
-    """``x, kept`` -> soft tokens, the padding's where ``kept`` is 0."""
+    """``x, kept`` -> soft tokens; the padding's embedding where ``kept`` is 0."""
 
     def forward(self, x: Tensor, kept: Tensor) -> tuple[Tensor, ...]:
         soft = Embedder(self.config.embedder, "audio", self.weights, self.ops).soft(x * kept)
@@ -122,8 +124,8 @@ class _StepFront(_AudioPiece):
     def forward(self, mel: Tensor, known: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         names = FRONT_STATE
         stream = Stream(dict(zip(names, state, strict=True)))
-        x, valid = listen(self.encoder, mel, known, stream)
-        hide, keep = self.encoder.hidden(valid, stream), valid.unsqueeze(-1)
+        x, valid = subsample_step(self.encoder, mel, known, stream)
+        hide, keep = self.encoder.attention_mask(valid, stream), valid.unsqueeze(-1)
         kept = every(keep, self.config.reduction, self.config.reduction - 1)
         return x, hide, keep, kept, *(stream.after[name] for name in names)
 
@@ -169,7 +171,7 @@ class EncodeClip(nn.Module):
 
 
 class EncodeStep(nn.Module):
-    """``audio_stream``, or with ``probe`` ``audio_steps``; the state has the order of ``state_shapes``."""
+    """``audio_stream``, or with ``probe`` ``audio_steps``; the state is in the order of ``state_shapes``."""
 
     def __init__(self, config: AudioConfig, delegates: Sequence[nn.Module], probe: bool) -> None:
         super().__init__()
@@ -193,7 +195,7 @@ class EncodeStep(nn.Module):
 
 
 def clip_pieces(config: AudioConfig) -> list[TowerPiece]:
-    """Front end, layers, embedder."""
+    """Front end, layers and embedder for a whole clip."""
     c = config
     hops = c.max_soft_tokens * c.frames_per_token
     frames, length = hops // 4, min(c.past, hops // 4)
@@ -208,7 +210,7 @@ def clip_pieces(config: AudioConfig) -> list[TowerPiece]:
 
 
 def step_pieces(config: AudioConfig) -> list[TowerPiece]:
-    """The same of a streaming step."""
+    """The same for a streaming step."""
     c, shapes = config, state_shapes(config)
     n = c.frames_per_token
     frames, length = n // 4, min(c.past, n // 4)
@@ -267,6 +269,6 @@ def write_audio(config: AudioConfig, recipe: Recipe, read: Read, path: Path) -> 
             FRAMES: config.frames_per_token,
             BINS: config.mel_bins,
             IDS: [config.begin_id, config.soft_id, config.end_id],
-            END: reader.hard_row(config.end_id).view(1, -1).contiguous(),
+            END: reader.hard_token_row(config.end_id).view(1, -1).contiguous(),
         }
         return write_program(methods, templates, stored, constants, path)

@@ -15,7 +15,7 @@ from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.arm64_kit import ArmKit, Outputs, Text
 from g3n_compiler.lower.artifact import Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.executorch.arm64 import run_on_arm
-from g3n_compiler.lower.executorch.layers import PROBE, LayerProbe
+from g3n_compiler.lower.executorch.layers import PROBE, ProbedLayers
 from g3n_compiler.lower.executorch.memory import compile_memory, memory_ledger
 from g3n_compiler.lower.executorch.text import MODEL, TABLES, MethodName, lower_text
 from g3n_compiler.lower.executorch.towers import lower_towers, open_towers
@@ -34,8 +34,8 @@ from g3n_runtime.executorch.roles import ROLES
 
 TOKENIZER = "tokenizer.json"
 ENTRY_POINTS: tuple[MethodName, ...] = ("text_decoder", "forward")
-"""Methods that give logits. Ours looks the embedding rows up by itself, so that nothing else of the tables becomes
-resident; the stock text runner calls ``forward``. The weights are in the file once."""
+"""Methods that return logits. Our loop uses the first and looks up embedding rows itself, so that the rest of the
+tables never becomes resident; the stock text runner calls ``forward``. The file contains the weights once."""
 TABLE_OF: dict[Subgraph, str] = {
     "token_embedding": "embed_tokens",
     "per_layer_embedding": "embed_tokens_per_layer",
@@ -49,8 +49,8 @@ class ExecuTorchBackend:
     modalities = MODALITIES
     packages = ("torch", "executorch", "numpy")
     only_one_size = (
-        "ExecuTorch bundles hold one size: a program keeps its caches inside, each entry point its own, so sizes could "
-        "not take over from each other"
+        "ExecuTorch bundles hold one size: each entry point of a program has caches of its own inside it, so one size "
+        "could not take over from another"
     )
 
     def compile_memory(self, config: TextConfig, recipe: Recipe) -> int:
@@ -69,16 +69,16 @@ class ExecuTorchBackend:
             job.recipe,
             job.context,
             steps,
-            # A chunk is at least 2 tokens: by its second input's size the runner tells positions from a start.
+            # At least 2 tokens: the runner tells positions from a start position by its second input's size.
             chunk=max(2, *job.prefill_lengths),
             methods=(*ENTRY_POINTS, PROBE),
             stop_ids=job.tokenizer.stop_ids,
-            tied_rows=job.source.hard_rows is None,
+            head_shares_table=job.source.hard_token_rows is None,
             progress=lambda line: job.progress(f"executorch: {line}"),
         )
         steps.publish(MODEL, job.directory)
         steps.publish(TABLES, job.directory)
-        # The runner fails on an id beyond its tokenizer.
+        # The runner fails on an id that its tokenizer lacks.
         tokenizer = pad_to_vocabulary(job.tokenizer.json_path, job.config.vocab_size)
         (job.directory / TOKENIZER).write_bytes(tokenizer)
         core = LoweredSubgraph(
@@ -116,7 +116,7 @@ class ExecuTorchBackend:
             yield method, ExecuTorchModel(parts, method)
 
     def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
-        return {PROBE: LayerProbe(ExecuTorchParts(directory / MODEL, directory / TABLES), config)}
+        return {PROBE: ProbedLayers(ExecuTorchParts(directory / MODEL, directory / TABLES), config)}
 
     def open_towers(self, directory: Path) -> Towers:
         return open_towers(directory)

@@ -1,4 +1,4 @@
-"""What XNNPACK really took: operators and floating-point operations inside and outside the delegates."""
+"""What XNNPACK really runs: operators and floating-point operations inside and outside the delegates."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from g3n_compiler.lower.artifact import Delegation
 
 @dataclass(frozen=True)
 class DelegateCall:
-    """What a delegate took, and the sizes of one call of it by their symbols."""
+    """The operators of a delegate, and the sizes in one call of it by their symbols."""
 
     graph_module: torch.fx.GraphModule
     sizes: Mapping[Any, int]
 
 
 def measure(edge: Any, calls: Mapping[str, Sequence[DelegateCall]], tokens: int) -> Delegation:
-    """Delegation of an ``EdgeProgramManager``'s methods together; ``calls`` are those that each makes."""
+    """Delegation of an ``EdgeProgramManager``'s methods together; ``calls`` are the delegate calls of each method."""
     inside = outside = inside_flops = outside_flops = 0
     fallbacks: Counter[str] = Counter()
     for method, made in calls.items():
@@ -35,7 +35,7 @@ def measure(edge: Any, calls: Mapping[str, Sequence[DelegateCall]], tokens: int)
         outside_flops += sum(flops(node, defaultdict(lambda: tokens)) for node in left)
         fallbacks.update(operator_name(node) for node in left)
     return Delegation(
-        measured_with="the edge programs of the method and of what its delegates took",
+        measured_with="the edge programs of the method and of its delegates",
         delegated_ops=inside,
         total_ops=inside + outside,
         op_share=inside / (inside + outside),
@@ -45,7 +45,7 @@ def measure(edge: Any, calls: Mapping[str, Sequence[DelegateCall]], tokens: int)
 
 
 def partitioned_calls(edge: Any, method: str) -> list[DelegateCall]:
-    """The delegate calls of a method of fixed shapes that a partitioner made."""
+    """The delegate calls that a partitioner made in a method of fixed shapes."""
     graph_module = edge.exported_program(method).graph_module
     attributes = [getattr(graph_module, str(n.target)) for n in graph_module.graph.nodes if n.op == "get_attr"]
     return [DelegateCall(a.original_module.graph_module, {}) for a in attributes if hasattr(a, "original_module")]
@@ -58,7 +58,7 @@ def delegate_calls(edge: Any, method: str) -> int:
 
 
 def operators(graph_module: torch.fx.GraphModule) -> list[torch.fx.Node]:
-    """Tensor operators of a graph: no sizes, no delegate calls, and nothing that takes a result apart."""
+    """Tensor operators of a graph, without sizes, delegate calls, and operators that only unpack a result."""
     return [n for n in graph_module.graph.nodes if n.op == "call_function" and hasattr(_schema_owner(n), "_schema")]
 
 
@@ -67,7 +67,7 @@ def _schema_owner(node: torch.fx.Node) -> Any:
 
 
 def operator_name(node: torch.fx.Node) -> str:
-    """``linear`` of ``aten.linear.default``."""
+    """For example ``linear`` for ``aten.linear.default``."""
     name = str(getattr(node.target, "__name__", node.target))
     parts = name.split(".")
     return parts[-2] if len(parts) > 1 else name

@@ -1,7 +1,7 @@
-"""The decoder's arithmetic in the operators that XNNPACK takes with a dynamic number of tokens.
+"""The decoder's arithmetic in operators that XNNPACK takes with a dynamic number of tokens.
 
 XNNPACK's partitioner refuses ``mean`` of three dimensions, and every ``select`` and ``slice`` of a tensor with a
-dynamic shape. Each refusal would cut the graph in two, so they are written as products with constants here.
+dynamic shape. Each refusal would split the graph in two, so here these are written as products with constants.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from g3n_compiler.models.gemma3n.text_config import TextConfig
 
 
 class XnnpackDialect(nn.Module, Dialect):
-    """Constants are buffers, because XNNPACK takes a linear layer only when its weight is one."""
+    """Constants are buffers, because XNNPACK takes a linear layer only if its weight is one."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -45,12 +45,12 @@ class XnnpackDialect(nn.Module, Dialect):
         return gelu(x)
 
     def layer_rows(self, ple: Tensor, i: int) -> Tensor:
-        """A piece is given its own layer's rows: ``[1, T, ple_dim]`` -> ``[T, 1, ple_dim]``."""
+        """A module receives its own layer's rows: ``[1, T, ple_dim]`` -> ``[T, 1, ple_dim]``."""
         return ple.view(-1, 1, self.ple_dim)
 
 
 def gelu(x: Tensor) -> Tensor:
-    """Written out, ``sigmoid(2 u)`` being ``(1 + tanh(u)) / 2``: XNNPACK's own is always the erf form."""
+    """GELU written out, with ``sigmoid(2 u)`` for ``(1 + tanh(u)) / 2``: XNNPACK's own is always the erf form."""
     scale = 2 * math.sqrt(2 / math.pi)
     return x * torch.sigmoid(x * (x * x * (0.044715 * scale) + scale))
 
@@ -58,7 +58,8 @@ def gelu(x: Tensor) -> Tensor:
 class XnnpackDecoder(TextDecoder):
     """The decoder with its tokens along the first dimension: streams are ``[T, 1, hidden]``.
 
-    AltUp's mixing is then a batch of T small products, a tenth of the operators of a multiply-add for each pair.
+    AltUp's mixing is then a batch of T small products, with a tenth of the operators that a multiply-add for each pair
+    takes.
     """
 
     weights: XnnpackWeights

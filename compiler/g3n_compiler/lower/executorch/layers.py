@@ -1,4 +1,4 @@
-"""What each layer of a lowered program hands on, for verification."""
+"""The output of each layer of a lowered program, for verification."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
 PROBE: Final = "layer_probe"
 
 
-class LayerProbe:
-    """See :class:`g3n_compiler.lower.backend.LayeredModel`.
+class ProbedLayers:
+    """See :class:`g3n_compiler.lower.opened.LayeredModel`.
 
-    The method calls the very delegates that the shipped ones call, all in memory together. The last token of the prompt
-    comes with the chunk before it, as the runner has it.
+    The probe method calls the same delegates as the shipped methods, all in memory at once. The last token of the
+    prompt is in the same chunk as those before it, as in the runner.
     """
 
     def __init__(self, parts: ExecuTorchParts, config: TextConfig) -> None:
@@ -35,7 +35,7 @@ class LayerProbe:
         begins = [*range(0, prompt, self._model.chunk), *range(prompt, len(rows))]
         ends = [*begins[1:], len(rows)]
         calls = [self._model.call_rows(rows[a:b], a) for a, b in zip(begins, ends, strict=True)]
-        # Only the last chunk of the prompt has a last token that anybody asks for.
+        # Of the prompt's chunks, only the last one's final token is needed.
         asked = [call for call, end in zip(calls, ends, strict=True) if end >= prompt]
         last_owner = self._config.num_kv_layers - 1
         for layer in range(self._config.num_layers):

@@ -1,8 +1,8 @@
-"""What an ExecuTorch bundle takes on a device, and what making one takes here.
+"""How much memory an ExecuTorch bundle takes on a device, and how much compiling one takes here.
 
-The ledger's constants come from E2B and E4B, int4, context 4096, prefill 128 and 256, two threads, x86-64. ExecuTorch
-1.5.1 keeps its packed weights in anonymous memory; while it packs one, the file's own bytes of it are mapped beside,
-and the head is a single one.
+The ledger's constants were measured with E2B and E4B, int4, context 4096, prefill 128 and 256, two threads, x86-64.
+ExecuTorch 1.5.1 keeps its packed weights in anonymous memory. While it packs a weight, the file's bytes of it are
+mapped as well; the head is a single weight.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from g3n_compiler.quantize.recipe import Recipe
 ENGINE_BYTES = 126_000_000
 """Code and tables of the runtime."""
 TOKENIZER_BYTES = 700
-"""What a token takes in the tokenizer of the stock runner: 184 MB for 262,400."""
+"""Bytes per token in the stock runner's tokenizer: 184 MB for 262,400."""
 VERIFY_MEMORY = 800_000_000
-"""Caches, activations and touched rows at a context of 4096, beside the packed core, while the whole graph is compared
-and the engine speaks. Measured for compiles of E2B and E4B at int4, everything counted: 5.4 and 6.7 GB."""
+"""Caches, activations and touched rows at a context of 4096, beyond the packed core, while the whole graph is compared
+and the engine generates. Compiles of E2B and E4B at int4 took 5.4 and 6.7 GB in total."""
 
 
 def memory_ledger(
     config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
 ) -> dict[str, Any]:
-    """``parts`` (name, bytes, kind), ``peak`` bytes by phase, what ``phases`` hold and the least device memory.
+    """``parts`` (name, bytes, kind), ``peak`` bytes by phase, what each of ``phases`` holds, and the least device memory.
 
-    A tower is one part, loaded when the first image or sound comes; its phase is the encoding.
+    A tower is one part, loaded with the first image or sound; its phase is the encoding.
     """
     towers = tower_bytes(subgraphs)
-    # A chunk is written before its first token has looked back a whole window.
+    # A chunk is written before its first token has attended to its whole window.
     caches = kv_bytes(config, context, prefill - 1)
-    # The program plans its memory once, for the longest chunk.
+    # The program's memory is planned once, for the longest chunk.
     work = phase_activations(config, context, prefill)
     work = dict.fromkeys(work, max(work.values()))
     weights = [recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values()]
@@ -63,10 +63,10 @@ def memory_ledger(
 
 
 def compile_memory(config: TextConfig, recipe: Recipe) -> int:
-    """Peak bytes of a compile beside the toolchain itself, which is when the stock runner speaks.
+    """Peak bytes of a compile beyond the toolchain itself, reached while the stock runner generates.
 
-    It keeps the program beside its packed weights, and locks the tables in memory where it may; the head's rows are the
-    token table's.
+    The runner keeps the program as well as its packed weights, and locks the tables in memory if it may; the head's
+    rows are those of the token table.
     """
     weights = text_weights(config).values()
     packed, program = (

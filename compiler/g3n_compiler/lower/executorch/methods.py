@@ -3,14 +3,14 @@
 =================== =========================================== ====================================================
 ``forward``         tokens ``[1, T]``, positions ``[T]``        TextLLMRunner, and so Android's LlmModule
 ``token_embedding`` tokens ``[1, T]``                           MultimodalRunner, with ``text_decoder``
-``text_decoder``    rows ``[1, T, width]``, positions ``[T]``   MultimodalRunner, and whoever looks rows up by itself
-``layer_probe``     rows ``[1, T, width]``, positions ``[T]``   verification: what each layer gave, beside the logits
+``text_decoder``    rows ``[1, T, width]``, positions ``[T]``   MultimodalRunner, and our loop, which looks rows up
+``layer_probe``     rows ``[1, T, width]``, positions ``[T]``   verification: each layer's output besides the logits
 =================== =========================================== ====================================================
 
-A row is a scaled token embedding (or soft token) followed by the token's per-layer embeddings, all layers'. ``forward``
-and ``text_decoder`` return logits ``[1, 1, vocab]`` of the last token. They take any number of tokens, so prefill and
-decode are one method with one KV cache: the KV-owning layers run over the whole chunk, the layers above over its last
-token.
+A row is a scaled token embedding (or soft token) followed by the token's per-layer embeddings of all layers.
+``forward`` and ``text_decoder`` return logits ``[1, 1, vocab]`` for the last token. They take any number of tokens, so
+prefill and decode are one method with one KV cache: the KV-owning layers run over the whole chunk, and the layers above
+over its last token.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from g3n_compiler.lower.executorch.cache import CacheBuffers, Slots
-from g3n_compiler.lower.executorch.delegates.text import Pieces
+from g3n_compiler.lower.executorch.delegates.text import DecoderPieces
 from g3n_compiler.lower.executorch.tables import EmbeddingTable
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.models.shape import LayerType
 
 
 class ChunkDecoder(nn.Module):
-    """A chunk of tokens through the decoder, KV cache included."""
+    """A chunk of tokens through the decoder, including the KV cache."""
 
-    def __init__(self, config: TextConfig, pieces: Pieces, context: int, chunk: int) -> None:
+    def __init__(self, config: TextConfig, pieces: DecoderPieces, context: int, chunk: int) -> None:
         super().__init__()
         self.config = config
         self.pieces = pieces
@@ -42,7 +42,7 @@ class ChunkDecoder(nn.Module):
             self.register_buffer(f"frequencies_{kind}", torch.cat([frequencies] * 2).view(1, -1))
 
     def forward(self, embeddings: Tensor, ple: Tensor, positions: Tensor) -> Tensor:
-        """Logits ``[1, 1, vocab]`` of the last token.
+        """Logits ``[1, 1, vocab]`` for the last token.
 
         Args:
             embeddings: ``[T, 1, hidden]`` float, scaled.
@@ -53,7 +53,9 @@ class ChunkDecoder(nn.Module):
         return self.pieces.logits(*streams)[0]
 
     def layers(self, embeddings: Tensor, ple: Tensor, positions: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """AltUp's streams before the first layer and after each; of the last token alone from the last KV owner on."""
+        """AltUp's streams before the first layer and after each one; from the last KV owner on, only those of the last
+        token.
+        """
         c, last = self.config, positions[-1:]
         streams = (embeddings, *self.pieces.begin(embeddings))
         yield streams
@@ -69,7 +71,7 @@ class ChunkDecoder(nn.Module):
             else:
                 opened = list(self.pieces.openings[i](*streams))
             if i == c.num_kv_layers - 1:
-                # Apart from the cache nothing reads another position from here on.
+                # From here on, nothing but the cache reads another position.
                 opened, embeddings, ple = [x[-1:] for x in opened], embeddings[-1:], ple[:, -1:]
                 view = self._view(last, last, reached)
                 cos, sin, mask = view[c.layer_types[i]]
@@ -79,7 +81,7 @@ class ChunkDecoder(nn.Module):
             yield streams
 
     def _view(self, last: Tensor, at: Tensor, reached: Slots) -> dict[LayerType, tuple[Tensor, Tensor, Tensor]]:
-        """By kind of layer: cos, sin and mask of queries at positions ``at``."""
+        """By kind of layer: cos, sin and mask for queries at positions ``at``."""
         out: dict[LayerType, tuple[Tensor, Tensor, Tensor]] = {}
         for kind in dict.fromkeys(self.config.layer_types):
             angle = at.to(torch.float32).view(-1, 1) * self.get_buffer(f"frequencies_{kind}")
@@ -102,7 +104,9 @@ class Tables(nn.Module):
         return self.embed_tokens(tokens) * math.sqrt(self.config.hidden_size)
 
     def ple(self, tokens: Tensor) -> Tensor:
-        """Scaled per-layer embeddings ``[1, T, layers * ple_dim]``; ids outside look up row 0, as HF has it."""
+        """Scaled per-layer embeddings ``[1, T, layers * ple_dim]``; ids outside the table look up row 0, as in
+        ``transformers``.
+        """
         known = (tokens >= 0) & (tokens < self.config.ple_vocab_size)
         return self.embed_tokens_per_layer(torch.where(known, tokens, 0))
 
@@ -148,7 +152,7 @@ class RowDecoder(nn.Module):
 class LayerProbe(nn.Module):
     """``layer_probe``: logits, then AltUp's streams ``[T, altup_num_inputs, hidden]`` after each layer.
 
-    From the last owner of keys and values on they are those of the last token alone.
+    From the last KV owner on, the streams are only those of the last token.
     """
 
     def __init__(self, decoder: ChunkDecoder) -> None:
@@ -163,5 +167,5 @@ class LayerProbe(nn.Module):
 
 
 def row_width(config: TextConfig) -> int:
-    """Floats in a row of ``text_decoder``."""
+    """Floats per row of ``text_decoder``."""
     return config.hidden_size + config.num_layers * config.ple_dim

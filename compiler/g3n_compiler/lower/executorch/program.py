@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from g3n_compiler.errors import ParityError
 
 DATA_ALIGNMENT = 16
-"""Of what delegates ask for by name, in bytes, as XNNPACK's serializer has it."""
+"""Alignment in bytes of the data that delegates request by name, as in XNNPACK's serializer."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ def export_method(method: Method, longest: int) -> torch.export.ExportedProgram:
 
 
 def to_edge(programs: Mapping[str, torch.export.ExportedProgram], constants: Mapping[str, Any]) -> Any:
-    """Methods that call delegates already; ``constants`` become methods without inputs.
+    """An ``EdgeProgramManager`` for methods that already call delegates; ``constants`` become methods without inputs.
 
-    Returns an ``EdgeProgramManager``.
+    The manager is the toolchain's own type.
     """
     from executorch import exir
 
-    # Quantised look-ups are not core ATen operators, which the validity check insists on.
+    # Quantised look-ups are not core ATen operators, which the validity check requires.
     config = exir.EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True)
     return exir.to_edge(dict(programs), constant_methods=dict(constants), compile_config=config)
 
@@ -53,11 +53,11 @@ def serialize(edge: Any, table_rows: Mapping[str, int], tag: str, data: Mapping[
     """The ``model.pte`` as a ``Cord`` (``write_to_file``).
 
     Args:
-        edge: what :func:`to_edge` returned.
-        table_rows: rows of each buffer that lies in the data file, by the end of its qualified name; the graph was made
-            with one row each.
-        tag: what the program calls the data file.
-        data: what delegates ask for by name, as bytes or as files, which must stay until the ``Cord`` is written.
+        edge: the result of :func:`to_edge`.
+        table_rows: rows of each buffer in the data file, by the end of its qualified name; the graph was made with one
+            row each.
+        tag: the program's name for the data file.
+        data: what delegates request by name, as bytes or as files, which must exist until the ``Cord`` is written.
     """
     from executorch.exir import ExecutorchBackendConfig
     from executorch.exir._serialize._cord import FileBackedData
@@ -69,7 +69,7 @@ def serialize(edge: Any, table_rows: Mapping[str, int], tag: str, data: Mapping[
 
     # With the reinplace pass a chunk is written into its cache; without it the whole cache is copied twice a token.
     manager = edge.to_executorch(ExecutorchBackendConfig(external_constants=place, run_reinplace_pass=True))
-    # The manager has already serialised a program for tables of one row; what follows is its own last step again.
+    # The manager has already serialised a program for one-row tables; this repeats its last step.
     program, store = manager.executorch_program, NamedDataStore()
     _bind_tables(program, table_rows)
     for name, held in sorted(data.items()):
@@ -80,7 +80,7 @@ def serialize(edge: Any, table_rows: Mapping[str, int], tag: str, data: Mapping[
 
 
 def _bind_tables(program: Any, table_rows: Mapping[str, int]) -> None:
-    """Give each external tensor its true number of rows and the name it has in the data file."""
+    """Give each external tensor its true number of rows and its name in the data file."""
     from executorch.exir.schema import Tensor as SchemaTensor
     from executorch.exir.schema import TensorDataLocation
 

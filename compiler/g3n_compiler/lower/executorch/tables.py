@@ -1,7 +1,7 @@
-"""Embedding tables: written row by row into one page-aligned ``.ptd``, never held in memory.
+"""Embedding tables, written row by row into one page-aligned ``.ptd`` and never held in memory.
 
-The graph knows a table by name and shape alone (:class:`EmbeddingTable`). At run time ExecuTorch maps the file, and so
-does :mod:`g3n_runtime`, from the offsets that :func:`write_tables` returns: there is one copy of the bytes.
+The graph knows only a table's name and shape (:class:`EmbeddingTable`). At run time ExecuTorch maps the file, and so
+does :mod:`g3n_runtime`, at the offsets that :func:`write_tables` returns; there is one copy of the bytes.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from g3n_compiler.quantize.recipe import Scheme
 from g3n_compiler.quantize.rows import QuantizedRows, quantize_rows
 
 ReadRows = Callable[[WeightSpec, tuple[int, int] | None], Tensor]
-"""Returns rows ``[begin, end)`` of a weight (all for ``None``) as float32."""
+"""Returns rows ``[begin, end)`` of a weight (all of them for ``None``) as float32."""
 
 PAGE = 16384
 """Alignment of a table: Android's largest page."""
 BLOCK_BYTES = 32 << 20
-"""Float32 bytes of a table read at a time."""
+"""Float32 bytes of a table that are read at a time."""
 
 
 @dataclass(frozen=True)
 class TableLayout:
-    """Where a table lies in the ``.ptd``: offsets in bytes from the start of the file."""
+    """Where a table is in the ``.ptd``: offsets in bytes from the start of the file."""
 
     rows: int
     width: int
@@ -62,11 +62,11 @@ class TablesFile:
     digests: dict[str, str]
     """SHA-256 of each table's values."""
     weight_names: dict[str, dict[str, str]]
-    """What XNNPACK calls the parts of those tables that are a linear layer's weight too."""
+    """XNNPACK's names for the parts of those tables that are also a linear layer's weight."""
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> TablesFile:
-        """The reverse of ``dataclasses.asdict``."""
+        """The inverse of ``dataclasses.asdict``."""
         layouts = {name: TableLayout(**layout) for name, layout in raw["layouts"].items()}
         return cls(layouts, raw["digests"], raw["weight_names"])
 
@@ -74,9 +74,9 @@ class TablesFile:
 class EmbeddingTable(nn.Module):
     """Look-up in a table that stays in the ``.ptd``.
 
-    The buffers here have one row: they stand for the table while the graph is made (:func:`.program.bind_tables` gives
-    them their rows), so that a table of gigabytes costs nothing. Values are float32; int8; or two int4 a byte, the
-    first in the high nibble, plus 8. Scales are one float32 a row.
+    The buffers here have one row and stand for the table while the graph is made (:func:`.program.serialize` sets the
+    true number of rows), so a table of gigabytes costs nothing. Values are float32, int8, or two int4 values per byte,
+    the first in the high nibble, plus 8. Scales are one float32 per row.
     """
 
     def __init__(self, width: int, scheme: Scheme) -> None:
@@ -105,7 +105,7 @@ def _stored_width(width: int, bits: int) -> int:
 
 @dataclass(frozen=True)
 class TableSource:
-    """What goes into a table: ``multiplier`` scales every row (the embedding's own factor)."""
+    """The content of a table: ``multiplier`` scales every row (the embedding's own factor)."""
 
     spec: WeightSpec
     scheme: Scheme
@@ -118,8 +118,8 @@ def write_tables(
     """Write ``tables`` to ``path`` as a FlatTensor file with the keys ``<name>.values`` and ``<name>.scales``.
 
     Args:
-        shared: int8 tables that are a linear layer's weight too. Their bytes get the further keys under which
-            XNNPACK looks for such a weight.
+        shared: int8 tables that are also a linear layer's weight. Their bytes also get the keys under which XNNPACK
+            looks for such a weight.
 
     Raises:
         NotFinite: a row holds a NaN or an infinity.
@@ -142,7 +142,7 @@ def write_tables(
             entries[weight_key] = DataEntry(len(buffers), PAGE, None)
         buffers.append(data)
 
-    # Values go through a scratch file, because the keys that hold their hashes come first in the file.
+    # Values go through a scratch file, because the keys with their hashes precede them in the file.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tables-") as scratch, ExitStack() as stack:
         for name, source in tables.items():
             digests[name], scales = _write_values(Path(scratch) / name, source, read)
@@ -163,7 +163,7 @@ def write_tables(
 
 
 def _write_values(path: Path, source: TableSource, read: ReadRows) -> tuple[str, Tensor | None]:
-    """Stream a table's values into ``path``; their SHA-256 in hexadecimal, and the scales of a quantised table."""
+    """Stream a table's values into ``path``; returns their SHA-256 (hex) and the scales of a quantised table."""
     digest = hashlib.sha256()
     scales: list[Tensor] = []
     with path.open("wb") as file:
@@ -189,7 +189,9 @@ def _blocks(spec: WeightSpec, read: ReadRows) -> Iterator[Tensor]:
 
 
 def pack_table_rows(rows: QuantizedRows, scheme: Scheme) -> Tensor:
-    """Rows as ExecuTorch's embedding kernels read them: int8, or uint8 with the first of two int4 high."""
+    """Rows as ExecuTorch's embedding kernels read them: int8, or uint8 with the first of two int4 values in the high
+    nibble.
+    """
     if scheme.bits == 8:
         return rows.values
     shifted = (rows.values + 8).view(torch.uint8)

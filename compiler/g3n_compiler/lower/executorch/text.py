@@ -1,4 +1,4 @@
-"""Lowers the text model to ``model.pte`` and, beside it, the embedding tables in ``model.ptd``."""
+"""Lower the text model to ``model.pte`` and, beside it, the embedding tables in ``model.ptd``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ import torch
 from g3n_compiler.errors import ContextError
 from g3n_compiler.lower.artifact import Delegation
 from g3n_compiler.lower.executorch.cache import CacheBuffers, full_slots
-from g3n_compiler.lower.executorch.delegates.text import Begin, Block, Logits, Open, Piece, Pieces, Predict
+from g3n_compiler.lower.executorch.delegates.text import (
+    DecoderPiece,
+    DecoderPieces,
+    FanOut,
+    LayerBody,
+    Logits,
+    Predict,
+    PredictWithKeysValues,
+)
 from g3n_compiler.lower.executorch.delegates.text_templates import TextTemplates
 from g3n_compiler.lower.executorch.delegates.weight_store import store_weights
 from g3n_compiler.lower.executorch.delegation import DelegateCall, measure
@@ -50,9 +58,9 @@ TABLES = "model.ptd"
 TABLES_RECORD = "model.ptd.json"
 DELEGATION = "model.pte.json"
 TABLES_TAG = "model"
-"""What the program calls the data file."""
+"""The program's name for the data file."""
 EXAMPLE_TOKENS = 6
-"""Tokens of the example inputs; any number but 0 and 1, which tracing would take for constants."""
+"""Tokens in the example inputs: any number but 0 and 1, which tracing would treat as constants."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class ExecuTorchArtifacts:
     file: TablesFile
     methods: tuple[MethodName, ...]
     delegation: Delegation
-    """Of the decoder methods."""
+    """That of the decoder methods."""
 
 
 def lower_text(
@@ -77,20 +85,21 @@ def lower_text(
     chunk: int = 128,
     methods: Sequence[MethodName] = ("forward",),
     stop_ids: Sequence[int] | None = None,
-    tied_rows: bool = True,
+    head_shares_table: bool = True,
     progress: Callable[[str], None] = lambda line: None,
 ) -> ExecuTorchArtifacts:
-    """Make ``model.pte`` and ``model.ptd``, as ``steps``. The same arguments give the same bytes.
+    """Make ``model.pte`` and ``model.ptd`` as resumable ``steps``. The same arguments give the same bytes.
 
     Args:
         read: returns a weight, or rows of it, as float32.
-        context: positions of the KV cache.
-        steps: keeps what a killed run of the same arguments has made.
-        chunk: most tokens of one call; a longer prompt is prefilled in chunks of it.
-        methods: what the program offers, see :mod:`.module`.
-        stop_ids: tokens that end an answer (default: the config's).
-        tied_rows: whether ``read`` gives the token table and the head the same rows. It does not where towers' ids
-            have rows of their own in the table, see :class:`~g3n_compiler.models.gemma3n.soft_tokens.HardRows`.
+        context: positions in the KV cache.
+        steps: reuses what an interrupted run with the same arguments has made.
+        chunk: the most tokens in one call; a longer prompt is prefilled in chunks of this size.
+        methods: the program's methods, see :mod:`.methods`.
+        stop_ids: tokens that end an answer (by default the config's).
+        head_shares_table: whether ``read`` gives the token table and the head the same rows. It does not if towers'
+            hard tokens have rows of their own in the table, see
+            :class:`~g3n_compiler.models.gemma3n.soft_tokens.HardTokenRows`.
         progress: called with a line as each part of a step begins.
 
     Raises:
@@ -101,8 +110,8 @@ def lower_text(
     specs = text_weights(config)
     sources = table_sources(config, recipe)
     head = recipe.scheme(specs["lm_head"])
-    # The tied head has the table's very integers, so the file holds them once.
-    tied = tied_rows and head == sources["embed_tokens"].scheme and head.bits == 8
+    # The tied head has the same integers as the table, so the file contains them once.
+    tied = head_shares_table and head == sources["embed_tokens"].scheme and head.bits == 8
 
     def make_tables(path: Path) -> None:
         made = write_tables(path, sources, read, ("embed_tokens",) if tied else ())
@@ -120,7 +129,7 @@ def lower_text(
         stored = store_weights(specs, recipe, parts, folder, outside)
         progress("lowering each kind of layer to XNNPACK")
         templates = TextTemplates(config, specs, recipe, stored, chunk, full_slots(context))
-        built = build_methods(config, Pieces(config, templates), recipe, context, chunk, methods)
+        built = build_methods(config, DecoderPieces(config, templates), recipe, context, chunk, methods)
         progress("tracing the methods")
         programs = {m.name: export_method(m, chunk) for m in built}
         edge = to_edge(programs, metadata(config, context, chunk, file.layouts, stop_ids or config.eos_ids))
@@ -144,24 +153,24 @@ def lower_text(
 
 
 def delegate_calls(templates: TextTemplates, config: TextConfig, context: int, chunk: int) -> list[DelegateCall]:
-    """The delegates that a decoder method calls for a chunk of ``chunk`` tokens, in their order."""
+    """The delegates that a decoder method calls for a chunk of ``chunk`` tokens, in order."""
     caches = CacheBuffers(config, context, chunk)
 
-    def call(kind: type[Piece], layer: int, tokens: int) -> DelegateCall:
+    def call(kind: type[DecoderPiece], layer: int, tokens: int) -> DelegateCall:
         template = templates.get(kind, layer)
         sizes = {"tokens": tokens, "slots": caches.slots(config.layer_types[layer])}
         return DelegateCall(template.operators, {symbol: sizes[name] for symbol, name in template.symbols.items()})
 
-    out = [call(Begin, 0, chunk)]
+    out = [call(FanOut, 0, chunk)]
     for i in range(config.num_layers):
         owner, last = i < config.num_kv_layers, i >= config.num_kv_layers - 1
-        out.append(call(Open, i, chunk) if owner else call(Predict, i, 1))
-        out.append(call(Block, i, 1 if last else chunk))
+        out.append(call(PredictWithKeysValues, i, chunk) if owner else call(Predict, i, 1))
+        out.append(call(LayerBody, i, 1 if last else chunk))
     return [*out, call(Logits, 0, 1)]
 
 
 def table_sources(config: TextConfig, recipe: Recipe) -> dict[str, TableSource]:
-    """The two tables. Per-layer rows carry their embedding's factor, a power of two, in their scales."""
+    """The two tables. Per-layer rows have their embedding's factor, a power of two, in their scales."""
     specs = embedding_weights(config)
     tokens, ple = specs["embed_tokens"], specs["embed_tokens_per_layer"]
     return {
@@ -171,7 +180,7 @@ def table_sources(config: TextConfig, recipe: Recipe) -> dict[str, TableSource]:
 
 
 def build_methods(
-    config: TextConfig, pieces: Pieces, recipe: Recipe, context: int, chunk: int, names: Sequence[MethodName]
+    config: TextConfig, pieces: DecoderPieces, recipe: Recipe, context: int, chunk: int, names: Sequence[MethodName]
 ) -> list[Method]:
     """The methods as modules over the same ``pieces``, with inputs to trace them on."""
     embed = {name: EmbeddingTable(s.spec.shape[1], s.scheme) for name, s in table_sources(config, recipe).items()}
@@ -213,6 +222,6 @@ def metadata(
 def check_lengths(config: TextConfig, context: int, chunk: int) -> None:
     """Raise :class:`ContextError` unless a program can be built for ``context`` and ``chunk``."""
     if not 2 <= context <= config.max_context:
-        raise ContextError(f"context {context} is outside 2..{config.max_context}, what the model was made for")
+        raise ContextError(f"context {context} is outside 2 to {config.max_context}, which the model supports")
     if not 2 <= chunk <= context:
-        raise ContextError(f"a chunk of {chunk} tokens does not fit context {context}: use 2..{context}")
+        raise ContextError(f"a chunk of {chunk} tokens does not fit context {context}: use 2 to {context}")

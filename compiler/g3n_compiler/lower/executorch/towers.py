@@ -1,7 +1,7 @@
-"""The towers of an ExecuTorch bundle: each is a program of its own, to be loaded with the first picture or sound.
+"""The towers of an ExecuTorch bundle: each is a program of its own, loaded with the first picture or sound.
 
-The stock multimodal runner wants one program with everything, which it reads whole into memory; our host loop
-(:mod:`g3n_runtime.executorch.row_loop`) feeds ``text_decoder`` with what these programs give.
+The stock multimodal runner expects one program with everything, and reads it whole into memory; our host loop
+(:mod:`g3n_runtime.executorch.row_loop`) passes the outputs of these programs to ``text_decoder``.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def open_towers(directory: Path) -> Towers:
 
 
 class TracedAudio(ExecuTorchAudio):
-    """See :class:`g3n_compiler.lower.backend.AudioModel`."""
+    """See :class:`g3n_compiler.lower.opened.AudioModel`."""
 
     def stream_steps(self, sound: np.ndarray) -> Iterator[StreamTrace]:
         state = self.empty_state()

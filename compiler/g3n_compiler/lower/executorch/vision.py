@@ -2,10 +2,10 @@
 
 ========================= ======================= ===================================================================
 ``vision_encoder_<side>`` ``image [1, S, S, 3]``  soft tokens in the text space, then the end row ``[1, T + 1, hidden]``
-``vision_blocks_<side>``  the same                what the stem and each block gave, the features, the soft tokens
+``vision_blocks_<side>``  the same                outputs of the stem and each block, the features, the soft tokens
 ========================= ======================= ===================================================================
 
-Every block is a delegate. The second method calls the very delegates of the first and is there for verification.
+Every block is a delegate. The second method calls the same delegates as the first and serves verification.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class VisionOps(TowerOps, Dialect):
-    """Convolutions over filters as XNNPACK wants them, the odd padding as an operator of its own."""
+    """Convolutions with filters in the layout that XNNPACK wants; uneven padding is an operator of its own."""
 
     def gelu(self, x: Tensor) -> Tensor:
         return gelu(x)
@@ -103,15 +103,15 @@ class _Adapt(nn.Module):
 
 @dataclass(frozen=True)
 class _Chain:
-    """The pieces of one image size, in their order: stem, blocks, fusion, adapter."""
+    """The delegates for one image size, in order: stem, blocks, fusion, adapter."""
 
     pieces: list[TowerPiece]
     fused: tuple[int, ...]
-    """Pieces whose maps are fused."""
+    """Indices of the delegates whose maps are fused."""
 
 
 def chain(config: VisionConfig, layout: VisionLayout, hidden: int, side: int) -> _Chain:
-    """The tower for images of ``side`` pixels, cut into pieces."""
+    """The tower for images of ``side`` pixels, divided into delegates."""
     specs, adapter = encoder_weights(layout), adapter_weights(config, hidden)
 
     def own(prefix: str) -> dict[str, WeightSpec]:
@@ -121,7 +121,7 @@ def chain(config: VisionConfig, layout: VisionLayout, hidden: int, side: int) ->
         found = own(prefix)
         return TowerPiece(kind, prefix, found, lambda w: module(layout, w, _means(found), *more), inputs)
 
-    shapes = step_shapes(layout, side)
+    shapes = block_shapes(layout, side)
     pieces = [piece("stem", "vision.conv_stem.", _Stem, ((1, side, side, 3),))]
     ends = []
     for stage in layout.stages:
@@ -136,12 +136,12 @@ def chain(config: VisionConfig, layout: VisionLayout, hidden: int, side: int) ->
     return _Chain(pieces, fused)
 
 
-def step_shapes(layout: VisionLayout, side: int) -> list[tuple[int, ...]]:
-    """Shapes of what :meth:`VisionEncoder.steps` gives."""
+def block_shapes(layout: VisionLayout, side: int) -> list[tuple[int, ...]]:
+    """Shapes of what :meth:`VisionEncoder.block_outputs` yields."""
     specs = encoder_weights(layout)
     weights = TensorWeights({name: torch.empty(spec.shape, device="meta") for name, spec in specs.items()})
     image = torch.empty(1, side, side, 3, device="meta")
-    return [tuple(x.shape) for x in VisionEncoder(layout, weights).steps(image)]
+    return [tuple(x.shape) for x in VisionEncoder(layout, weights).block_outputs(image)]
 
 
 class EncodeImage(nn.Module):
@@ -170,7 +170,7 @@ def write_vision(
 
     Args:
         hidden: width of the text model.
-        read: reads the weights of the encoder and those of the adapter (``signatures.vision.adapter_weights``).
+        read: reads the weights of the encoder and of the adapter (``signatures.vision.adapter_weights``).
 
     Raises:
         NotFinite: a weight holds a NaN or an infinity.
@@ -194,5 +194,5 @@ def write_vision(
 
 
 def _means(specs: dict[str, WeightSpec]) -> list[int]:
-    """Sizes that norms are taken over: those of their gains."""
+    """Sizes of the dimensions that norms average over: those of their gains."""
     return [spec.shape[0] for spec in specs.values() if len(spec.shape) == 1]

@@ -1,8 +1,8 @@
-"""The decoder's weights as buffers of an exported graph, quantised in the one pattern that XNNPACK takes rightly.
+"""The decoder's weights as buffers of an exported graph, quantised in the only pattern that XNNPACK handles correctly.
 
-A quantised linear layer is written out as per-token int8 activations times a per-row int8 or int4 weight (``qd8`` in
-XNNPACK's words). There is no other quantised path in this module: a weight-only int8 linear, whose scale XNNPACK drops
-without a word, cannot be expressed.
+A quantised linear layer is written as per-token int8 activations times a per-row int8 or int4 weight (``qd8`` in
+XNNPACK's terms). This module has no other quantised path: a weight-only int8 linear layer, whose scale XNNPACK silently
+drops, cannot be expressed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from g3n_compiler.quantize.rows import quantize_rows
 Read = Callable[[WeightSpec], Tensor]
 """Returns a weight as float32."""
 PartsOf = Callable[[WeightSpec, Scheme], dict[str, Tensor]]
-"""Returns the tensors, by the names of :func:`part_shapes`, that a weight is kept in."""
+"""Returns the tensors that a weight is stored as, by the names of :func:`part_shapes`."""
 
 WEIGHT_RANGE = {8: (-128, 127), 4: (-8, 7)}
-"""Declared integer range by bits. XNNPACK tells int4 from int8 by it, though symmetric rows never reach the minimum."""
+"""Declared integer range by bits. XNNPACK distinguishes int4 from int8 by it, although symmetric rows never reach the
+minimum."""
 
 ROW_GROUPS = {"altup.prediction_coefs": "n", "altup.correction_coefs": "1"}
-"""Float weights used a few rows at a time, each few a buffer: ``n`` rows are one output stream's coefficients."""
+"""Float weights that are used a few rows at a time, each group in a buffer; ``n`` rows are one output stream's
+coefficients."""
 
 
 class XnnpackWeights(nn.Module):
@@ -36,8 +38,8 @@ class XnnpackWeights(nn.Module):
 
     Args:
         specs: the weights to hold, by name.
-        recipe: gives each its scheme.
-        parts: what each is kept as: :func:`checkpoint_parts` for the weights themselves, one at a time.
+        recipe: gives each weight its scheme.
+        parts: what each weight is stored as; :func:`checkpoint_parts` gives the weights themselves, one at a time.
     """
 
     def __init__(self, specs: Mapping[str, WeightSpec], recipe: Recipe, parts: PartsOf) -> None:
@@ -81,12 +83,14 @@ def is_filter(spec: WeightSpec) -> bool:
 
 
 def as_filter(weight: Tensor) -> Tensor:
-    """A convolution's weight in PyTorch's layout; XNNPACK's serializer turns it into the one that it has here."""
+    """A convolution's weight in PyTorch's layout; XNNPACK's serializer converts it back to this one."""
     return weight.permute((3, 0, 1, 2) if weight.shape[0] == 1 else (0, 3, 1, 2)).contiguous()
 
 
 def part_shapes(spec: WeightSpec, scheme: Scheme) -> dict[str, tuple[int, ...]]:
-    """The parts that a weight is kept in, and their shapes: itself, groups of its rows, or values and scales."""
+    """The parts that a weight is stored as, with their shapes: the weight itself, groups of its rows, or values and
+    scales.
+    """
     if scheme.bits != 32:
         return {"values": spec.shape, "scales": spec.shape[:1]}
     group = next((size for suffix, size in ROW_GROUPS.items() if spec.name.endswith(suffix)), None)
@@ -97,9 +101,9 @@ def part_shapes(spec: WeightSpec, scheme: Scheme) -> dict[str, tuple[int, ...]]:
 
 
 def checkpoint_parts(read: Read) -> PartsOf:
-    """Parts of a checkpoint's weights, which are read, checked and quantised as they are asked for.
+    """Parts of a checkpoint's weights, which are read, checked and quantised on demand.
 
-    What it returns raises :class:`NotFinite` for a weight that holds a NaN or an infinity.
+    The returned function raises :class:`NotFinite` for a weight that holds a NaN or an infinity.
     """
 
     def parts(spec: WeightSpec, scheme: Scheme) -> dict[str, Tensor]:
@@ -108,7 +112,7 @@ def checkpoint_parts(read: Read) -> PartsOf:
         if scheme.bits != 32:
             return quantize_rows(weight, scheme)._asdict()
         rows = [shape[0] for shape in part_shapes(spec, scheme).values()]
-        # A view would be serialised with all of the storage behind it.
+        # A view would be serialised with its whole underlying storage.
         return {part: t.clone() for part, t in zip(part_shapes(spec, scheme), weight.split(rows), strict=True)}
 
     return parts
@@ -117,8 +121,8 @@ def checkpoint_parts(read: Read) -> PartsOf:
 def quantize_activations(x: Tensor) -> Tensor:
     """``x [..., K]`` rounded to int8 with a scale and zero point for each token, then back to float32.
 
-    Each linear layer has its own, even where several share their input: the partitioner joins layers over shared
-    quantization without looking whether that closes a cycle.
+    Each linear layer quantises its own input, even if several share it: the partitioner merges layers with shared
+    quantization without checking whether that creates a cycle.
     """
     ops = torch.ops.quantized_decomposed
     scale, zero_point = ops.choose_qparams_per_token_asymmetric(x, torch.int8)
@@ -127,7 +131,7 @@ def quantize_activations(x: Tensor) -> Tensor:
 
 
 def require_finite(tensor: str, value: Tensor) -> None:
-    """Raise :class:`NotFinite` when ``value``, read from the checkpoint's ``tensor``, holds a NaN or an infinity."""
+    """Raise :class:`NotFinite` if ``value``, read from the checkpoint's ``tensor``, holds a NaN or an infinity."""
     if not bool(torch.isfinite(value).all()):
         count = int((~torch.isfinite(value)).sum())
         raise NotFinite(f"tensor {tensor!r} holds {count} values that are NaN or infinite: repair the checkpoint")

@@ -46,7 +46,7 @@ def read_answers(path: Path, count: int) -> Outputs:
     try:
         with np.load(path, allow_pickle=False) as result:
             if (machine := str(result["machine"])) != "aarch64":
-                raise EngineError(f"the emulated interpreter runs on {machine[:40]}, not aarch64: make the kit anew")
+                raise EngineError(f"the emulated interpreter runs on {machine[:40]}, not aarch64: make the kit again")
             return Outputs(
                 [result[f"logits_{i}"] for i in range(count)],
                 [result[f"prefilled_{i}"] for i in range(count)],

@@ -1,4 +1,4 @@
-"""The LiteRT backend: TFLite parts packed into one ``.litertlm`` for the stock LiteRT-LM engine."""
+"""The LiteRT backend: TFLite models packed into one ``.litertlm`` for the stock LiteRT-LM engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from g3n_compiler.heap import trim
+from g3n_compiler.heap import release_free_memory
 from g3n_compiler.lower.arm64_kit import ArmKit, Outputs, Text
 from g3n_compiler.lower.artifact import Delegation, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.isolated import isolated
@@ -27,11 +27,11 @@ from g3n_compiler.lower.litert.container import (
     write_litertlm,
 )
 from g3n_compiler.lower.litert.delegation import measure
-from g3n_compiler.lower.litert.elastic import LiteRtSize, heads, measure_sizes
-from g3n_compiler.lower.litert.file_headers import find_heads, split_heads
+from g3n_compiler.lower.litert.elastic import LiteRtSize, measure_sizes, signature_groups
+from g3n_compiler.lower.litert.file_headers import find_file_headers, write_file_headers
 from g3n_compiler.lower.litert.memory import compile_memory, memory_ledger
 from g3n_compiler.lower.litert.metadata import executor_metadata, llm_metadata
-from g3n_compiler.lower.litert.opened import SECTIONS, ExtractedLayers, ExtractedModel, verified_logits
+from g3n_compiler.lower.litert.opened import SECTIONS, OpenedLayers, OpenedTextModel, verified_logits
 from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_embedder
 from g3n_compiler.lower.litert.text import convert
 from g3n_compiler.lower.litert.towers import lower_towers, media_of, open_towers
@@ -55,7 +55,7 @@ T = TypeVar("T")
 MODEL = "model.litertlm"
 GRAPH = "graph.tflite"
 LARGE_PARAMETERS = 100_000_000
-"""Of a core, from which on its graph is converted and measured in processes of their own."""
+"""From this many core parameters on, the graph is converted and measured in separate processes."""
 DELEGATION = "delegation.json"
 TOWERS = "towers.json"
 SIZES = "sizes.json"
@@ -81,13 +81,13 @@ class LiteRtBackend:
     def lower(self, job: Job) -> Lowered:
         steps = job.steps
         packed = steps.file(MODEL, lambda path: _pack(job, steps, path))
-        steps.discard(GRAPH, *(_part_name(kind) for kind in SECTIONS.values()))
+        steps.discard(GRAPH, *(_section_file(kind) for kind in SECTIONS.values()))
         steps.publish(MODEL, job.directory)
         begin = find_section(packed, SECTIONS["core"]).begin
         measured = steps.value(
             DELEGATION,
             lambda: asdict(_apart(job, measure, packed, begin)),
-            "litert: measuring what the delegate takes",
+            "litert: measuring what the delegate runs",
         )
         signatures: dict[Subgraph, tuple[str, ...]] = {
             "core": (*(prefill_name(n) for n in job.prefill_lengths), DECODE),
@@ -135,10 +135,10 @@ class LiteRtBackend:
         return verified_logits(directory / MODEL, ids, prompt)
 
     def open_models(self, directory: Path) -> Iterator[tuple[str, TextModel]]:
-        yield "signatures", ExtractedModel(directory / MODEL)
+        yield "signatures", OpenedTextModel(directory / MODEL)
 
     def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
-        return {"layers": ExtractedLayers(directory / MODEL, config)}
+        return {"layers": OpenedLayers(directory / MODEL, config)}
 
     def open_towers(self, directory: Path) -> Towers:
         return open_towers(directory / MODEL)
@@ -146,9 +146,9 @@ class LiteRtBackend:
     def answers(self, directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         texts = []
         with tempfile.TemporaryDirectory(dir=directory, prefix=".engine-") as cache:
-            # The engine that packs the weights into the cache holds both forms; another maps the packed ones only.
+            # The engine that packs the weights into the cache holds both copies; a second one maps only packed ones.
             LiteRtEngine(directory / MODEL, cache_dir=Path(cache)).close()
-            trim()
+            release_free_memory()
             with LiteRtEngine(directory / MODEL, cache_dir=Path(cache)) as engine:
                 for prompt in prompts:
                     texts.append("".join(engine.generate(prompt, GREEDY, max_new_tokens)))
@@ -168,13 +168,13 @@ class LiteRtBackend:
         return run_on_arm(kit, bundle.file(ROLE), texts, greedy, rows, scratch)
 
 
-def _part_name(kind: SectionKind) -> str:
-    """File of a section before it is packed."""
+def _section_file(kind: SectionKind) -> str:
+    """The file that holds a section before it is packed."""
     return f"{kind}.tflite"
 
 
 def _pack(job: Job, steps: Steps, path: Path) -> None:
-    """Make the sections, each a step of its own, and write them to ``path``."""
+    """Make the sections, each as a resumable step, and write them to ``path``."""
     config, recipe, read = job.config, job.recipe, job.source.read
     graph = steps.file(
         GRAPH,
@@ -182,17 +182,17 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
         "litert: tracing and converting the graphs",
     )
     core = steps.file(
-        _part_name("prefill_decode"),
+        _section_file("prefill_decode"),
         lambda p: _bind(job, graph, p),
         "litert: quantising and binding the weights",
     )
     embedder = steps.file(
-        _part_name("embedder"),
+        _section_file("embedder"),
         lambda p: write_token_embedder(config, recipe, read, p),
         "litert: writing the token embedding",
     )
     per_layer = steps.file(
-        _part_name("per_layer_embedder"),
+        _section_file("per_layer_embedder"),
         lambda p: write_ple_embedder(config, recipe, read, p),
         "litert: writing the per-layer embedding",
     )
@@ -216,14 +216,14 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     models |= {tower.kind: tower.path for tower in towers}
     views = [View(name, tower.kind, at) for tower in towers for name, at in tower.views.items()]
     if job.sizes:
-        views.append(View(ELASTIC_VIEW, "prefill_decode", find_heads(core)[1]))
+        views.append(View(ELASTIC_VIEW, "prefill_decode", find_file_headers(core)[1]))
     write_litertlm(path, models, tokenizer.sentencepiece, llm, executor_metadata(config, job.context), views)
     for tower in towers:
         tower.path.unlink()
 
 
 def _apart(job: Job, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call ``function`` in a process of its own for a large model; for a small one starting that takes longer."""
+    """Call ``function`` in a process of its own if the model is large; for a small model, starting one takes longer."""
     if core_parameter_count(job.config) > LARGE_PARAMETERS:
         return isolated(function, *args, **kwargs)
     return function(*args, **kwargs)
@@ -234,6 +234,6 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _bind(job: Job, graph: Path, path: Path) -> None:
-    wanted = heads(job)
+    wanted = signature_groups(job)
     bind(graph.read_bytes(), text_weights(job.config), job.recipe, job.source.read, path, wanted)
-    split_heads(path, wanted)
+    write_file_headers(path, wanted)

@@ -1,7 +1,7 @@
 """Turn a converted graph's weight inputs into constants, quantised and streamed behind the flatbuffer.
 
-Memory is that of the flatbuffer and one block of rows, whatever the model's size. Signatures that use the same
-weight share its bytes.
+This takes the memory of the flatbuffer and of one block of rows, whatever the model's size. Signatures that use the
+same weight share its bytes.
 """
 
 from __future__ import annotations
@@ -15,21 +15,19 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from g3n_compiler.errors import TargetError
-from g3n_compiler.lower.litert import file_headers as split
-from g3n_compiler.lower.litert import flatbuffer
-from g3n_compiler.lower.litert import partial_model as cuts
+from g3n_compiler.lower.litert import file_headers, flatbuffer, partial_model
 from g3n_compiler.lower.litert.stream_weights import Placed, Read, check_scheme, stream_weights
 from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Recipe, Scheme
 
 HYBRID_VERSION = 12
-"""Version of FULLY_CONNECTED that has float activations and weights quantised row by row (TFLite's op_version.cc)."""
+"""The version of FULLY_CONNECTED with float activations and weights quantised row by row (TFLite's op_version.cc)."""
 TENSOR_TYPES = {32: schema.TensorType.FLOAT32, 8: schema.TensorType.INT8, 4: schema.TensorType.INT4}
 
 
 @dataclass(frozen=True)
 class BoundWeight:
-    """Where a weight's bytes lie in the bound file, and how they are encoded."""
+    """Where a weight's bytes are in the bound file, and how they are encoded."""
 
     name: str
     scheme: str
@@ -43,15 +41,15 @@ def bind(
     recipe: Recipe,
     read: Read,
     path: Path,
-    heads: Sequence[Sequence[str]] = (),
+    signature_groups: Sequence[Sequence[str]] = (),
 ) -> tuple[BoundWeight, ...]:
     """Write ``graph`` with its weights to ``path``; the same arguments give the same bytes.
 
     Args:
-        graph: from :func:`.graph.convert`.
-        specs: every weight that some signature must use.
-        read: the checkpoint's reader.
-        heads: leave room for :func:`.split.split_heads`.
+        graph: from :func:`g3n_compiler.lower.litert.text.convert`.
+        specs: every weight; each must be used by some signature.
+        read: reads a weight from the checkpoint.
+        signature_groups: leave room for the headers of :func:`.file_headers.write_file_headers`.
 
     Raises:
         NotFinite: a weight holds a NaN or an infinity.
@@ -61,12 +59,12 @@ def bind(
     uses = _constants_for(model, {s.input_name: s for s in specs.values()}, recipe)
     if missing := sorted(specs.keys() - uses.keys()):
         raise TargetError(
-            f"no signature of the graph reads {len(missing)} weights, e.g. {missing[0]}: it was not converted whole"
+            f"no signature of the graph reads {len(missing)} weights, for example {missing[0]}: the graph is incomplete"
         )
-    cuts.hide(model)
+    partial_model.hide_layer_outputs(model)
     buffers = {name: model.buffers[use.buffer] for name, use in uses.items()}
     flatbuffer.compact(model)
-    size = flatbuffer.place(model, split.room(model, heads))
+    size = flatbuffer.place(model, file_headers.header_bytes(model, signature_groups))
     placed = [Placed(spec, recipe.scheme(spec), buffers[name].offset) for name, spec in specs.items()]
     with path.open("wb") as file:
         for weight, scales in zip(placed, stream_weights(file, placed, read), strict=True):
@@ -77,7 +75,7 @@ def bind(
 
 
 class _Use:
-    """A weight's buffer, and the quantization parameters that wait for its scales (one for each signature)."""
+    """A weight's buffer, and the quantization parameters (one per signature) whose scales are still to be filled in."""
 
     def __init__(self, buffer: int) -> None:
         self.buffer = buffer
@@ -90,7 +88,7 @@ def _constants_for(model: Any, by_input: Mapping[str, WeightSpec], recipe: Recip
         check_scheme(spec, recipe.scheme(spec))
     buffers: dict[str, _Use] = {}
     inputs = {t.name.decode() for d in model.signatureDefs for t in d.inputs}
-    # In the order of the specs, so that a layer's weights lie together in the file.
+    # In the order of the specs, so that a layer's weights are next to each other in the file.
     for input_name, spec in by_input.items():
         if input_name in inputs:
             nbytes = recipe.scheme(spec).nbytes(spec.shape)
@@ -109,7 +107,7 @@ def _constants_for(model: Any, by_input: Mapping[str, WeightSpec], recipe: Recip
 
 
 def _make_constant(tensor: Any, spec: WeightSpec, scheme: Scheme, buffer: int) -> list[Any]:
-    """Point ``tensor`` at ``buffer``; returns its quantization parameters, if it has any, for the scales to come."""
+    """Point ``tensor`` at ``buffer``; returns its quantization parameters, if any, for the scales to be filled in."""
     if tuple(tensor.shape) != spec.shape:
         raise AssertionError(f"{spec.name} is {list(tensor.shape)} in the graph, {list(spec.shape)} in the model")
     tensor.buffer = buffer
@@ -117,7 +115,7 @@ def _make_constant(tensor: Any, spec: WeightSpec, scheme: Scheme, buffer: int) -
     if scheme.bits == 32:
         return []
     rows = spec.shape[0]
-    # Until the scales are known each weight has its own: equal vectors are written once, and the size must stand.
+    # Placeholder scales must differ: equal vectors are written once, and the size must not change later.
     tensor.quantization = schema.QuantizationParametersT(
         scale=np.full(rows, buffer, np.float32), zeroPoint=np.zeros(rows, np.int64), quantizedDimension=0
     )
@@ -125,14 +123,14 @@ def _make_constant(tensor: Any, spec: WeightSpec, scheme: Scheme, buffer: int) -
 
 
 def _mark_hybrid(model: Any, subgraph: Any, index: int, spec: WeightSpec) -> None:
-    """Let the linears that read tensor ``index`` quantise their activations, as XNNPACK does, on any kernel."""
+    """Make the linear layers that read tensor ``index`` quantise their activations, as XNNPACK does, on any kernel."""
     for operator in subgraph.operators:
         if index not in operator.inputs:
             continue
         name = flatbuffer.operator_name(model, operator)
         if name != "FULLY_CONNECTED" or operator.inputs[1] != index:
             raise TargetError(
-                f"{spec.name} is read by {name}, which takes no quantised weight: give it fp32 in the recipe"
+                f"{spec.name} is read by {name}, which does not take quantised weights: keep it fp32 in the recipe"
             )
         operator.builtinOptions.asymmetricQuantizeInputs = True
         operator.opcodeIndex = flatbuffer.operator_code(model, schema.BuiltinOperator.FULLY_CONNECTED, HYBRID_VERSION)

@@ -1,8 +1,8 @@
-"""Write and read ``.litertlm`` files, the one-file bundles of Google's LiteRT-LM engine.
+"""Write and read ``.litertlm`` files, the single-file bundles of Google's LiteRT-LM engine.
 
-A file is a small flatbuffer that lists sections, and the sections, each on a 16 KiB boundary so that it can be
-memory-mapped by itself. ``litert_lm_builder`` writes the same format but stamps a random id and the time into it;
-this writer gives the same bytes for the same input. Format: ``litert_lm_builder.litertlm_core`` and its schema.
+A file is a small flatbuffer that lists sections, followed by the sections, each on a 16 KiB boundary so that it can be
+memory-mapped by itself. ``litert_lm_builder`` writes the same format but adds a random id and the time; this writer
+gives the same bytes for the same input. Format: ``litert_lm_builder.litertlm_core`` and its schema.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Writer = Callable[[BinaryIO], None]
 
 @dataclass(frozen=True)
 class Section:
-    """A section's kind (an unknown one has the engine's own name) and its bytes ``[begin, end)`` in the file."""
+    """A section's kind (for an unknown one, the engine's own name) and its bytes ``[begin, end)`` in the file."""
 
     kind: str
     begin: int
@@ -70,7 +70,7 @@ class Section:
 
 @dataclass(frozen=True)
 class View:
-    """A model that begins ``offset`` bytes into the section ``within`` and ends with it; engines do not look at it."""
+    """A model that begins ``offset`` bytes into the section ``within`` and ends with it; engines ignore it."""
 
     name: str
     within: SectionKind
@@ -88,14 +88,17 @@ def write_litertlm(
     """Pack a bundle; the same input gives the same bytes.
 
     Args:
-        models: the TFLite file of each of :data:`MODEL_KINDS`, and of any of :data:`TOWER_KINDS`.
-        tokenizer: a SentencePiece model's bytes (loads faster, takes less memory), or the path of a ``tokenizer.json``.
-        llm: from :func:`llm_metadata`.
-        executor: from :func:`executor_metadata`.
-        views: sections that overlap a model's, each on a block boundary of it.
+        models: the TFLite file for each of :data:`MODEL_KINDS`, and for any of :data:`TOWER_KINDS`.
+        tokenizer: a SentencePiece model's bytes (which load faster and take less memory), or the path of a
+            ``tokenizer.json``.
+        llm: from :func:`.metadata.llm_metadata`.
+        executor: from :func:`.metadata.executor_metadata`.
+        views: sections that overlap a model's section, each beginning on a block boundary of it.
     """
     if missing := [kind for kind in MODEL_KINDS if kind not in models]:
-        raise BundleError(f"a text bundle needs the models {', '.join(MODEL_KINDS)}; {', '.join(missing)} is missing")
+        raise BundleError(
+            f"a text bundle needs the models {', '.join(MODEL_KINDS)}, but {', '.join(missing)} is missing"
+        )
     is_sentencepiece = isinstance(tokenizer, bytes)
     parts: list[tuple[SectionKind, Writer]] = [
         ("llm_metadata", _write_bytes(llm)),
@@ -130,7 +133,7 @@ def write_litertlm(
 
 
 def sections(path: Path) -> list[Section]:
-    """The sections of a ``.litertlm`` file, in the order they lie in it.
+    """The sections of a ``.litertlm`` file, in file order.
 
     Raises:
         BundleError: the file is not a ``.litertlm``, or its header is damaged.
@@ -139,11 +142,15 @@ def sections(path: Path) -> list[Section]:
         length = os.fstat(file.fileno()).st_size
         start = file.read(core.HEADER_BEGIN_BYTE_OFFSET)
         if len(start) < core.HEADER_BEGIN_BYTE_OFFSET or not start.startswith(core.HEADER_MAGIC_BYTES):
-            raise BundleError(f"{path} does not begin with {core.HEADER_MAGIC_BYTES.decode()}: it is no .litertlm file")
+            raise BundleError(
+                f"{path} does not begin with {core.HEADER_MAGIC_BYTES.decode()}: it is not a .litertlm file"
+            )
         (end,) = struct.unpack_from("<Q", start, core.HEADER_END_LOCATION_BYTE_OFFSET)
         size = end - core.HEADER_BEGIN_BYTE_OFFSET
         if not 0 < size <= min(length, MAX_HEADER_BYTES):
-            raise BundleError(f"{path} says its header has {size} bytes of {length}: it is damaged, copy it again")
+            raise BundleError(
+                f"{path} claims a header of {size} bytes but has {length}: it is damaged, so copy it again"
+            )
         content = file.read(size)
     try:
         listed = schema.LiteRTLMMetaData.GetRootAs(content).SectionMetadata()
@@ -153,13 +160,13 @@ def sections(path: Path) -> list[Section]:
     for section in found:
         if not end <= section.begin <= section.end <= length:
             raise BundleError(
-                f"{path} puts {section.kind} at bytes {section.begin}..{section.end} of {length}: copy the file again"
+                f"{path} puts {section.kind} at bytes {section.begin} to {section.end} of {length}: copy the file again"
             )
     return found
 
 
 def find_section(path: Path, kind: str) -> Section:
-    """The one section of ``kind``; raises :class:`BundleError` where there is none or more than one."""
+    """The only section of ``kind``; raises :class:`BundleError` if there is none or more than one."""
     found = [s for s in sections(path) if s.kind == kind]
     if len(found) != 1:
         raise BundleError(f"{path} has {len(found)} sections of kind {kind}, expected one")
@@ -167,7 +174,7 @@ def find_section(path: Path, kind: str) -> Section:
 
 
 def entry_points(path: Path) -> dict[str, list[int]]:
-    """Bytes ``[begin, end]`` of the models that a loop over all sizes of an elastic bundle runs, by what each is."""
+    """Bytes ``[begin, end]`` of the models that our loop over all sizes of an elastic bundle runs, by purpose."""
     wanted = {"decoder": ELASTIC_VIEW, "embedder": "embedder", "per_layer_embedder": "per_layer_embedder"}
     wanted["tokenizer"] = "sp_tokenizer"
     found = {name: find_section(path, kind) for name, kind in wanted.items()}
@@ -198,13 +205,13 @@ def _content(path: Path, section: Section) -> Iterator[bytes]:
         while remaining:
             block = source.read(min(remaining, 1 << 20))
             if not block:
-                raise BundleError(f"{path} ended while {section.kind} was read: copy the file again")
+                raise BundleError(f"{path} ended while {section.kind} was being read: copy the file again")
             yield block
             remaining -= len(block)
 
 
 def _header(kinds: Sequence[SectionKind], views: Sequence[View]) -> Any:
-    """The header with placeholder offsets, which must not be 0: a flatbuffer leaves out default values."""
+    """The header with placeholder offsets. They must not be 0, because a flatbuffer leaves out default values."""
     data_types = {kind: data_type for data_type, kind in DATA_KINDS.items()}
     objects = []
     for kind in kinds:
@@ -213,7 +220,7 @@ def _header(kinds: Sequence[SectionKind], views: Sequence[View]) -> Any:
         data_type = schema.AnySectionDataType.TFLiteModel if model else data_types[kind]
         objects.append(schema.SectionObjectT(items=items, dataType=data_type, beginOffset=1, endOffset=1))
     for view in views:
-        # As a model, the engine would insist on knowing its type.
+        # If it were declared as a model, the engine would require a known model type.
         data_type = schema.AnySectionDataType.GenericBinaryData
         items = [_text_pair(VIEW_KEY, view.name)]
         objects.append(schema.SectionObjectT(items=items, dataType=data_type, beginOffset=1, endOffset=1))

@@ -1,8 +1,9 @@
-"""What the XNNPACK delegate really takes of a finished TFLite model, found by letting it take the model apart.
+"""What the XNNPACK delegate really runs of a finished TFLite model, found by applying the delegate to it.
 
-The interpreter is told not to fuse delegated nodes, so that each operator the delegate accepts becomes a delegate node
-of its own and can be named by its output. Weights are not needed for that: operators are measured on a copy of the
-flatbuffer in front of a hole in a temporary file, some at a time, since the delegate packs even a hole's zeros.
+The interpreter is told not to fuse delegated nodes, so each operator that the delegate accepts becomes a delegate node
+of its own and can be identified by its output. Weights are not needed for that: operators are measured on a copy of the
+flatbuffer with zeros (a hole in a temporary file) for weights. They are measured some at a time, because the delegate
+packs even the zeros.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from g3n_compiler.lower.litert.partial_model import reduced
 
 MEASURED_WITH = "ai-edge-litert interpreter, XNNPACK"
 PART_BYTES = 128 << 20
-"""Constants measured at a time."""
+"""Bytes of constants measured at a time."""
 FREE = frozenset({"RESHAPE", "SLICE", "CONCATENATION", "TRANSPOSE", "GATHER", "PACK", "UNPACK", "DYNAMIC_UPDATE_SLICE"})
-"""Operators that move values and compute none."""
+"""Operators that move values and compute nothing."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator of a signature, its floating-point operations, and whether the delegate took it."""
+    """One operator of a signature, its floating-point operations, and whether the delegate runs it."""
 
     name: str
     flops: int
@@ -39,7 +40,7 @@ class Operator:
 
 
 def measure(path: Path, offset: int = 0, threads: int = 2) -> Delegation:
-    """Delegation of all signatures together of the model that begins at byte ``offset`` of ``path``."""
+    """Delegation of all signatures together, for the model that begins at byte ``offset`` of ``path``."""
     return summarize(op for operators in operators_by_signature(path, offset, threads).values() for op in operators)
 
 
@@ -78,7 +79,7 @@ def operators_by_signature(path: Path, offset: int = 0, threads: int = 2) -> dic
 
 
 def _parts(model: Any, subgraph: Any) -> Iterator[list[Any]]:
-    """The operators in runs whose constants stay below :data:`PART_BYTES` (a single larger one apart)."""
+    """The operators in runs whose constants stay below :data:`PART_BYTES`; a single larger one is a run of its own."""
     part: list[Any] = []
     nbytes = 0
     for operator in subgraph.operators:

@@ -1,7 +1,7 @@
-"""The decoder's arithmetic in the form that costs LiteRT's XNNPACK least: AltUp's streams as one tensor.
+"""The decoder's arithmetic in the form that is cheapest for LiteRT's XNNPACK: AltUp's streams as one tensor.
 
-A multiply-add for each pair of streams would pass over a chunk's activations some forty times a layer. Side by side, as
-``[T, streams, hidden]``, they are mixed by one small product for each token.
+A multiply-add for each pair of streams would pass over a chunk's activations about forty times per layer. Side by side,
+as ``[T, streams, hidden]``, the streams are mixed by one small product for each token.
 """
 
 from __future__ import annotations

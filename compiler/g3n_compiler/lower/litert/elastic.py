@@ -1,12 +1,14 @@
-"""An elastic bundle on LiteRT: the stock engine finds the largest size, our loop finds them all, over the same bytes.
+"""An elastic bundle on LiteRT: the stock engine finds the largest size and our loop finds every size, over the same
+bytes.
 
-The decoder's section begins with a head that has the largest size's signatures only: an engine prepares every signature
-that it finds. A view of the section begins with a second head, which has those of all sizes::
+The decoder's section begins with a header that lists only the largest size's signatures, because an engine prepares
+every signature that it finds. A view of the section begins with a second header, which lists the signatures of all
+sizes::
 
     prefill_decode:         | prefill_128 decode | prefill_128 decode verify_5 half:prefill_128 half:decode | weights |
     prefill_decode_elastic:                      | prefill_128 decode verify_5 half:prefill_128 half:decode | weights |
 
-A weight that several sizes use is one buffer for all of them, as it is for prefill and decode, so that the delegate's
+A weight that several sizes use is one buffer for all of them, just as prefill and decode share one, so the delegate's
 weight cache packs it once.
 """
 
@@ -20,7 +22,7 @@ from typing import Any
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert.container import find_section
 from g3n_compiler.lower.litert.delegation import operators_by_signature, summarize
-from g3n_compiler.lower.litert.opened import ExtractedLayers, ExtractedModel
+from g3n_compiler.lower.litert.opened import OpenedLayers, OpenedTextModel
 from g3n_compiler.lower.opened import LayeredModel, TextModel
 from g3n_compiler.lower.signatures.text import DECODE, VERIFY_LENGTH, prefill_name, verify_name
 from g3n_compiler.lower.subgraphs import Runtime
@@ -29,8 +31,8 @@ from g3n_compiler.slice.elastic import Size
 from g3n_runtime.litert.elastic_names import ELASTIC_VIEW, signature_of
 
 
-def heads(job: Job) -> list[list[str]]:
-    """Signatures of each head; none for a bundle of one size."""
+def signature_groups(job: Job) -> list[list[str]]:
+    """Signatures of each file header; none for a bundle with one size."""
     plain = [*(prefill_name(n) for n in job.prefill_lengths), DECODE]
     if not job.sizes:
         return []
@@ -39,9 +41,9 @@ def heads(job: Job) -> list[list[str]]:
 
 
 def measure_sizes(packed: Path, job: Job) -> dict[str, Any]:
-    """What the delegate takes of each smaller size."""
+    """What the delegate runs of each smaller size."""
     operators = operators_by_signature(packed, find_section(packed, ELASTIC_VIEW).begin)
-    plain = heads(job)[0]
+    plain = signature_groups(job)[0]
     return {
         size.name: asdict(summarize(op for name in plain for op in operators[signature_of(size.name, name)]))
         for size in job.sizes
@@ -57,7 +59,7 @@ class LiteRtSize:
         self._file, self._size = file, size
 
     def open_models(self, directory: Path) -> Iterator[tuple[str, TextModel]]:
-        yield f"signatures of {self._size.name}", ExtractedModel(directory / self._file, self._size)
+        yield f"signatures of {self._size.name}", OpenedTextModel(directory / self._file, self._size)
 
     def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
-        return {f"layers of {self._size.name}": ExtractedLayers(directory / self._file, config, self._size)}
+        return {f"layers of {self._size.name}": OpenedLayers(directory / self._file, config, self._size)}

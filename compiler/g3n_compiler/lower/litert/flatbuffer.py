@@ -1,7 +1,7 @@
-"""TFLite flatbuffers as objects: parsing, packing, and constants whose bytes lie behind the flatbuffer.
+"""TFLite flatbuffers as objects: parsing, packing, and constants whose bytes follow the flatbuffer.
 
-A flatbuffer may not exceed 2 GB, and building one takes several times its size in memory. A buffer may instead give
-an ``offset`` and ``size`` in the file, so the constants are streamed to the file and never held.
+A flatbuffer may not exceed 2 GB, and building one takes several times its size in memory. A buffer can instead give its
+``offset`` and ``size`` in the file, so constants are streamed to the file and never held in memory.
 """
 
 from __future__ import annotations
@@ -20,27 +20,29 @@ from g3n_compiler.lower.signatures.text import are_streams
 IDENTIFIER = b"TFL3"
 OFFSET_BYTES = 4
 HEADER_ALIGNMENT = 4096
-"""The constants begin on a page of their own."""
+"""Constants begin on a page of their own."""
 BUFFER_ALIGNMENT = 64
 UNPLACED = 1 << 40
-"""Offset of an external buffer until it is placed: as wide as any real one, so that the header's size stands."""
+"""Offset of an external buffer before it is placed. It is as wide as any real offset, so the header's size stays the
+same."""
 OPERATORS: dict[int, str] = {v: k for k, v in vars(schema.BuiltinOperator).items() if isinstance(v, int)}
 
 
 def parse(content: bytes | memoryview) -> Any:
-    """The model object (``schema.ModelT``) of a flatbuffer, which may be followed by external buffers."""
+    """The model object (``schema.ModelT``) of a flatbuffer; external buffers may follow the flatbuffer."""
     return schema.ModelT.InitFromPackedBuf(content, 0)
 
 
 def parse_file(path: Path, offset: int = 0) -> Any:
-    """As :func:`parse` of what begins at byte ``offset`` of a file, without reading the external buffers."""
+    """:func:`parse` for the flatbuffer at byte ``offset`` of a file, without reading the external buffers."""
     return parse(np.memmap(path, np.uint8, "r", offset).data)
 
 
 class _SharingBuilder(flatbuffers.Builder):
-    """Writes equal vectors and strings once: a weight's scales come in every signature, and shapes are few.
+    """Writes equal vectors and strings once: a weight's scales occur in every signature, and there are few distinct
+    shapes.
 
-    Equal parts that hold such are made one by :func:`_sharing`.
+    :func:`_sharing` does the same for equal objects that hold them.
     """
 
     def __init__(self) -> None:
@@ -69,7 +71,7 @@ def pack(model: Any) -> bytes:
 
 
 class _Once:
-    """A part that several others refer to and that is written once."""
+    """An object that several others refer to and that is written once."""
 
     def __init__(self, part: Any) -> None:
         self._part, self._at = part, 0
@@ -81,9 +83,9 @@ class _Once:
 
 
 def _sharing(subgraphs: Sequence[Any]) -> list[Any]:
-    """Copies of ``subgraphs`` whose equal tensors and operators are one.
+    """Copies of ``subgraphs`` in which equal tensors and operators are one object.
 
-    Most inner tensors differ from each other in nothing, and a signature of another length has the same operators::
+    Most inner tensors do not differ at all, and signatures of different lengths have the same operators::
 
         prefill_128: [t1 t2 t3] [op1 op2]        prefill_128: [t1 t1 t3] [op1 op2]
         prefill_256: [t4 t5 t6] [op3 op4]   ->   prefill_256: [t4 t4 t3] [op1 op2]
@@ -111,7 +113,7 @@ def _sharing(subgraphs: Sequence[Any]) -> list[Any]:
 
 
 def _content(part: Any) -> Any:
-    """What makes two parts of a model equal."""
+    """A value that is equal for equal objects of a model."""
     if isinstance(part, np.ndarray):
         return part.dtype.str, part.tobytes()
     if isinstance(part, list | tuple):
@@ -119,21 +121,21 @@ def _content(part: Any) -> Any:
     return (type(part), *map(_content, vars(part).values())) if hasattr(part, "__dict__") else part
 
 
-def pack_heads(model: Any, heads: Sequence[Sequence[str]], alignment: int) -> tuple[bytes, list[int]]:
-    """Several models in one blob, one for each of ``heads``, the signatures that it has of ``model``.
+def pack_headers(model: Any, signature_groups: Sequence[Sequence[str]], alignment: int) -> tuple[bytes, list[int]]:
+    """Pack several models into one blob, one for each of ``signature_groups``, with those signatures of ``model``.
 
     Returns:
-        the blob, and where in it each model begins, a multiple of ``alignment``; it ends with the blob. What they have
-        in common lies in the blob once. Offsets of external buffers count from where the model begins, and are those of
-        ``model`` from where the blob does.
+        the blob, and where each model begins in it, a multiple of ``alignment``; every model ends where the blob ends.
+        What the models share is in the blob once. Offsets of external buffers count from where their model begins;
+        offsets in ``model`` count from the start of the blob.
     """
-    _, begins = _pack_heads(model, heads, alignment, [0] * len(heads))
-    # Where the models begin does not depend on the offsets, which are of one width.
-    return _pack_heads(model, heads, alignment, begins)[0], begins
+    _, begins = _pack_headers(model, signature_groups, alignment, [0] * len(signature_groups))
+    # Offsets all have the same width, so where the models begin does not depend on them.
+    return _pack_headers(model, signature_groups, alignment, begins)[0], begins
 
 
-def _pack_heads(
-    model: Any, heads: Sequence[Sequence[str]], alignment: int, begins: Sequence[int]
+def _pack_headers(
+    model: Any, signature_groups: Sequence[Sequence[str]], alignment: int, begins: Sequence[int]
 ) -> tuple[bytes, list[int]]:
     builder = _SharingBuilder()
     subgraphs, codes, metadata, inline = (
@@ -142,8 +144,8 @@ def _pack_heads(
     )
     definitions = {d.signatureKey.decode(): d for d in model.signatureDefs}
     ends: list[int] = []
-    # A flatbuffer grows from its end, and refers to what lies behind: the first head is written last.
-    for names, begin in reversed(list(zip(heads, begins, strict=True))):
+    # A flatbuffer is built from its end and refers to what follows: the first header is written last.
+    for names, begin in reversed(list(zip(signature_groups, begins, strict=True))):
         head = copy.copy(model)
         chosen = [copy.copy(definitions[name]) for name in names]
         head.subgraphs = [subgraphs[d.subgraphIndex] for d in chosen]
@@ -165,9 +167,10 @@ def _pack_heads(
 
 
 def compact(model: Any) -> None:
-    """Take out what no runtime reads: names of inner tensors, and the buffers of tensors that hold no constant.
+    """Remove what no runtime reads: names of inner tensors, and the buffers of tensors that hold no constant.
 
-    Names that begin or end a signature stay, and those of the streams between layers, where a graph is cut.
+    A signature's inputs and outputs keep their names, and so do the streams between layers, which :mod:`.partial_model`
+    looks up.
     """
     tensors = [tensor for subgraph in model.subgraphs for tensor in subgraph.tensors]
     for subgraph in model.subgraphs:
@@ -189,16 +192,16 @@ def _holds_bytes(buffer: Any) -> bool:
 
 
 def operator_name(model: Any, operator: Any) -> str:
-    """Name of an operator's builtin code, such as ``FULLY_CONNECTED``."""
+    """Name of an operator's builtin code, for example ``FULLY_CONNECTED``."""
     return OPERATORS[model.operatorCodes[operator.opcodeIndex].builtinCode]
 
 
 def operator_code(model: Any, builtin: int, version: int) -> int:
-    """Index of the operator code of ``builtin`` with ``version``, added where the model lacks it."""
+    """Index of the operator code of ``builtin`` with ``version``; it is added if the model lacks it."""
     for i, code in enumerate(model.operatorCodes):
         if (code.builtinCode, code.version) == (builtin, version):
             return i
-    # Codes past 127 do not fit the field that old readers look at.
+    # Codes above 127 do not fit into the field that old readers use.
     deprecated = min(builtin, schema.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES)
     model.operatorCodes.append(
         schema.OperatorCodeT(builtinCode=builtin, deprecatedBuiltinCode=deprecated, version=version)
@@ -207,7 +210,7 @@ def operator_code(model: Any, builtin: int, version: int) -> int:
 
 
 def add_external_buffer(model: Any, nbytes: int) -> int:
-    """Index of a new buffer of ``nbytes`` that lies outside the flatbuffer; :func:`place` gives it its offset."""
+    """Index of a new buffer of ``nbytes`` outside the flatbuffer; :func:`place` sets its offset."""
     model.buffers.append(schema.BufferT(offset=UNPLACED, size=nbytes))
     return len(model.buffers) - 1
 
@@ -217,9 +220,9 @@ def external_buffers(model: Any) -> list[Any]:
 
 
 def place(model: Any, room: int = 0) -> int:
-    """Give the external buffers their offsets, in order, and return the size of the whole file in bytes.
+    """Set the external buffers' offsets, in order, and return the size of the whole file in bytes.
 
-    ``room`` bytes or more are left in front of them.
+    At least ``room`` bytes are left in front of them.
     """
     position = _align(max(len(pack(model)), room), HEADER_ALIGNMENT)
     for buffer in external_buffers(model):
@@ -229,15 +232,17 @@ def place(model: Any, room: int = 0) -> int:
 
 
 def write_header(file: IO[bytes], model: Any, size: int) -> None:
-    """Write the flatbuffer in front of the constants and give the file its ``size``.
+    """Write the flatbuffer in front of the constants and set the file's ``size``.
 
-    Quantization scales may have changed since :func:`place`, lengths may not: the header must end before the first
-    constant.
+    Quantization scales may have changed since :func:`place`, but their lengths may not: the header must end before the
+    first constant.
     """
     header = pack(model)
     first = min((b.offset for b in external_buffers(model)), default=size)
     if len(header) > first:
-        raise AssertionError(f"the flatbuffer grew to {len(header)} bytes after it was placed, {first} are free")
+        raise AssertionError(
+            f"the flatbuffer grew to {len(header)} bytes after it was placed, but only {first} are free"
+        )
     file.seek(0)
     file.write(header)
     file.truncate(max(size, len(header)))

@@ -1,4 +1,4 @@
-"""What each layer of a bound model hands on, the model run layer by layer: one layer is in memory at a time."""
+"""What each layer of a bound model outputs, run layer by layer so that only one layer is in memory at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from g3n_compiler.lower.litert.partial_model import CutModel, Piece
+from g3n_compiler.lower.litert.partial_model import PartialModel, PartialSignature
 from g3n_compiler.lower.signatures.text import DECODE, prefill_name, streams_name
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_runtime.litert.elastic_names import signature_of
@@ -17,27 +17,27 @@ from g3n_runtime.litert.text_loop import prefill_chunks, signature_inputs
 
 @dataclass
 class _Call:
-    """One call of a signature: its inputs, and what the layers so far have made of them."""
+    """One call of a signature: its inputs, and what the layers run so far have computed."""
 
     signature: str
     count: int
     inputs: dict[str, np.ndarray]
     streams: dict[str, np.ndarray] = field(default_factory=dict)
-    """What the layer before handed on ``[T, n, hidden]``, by its name."""
+    """Output ``[T, n, hidden]`` of the previous layer, by name."""
     shared: dict[str, np.ndarray] = field(default_factory=dict)
-    """Caches, as they were at this call, of the owners that later layers read."""
+    """Caches of the owners that later layers read, as they were at this call."""
 
 
 class LayeredDecoder:
-    """A bound decoder as :meth:`g3n_compiler.lower.backend.LayeredModel.run` runs it.
+    """A bound decoder, as :meth:`g3n_compiler.lower.opened.LayeredModel.run` runs it.
 
     Args:
         path: its flatbuffer is overwritten, so give a copy.
-        size: a smaller size of an elastic bundle, whose shape ``config`` is.
+        size: a smaller size of an elastic bundle, whose shape is ``config``.
     """
 
     def __init__(self, path: Path, config: TextConfig, threads: int = 2, size: str | None = None) -> None:
-        self._model = CutModel(path, threads)
+        self._model = PartialModel(path, threads)
         self._config = config
         self._decode = signature_of(size, DECODE)
         shapes = self._model.input_shapes(self._decode)
@@ -55,11 +55,11 @@ class LayeredDecoder:
         for layer in range(self._config.num_layers):
             yield self._run_layer(layer, calls)
         decode = [call for call in calls if call.signature == self._decode]
-        head = self._model.piece(self._decode, [streams_name(self._config.num_layers - 1)], ["logits"])
+        head = self._model.partial(self._decode, [streams_name(self._config.num_layers - 1)], ["logits"])
         yield np.concatenate([head(call.streams)["logits"][0] for call in decode])
 
     def _schedule(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> list[_Call]:
-        """All of the prompt but its last token through prefill, the rest token by token through decode."""
+        """All of the prompt except its last token through prefill, the rest token by token through decode."""
         lengths = prefill_chunks(prompt - 1, self._lengths)
         chunks = [(n, signature_of(self._size, prefill_name(length)), length) for n, length in lengths]
         chunks += [(1, self._decode, 1)] * (len(embeddings) - (prompt - 1))
@@ -72,12 +72,14 @@ class LayeredDecoder:
         return calls
 
     def _run_layer(self, layer: int, calls: list[_Call]) -> np.ndarray:
-        """Take every call through one layer: the streams ``[T, n, hidden]`` of those that go on after it."""
+        """Run every call through one layer; returns the streams ``[T, n, hidden]`` of those calls that continue after
+        it.
+        """
         last_owner = self._config.num_kv_layers - 1
         kv = [f"kv_cache_k_{layer}", f"kv_cache_v_{layer}"] if layer <= last_owner else []
         caches = {cache: np.zeros(self._caches[cache], np.float32) for cache in kv}
         name = streams_name(layer)
-        piece: Piece | None = None
+        part: PartialSignature | None = None
         signature = ""
         out = []
         for call in calls:
@@ -85,10 +87,10 @@ class LayeredDecoder:
             if prefilling and layer > last_owner:
                 continue
             ends = layer == last_owner and prefilling
-            if piece is None or call.signature != signature:
-                piece, signature = None, call.signature
-                piece = self._model.piece(signature, self._known(layer), kv if ends else [name, *kv])
-            result = piece(call.inputs | call.shared | call.streams | caches)
+            if part is None or call.signature != signature:
+                part, signature = None, call.signature
+                part = self._model.partial(signature, self._known(layer), kv if ends else [name, *kv])
+            result = part(call.inputs | call.shared | call.streams | caches)
             caches = {cache: result[cache] for cache in kv}
             if layer in self._read_later:
                 call.shared |= caches
@@ -98,6 +100,6 @@ class LayeredDecoder:
         return np.concatenate(out)
 
     def _known(self, layer: int) -> list[str]:
-        """What layers below ``layer`` have left: their last streams, and the caches that it may read."""
+        """What layers below ``layer`` have computed: the last streams, and the caches that it may read."""
         shared = [f"kv_cache_{kind}_{owner}" for owner in sorted(self._read_later) if owner < layer for kind in "kv"]
         return [*([streams_name(layer - 1)] if layer else []), *shared]

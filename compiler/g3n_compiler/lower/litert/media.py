@@ -1,7 +1,8 @@
 """What LiteRT-LM's ``generic_model`` must be told so that images and sounds enter a prompt as in ``transformers``.
 
-The engine cuts the rendered prompt at placeholders. What ``Gemma3nProcessor`` puts around them comes from the template
-here, not from the engine's own affixes: those are tokenised apart from the text beside them, which splits "\\n\\n\\n".
+The engine splits the rendered prompt at placeholders. The text that ``Gemma3nProcessor`` puts around them comes from
+the template here, not from the engine's own prefixes and suffixes: the engine tokenises those separately from the
+neighbouring text, which splits "\\n\\n\\n".
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from g3n_runtime.media.mel import HOP, RATE
 
 @dataclass(frozen=True)
 class ImageMedia:
-    """Images: the side in pixels that the engine resizes to, and the texts of the tokens around soft tokens."""
+    """Images: the side in pixels that the engine resizes to, and the text of the tokens around soft tokens."""
 
     side: int
     placeholder: str
@@ -25,7 +26,7 @@ class ImageMedia:
 
 @dataclass(frozen=True)
 class AudioMedia:
-    """Sounds: the texts of the tokens around soft tokens."""
+    """Sounds: the text of the tokens around soft tokens."""
 
     placeholder: str
     start: str
@@ -34,7 +35,7 @@ class AudioMedia:
 
 @dataclass(frozen=True)
 class Media:
-    """The media of a bundle; ``None`` for what it does not take."""
+    """The media that a bundle accepts; ``None`` for a kind that it does not."""
 
     image: ImageMedia | None = None
     audio: AudioMedia | None = None
@@ -44,7 +45,7 @@ class Media:
         return tuple(m.placeholder for m in (self.image, self.audio) if m is not None)
 
     def describe(self, model: Any) -> None:
-        """Fill ``model``, the ``GenericModel`` message of ``LlmModelType``."""
+        """Fill in ``model``, the ``GenericModel`` message of ``LlmModelType``."""
         model.SetInParent()
         if self.placeholders:
             model.delimiter_regex = "(" + "|".join(re.escape(p) for p in self.placeholders) + ")"
@@ -54,7 +55,7 @@ class Media:
             model.image_tensor_height = model.image_tensor_width = self.image.side
             model.start_of_image_token.token_str = self.image.start
             model.end_of_image_token.token_str = self.image.end
-            # The adapter's last row is the end of the image already.
+            # The adapter's last row is already the end of the image.
             model.add_image_end = False
             model.image_prefix = model.image_suffix = ""
         if self.audio is not None:
@@ -64,7 +65,7 @@ class Media:
             model.end_of_audio_token.token_str = self.audio.end
             model.add_audio_end = True
             model.audio_prefix = model.audio_suffix = ""
-            # The encoder's graph has the model's own mel front end: the engine hands over the sound in hops of 10 ms.
+            # The encoder's graph includes the model's own mel front end: the engine passes the sound in hops of 10 ms.
             model.skip_mel_spectrogram_extraction = True
             model.audio_sample_rate_hz, model.audio_num_channels, model.audio_input_scale = RATE, 1, 1.0
             model.audio_frame_length = model.audio_hop_length = HOP

@@ -1,8 +1,8 @@
-"""What a LiteRT bundle takes on a device, and what making one takes here.
+"""How much memory a LiteRT bundle takes on a device, and how much compiling one takes here.
 
-The ledger's constants come from E2B and E4B, int4, context 4096, prefill 128 and 256, two threads, x86-64. LiteRT-LM
-0.18.1 on E2B: later loads took 0.371 + 1.679 GB (anonymous + file-backed), of which 0.039 are Python's; the first one
-peaked at 0.549 more and wrote a cache of 1.537 GB for a core of 1.530.
+The ledger's constants were measured with E2B and E4B, int4, context 4096, prefill 128 and 256, two threads, x86-64.
+With LiteRT-LM 0.18.1, E2B took 0.371 + 1.679 GB (anonymous + file-backed) on later loads, of which 0.039 GB are
+Python's; the first load peaked at 0.549 GB more and wrote a cache of 1.537 GB for a core of 1.530 GB.
 """
 
 from __future__ import annotations
@@ -25,35 +25,36 @@ from g3n_compiler.models.registry import text_weights
 from g3n_compiler.quantize.recipe import Recipe
 
 ENGINE_BYTES = 217_000_000
-"""Code and tables of the stock engine, its tokenizer included, file-backed beside the packed core and anonymous beside
-caches and activations."""
+"""Code and tables of the stock engine, including its tokenizer: file-backed bytes beyond the packed core, and anonymous
+bytes beyond caches and activations."""
 PACKED_SHARE = 1.005
-"""Size of XNNPACK's packed weights, which LiteRT maps instead of the core, as a part of the core's."""
+"""Size of XNNPACK's packed weights, which LiteRT maps instead of the core, relative to the core's size."""
 CONVERTER_MEMORY = 1_000_000_000
 LAYER_MEMORY = 30_000_000
-"""Of the process that converts the graph, and of each layer in it: 1.7 GB were measured for E2B's 30 layers."""
+"""Memory of the process that converts the graph, and what each layer adds to it: 1.7 GB were measured for E2B's 30
+layers."""
 VERIFY_MEMORY = 1_250_000_000
-"""Caches, activations and touched rows at a context of 4096, beside the packed core, while the whole graph is compared
-and the engine speaks. Measured for compiles of E2B and E4B at int4, everything counted: 3.5 and 4.5 GB."""
+"""Caches, activations and touched rows at a context of 4096, beyond the packed core, while the whole graph is compared
+and the engine generates. Compiles of E2B and E4B at int4 took 3.5 and 4.5 GB in total."""
 
 
 def memory_ledger(
     config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
 ) -> dict[str, Any]:
-    """``parts`` (name, bytes, kind), ``peak`` bytes by phase, what ``phases`` hold and the least device memory.
+    """``parts`` (name, bytes, kind), ``peak`` bytes by phase, what each of ``phases`` holds, and the least device memory.
 
-    A tower is one part, loaded when the first image or sound comes; its phase is the encoding. ``first_run`` has the
-    ``peak`` of the first load and the ``cache`` of packed weights that it leaves on the disk.
+    A tower is one part, loaded with the first image or sound; its phase is the encoding. ``first_run`` has the ``peak``
+    of the first load and the size of the ``cache`` of packed weights that it leaves on disk.
     """
     towers, caches = tower_bytes(subgraphs), kv_bytes(config, context)
     work = phase_activations(config, context, prefill)
-    # Tables are touched by rows only; the packed core is read whole at every token.
+    # Of tables only single rows are read; the packed core is read whole for every token.
     packed = int(sum(s.nbytes for s in subgraphs if s.name == "core") * PACKED_SHARE)
     held = {"engine": ENGINE_BYTES, "packed_weights": packed, "kv_cache": caches}
     phases = {"load": held, **{phase: held | {"activations": n} for phase, n in work.items()}}
     phases |= {tower: held | {tower: n} for tower, n in towers.items()}
     peak = peaks(phases)
-    # While it is packed, a weight lies in anonymous memory, which the engine keeps.
+    # A weight is in anonymous memory while it is being packed, and the engine keeps that memory.
     largest = max(recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values())
     first = max(phases["prefill"] | {"largest_weight": largest}, *phases.values(), key=lambda held: sum(held.values()))
     return {
@@ -66,7 +67,7 @@ def memory_ledger(
 
 
 def compile_memory(config: TextConfig, recipe: Recipe) -> int:
-    """Peak bytes of a compile beside the toolchain itself: converting the graph, or comparing the packed model."""
+    """Peak bytes of a compile beyond the toolchain itself: converting the graph, or comparing the packed model."""
     packed = sum(recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values())
     # Packed weights are mapped instead of the core.
     return max(CONVERTER_MEMORY + LAYER_MEMORY * config.num_layers, packed + VERIFY_MEMORY)

@@ -1,4 +1,4 @@
-"""What a ``.litertlm`` tells LiteRT-LM beside the models: template, stop tokens, sampler, media, KV caches.
+"""What a ``.litertlm`` tells LiteRT-LM apart from the models: template, stop tokens, sampler, media, KV caches.
 
 Format: the protocol buffers of ``litert_lm_builder.runtime.proto``.
 """
@@ -28,8 +28,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
-"""Gemma's turns, for a checkpoint without a template: the engine's own affixes cannot put the system's text into the
-user's first turn."""
+"""Gemma's turns, for a checkpoint without a template: the engine's own prefixes and suffixes cannot put the system text
+into the user's first turn."""
 
 
 def llm_metadata(
@@ -43,9 +43,9 @@ def llm_metadata(
 ) -> bytes:
     """The ``LlmMetadata`` of a bundle.
 
-    The model type is ``generic_model``: it renders exactly the chat template and takes its media from ``media``,
-    whereas the engine's ``gemma3n`` type also splits the text at image and audio tokens, which a text bundle cannot
-    embed, and has a mel front end of its own.
+    The model type is ``generic_model``: it renders exactly the chat template and takes its media from ``media``. The
+    engine's ``gemma3n`` type would also split the text at image and audio tokens, which a text bundle cannot embed, and
+    has its own mel front end.
     """
     media = media or Media()
     sampler = sampler or Sampler()
@@ -71,9 +71,9 @@ def llm_metadata(
 
 
 def executor_metadata(config: TextConfig, context: int) -> bytes:
-    """The ``ExecutorMetadata``: every KV cache with its length, rings of sliding layers declared local.
+    """The ``ExecutorMetadata``: every KV cache with its length; the rings of sliding layers are declared local.
 
-    Declared global, the engine would cap prompts at the shortest cache.
+    If they were declared global, the engine would limit prompts to the shortest cache.
     """
     meta = executor_metadata_pb2.ExecutorMetadata()
     meta.llm_executor_metadata.max_history_size = context

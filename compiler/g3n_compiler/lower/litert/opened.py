@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from g3n_compiler.heap import trim
+from g3n_compiler.heap import release_free_memory
 from g3n_compiler.lower.litert.container import SectionKind, extract
 from g3n_compiler.lower.litert.layers import LayeredDecoder
 from g3n_compiler.lower.subgraphs import Subgraph
@@ -30,14 +30,14 @@ LARGEST = "largest"
 """Our name here for the size that every bundle has."""
 
 
-class ExtractedModel:
-    """See :class:`g3n_compiler.lower.backend.TextModel`.
+class OpenedTextModel:
+    """See :class:`g3n_compiler.lower.opened.TextModel`.
 
-    The delegate's packed weights go into a file beside the models: in memory they would be as much again, for each
-    signature.
+    The delegate's packed weights go into a file beside the models; in memory they would take the same space again for
+    each signature.
 
     Args:
-        size: of an elastic bundle; by default the entry point that the stock engine runs.
+        size: a size of an elastic bundle; by default, the entry point that the stock engine runs.
     """
 
     def __init__(self, path: Path, size: Size | None = None) -> None:
@@ -68,17 +68,18 @@ class ExtractedModel:
 
 
 def open_packed(parts: LiteRtParts, sizes: Sequence[str], cache: Path) -> ElasticModel:
-    """The decoder over weights packed in the file ``cache``.
+    """The decoder with its packed weights in the file ``cache``.
 
-    The model that packs them has read them all; so another is opened, which maps the packed ones only.
+    The model that packs the weights has read all of them, so a second one is opened, which maps only the packed
+    weights.
     """
     ElasticModel(parts, sizes, weight_cache=cache).close()
-    trim()
+    release_free_memory()
     return ElasticModel(parts, sizes, weight_cache=cache)
 
 
-class ExtractedLayers:
-    """As :class:`ExtractedModel`, layer by layer; the decoder's copy is there to be cut."""
+class OpenedLayers:
+    """Like :class:`OpenedTextModel`, but run layer by layer, which overwrites the copy's flatbuffer."""
 
     def __init__(self, path: Path, config: TextConfig, size: Size | None = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-")
@@ -96,7 +97,7 @@ class ExtractedLayers:
 
     def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
         if self._rows is not None:
-            # The graph takes the rows of all layers and must not read those of layers that are not its own.
+            # The graph takes the rows of all layers; NaN shows if it reads those of layers that it does not have.
             every = np.full((len(ple), self._decoder.ple_layers, ple.shape[-1]), np.nan, np.float32)
             every[:, self._rows] = ple
             ple = every
@@ -104,7 +105,9 @@ class ExtractedLayers:
 
 
 def verified_logits(path: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
-    """As :meth:`ExtractedModel.prefilled_logits` of the largest of several sizes, by the calls that verify drafts."""
+    """:meth:`OpenedTextModel.prefilled_logits` for the largest of several sizes, computed by the calls that verify
+    drafts.
+    """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-") as scratch:
         model = open_packed(_extract(path, Path(scratch), elastic=True), [LARGEST], Path(scratch) / "weights.xnnpack")
         text = ElasticText(model)

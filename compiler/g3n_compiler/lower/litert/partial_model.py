@@ -1,10 +1,10 @@
-"""Run a bound model one layer at a time, cut out of the very file that ships.
+"""Run a bound model one layer at a time, directly from the file that ships.
 
-A layer alone takes a layer's memory, whatever the model's size, and what comes out can be held against the reference
-on the same inputs: rounding does not add up from layer to layer, so that a limit can be tight.
+One layer needs only that layer's memory, whatever the model's size. Its output can be compared with the reference on
+the same inputs: rounding errors do not add up from layer to layer, so the limit can be tight.
 
-The converted graph returns the streams between layers; :func:`hide` makes them inner tensors that keep their names.
-:class:`CutModel` finds them by name, and a layer is what lies between two of them::
+The converted graph returns the streams between layers. :func:`hide_layer_outputs` turns them into inner tensors that
+keep their names; :class:`PartialModel` finds them by name, and a layer is what lies between two of them::
 
     inputs -> layer 0 -> layer_0_streams -> layer 1 -> layer_1_streams -> ... -> logits
 """
@@ -24,11 +24,11 @@ from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.signatures.text import are_streams, streams_name
 
-PIECE = "piece"
+PARTIAL = "piece"
 
 
-def hide(model: Any) -> None:
-    """Take the streams between layers out of every signature's outputs; their tensors keep the name, to be found."""
+def hide_layer_outputs(model: Any) -> None:
+    """Remove the streams between layers from every signature's outputs; their tensors keep their names."""
     for definition in model.signatureDefs:
         subgraph = model.subgraphs[definition.subgraphIndex]
         hidden = {t.tensorIndex: t.name for t in definition.outputs if are_streams(t.name.decode())}
@@ -38,26 +38,26 @@ def hide(model: Any) -> None:
             subgraph.tensors[index].name = name
 
 
-class CutModel:
-    """A bound TFLite model whose signatures can be run in pieces.
+class PartialModel:
+    """A bound TFLite model whose signatures can be run in part.
 
     Args:
-        path: the model's file. Its flatbuffer is overwritten by the piece in use: give a copy.
+        path: the model's file. Running a part overwrites its flatbuffer, so give a copy.
         threads: CPU threads of the XNNPACK delegate.
     """
 
     def __init__(self, path: Path, threads: int = 2) -> None:
         self._path, self._threads = path, threads
-        self._room = min(b.offset for b in flatbuffer.external_buffers(flatbuffer.parse_file(path)))
+        self._header_room = min(b.offset for b in flatbuffer.external_buffers(flatbuffer.parse_file(path)))
         with path.open("rb") as file:
-            self._model = flatbuffer.parse(file.read(self._room))
+            self._model = flatbuffer.parse(file.read(self._header_room))
 
     @property
     def signatures(self) -> list[str]:
         return [d.signatureKey.decode() for d in self._model.signatureDefs]
 
-    def between(self, signature: str) -> list[str]:
-        """Names of the tensors that a signature can be cut at, in their order."""
+    def layer_outputs(self, signature: str) -> list[str]:
+        """Names of a signature's layer outputs, between which it can be run in part, in order."""
         tensors = self._model.subgraphs[self._definition(signature).subgraphIndex].tensors
         count = sum(t.name is not None and are_streams(t.name.decode()) for t in tensors)
         return [streams_name(i) for i in range(count)]
@@ -68,19 +68,20 @@ class CutModel:
         tensors = self._model.subgraphs[definition.subgraphIndex].tensors
         return {t.name.decode(): tuple(int(n) for n in tensors[t.tensorIndex].shape) for t in definition.inputs}
 
-    def piece(self, signature: str, known: Iterable[str], outputs: Sequence[str]) -> Piece:
-        """What computes ``outputs`` from the tensors ``known`` and the signature's inputs; one piece lives at a time.
+    def partial(self, signature: str, known: Iterable[str], outputs: Sequence[str]) -> PartialSignature:
+        """The part of a signature that computes ``outputs`` from the tensors ``known`` and the signature's inputs. Only
+        one part is usable at a time.
 
         Raises:
             TargetError: the signature has no such tensor.
         """
         model, inputs = self._cut(signature, frozenset(known), outputs)
         content = flatbuffer.pack(model)
-        if len(content) > self._room:
-            raise AssertionError(f"a piece of {len(content)} bytes does not fit in front of the constants")
+        if len(content) > self._header_room:
+            raise AssertionError(f"a part of {len(content)} bytes does not fit in front of the constants")
         with self._path.open("r+b") as file:
             file.write(content)
-        return Piece(self._path, self._threads, inputs)
+        return PartialSignature(self._path, self._threads, inputs)
 
     def _definition(self, signature: str) -> Any:
         found = [d for d in self._model.signatureDefs if d.signatureKey.decode() == signature]
@@ -95,7 +96,7 @@ class CutModel:
         names = {i: t.name.decode() for i, t in enumerate(whole.tensors) if t.name is not None}
         names |= {t.tensorIndex: t.name.decode() for t in (*definition.inputs, *definition.outputs)}
         index_of = {name: i for i, name in names.items()}
-        # A cache goes in and comes out under one name: what is asked for is what comes out.
+        # A cache goes in and comes out under the same name; ``outputs`` means the one that comes out.
         index_of |= {t.name.decode(): t.tensorIndex for t in definition.outputs}
         if missing := [name for name in outputs if name not in index_of]:
             raise TargetError(f"{signature!r} has no tensor {missing[0]!r}: it was not written by this compiler")
@@ -110,27 +111,27 @@ class CutModel:
             schema.SignatureDefT(
                 inputs=[schema.TensorMapT(names[i].encode(), places[i]) for i in begins],
                 outputs=[schema.TensorMapT(names[i].encode(), places[i]) for i in ends],
-                signatureKey=PIECE.encode(),
+                signatureKey=PARTIAL.encode(),
             )
         ]
         return model, [names[i] for i in begins]
 
 
-class Piece:
-    """A part of a signature, ready to run. ``inputs`` names what it takes."""
+class PartialSignature:
+    """A part of a signature, ready to run; ``inputs`` are the names of its inputs."""
 
     def __init__(self, path: Path, threads: int, inputs: Sequence[str]) -> None:
         self.inputs = tuple(inputs)
         self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
-        self._run = self._interpreter.get_signature_runner(PIECE)
+        self._run = self._interpreter.get_signature_runner(PARTIAL)
 
     def __call__(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run on those of ``values`` that the piece takes; returns its outputs by name."""
+        """Run on those of ``values`` that are inputs; returns the outputs by name."""
         return dict(self._run(**{name: values[name] for name in self.inputs}))
 
 
 def _between(starts: set[int], ends: Sequence[int], operators: Sequence[Any]) -> tuple[set[int], list[Any]]:
-    """The starts that ``ends`` depend on, and the operators in between, in their order."""
+    """The starts that ``ends`` depend on, and the operators in between, in order."""
     producers = {int(t): operator for operator in operators for t in operator.outputs}
     found: set[int] = set()
     kept: set[int] = set()
@@ -150,13 +151,13 @@ def _between(starts: set[int], ends: Sequence[int], operators: Sequence[Any]) ->
 
 
 def _used(operators: Sequence[Any], begins: Sequence[int], ends: Sequence[int]) -> list[int]:
-    """Indices of the tensors that a piece holds, rising."""
+    """Indices of the tensors that the part holds, ascending."""
     touched = {int(i) for operator in operators for i in (*operator.inputs, *operator.outputs) if i >= 0}
     return sorted(touched.union(begins, ends))
 
 
 def reduced(whole: Any, operators: Sequence[Any], begins: Sequence[int], ends: Sequence[int]) -> Any:
-    """A subgraph of ``operators`` of ``whole`` and their tensors only, renumbered."""
+    """A subgraph with only these ``operators`` of ``whole`` and their tensors, renumbered."""
     used = _used(operators, begins, ends)
     places = {old: new for new, old in enumerate(used)} | {-1: -1}
     subgraph = schema.SubGraphT(tensors=[whole.tensors[i] for i in used], operators=[], name=whole.name)

@@ -12,11 +12,11 @@ from g3n_compiler.lower.subgraphs import Subgraph
 
 
 @dataclass(frozen=True)
-class TowerPart:
+class TowerSection:
     """One section of a tower, lowered to ``path``.
 
-    ``views`` are models within it, by name, that begin at a byte of it and end with it: other entry points over the
-    same weights (:mod:`.split`), which the stock engine does not look at.
+    ``views`` are models within it, by name: each begins at the given byte and ends with the section. They are other
+    entry points to the same weights (:mod:`.file_headers`), which the stock engine ignores.
     """
 
     subgraph: Subgraph

@@ -1,4 +1,4 @@
-"""Stream weights, quantised, into a file, on every core: memory stays at a few blocks of rows, whatever their size."""
+"""Quantise weights and stream them into a file, on every core; only a few blocks of rows are in memory at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK_BYTES = 8 << 20
 
 
 class Placed(NamedTuple):
-    """A weight, how it is encoded and the byte of the file at which it begins."""
+    """A weight, its encoding, and the byte of the file at which it begins."""
 
     spec: WeightSpec
     scheme: Scheme
@@ -32,7 +32,7 @@ def check_scheme(spec: WeightSpec, scheme: Scheme) -> None:
     """Raise :class:`TargetError` if the weight cannot be laid out in ``scheme``."""
     if scheme.bits < 32 and len(spec.shape) != 2:
         raise TargetError(
-            f"{spec.name} has shape {list(spec.shape)}: only a matrix can be {scheme.label}, leave it fp32"
+            f"{spec.name} has shape {list(spec.shape)}: only a matrix can be {scheme.label}, so keep it fp32"
         )
     if scheme.bits == 4 and spec.shape[1] % 2:
         raise TargetError(
@@ -42,12 +42,12 @@ def check_scheme(spec: WeightSpec, scheme: Scheme) -> None:
 
 
 def stream_weights(file: IO[bytes], weights: list[Placed], read: Read) -> list[np.ndarray]:
-    """Write ``weights`` where they belong and return each one's scales ``[rows]`` float32 (empty for float32).
+    """Write ``weights`` to their offsets and return each one's scales ``[rows]`` float32 (empty for float32).
 
     The bytes do not depend on the number of cores.
 
     Raises:
-        NotFinite: a weight holds a NaN or an infinity; of several, the first one is named.
+        NotFinite: a weight holds a NaN or an infinity; if several do, the first one is named.
     """
     scales = [np.empty(w.spec.shape[0] if w.scheme.bits < 32 else 0, np.float32) for w in weights]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:

@@ -1,7 +1,7 @@
-"""The two embedding tables as TFLite models of their own, for LiteRT-LM to look up token by token.
+"""The two embedding tables as TFLite models of their own, in which LiteRT-LM looks up one token at a time.
 
-Written operator by operator: a converter would hold the table, and the largest has billions of values. Rows are
-streamed, quantised, behind the flatbuffer, and the engine maps the file, so a token touches one row.
+They are written operator by operator, because a converter would hold the table in memory, and the largest has billions
+of values. Rows are quantised and streamed behind the flatbuffer. The engine maps the file, so a token touches one row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from g3n_compiler.quantize.recipe import Recipe, Scheme
 TOKEN_SIGNATURE = "embedder"
 PLE_SIGNATURE = "per_layer_embedder"
 LOOKUP_VERSION = 4
-"""Version of EMBEDDING_LOOKUP that takes int4 and int8 tables with one scale a row."""
+"""The version of EMBEDDING_LOOKUP that takes int4 and int8 tables with one scale per row."""
 
 
 def write_token_embedder(config: TextConfig, recipe: Recipe, read: Read, path: Path) -> None:
@@ -41,8 +41,8 @@ def write_token_embedder(config: TextConfig, recipe: Recipe, read: Read, path: P
 def write_ple_embedder(config: TextConfig, recipe: Recipe, read: Read, path: Path) -> None:
     """Write the per-layer embedding: ``token_ids [1, 1]`` int32 -> ``embeddings [1, 1, layers, ple_dim]``.
 
-    Rows come times ``sqrt(ple_dim)``.
-    Ids that the table lacks (image, audio, padding) look up row 0, as ``Gemma3nTextModel.get_per_layer_inputs`` does.
+    Rows are multiplied by ``sqrt(ple_dim)``. Ids outside the table (image, audio, padding) look up row 0, as in
+    ``Gemma3nTextModel.get_per_layer_inputs``.
     """
     specs = ple_tables(config)
     shape = (1, 1, config.num_layers, config.ple_dim)
@@ -60,7 +60,7 @@ class _Run(NamedTuple):
 
 
 def _runs(groups: Sequence[tuple[int, ...]], width: int) -> tuple[_Run, ...]:
-    """Where the layers' rows, in the layers' order, lie in the tables of ``groups``."""
+    """Where each layer's rows are in the tables of ``groups``, in layer order."""
     places = {layer: (table, at) for table, group in enumerate(groups) for at, layer in enumerate(group)}
     runs: list[_Run] = []
     for layer in range(len(places)):
@@ -84,7 +84,9 @@ def _write_lookup(
     outside_is_row_0: bool = False,
     runs: Sequence[_Run] = (),
 ) -> None:
-    """Look up a row of each of ``specs``; ``runs`` say how they are joined where there are several."""
+    """Write a model that looks up a row in each of ``specs``; ``runs`` say how the rows are joined if there are
+    several.
+    """
     for spec in specs:
         check_scheme(spec, scheme)
     graph = _Graph(signature)
@@ -156,7 +158,7 @@ OPTIONS: dict[str, Callable[[], Any]] = {
     "SLICE": schema.SliceOptionsT,
     "CONCATENATION": lambda: schema.ConcatenationOptionsT(axis=1),
 }
-"""Operators that carry options, which the runtime insists on even where they are empty."""
+"""Operators that carry options, which the runtime requires even where they are empty."""
 
 
 class _Graph:

@@ -1,7 +1,7 @@
-"""Convert the ``prefill_N`` and ``decode`` signatures to TFLite, their weights still graph inputs.
+"""Convert the ``prefill_N`` and ``decode`` signatures to TFLite, with their weights still graph inputs.
 
-A converted graph holds no weight bytes, so converting takes no memory for them; :mod:`.bind` turns the weight inputs
-into constants afterwards.
+A converted graph holds no weight bytes, so converting takes no memory for them; :mod:`.bind_weights` then turns the
+weight inputs into constants.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from g3n_compiler.lower.litert.dialect import LiteRtDecoder
 from g3n_compiler.lower.signatures.text import (
     VERIFY_LENGTH,
-    Part,
+    NestedModel,
     Signature,
     Verify,
     check_lengths,
@@ -25,7 +25,7 @@ from g3n_compiler.lower.signatures.text import (
     trace_inputs,
     verify_name,
 )
-from g3n_compiler.models.gemma3n.text_config import TextConfig, own_config
+from g3n_compiler.models.gemma3n.text_config import TextConfig, gemma3n_config
 from g3n_compiler.slice.elastic import Size
 from g3n_runtime.litert.elastic_names import signature_of
 
@@ -54,31 +54,33 @@ class LiteRtOps:
 
 
 def convert(config: TextConfig, context: int, prefill_lengths: Sequence[int], sizes: Sequence[Size] = ()) -> bytes:
-    """Convert the decoder for ``context`` positions: a TFLite flatbuffer whose weights are still graph inputs.
+    """Convert the decoder for ``context`` positions to a TFLite flatbuffer whose weights are still graph inputs.
 
-    The streams between layers are outputs until :mod:`.bind` hides them. The same arguments give the same bytes.
-    Smaller ``sizes`` get signatures of their own, see :func:`g3n_runtime.litert.elastic_names.signature_of`, and the
-    largest one gets another, to verify what they draft.
+    The streams between layers are outputs until :mod:`.bind_weights` hides them. The same arguments give the same
+    bytes. Smaller ``sizes`` get signatures of their own, see :func:`g3n_runtime.litert.elastic_names.signature_of`, and the
+    largest size gets another signature that verifies their drafts.
 
     Raises:
         ContextError: a prefill length or the context does not fit the model.
     """
     check_lengths(config, context, prefill_lengths)
     modules: dict[str, tuple[Signature, int]] = signatures(
-        config, prefill_lengths, LiteRtOps(), LiteRtDecoder, cuts=True
+        config, prefill_lengths, LiteRtOps(), LiteRtDecoder, layer_outputs=True
     )
     if sizes:
-        verify = Verify(config, LiteRtOps(), LiteRtDecoder, cuts=True)
+        verify = Verify(config, LiteRtOps(), LiteRtDecoder, layer_outputs=True)
         modules[verify_name(VERIFY_LENGTH)] = (verify.eval(), VERIFY_LENGTH)
     for size in sizes:
-        part = Part(config, size.rows)
-        own = signatures(own_config(size.config), prefill_lengths, LiteRtOps(), LiteRtDecoder, cuts=True, part=part)
+        nested = NestedModel(config, size.rows)
+        own = signatures(
+            gemma3n_config(size.config), prefill_lengths, LiteRtOps(), LiteRtDecoder, layer_outputs=True, nested=nested
+        )
         modules |= {signature_of(size.name, name): module for name, module in own.items()}
     return convert_modules({n: (m, trace_inputs(m, context, length)) for n, (m, length) in modules.items()})
 
 
 def convert_modules(modules: Mapping[str, tuple[nn.Module, Mapping[str, Any]]]) -> bytes:
-    """Convert modules, each with keyword inputs to trace it on, into one flatbuffer with a signature for each."""
+    """Convert modules, each traced on its keyword inputs, into one flatbuffer with a signature for each."""
     import litert_torch
 
     converter = litert_torch.Converter()

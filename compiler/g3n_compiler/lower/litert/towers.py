@@ -1,21 +1,21 @@
-"""The towers of a LiteRT bundle: each gives sections that the engine loads when the first image or sound comes."""
+"""The towers of a LiteRT bundle: sections that the engine loads with the first image or sound."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from g3n_compiler.lower.job import Job
-from g3n_compiler.lower.litert.audio import ExtractedAudio, lower_audio
+from g3n_compiler.lower.litert.audio import OpenedAudio, lower_audio
 from g3n_compiler.lower.litert.container import sections
 from g3n_compiler.lower.litert.media import AudioMedia, ImageMedia, Media
-from g3n_compiler.lower.litert.section import TowerPart
-from g3n_compiler.lower.litert.vision import ExtractedVision, lower_vision
+from g3n_compiler.lower.litert.section import TowerSection
+from g3n_compiler.lower.litert.vision import OpenedVision, lower_vision
 from g3n_compiler.lower.opened import Towers
 
 
-def lower_towers(job: Job, folder: Path) -> list[TowerPart]:
+def lower_towers(job: Job, folder: Path) -> list[TowerSection]:
     """Lower every tower of ``job`` into ``folder``."""
-    parts: list[TowerPart] = []
+    parts: list[TowerSection] = []
     if job.vision is not None:
         parts += lower_vision(job, job.vision, folder)
     if job.audio is not None:
@@ -27,8 +27,8 @@ def open_towers(path: Path) -> Towers:
     """The towers of a finished ``.litertlm``."""
     kinds = {section.kind for section in sections(path)}
     return Towers(
-        ExtractedVision(path) if "vision_encoder" in kinds else None,
-        ExtractedAudio(path) if "audio_encoder_hw" in kinds else None,
+        OpenedVision(path) if "vision_encoder" in kinds else None,
+        OpenedAudio(path) if "audio_encoder_hw" in kinds else None,
     )
 
 
@@ -37,6 +37,6 @@ def media_of(job: Job) -> Media:
     token, image, audio = job.tokenizer.token, None, None
     if (vision := job.vision) is not None:
         image = ImageMedia(job.resolutions[0], token(vision.image_id), token(vision.boi_id), token(vision.eoi_id))
-    if (ears := job.audio) is not None:
-        audio = AudioMedia(token(ears.soft_id), token(ears.begin_id), token(ears.end_id))
+    if (config := job.audio) is not None:
+        audio = AudioMedia(token(config.soft_id), token(config.begin_id), token(config.end_id))
     return Media(image, audio)

@@ -1,8 +1,9 @@
 """The vision tower as two TFLite models: the encoder, at several resolutions over one copy of the weights, and the
-adapter into the text space.
+adapter, which projects into the text model's space.
 
-LiteRT-LM 0.18.1 dies of an encoder's section with more than one signature, so each resolution has a flatbuffer of its
-own in front of the same weights. The engine runs the first: it resizes every picture to the one size in the metadata.
+LiteRT-LM 0.18.1 crashes if an encoder's section has more than one signature, so each resolution has a flatbuffer of its
+own in front of the same weights. The engine runs the first one: it resizes every picture to the one size given in the
+metadata.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.bind_weights import bind
 from g3n_compiler.lower.litert.container import extract, sections
 from g3n_compiler.lower.litert.delegation import measure
-from g3n_compiler.lower.litert.file_headers import split_heads
-from g3n_compiler.lower.litert.section import TowerPart
+from g3n_compiler.lower.litert.file_headers import write_file_headers
+from g3n_compiler.lower.litert.section import TowerSection
 from g3n_compiler.lower.litert.text import convert_modules
-from g3n_compiler.lower.litert.tower_blocks import cut_copy, run_steps
+from g3n_compiler.lower.litert.tower_blocks import partial_copy, run_blocks
 from g3n_compiler.lower.signatures.vision import AdaptImage, EncodeImage, adapter_read, trace_adapter, trace_encoder
 from g3n_compiler.models.dialect import Dialect
 from g3n_compiler.models.gemma3n.tower_config import VisionConfig
@@ -33,7 +34,7 @@ from g3n_runtime.litert.vision import ADAPTER, LiteRtVision, encoder_name, encod
 
 
 class LiteRtDialect(Dialect):
-    """Products of two activations as one BATCH_MATMUL, without the transposes that ``torch.matmul`` brings."""
+    """Products of two activations as one BATCH_MATMUL, without the transposes that ``torch.matmul`` adds."""
 
     def __init__(self) -> None:
         importlib.import_module("litert_torch.generative.custom_ops.bmm_4d")
@@ -44,7 +45,7 @@ class LiteRtDialect(Dialect):
 
 def convert_encoder(layout: VisionLayout, resolutions: Sequence[int]) -> bytes:
     """The encoder with a signature for each resolution, its weights still graph inputs."""
-    module = EncodeImage(layout, LiteRtDialect(), cuts=True)
+    module = EncodeImage(layout, LiteRtDialect(), layer_outputs=True)
     return convert_modules({encoder_name(s): (module, trace_encoder(module, s)) for s in resolutions})
 
 
@@ -54,7 +55,7 @@ def convert_adapter(config: VisionConfig, hidden_size: int) -> bytes:
     return convert_modules({ADAPTER: (module, trace_adapter(module))})
 
 
-def lower_vision(job: Job, config: VisionConfig, folder: Path) -> list[TowerPart]:
+def lower_vision(job: Job, config: VisionConfig, folder: Path) -> list[TowerSection]:
     """Convert, quantise and bind both models into ``folder``."""
     encoder, adapter = folder / "vision_encoder.tflite", folder / "vision_adapter.tflite"
     layout, hidden, read = read_layout(config), job.config.hidden_size, job.source.read
@@ -66,14 +67,14 @@ def lower_vision(job: Job, config: VisionConfig, folder: Path) -> list[TowerPart
         job.recipe,
         read,
         encoder,
-        heads=[(name,) for name in names],
+        signature_groups=[(name,) for name in names],
     )
     delegation = measure(encoder)
-    begins = split_heads(encoder, [(name,) for name in names])
+    begins = write_file_headers(encoder, [(name,) for name in names])
     specs = AdaptImage(config, hidden).specs
     bind(convert_adapter(config, hidden), specs, job.recipe, adapter_read(job.source, config), adapter)
     return [
-        TowerPart(
+        TowerSection(
             "vision_encoder",
             "vision_encoder",
             encoder,
@@ -81,11 +82,11 @@ def lower_vision(job: Job, config: VisionConfig, folder: Path) -> list[TowerPart
             delegation,
             dict(zip(names[1:], begins[1:], strict=True)),
         ),
-        TowerPart("vision_adapter", "vision_adapter", adapter, (ADAPTER,), measure(adapter)),
+        TowerSection("vision_adapter", "vision_adapter", adapter, (ADAPTER,), measure(adapter)),
     ]
 
 
-class ExtractedVision:
+class OpenedVision:
     """The tower of a finished ``.litertlm``, copied out so that the interpreter can map it; see ``VisionModel``."""
 
     def __init__(self, path: Path) -> None:
@@ -112,8 +113,8 @@ class ExtractedVision:
 
     def steps(self, image: np.ndarray) -> Iterator[np.ndarray]:
         side = image.shape[0]
-        with cut_copy(self._path, self._kinds[side]) as model:
-            *maps, last = run_steps(model, encoder_name(side), {"images": image[None]}, ("features",))
+        with partial_copy(self._path, self._kinds[side]) as model:
+            *maps, last = run_blocks(model, encoder_name(side), {"images": image[None]}, ("features",))
             yield from maps
             yield last["features"]
         yield self._model.adapt(last["features"])

@@ -1,1 +1,1 @@
-"""Trace: the entry points that are exported, and their ``torch.export`` programs."""
+"""The entry points that are exported, as PyTorch modules with their weights as inputs."""

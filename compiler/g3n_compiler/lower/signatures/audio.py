@@ -1,7 +1,7 @@
-"""The audio tower's entry points that are exported, with weights as inputs.
+"""The audio tower's exported entry points, with weights as inputs.
 
-``encode`` and ``adapt`` are what LiteRT-LM's stock engine calls, one after the other; ``stream`` is one step of the
-encoder and the adapter together, fed by :mod:`g3n_runtime.media.mel`.
+LiteRT-LM's stock engine calls ``encode`` and ``adapt``, one after the other; ``stream`` is one step of the encoder and
+the adapter together, with inputs from :mod:`g3n_runtime.media.mel`.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ class AudioSignature(nn.Module):
     """A signature's function. Weights come as one flat mapping by :attr:`WeightSpec.input_name`.
 
     Args:
-        cuts: return what enters each layer too, under :func:`~.signatures.streams_name`.
+        layer_outputs: also return the input of each layer, under :func:`.text.streams_name`.
     """
 
-    def __init__(self, config: AudioConfig, specs: Mapping[str, WeightSpec], cuts: bool = False) -> None:
+    def __init__(self, config: AudioConfig, specs: Mapping[str, WeightSpec], layer_outputs: bool = False) -> None:
         super().__init__()
         self.config = config
         self.specs = specs
-        self.cuts = cuts
+        self.layer_outputs = layer_outputs
 
     def encoder(self, weights: Mapping[str, Tensor], between: dict[str, Tensor]) -> AudioEncoder:
-        """The encoder, which leaves what is to be returned besides in ``between``."""
+        """The encoder; it adds the extra tensors that are to be returned to ``between``."""
 
         def observe(layer: int, x: Tensor) -> None:
-            if self.cuts:
+            if self.layer_outputs:
                 between[streams_name(layer)] = x
 
         return AudioEncoder(self.config, GraphWeights(weights, self.specs), observe=observe)
@@ -58,11 +58,11 @@ class AudioSignature(nn.Module):
         return Embedder(self.config.embedder, "audio", GraphWeights(weights, self.specs))
 
     def sample_inputs(self) -> dict[str, Any]:
-        """Inputs, weights apart: zeros of the right shapes and dtypes."""
+        """Inputs other than weights: zeros of the right shapes and dtypes."""
         raise NotImplementedError
 
     def trace_inputs(self) -> dict[str, Any]:
-        """Inputs to trace on, with a placeholder without data for each weight."""
+        """Inputs to trace on; each weight is a placeholder without data."""
         return self.sample_inputs() | {s.input_name: torch.empty(s.shape) for s in self.specs.values()}
 
 
@@ -70,17 +70,18 @@ class Encode(AudioSignature):
     """Sound at 16 kHz -> features of a whole clip, in the longest clip's shape.
 
     Args of the call:
-        mask: ``[1, T]`` bool, true for hops that the sound has. It comes first, as the engine fills it.
-        src_inputs: ``[1, T, HOP]`` float, the sound cut into hops of 10 ms.
+        mask: ``[1, T]`` bool, true for hops that belong to the sound. It is the first argument, because the engine
+            fills the first.
+        src_inputs: ``[1, T, HOP]`` float, the sound in hops of 10 ms.
 
     Returns:
         ``features [1, T / 16, hidden]`` float, zero past the sound's end, and ``mask [1, T / 16]`` bool, all true: like
-        the reference, the engine then gives every clip as many soft tokens as the longest, and :class:`Adapt` puts the
-        padding's embedding where there are no features.
+        the reference, the engine then gives every clip as many soft tokens as the longest clip, and :class:`Adapt` puts
+        the padding's embedding where there are no features.
     """
 
-    def __init__(self, config: AudioConfig, cuts: bool = False) -> None:
-        super().__init__(config, audio_weights(config), cuts)
+    def __init__(self, config: AudioConfig, layer_outputs: bool = False) -> None:
+        super().__init__(config, audio_weights(config), layer_outputs)
         self.mel = LogMelGraph(config.mel_bins)
 
     def forward(self, mask: Tensor, src_inputs: Tensor, **weights: Tensor) -> dict[str, Tensor]:
@@ -98,7 +99,7 @@ class Adapt(AudioSignature):
     """Features -> soft tokens in the text model's space.
 
     Returns:
-        ``mm_embedding [1, N, text_hidden]``, the padding's embedding where the features are zero.
+        ``mm_embedding [1, N, text_hidden]``; the padding's embedding where the features are zero.
     """
 
     def __init__(self, config: AudioConfig) -> None:
@@ -121,8 +122,8 @@ class Adapt(AudioSignature):
 class StreamStep(AudioSignature):
     """One step of a stream -> ``soft_token [1, 1, text_hidden]`` and the state (``models.gemma3n.audio_stream``)."""
 
-    def __init__(self, config: AudioConfig, cuts: bool = False) -> None:
-        super().__init__(config, audio_weights(config) | soft_weights(config), cuts)
+    def __init__(self, config: AudioConfig, layer_outputs: bool = False) -> None:
+        super().__init__(config, audio_weights(config) | soft_weights(config), layer_outputs)
 
     def forward(self, mel: Tensor, known: Tensor, state: Mapping[str, Tensor], **weights: Tensor) -> dict[str, Tensor]:
         between: dict[str, Tensor] = {}

@@ -1,12 +1,12 @@
-"""KV caches for LiteRT-LM's signatures: tensors that go in and come out, rings on sliding layers.
+"""KV caches for LiteRT-LM's signatures: tensors that go in and come out; ring buffers on sliding layers.
 
-The engine owns the caches and passes them to every call, so a cache here is a function of its inputs. A sliding
-layer keeps ``R = min(window, context)`` positions: position ``p`` lies in slot ``p mod R``. A full layer keeps the
-whole context, position ``p`` in slot ``p``.
+The engine owns the caches and passes them to every call, so a cache here is a function of its inputs. A sliding layer
+keeps ``R = min(window, context)`` positions: position ``p`` is in slot ``p mod R``. A full layer keeps the whole
+context, with position ``p`` in slot ``p``.
 
-A prompt chunk is padded up to its signature's length. The engine gives padded tokens position 0, and their keys and
-values are never written to a cache: neither to a ring, where they would displace tokens still in the window, nor to
-a full cache, where a chunk that reaches past the context would be shifted over older tokens.
+A prompt chunk is padded to its signature's length. The engine gives padded tokens position 0. Their keys and values are
+never written to a cache: in a ring they would displace tokens that are still in the window, and in a full cache a chunk
+that reaches past the context would be shifted over older tokens.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch import Tensor
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 
 MASKED = -1e9
-"""Added to the score of a position that may not be seen: finite, so that a padded row is no NaN."""
+"""Added to the score of a masked position. It is finite, so that a padded row does not become NaN."""
 BLOCK = 256
-"""Prompt tokens that attend together on sliding layers: longer chunks would score keys outside every window."""
+"""Prompt tokens that attend together on sliding layers; longer blocks would score keys outside every window."""
 
 
 class CacheOps(Protocol):
-    """The operations that export writes as TFLite operators and everything else as plain PyTorch."""
+    """The operations that export writes as TFLite operators, and everything else as plain PyTorch."""
 
     def update(self, cache: Tensor, chunk: Tensor, start: Tensor, axis: int) -> Tensor:
-        """``cache`` with ``chunk`` written from index ``start [1]`` int32 of ``axis``."""
+        """``cache`` with ``chunk`` written at index ``start [1]`` int32 of ``axis``."""
 
     def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
         """Elements ``index [N]`` int32 of ``axis``."""
@@ -39,7 +39,7 @@ class CacheOps(Protocol):
 
 
 class TorchOps:
-    """Plain PyTorch: eager execution and exporters that know no TFLite operator."""
+    """Plain PyTorch, for eager execution and for exporters without TFLite operators."""
 
     def update(self, cache: Tensor, chunk: Tensor, start: Tensor, axis: int) -> Tensor:
         return cache.index_copy(axis, start + torch.arange(chunk.shape[axis]), chunk)
@@ -73,21 +73,21 @@ class _Layer(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Queries ``rows`` of a chunk see keys ``columns`` of ring and chunk, as ``mask`` allows."""
+    """Queries ``rows`` of a chunk attend to keys ``columns`` of ring and chunk, as ``mask`` allows."""
 
     rows: slice
     columns: slice
     mask: Tensor
-    """``[1, 1, groups * len(rows), len(columns)]`` added to the scores."""
+    """``[1, 1, groups * len(rows), len(columns)]``, added to the scores."""
 
 
 class ExternalCache:
     """What decode and prefill share. Use :class:`DecodeCache` or :class:`PrefillCache`.
 
     Args:
-        inputs: caches by name as :func:`kv_cache_shapes` gives them, float32.
-        positions: ``[T]`` int32, padded with zeros behind the chunk's tokens.
-        mask: ``[1, 1, T, context]`` float32 of the full layers, 0 where a position may be seen and very low elsewhere.
+        inputs: caches by name, as :func:`kv_cache_shapes` gives them, float32.
+        positions: ``[T]`` int32, padded with zeros after the chunk's tokens.
+        mask: ``[1, 1, T, context]`` float32 of the full layers: 0 for visible positions, very low elsewhere.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ExternalCache:
         self._full_mask = self._repeat(torch.maximum(mask, torch.full((1, 1, 1, 1), MASKED)))
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Take this chunk's ``key`` and ``value`` ``[1, T, KV, H]`` into owning ``layer``."""
+        """Add this chunk's ``key`` and ``value`` ``[1, T, KV, H]`` to owning ``layer``."""
         key, value = key.permute(0, 2, 1, 3), value.permute(0, 2, 1, 3)
         old = self._inputs[f"k_{layer}"], self._inputs[f"v_{layer}"]
         write = self._append_sliding if self.config.is_sliding(layer) else self._append_full
@@ -132,9 +132,10 @@ class ExternalCache:
         raise NotImplementedError
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, by_position: bool = False) -> Tensor:
-        """Grouped attention, scale 1.0: the heads of a group are rows beside each other, so KV is not repeated.
+        """Grouped attention with scale 1.0. The heads of a group become adjacent rows, so that keys and values are not
+        repeated.
 
-        ``values`` are ``[1, KV, H, S]`` as a cache holds them, or ``[1, KV, S, H]`` where ``by_position``.
+        ``values`` are ``[1, KV, H, S]`` as in a cache, or ``[1, KV, S, H]`` with ``by_position``.
         """
         t, heads, dim = query.shape[1:]
         q = query.permute(0, 2, 1, 3).reshape(1, self.config.num_kv_heads, -1, dim)
@@ -143,7 +144,7 @@ class ExternalCache:
         return out.reshape(1, heads, t, dim).permute(0, 2, 1, 3).reshape(1, t, heads * dim)
 
     def _repeat(self, mask: Tensor) -> Tensor:
-        """Rows of a mask ``[1, 1, T, S]`` once for each head of a group (a single row is broadcast)."""
+        """The rows of a mask ``[1, 1, T, S]``, once for each head of a group (a single row is broadcast instead)."""
         groups = self.config.num_heads // self.config.num_kv_heads
         return mask if mask.shape[2] == 1 else torch.cat([mask] * groups, 2)
 
@@ -155,7 +156,7 @@ class ExternalCache:
 
 
 class DecodeCache(ExternalCache):
-    """One token: write it, then attend to the cache."""
+    """One token: written first, then attends to the cache."""
 
     def __init__(
         self, config: TextConfig, inputs: Mapping[str, Tensor], positions: Tensor, mask: Tensor, ops: CacheOps
@@ -182,7 +183,7 @@ class DecodeCache(ExternalCache):
 
 
 class PrefillCache(ExternalCache):
-    """A chunk of prompt, any length: sliding layers attend to ring and chunk side by side, block by block."""
+    """A chunk of prompt of any length; sliding layers attend to ring and chunk side by side, block by block."""
 
     def __init__(
         self, config: TextConfig, inputs: Mapping[str, Tensor], positions: Tensor, mask: Tensor, ops: CacheOps
@@ -206,7 +207,7 @@ class PrefillCache(ExternalCache):
         self._blocks: list[_Block] = []
         for first in range(0, t, BLOCK):
             end = min(first + BLOCK, t)
-            # Queries a window into the chunk see nothing of the ring, whose slots are in no order to cut by.
+            # Queries a window or more into the chunk see nothing of the ring; others keep all of its unordered slots.
             low = 0 if first < length else first
             columns = slice(low, length + end)
             block = mask[first:end, columns].view(1, 1, end - first, -1)
@@ -216,7 +217,7 @@ class PrefillCache(ExternalCache):
 
     def _prepare_full(self) -> None:
         t = self._chunk.shape[0]
-        # A padded chunk may reach past the context: it is written further left, over what lies there already.
+        # A padded chunk may reach past the context; then it is written further left, over existing tokens.
         self._write_at = torch.minimum(self.start, torch.full((1,), self._context - t, dtype=torch.int32))
         self._write_slots = self._write_at + self._chunk
         fresh = (self._write_slots >= self.start) & (self._write_slots <= self._last)

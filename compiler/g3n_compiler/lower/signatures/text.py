@@ -1,7 +1,7 @@
-"""The entry points that are exported: ``prefill_N`` and ``decode``, functional, with weights and caches as inputs.
+"""The exported entry points ``prefill_N`` and ``decode``: functional, with weights and caches as inputs.
 
-The contract is LiteRT-LM's; onnxruntime runs the very same modules. ExecuTorch's, which keeps its caches inside, is in
-:mod:`g3n_compiler.lower.executorch.methods`.
+The contract is LiteRT-LM's; onnxruntime runs the same modules. ExecuTorch, which keeps its caches inside the program,
+has its entry points in :mod:`g3n_compiler.lower.executorch.methods`.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from g3n_runtime.litert.elastic_names import VERIFY_PREFIX
 
 DECODE = "decode"
 VERIFY_LENGTH = 5
-"""Tokens that the largest of several sizes verifies in one call: a drafted text of four, after the token before it."""
+"""Tokens that the largest of several sizes verifies in one call: a draft of four tokens, after the token before it."""
 
 
 def streams_name(layer: int) -> str:
-    """Name of AltUp's streams as ``layer`` hands them on: where a graph can be cut to look at a layer alone."""
+    """Name of AltUp's streams as ``layer`` outputs them; a graph can be run in part between two such tensors."""
     return f"layer_{layer}_streams"
 
 
 def are_streams(name: str) -> bool:
-    """Whether ``name`` is one that :func:`streams_name` gives."""
+    """Whether ``name`` is one that :func:`streams_name` returns."""
     return re.fullmatch(r"layer_\d+_streams", name) is not None
 
 
@@ -51,7 +51,7 @@ def verify_name(length: int) -> str:
 
 
 class GraphWeights:
-    """Weights that are inputs of the graph; remembers which were used."""
+    """Weights that are inputs of the graph; records which ones are used."""
 
     def __init__(self, inputs: Mapping[str, Tensor], specs: Mapping[str, WeightSpec]) -> None:
         self._inputs = inputs
@@ -67,17 +67,17 @@ class GraphWeights:
         return F.linear(x, self.tensor(name))
 
 
-class Part(Dialect):
-    """A size within the largest one ``whole``: each of its layers is ``whole``'s layer of ``rows``.
+class NestedModel(Dialect):
+    """A size within the larger model ``whole``: its layer ``i`` is ``whole``'s layer ``rows[i]``.
 
-    As a dialect it finds a layer's own input among those of all layers.
+    As a dialect it picks a layer's own rows out of the rows of all layers.
     """
 
     def __init__(self, whole: TextConfig, rows: tuple[int, ...]) -> None:
         self.whole, self.rows = whole, rows
 
     def weights(self, config: TextConfig) -> dict[str, WeightSpec]:
-        """The weights of ``whole`` by the names that the size of shape ``config`` has for them."""
+        """The weights of ``whole``, by the names that the size of shape ``config`` has for them."""
         specs = text_weights(self.whole)
         return {name: specs[self._in_whole(name)] for name in text_weights(config)}
 
@@ -94,9 +94,9 @@ class Signature(nn.Module):
     Args:
         ops: how caches are written.
         decoder: the decoder in the form that suits a backend.
-        cuts: return what goes from layer to layer too, under :func:`streams_name`; for a decoder whose streams are one
-            tensor.
-        part: of a larger model, whose weights and per-layer inputs it takes.
+        layer_outputs: also return the streams between layers, under :func:`streams_name`; for a decoder that keeps them
+            as one tensor.
+        nested: the model's place in a larger one, whose weights and per-layer inputs it uses.
     """
 
     def __init__(
@@ -104,25 +104,25 @@ class Signature(nn.Module):
         config: TextConfig,
         ops: CacheOps | None = None,
         decoder: type[TextDecoder] = TextDecoder,
-        cuts: bool = False,
-        part: Part | None = None,
+        layer_outputs: bool = False,
+        nested: NestedModel | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.decoder_type = decoder
         self.ops = ops or TorchOps()
-        self.cuts = cuts
-        self.part = part or Part(config, tuple(range(config.num_layers)))
-        self.specs = self.part.weights(config)
+        self.layer_outputs = layer_outputs
+        self.nested = nested or NestedModel(config, tuple(range(config.num_layers)))
+        self.specs = self.nested.weights(config)
 
     def build(self, weights: Mapping[str, Tensor], streams: dict[str, Tensor]) -> TextDecoder:
-        """The decoder over ``weights``; what is to be returned of its streams is added to ``streams``."""
+        """The decoder over ``weights``; it adds the streams that are to be returned to ``streams``."""
 
         def observe(layer: int, found: Streams) -> None:
-            if self.cuts:
+            if self.layer_outputs:
                 streams[streams_name(layer)] = found
 
-        return self.decoder_type(self.config, GraphWeights(weights, self.specs), self.part, observe)
+        return self.decoder_type(self.config, GraphWeights(weights, self.specs), self.nested, observe)
 
 
 class Prefill(Signature):
@@ -141,7 +141,7 @@ class Prefill(Signature):
         kv_cache: Mapping[str, Tensor],
         **weights: Tensor,
     ) -> dict[str, Tensor]:
-        """Shapes as :func:`sample_inputs` gives them for ``length`` tokens."""
+        """Shapes are those of :func:`sample_inputs` for ``length`` tokens."""
         cache = PrefillCache(self.config, kv_cache, input_pos, mask, self.ops)
         streams: dict[str, Tensor] = {}
         self.build(weights, streams).prefill(embeddings, per_layer_embeddings, input_pos, cache)
@@ -164,7 +164,7 @@ class Decode(Signature):
         kv_cache: Mapping[str, Tensor],
         **weights: Tensor,
     ) -> dict[str, Tensor]:
-        """Shapes as :func:`sample_inputs` gives them for one token."""
+        """Shapes are those of :func:`sample_inputs` for one token."""
         cache = DecodeCache(self.config, kv_cache, input_pos, mask, self.ops)
         streams: dict[str, Tensor] = {}
         logits = self.build(weights, streams).decode(embeddings, per_layer_embeddings, input_pos, cache)
@@ -187,7 +187,7 @@ class Verify(Signature):
         kv_cache: Mapping[str, Tensor],
         **weights: Tensor,
     ) -> dict[str, Tensor]:
-        """Shapes as :func:`sample_inputs` gives them for ``length`` tokens."""
+        """Shapes are those of :func:`sample_inputs` for ``length`` tokens."""
         cache = PrefillCache(self.config, kv_cache, input_pos, mask, self.ops)
         streams: dict[str, Tensor] = {}
         logits = self.build(weights, streams).decode(embeddings, per_layer_embeddings, input_pos, cache)
@@ -199,19 +199,19 @@ def signatures(
     prefill_lengths: Sequence[int],
     ops: CacheOps,
     decoder: type[TextDecoder] = TextDecoder,
-    cuts: bool = False,
-    part: Part | None = None,
+    layer_outputs: bool = False,
+    nested: NestedModel | None = None,
 ) -> dict[str, tuple[Signature, int]]:
-    """Module and token count of each signature, by name: prefills in rising length, then ``decode``."""
+    """Module and token count of each signature, by name: prefills in ascending length, then ``decode``."""
     out: dict[str, tuple[Signature, int]] = {}
     for length in sorted(set(prefill_lengths)):
-        out[prefill_name(length)] = (Prefill(config, ops, decoder, cuts, part).eval(), length)
-    out[DECODE] = (Decode(config, ops, decoder, cuts, part).eval(), 1)
+        out[prefill_name(length)] = (Prefill(config, ops, decoder, layer_outputs, nested).eval(), length)
+    out[DECODE] = (Decode(config, ops, decoder, layer_outputs, nested).eval(), 1)
     return out
 
 
 def sample_inputs(config: TextConfig, context: int, length: int) -> dict[str, Any]:
-    """Inputs of a signature of ``length`` tokens, weights apart: zeros of the right shapes and dtypes."""
+    """Inputs of a signature of ``length`` tokens, other than weights: zeros of the right shapes and dtypes."""
     c = config
     return {
         "embeddings": torch.zeros(1, length, c.hidden_size),
@@ -250,19 +250,19 @@ def trace(
 def check_lengths(config: TextConfig, context: int, prefill_lengths: Sequence[int]) -> None:
     """Raise :class:`ContextError` unless the lengths can be built."""
     if not 1 <= context <= config.max_context:
-        raise ContextError(f"context {context} is outside 1..{config.max_context}, what the model was made for")
+        raise ContextError(f"context {context} is outside 1 to {config.max_context}, which the model supports")
     if not prefill_lengths:
         raise ContextError("no prefill length given: name at least one, such as 128")
     for length in prefill_lengths:
         if not 1 <= length <= context:
-            raise ContextError(f"prefill length {length} does not fit context {context}: use 1..{context}")
+            raise ContextError(f"prefill length {length} does not fit context {context}: use 1 to {context}")
 
 
 def trace_inputs(module: Signature, context: int, length: int) -> dict[str, Any]:
-    """Inputs of ``module`` to trace it on, with a placeholder without data for each weight that it reads."""
+    """Inputs to trace ``module`` on; each weight that it reads is a placeholder without data."""
     weights = used_weights(module, context, length)
     placeholders = {spec.input_name: torch.empty(spec.shape) for spec in weights.values()}
     inputs = sample_inputs(module.config, context, length) | placeholders
-    whole = module.part.whole
+    whole = module.nested.whole
     inputs["per_layer_embeddings"] = torch.zeros(1, length, whole.num_layers, whole.ple_dim)
     return inputs

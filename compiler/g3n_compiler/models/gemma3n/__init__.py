@@ -1,1 +1,1 @@
-"""Gemma 3n: everything that knows its architecture, its checkpoints and its prompt."""
+"""Gemma 3n: everything that depends on its architecture, its checkpoints or its prompt."""

@@ -1,9 +1,8 @@
 """The log-mel front end as part of a graph: sound in, log-mel frames out.
 
 Reference: ``transformers`` ``Gemma3nAudioFeatureExtractor``; :mod:`g3n_runtime.media.mel` is the same in numpy. Engines
-bring a mel front end of their own, whose upper edge, window and normalisation are another's: with this one in the
-artifact there is nothing left for them to differ in. Pre-emphasis, window and Fourier transform are linear, so they are
-one matrix here.
+bring their own mel front end, with another upper edge, window and normalisation; with this one in the artifact, engines
+cannot differ. Pre-emphasis, window and Fourier transform are linear, so here they are one matrix.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 from g3n_runtime.media.mel import FFT, FLOOR, HOP, PRE_EMPHASIS, WINDOW, mel_filters
 
 LOST = -(-(WINDOW + 1) // HOP) - 1
-"""Hops at a sound's end that begin no window: T hops of sound give ``T - LOST`` frames."""
+"""Hops at a sound's end in which no window begins: T hops of sound give ``T - LOST`` frames."""
 
 
 class LogMelGraph(nn.Module):
-    """``sound [1, T, HOP]`` -> log-mel frames ``[1, T, bins]``, of which the last ``LOST`` are silence's."""
+    """``sound [1, T, HOP]`` -> log-mel frames ``[1, T, bins]``, of which the last ``LOST`` are silence."""
 
     transform: Tensor
     filters: Tensor
@@ -47,7 +46,7 @@ class LogMelGraph(nn.Module):
 
 
 def fourier() -> np.ndarray:
-    """Pre-emphasis, window and Fourier transform of 512 samples as one matrix ``[FFT / 2 + 1, WINDOW]`` complex."""
+    """Pre-emphasis, window and Fourier transform of 512 samples as one complex matrix ``[FFT / 2 + 1, WINDOW]``."""
     at = np.arange(WINDOW)
     emphasis = np.eye(WINDOW) - PRE_EMPHASIS * np.eye(WINDOW, k=-1)
     emphasis[0, 0] = 1 - PRE_EMPHASIS

@@ -1,13 +1,13 @@
-"""The audio encoder fed one soft token's worth of sound at a time (160 ms), at constant memory however long it lasts.
+"""The audio encoder, fed one soft token's worth of sound at a time (160 ms), in constant memory for any length.
 
-A soft token hears 6 mel frames (60 ms) past its own first frame and nothing later, so step ``k`` takes mel frames
-``16k - 9 .. 16k + 6`` and gives token ``k``: the earliest that it can be given. Frames before the sound began and past
-its end are zeros with ``mask`` 0; so the first step has 7 frames that exist, and a sound of T frames takes
-``ceil(T / 16)`` steps.
+A soft token depends on 6 mel frames (60 ms) past its own first frame and on nothing later. So step ``k`` takes mel
+frames ``16k - 9 .. 16k + 6`` and returns token ``k``, as early as is possible. Frames before the beginning and past the
+end of the sound are zeros with ``mask`` 0; so the first step has 7 real frames, and a sound of T frames takes ``ceil(T
+/ 16)`` steps.
 
-Where this equals the whole-clip encoder: at every token, the last one included, up to the rounding of float32. The
-attention's past, the convolutions' edges and the group norms' statistics are carried exactly; nothing is cut at a
-chunk's border. (For other reductions than 4 read ``frames_per_token`` for 16.)
+Every token, including the last, equals the whole-clip encoder's up to float32 rounding. The attention's past, the
+convolutions' edges and the group norms' statistics are carried over exactly; nothing is cut at a chunk's border. (For
+reductions other than 4, read ``frames_per_token`` for 16.)
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from g3n_compiler.models.gemma3n.audio import AudioEncoder, AudioOps, every
 from g3n_compiler.models.gemma3n.tower_config import SUBSAMPLING, AudioConfig
 
 LOOKAHEAD = 6
-"""Mel frames that a soft token hears past its own first."""
+"""Mel frames past its own first frame that a soft token depends on."""
 MASKS_KEPT = LOOKAHEAD + 1 - SUBSAMPLING
 """Mel frames before a step's own at which the first of its tower frames begins."""
 
 
 FRONT_STATE: tuple[str, ...] = ("mask", "conv_0", "norm_0", "conv_1", "norm_1", "valid")
-"""Names of the state that comes before the layers', in the order of :func:`state_shapes`."""
+"""Names of the state before the layers' state, in the order of :func:`state_shapes`."""
 
 
 def state_shapes(config: AudioConfig) -> dict[str, tuple[int, ...]]:
-    """What a stream carries from step to step, float32, all zeros before the first."""
+    """What a stream carries from step to step: float32, all zeros before the first."""
     c = config
     shapes: dict[str, tuple[int, ...]] = {
         "mask": (1, MASKS_KEPT),
@@ -66,7 +66,7 @@ class Stream:
         self.after: dict[str, Tensor] = {}
 
     def before(self, name: str) -> Tensor:
-        """What the last step left under ``name``."""
+        """What the last step stored under ``name``."""
         return self._before[name]
 
     def window(self, name: str, x: Tensor) -> Tensor:
@@ -79,7 +79,9 @@ class Stream:
         return whole
 
     def normalize(self, name: str, x: Tensor, valid: Tensor, ops: AudioOps) -> tuple[Tensor, Tensor]:
-        """Statistics move from their old value by what the new frames differ from it: digits are not lost over time."""
+        """Statistics are updated by the difference of the new frames from them, so that precision is not lost over
+        time.
+        """
         before = self._before[name]
         count, mean, variance = (before[:, i : i + 1] for i in range(3))
         counts = count + ops.cumsum(valid)
@@ -94,25 +96,25 @@ class Stream:
 def step(
     encoder: AudioEncoder, mel: Tensor, mask: Tensor, state: Mapping[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One step -> the features of one soft token ``[1, 1, hidden]``, and the state after it.
+    """Run one step -> the features of one soft token ``[1, 1, hidden]``, and the state after it.
 
     Args:
-        mel: ``[1, frames_per_token, mel_bins]`` float, see above which.
+        mel: ``[1, frames_per_token, mel_bins]`` float; the module's docstring says which frames.
         mask: ``[1, frames_per_token]`` float, 1 for frames that exist.
         state: as :func:`state_shapes`.
     """
     stream = Stream(state)
-    frames, valid = listen(encoder, mel, mask, stream)
+    frames, valid = subsample_step(encoder, mel, mask, stream)
     features = encoder.conform(frames, valid, stream, first=encoder.config.reduction - 1)
     return features, stream.after
 
 
-def listen(encoder: AudioEncoder, mel: Tensor, mask: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
-    """What of a step comes before the layers: its frames ``[1, T, hidden]``, and which are valid ``[1, T]``."""
+def subsample_step(encoder: AudioEncoder, mel: Tensor, mask: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
+    """The part of a step before the layers: its frames ``[1, T, hidden]``, and which of them are valid ``[1, T]``."""
     c = encoder.config
     known = torch.cat((stream.before("mask"), mask), 1)
     stream.after["mask"] = known[:, -MASKS_KEPT:]
-    # The first convolution's outputs begin 2 mel frames after the tower frame that the last step ended with.
+    # The first convolution's outputs begin 2 mel frames after the last step's final tower frame.
     half = every(known[:, 2 : 2 + c.frames_per_token], 2)
     quarter = every(known[:, : c.frames_per_token], SUBSAMPLING)
     return encoder.subsample(mel * mask.unsqueeze(-1), half, quarter, stream), quarter

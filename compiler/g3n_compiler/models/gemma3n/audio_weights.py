@@ -1,12 +1,12 @@
-"""The audio tower's weights: which there are, and those that are worked out from the checkpoint's once and for all.
+"""The audio tower's weights, including those that are computed once from the checkpoint's.
 
 Names are the checkpoint's, relative to its towers. Three kinds are not stored as the graph reads them:
 
-* convolution filters lie channels-last, ``[out, height, width, in]``, or ``[1, height, width, out]`` where each channel
-  reads one;
-* ``relative_positions`` is the sinusoidal table already through its projection, so that neither the projection nor its
-  product is in the graph;
-* ``query_scale`` is the learnt scale of each dimension through its softplus, joined with the constant one.
+* convolution filters are channels-last, ``[out, height, width, in]``, or ``[1, height, width, out]`` if each channel
+  reads only one;
+* ``relative_positions`` is the sinusoidal table after its projection, so that the graph needs neither the projection
+  nor its product;
+* ``query_scale`` is the learnt scale of each dimension after its softplus, multiplied by the constant scale.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from g3n_compiler.models.gemma3n.soft_tokens import embed_hard_ids, embedder_weights
+from g3n_compiler.models.gemma3n.soft_tokens import embed_hard_tokens, embedder_weights
 from g3n_compiler.models.gemma3n.tower_config import AudioConfig
 from g3n_compiler.models.weights import Read, Role, WeightSpec
 
@@ -31,7 +31,7 @@ LONGEST_TIMESCALE = 1e4
 
 
 def audio_weights(config: AudioConfig) -> dict[str, WeightSpec]:
-    """Every weight that the encoder's graph reads, in the order of use, shapes as the graph sees them."""
+    """Every weight that the encoder's graph reads, in the order of use, with the shapes that the graph sees."""
     c, d = config, config.hidden_size
     specs: dict[str, WeightSpec] = {}
 
@@ -67,23 +67,24 @@ def audio_weights(config: AudioConfig) -> dict[str, WeightSpec]:
 
 
 def audio_embedder_weights(config: AudioConfig) -> dict[str, WeightSpec]:
-    """The weights that bring soft and hard audio tokens into the text model's space."""
+    """The weights that project soft and hard audio tokens into the text model's space."""
     return embedder_weights(config.embedder, "audio", config.text_hidden_size)
 
 
 def audio_tensors(config: AudioConfig) -> dict[str, WeightSpec]:
-    """Every tensor of a checkpoint that the tower is made of, shapes as stored."""
-    return {n: stored(config, s) for n, s in (audio_weights(config) | audio_embedder_weights(config)).items()}
+    """Every tensor of a checkpoint that makes up the tower, with its stored shape."""
+    return {n: checkpoint_spec(config, s) for n, s in (audio_weights(config) | audio_embedder_weights(config)).items()}
 
 
 def padding_weight(config: AudioConfig) -> WeightSpec:
-    """What fills a clip up to the longest's soft tokens: the embedding of the vocabulary's last token, as it enters
-    the text model."""
+    """What pads a clip to the longest clip's number of soft tokens: the embedding of the vocabulary's last token, as it
+    enters the text model.
+    """
     return WeightSpec(PADDING, (config.text_hidden_size,), "float", EMBEDDER + "embedding.weight")
 
 
-def stored(config: AudioConfig, spec: WeightSpec) -> WeightSpec:
-    """``spec`` as the checkpoint holds it: its tensor's own shape."""
+def checkpoint_spec(config: AudioConfig, spec: WeightSpec) -> WeightSpec:
+    """``spec`` as the checkpoint holds it, with its tensor's own shape."""
     shape = spec.shape
     if spec.name.endswith(POSITIONS):
         shape = (config.hidden_size, config.hidden_size)
@@ -97,24 +98,26 @@ def stored(config: AudioConfig, spec: WeightSpec) -> WeightSpec:
 
 
 class AudioReader:
-    """Reads the weights of :func:`audio_weights` and :func:`audio_embedder_weights`, working out those not stored."""
+    """Reads the weights of :func:`audio_weights` and :func:`audio_embedder_weights`, and computes those that are not
+    stored.
+    """
 
     def __init__(self, config: AudioConfig, read: Read) -> None:
         self._config, self._read = config, read
 
     def __call__(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor:
         if spec.name == PADDING:
-            return self.hard_row(self._config.padding_id)
-        source = stored(self._config, spec)
+            return self.hard_token_row(self._config.padding_id)
+        source = checkpoint_spec(self._config, spec)
         if source.shape == spec.shape and not spec.name.endswith(QUERY_SCALE):
             return self._read(spec, rows)
         value = self._derive(spec, self._read(source))
         return value if rows is None else value[rows[0] : rows[1]]
 
-    def hard_row(self, token: int) -> Tensor:
-        """What ``embed_audio`` makes of an audio token's id: ``[text_hidden]`` float32."""
+    def hard_token_row(self, token: int) -> Tensor:
+        """The output of ``embed_audio`` for an audio token's id: ``[text_hidden]`` float32."""
         c = self._config
-        rows = embed_hard_ids(c.embedder, "audio", self._read, c.text_hidden_size)
+        rows = embed_hard_tokens(c.embedder, "audio", self._read, c.text_hidden_size)
         return rows[token - c.embedder.vocab_offset]
 
     def _derive(self, spec: WeightSpec, value: Tensor) -> Tensor:

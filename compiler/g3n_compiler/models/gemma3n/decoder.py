@@ -1,11 +1,11 @@
 """The Gemma 3n text decoder, functional, written so that exporters and delegates take it whole.
 
-Reference: ``transformers`` ``Gemma3nTextModel`` (eager, fp32). Differences in form, not in result:
+Reference: ``transformers`` ``Gemma3nTextModel`` (eager, fp32). It differs in form, not in result:
 
 * AltUp's streams are four separate ``[1, T, hidden]`` tensors, mixed by multiply-adds.
-* Prompt tokens run the KV-owning layers only (:meth:`TextDecoder.prefill`); the layers above them read those
-  caches, so the last position alone needs to go through them.
-* Where the keys and values live, and which positions may be seen, is the cache's business (:class:`KVCache`).
+* Prompt tokens run only the KV-owning layers (:meth:`TextDecoder.prefill`); the layers above read those caches, so only
+  the last position needs to go through them.
+* Where keys and values are stored, and which positions are visible, is up to the cache (:class:`KVCache`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class TextDecoder:
     """The decoder's arithmetic over any :class:`Weights`, :class:`KVCache` and :class:`Dialect`.
 
     Args:
-        observe: called after each layer with its index and the streams that it hands on, to compare layer by layer.
+        observe: called after each layer with its index and its output streams, to compare layer by layer.
     """
 
     def __init__(
@@ -47,7 +47,8 @@ class TextDecoder:
     # -- entry points ------------------------------------------------------------------------------------------------
 
     def prefill(self, embeddings: Tensor, ple: Tensor, positions: Tensor, cache: KVCache) -> None:
-        """Fill the caches from a chunk of prompt: KV-owning layers only, and of the last one just its keys and values.
+        """Fill the caches from a chunk of prompt: only the KV-owning layers, and of the last one only its keys and
+        values.
 
         Args:
             embeddings: ``[1, T, hidden]`` float, scaled token embeddings or soft tokens.
@@ -68,7 +69,7 @@ class TextDecoder:
         )
 
     def decode(self, embeddings: Tensor, ple: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
-        """All layers over a chunk (usually of one token) -> logits ``[1, T, vocab]`` after the softcap."""
+        """Run all layers over a chunk (usually of one token) -> logits ``[1, T, vocab]`` after the softcap."""
         state = self.begin(embeddings, ple, positions)
         for i in range(self.config.num_layers):
             state = self.layer(i, state, cache)
@@ -78,7 +79,9 @@ class TextDecoder:
     # -- the parts, in order -------------------------------------------------------------------------------------------
 
     def begin(self, embeddings: Tensor, ple: Tensor, positions: Tensor) -> State:
-        """Fan the embeddings out into AltUp's streams of equal magnitude, and rotate-embed the positions."""
+        """Expand the embeddings into AltUp's streams of equal magnitude, and compute the rotary embeddings of the
+        positions.
+        """
         return State(self.join(embeddings, *self.fan_out(embeddings)), embeddings, ple, self.rope(positions))
 
     def fan_out(self, embeddings: Tensor) -> tuple[Tensor, ...]:
@@ -102,7 +105,7 @@ class TextDecoder:
     def block(self, i: int, predicted: Streams, x: Tensor, state: State, cache: KVCache) -> State:
         """The layer after its keys and values are in the cache; ``x`` is the normalised active stream.
 
-        Apart from the cache nothing here reads another position, so a chunk may be narrowed before it.
+        Apart from the cache, nothing here reads another position, so a chunk may be narrowed before it.
         """
         p = f"layers.{i}."
         active = self.active(predicted)
@@ -115,7 +118,7 @@ class TextDecoder:
         return state._replace(streams=self.advance(i, predicted, x, state))
 
     def rope(self, positions: Tensor) -> Rope:
-        """cos and sin ``[1, T, 1, head_dim]`` for each attention type; full and sliding layers have their own base."""
+        """cos and sin ``[1, T, 1, head_dim]`` for each attention type; full and sliding layers have different bases."""
         out: Rope = {}
         exponent = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32) / self.config.head_dim
         for kind in dict.fromkeys(self.config.layer_types):
@@ -128,33 +131,35 @@ class TextDecoder:
     # -- AltUp's streams, which a backend may keep in another form -----------------------------------------------------
 
     def join(self, *streams: Tensor) -> Streams:
-        """Streams ``[1, T, hidden]`` in the form in which they go from layer to layer."""
+        """Streams ``[1, T, hidden]`` in the form in which they pass from layer to layer."""
         return streams
 
     def split(self, streams: Streams) -> Sequence[Tensor]:
-        """The reverse of :meth:`join`."""
+        """The inverse of :meth:`join`."""
         return tuple(streams)
 
     def active(self, streams: Streams) -> Tensor:
-        """The stream that attention and FFN see ``[1, T, hidden]``."""
+        """The stream ``[1, T, hidden]`` that attention and FFN read."""
         stream: Tensor = streams[self.config.altup_active_idx]
         return stream
 
     def advance(self, i: int, predicted: Streams, activated: Tensor, state: State) -> Streams:
-        """AltUp correct, and the layer's own embedding added to every stream but the first."""
+        """AltUp correct, then add the layer's own embedding to every stream but the first."""
         corrected = self.correct(i, predicted, activated)
         injected = self.inject_ple(i, self.active(corrected), state)
         return (corrected[0], *(s + injected for s in corrected[1:]))
 
     def predict(self, i: int, streams: Streams) -> Streams:
-        """AltUp predict: ``stream_a + sum_b coef[a, b] * stream_b``, the coefficients routed from the active stream."""
+        """AltUp predict: ``stream_a + sum_b coef[a, b] * stream_b``; the active stream is routed to coefficients."""
         n = self.config.altup_num_inputs
         routed = self._route(i, self.active(streams))
         coefs = self.dialect.columns(routed, self.weights.tensor(f"layers.{i}.altup.prediction_coefs"))
         return self.dialect.mix(streams, [coefs[a * n : (a + 1) * n] for a in range(n)])
 
     def correct(self, i: int, predicted: Streams, activated: Tensor) -> Streams:
-        """AltUp correct: every stream moves by what the active one learned. The clip of 120 is for training."""
+        """AltUp correct: move every stream by the active one's innovation. The reference's clip of 120 is only for
+        training.
+        """
         coefs = self.dialect.columns(
             self._route(i, activated), self.weights.tensor(f"layers.{i}.altup.correction_coefs")
         )
@@ -162,7 +167,7 @@ class TextDecoder:
         return tuple(s + innovation * (coef + 1.0) for s, coef in zip(predicted, coefs, strict=True))
 
     def keys_values(self, i: int, x: Tensor, rope: Rope, cache: KVCache) -> None:
-        """Project, normalise and rotate this chunk's keys and values and hand them to the cache."""
+        """Project, normalise and rotate this chunk's keys and values, and pass them to the cache."""
         c, p = self.config, f"layers.{i}.self_attn."
         shape = (1, -1, c.num_kv_heads, c.head_dim)
         key = self.norm(p + "k_norm", self.weights.linear(p + "k_proj", x).view(shape))
@@ -170,7 +175,7 @@ class TextDecoder:
         cache.append(i, self._rotate(key, rope[c.layer_types[i]]), value)
 
     def attention(self, i: int, x: Tensor, rope: Rope, cache: KVCache) -> Tensor:
-        """Grouped-query attention with scale 1.0 (queries and keys are normalised) ``[1, T, hidden]``."""
+        """Grouped-query attention with scale 1.0 (queries and keys are normalised) -> ``[1, T, hidden]``."""
         c, p = self.config, f"layers.{i}.self_attn."
         query = self.weights.linear(p + "q_proj", x).view(1, -1, c.num_heads, c.head_dim)
         query = self._rotate(self.norm(p + "q_norm", query), rope[c.layer_types[i]])
@@ -204,13 +209,13 @@ class TextDecoder:
         return self.norm(p + "post_per_layer_input_norm", projected)
 
     def ple_input(self, i: int, state: State) -> Tensor:
-        """Layer ``i``'s input ``[1, T, ple_dim]``: its row of the table joined with a projection of the embedding."""
+        """Layer ``i``'s input ``[1, T, ple_dim]``: its row of the table combined with a projection of the embedding."""
         projected = self.weights.linear(f"layers.{i}.per_layer_model_projection", state.embeddings)
         projected = self.norm("per_layer_projection_norm", projected * self.config.hidden_size**-0.5)
         return (projected + self.dialect.layer_rows(state.ple, i)) * (1 / math.sqrt(2))
 
     def logits(self, streams: Streams) -> Tensor:
-        """Join AltUp's streams, normalise, project and softcap -> ``[1, T, vocab]``."""
+        """Combine AltUp's streams, normalise, project and softcap -> ``[1, T, vocab]``."""
         x, *others = self.split(streams)
         magnitude = self._magnitude(x)
         for i, stream in enumerate(others):
@@ -222,12 +227,12 @@ class TextDecoder:
     # -- small pieces ----------------------------------------------------------------------------------------------
 
     def norm(self, name: str | None, x: Tensor) -> Tensor:
-        """RMS norm over the last dimension; ``None`` for the weightless one on values."""
+        """RMS norm over the last dimension; ``None`` for the one on values, which has no weight."""
         y = x * torch.rsqrt(self.dialect.mean(x * x) + self.config.rms_norm_eps)
         return y if name is None else y * self.weights.tensor(name)
 
     def _block_mean(self, i: int, blocks: Sequence[Tensor]) -> Tensor:
-        """Mean over the whole FFN width of layer ``i`` of what is computed in ``blocks``."""
+        """Mean over the whole FFN width of layer ``i`` of values that are computed in ``blocks``."""
         if len(blocks) == 1:
             return self.dialect.mean(blocks[0])
         width = self.config.ffn_dims[i]

@@ -1,4 +1,4 @@
-"""Gemma 3n as the compiler's stages see it: see :class:`g3n_compiler.models.family.Family`."""
+"""Gemma 3n for the compiler's stages: see :class:`g3n_compiler.models.family.Family`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from g3n_compiler.models.family import Cut
 from g3n_compiler.models.gemma3n.audio_weights import audio_tensors
 from g3n_compiler.models.gemma3n.decoder import TextDecoder
 from g3n_compiler.models.gemma3n.published import published
-from g3n_compiler.models.gemma3n.soft_tokens import HardRows
-from g3n_compiler.models.gemma3n.text_config import MODEL_TYPES, TextConfig, own_config, parse_text_config
+from g3n_compiler.models.gemma3n.soft_tokens import HardTokenRows
+from g3n_compiler.models.gemma3n.text_config import MODEL_TYPES, TextConfig, gemma3n_config, parse_text_config
 from g3n_compiler.models.gemma3n.text_weights import core_parameters, dead_weights, text_weights
 from g3n_compiler.models.gemma3n.tower_config import (
     AudioConfig,
@@ -56,7 +56,7 @@ class Gemma3n:
     title = "Gemma 3n"
     model_types = MODEL_TYPES
     text_prefixes = ("model.language_model.", "language_model.model.", "model.")
-    """Of a multimodal checkpoint, an old one, a text-only one."""
+    """Of a multimodal checkpoint, an old one, and a text-only one."""
 
     @property
     def towers(self) -> Mapping[str, Vision | Audio]:
@@ -70,17 +70,17 @@ class Gemma3n:
         return parse_text_config(config, generation)
 
     def text_weights(self, shape: TextShape) -> dict[str, WeightSpec]:
-        return text_weights(own_config(shape))
+        return text_weights(gemma3n_config(shape))
 
     def dead_weights(self, shape: TextShape) -> dict[str, str]:
-        return dead_weights(own_config(shape))
+        return dead_weights(gemma3n_config(shape))
 
     def core_parameters(self, shape: TextShape) -> int:
-        return core_parameters(own_config(shape))
+        return core_parameters(gemma3n_config(shape))
 
     def cut(self, shape: TextShape, kept: Sequence[int], tensor: str) -> Cut:
-        """Gate and up projections lose their last rows and the down projection its last columns; the per-layer table
-        keeps the columns, and its model projection the rows, of the layers that stay.
+        """Gate and up projections lose their last rows and the down projection its last columns. The per-layer table
+        keeps the columns, and its model projection the rows, of the layers that remain.
         """
         ranges = tuple((i * shape.ple_dim, (i + 1) * shape.ple_dim) for i in kept)
         if tensor == "per_layer_model_projection.weight":
@@ -102,13 +102,13 @@ class Gemma3n:
     def audio(self, source: Source) -> AudioConfig | None:
         return load_audio_config(source.checkpoint.config)
 
-    def hard_rows(self, source: Source) -> HardRows | None:
+    def hard_token_rows(self, source: Source) -> HardTokenRows | None:
         configs: dict[Tower, VisionConfig | AudioConfig | None] = {"vision": source.vision, "audio": source.audio}
         embedders = {t: c.embedder for t, c in configs.items() if c is not None and t in source.modalities}
-        return HardRows(embedders, source.read, source.whole.hidden_size) if embedders else None
+        return HardTokenRows(embedders, source.read, source.whole.hidden_size) if embedders else None
 
     def decoder(self, shape: TextShape, weights: Weights) -> TextDecoder:
-        return TextDecoder(own_config(shape), weights)
+        return TextDecoder(gemma3n_config(shape), weights)
 
     def load_transformers(self, source: Source) -> Any:
         from g3n_compiler.models.gemma3n.transformers_model import load_hf

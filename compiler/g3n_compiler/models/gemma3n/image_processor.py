@@ -1,6 +1,6 @@
-"""How the checkpoint's image processor makes pixels, as far as it may differ: the filter that it resizes with.
+"""What can differ between checkpoints' image processors: the filter that resizes.
 
-Source: ``preprocessor_config.json``, or ``processor_config.json`` of newer ``transformers``.
+Source: ``preprocessor_config.json``, or ``processor_config.json`` from newer ``transformers``.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from g3n_compiler.errors import WrongModel
 from g3n_runtime.media.image import Resample
 
 FILTERS: dict[int, Resample] = {2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers of the filters."""
+"""Pillow's numbers for the filters."""
 MAX_SIDE = 1 << 16
-"""Of what a processor says; what is compiled is bounded by the layout of the tower."""
+"""Limit for a processor's setting; what is compiled is limited by the tower's layout."""
 
 
 def load_resample(directory: Path) -> Resample:
-    """The filter; ``bilinear``, the published model's, where the checkpoint has no processor.
+    """The filter; ``bilinear``, as in the published model, if the checkpoint has no processor.
 
     Raises:
-        WrongModel: the processor does something that the runtime does not, such as normalising.
+        WrongModel: the processor does something that the runtime does not do, such as normalising.
     """
     settings = _settings(directory)
     number = settings.raw("resample") if "resample" in settings else 2
@@ -41,7 +41,7 @@ def load_resample(directory: Path) -> Resample:
 
 
 def load_side(directory: Path) -> int | None:
-    """Pixels a side that the checkpoint's processor resizes to; None where it has no processor or no square size."""
+    """Pixels per side that the checkpoint's processor resizes to; None if it has no processor or no square size."""
     settings = _settings(directory)
     if not isinstance(settings.raw("size"), dict):
         return settings.integer("size", 0, 1, MAX_SIDE) if "size" in settings else None

@@ -1,7 +1,7 @@
 """What Google has published of Gemma 3n: two models, and the Mix-n-Match configurations of E4B, as data.
 
-Source: MatFormer Lab's configuration table (MMLU of the pretrained slices, 5-shot). Names of slices are ours: the
-published size and, where a size exists twice, whether widths were chosen layer by layer or for blocks of five layers.
+Source: MatFormer Lab's configuration table (MMLU of the pretrained slices, 5-shot). The slices' names are ours: the
+published size and, if a size exists twice, whether its widths were chosen layer by layer or for blocks of five layers.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from importlib.resources import files
 from g3n_compiler.models.published import PublishedModels, PublishedSlice
 
 E2B, E4B = (30, 8192), (35, 16384)
-"""Layers and FFN width."""
+"""The number of layers and the FFN width."""
 
 
 @cache
 def published() -> PublishedModels:
-    """All of it."""
+    """Everything that is published."""
     return PublishedModels(
         hub_ids={"e2b": "google/gemma-3n-E2B-it", "e4b": "google/gemma-3n-E4B-it"},
         slices=published_slices(),

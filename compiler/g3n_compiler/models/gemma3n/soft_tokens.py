@@ -1,4 +1,4 @@
-"""From a tower into the text space: its soft tokens, and the hard ids that it owns (end of image, end of audio).
+"""From a tower into the text model's space: its soft tokens, and its hard token ids (end of image, end of audio).
 
 Reference: ``transformers`` ``Gemma3nMultimodalEmbedder``, and ``Gemma3nModel.forward`` for which ids it takes.
 """
@@ -17,7 +17,7 @@ from g3n_compiler.models.weights import LazyWeights, Read, Role, Weights, Weight
 
 
 class Embedder:
-    """``Gemma3nMultimodalEmbedder`` of one tower: soft tokens, or hard ids, into the text space."""
+    """``Gemma3nMultimodalEmbedder`` of one tower: projects soft tokens or hard ids into the text model's space."""
 
     def __init__(self, config: EmbedderConfig, tower: Tower, weights: Weights, dialect: Dialect | None = None) -> None:
         self.config, self.weights, self.dialect = config, weights, dialect or Dialect()
@@ -40,7 +40,7 @@ class Embedder:
 
 
 def embedder_weights(config: EmbedderConfig, tower: Tower, hidden_size: int) -> dict[str, WeightSpec]:
-    """Weights of an :class:`Embedder`, the table of hard ids included."""
+    """Weights of an :class:`Embedder`, including the table of hard tokens."""
     width = config.hidden_size
     shapes: dict[str, tuple[tuple[int, ...], Role]] = {
         "embedding": ((config.vocab_size, width), "float"),
@@ -55,13 +55,14 @@ def embedder_weights(config: EmbedderConfig, tower: Tower, hidden_size: int) -> 
     return {spec.name: spec for spec in specs}
 
 
-class HardRows:
-    """Hard ids of the towers as rows of the token table, so that a look-up by any engine gives what the model means.
+class HardTokenRows:
+    """The towers' hard tokens as rows of the token table, so that a look-up by any engine returns their true
+    embeddings.
 
     Args:
-        embedders: of the towers that are compiled.
-        read: the checkpoint's reader.
-        hidden_size: of the text model.
+        embedders: those of the towers that are compiled.
+        read: reads a weight from the checkpoint.
+        hidden_size: that of the text model.
     """
 
     def __init__(self, embedders: Mapping[Tower, EmbedderConfig], read: Read, hidden_size: int) -> None:
@@ -69,14 +70,15 @@ class HardRows:
         self._rows = {
             id: row
             for tower, config in embedders.items()
-            for id, row in zip(config.ids, embed_hard_ids(config, tower, read, hidden_size), strict=True)
+            for id, row in zip(config.ids, embed_hard_tokens(config, tower, read, hidden_size), strict=True)
         }
         self._unscaled = 1 / math.sqrt(hidden_size)
 
     def __call__(self, begin: int, rows: Tensor) -> Tensor:
-        """Rows ``[begin, begin + n)`` of the token table with those of hard ids replaced.
+        """Rows ``[begin, begin + n)`` of the token table, with those of hard tokens replaced.
 
-        A look-up multiplies every row by ``sqrt(hidden)``, which a hard id's row is spared: it is divided here.
+        A look-up multiplies every row by ``sqrt(hidden)``, which must not happen to a hard token's row, so it is
+        divided here.
         """
         hard = [i for i in range(begin, begin + rows.shape[0]) if i in self._rows]
         if hard:
@@ -86,8 +88,8 @@ class HardRows:
 
 
 @torch.no_grad()
-def embed_hard_ids(config: EmbedderConfig, tower: Tower, read: Read, hidden_size: int) -> Tensor:
-    """``[vocab_size, hidden]`` float32: what each hard id of ``tower`` becomes in the text space."""
+def embed_hard_tokens(config: EmbedderConfig, tower: Tower, read: Read, hidden_size: int) -> Tensor:
+    """``[vocab_size, hidden]`` float32: the embedding of each hard token of ``tower`` in the text model's space."""
     specs = embedder_weights(config, tower, hidden_size)
     weights = LazyWeights(read, specs)
     return Embedder(config, tower, weights).hard(weights.tensor(f"embed_{tower}.embedding"))

@@ -1,7 +1,7 @@
 """The text model's configuration as a frozen dataclass, read from a Hugging Face ``config.json``.
 
-Source: ``transformers`` ``Gemma3nTextConfig``; both its nested (``text_config``) and flat (text-only
-checkpoint) forms are read, and both spellings of the RoPE bases.
+Source: ``transformers`` ``Gemma3nTextConfig``. Both the nested form (``text_config``) and the flat form of text-only
+checkpoints are read, and both spellings of the RoPE bases.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from g3n_compiler.models.shape import LayerType, TextShape
 
 MODEL_TYPES = ("gemma3n", "gemma3n_text")
 MAX_LAYERS = 512
-"""The published models have up to 35."""
+"""The published models have at most 35."""
 MAX_WIDTH = 1 << 16
-"""Of a hidden state; the published models' are 2048 wide, their FFNs 16384."""
+"""Of a hidden state; the published models have 2048, and FFNs of 16384."""
 MAX_HEADS = 512
 MAX_HEAD_DIM = 4096
 MAX_FFN = 1 << 20
 MAX_STREAMS = 64
 MAX_VOCABULARY = 1 << 21
-"""Eight times Gemma's."""
+"""Eight times the size of Gemma's."""
 MAX_POSITIONS = 1 << 24
 MAX_ID = (1 << 31) - 1
 MAX_STOPS = 256
@@ -77,7 +77,7 @@ def load_text_config(directory: Path) -> TextConfig:
 
 
 def parse_text_config(config: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> TextConfig:
-    """From ``config.json`` and, for the stop ids, ``generation_config.json``.
+    """The configuration from ``config.json`` and, for the stop ids, ``generation_config.json``.
 
     Raises:
         WrongModel: they do not describe a Gemma 3n text model.
@@ -91,15 +91,15 @@ def parse_text_config(config: Mapping[str, Any], generation: Mapping[str, Any] |
     return _parse(text, stops)
 
 
-def own_config(shape: TextShape) -> TextConfig:
-    """``shape``, which must be Gemma 3n's: what only this family is lowered from."""
+def gemma3n_config(shape: TextShape) -> TextConfig:
+    """``shape`` as Gemma 3n's configuration, for code that only this family is lowered by."""
     if not isinstance(shape, TextConfig):
         raise TypeError(f"{type(shape).__name__} is not Gemma 3n's configuration")
     return shape
 
 
 def text_section(raw: Mapping[str, Any]) -> Section:
-    """The fields of the text model in a whole ``config.json``, nested or flat."""
+    """The text model's fields in a whole ``config.json``, nested or flat."""
     if "text_config" in raw:
         return Section(raw, "config.json").section("text_config")
     return Section(raw, "config.json")
@@ -168,7 +168,7 @@ def _rope_theta(text: Section, kind: LayerType, flat: str, default: float) -> fl
 
 
 def _check_rope(text: Section) -> None:
-    """Gemma 3n's positions are not scaled; of what scales them the names of the plain kind are taken."""
+    """Gemma 3n does not scale its positions; a RoPE setting may only name the default kind."""
     scaling, rope = text.section("rope_scaling"), text.section("rope_parameters")
     if scales := set(scaling.names()) - {"rope_type", "type"}:
         raise WrongModel(f"{scaling.where} sets {min(scales)[:80]!r}: scaled RoPE is not part of Gemma 3n")

@@ -1,4 +1,4 @@
-"""The weights of Gemma 3n's decoder: which there are, their shapes, and which tensors inference never reads."""
+"""The weights of Gemma 3n's decoder: their names and shapes, and the tensors that inference never reads."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from g3n_compiler.models.weights import Role, WeightSpec
 
 
 def text_weights(config: TextConfig) -> dict[str, WeightSpec]:
-    """Every weight of the decoder, embeddings apart, in the order of use.
+    """Every weight of the decoder, except the embeddings, in the order of use.
 
-    ``per_layer_model_projection`` is cut by rows into one ``[ple_dim, hidden]`` weight for each layer, so that
-    prefill pays for the layers it runs only.
+    ``per_layer_model_projection`` is divided by rows into one ``[ple_dim, hidden]`` weight for each layer, so that
+    prefill only computes those of the layers that it runs.
     """
     c = config
     specs: dict[str, WeightSpec] = {}
@@ -79,14 +79,14 @@ def text_weights(config: TextConfig) -> dict[str, WeightSpec]:
 
 
 def ffn_name(projection: str, block: int) -> str:
-    """Name of a block of ``gate_proj``, ``up_proj`` or ``down_proj``; the first has the plain name."""
+    """Name of a block of ``gate_proj``, ``up_proj`` or ``down_proj``; the first block has the plain name."""
     return f"{projection}.{block}" if block else projection
 
 
 def core_parameters(config: TextConfig) -> int:
-    """Parameters that a device must hold: all but the two embedding tables ("effective" ones, as published).
+    """Parameters that a device must hold: all but the two embedding tables (the published "effective" parameters).
 
-    The keys and values projections of KV-shared layers count, as they do in the published figures.
+    The key and value projections of KV-shared layers count, as they do in the published figures.
     """
     width = config.num_kv_heads * config.head_dim
     dead = config.num_kv_shared_layers * (2 * width * config.hidden_size + config.head_dim)

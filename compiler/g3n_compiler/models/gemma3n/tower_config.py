@@ -1,4 +1,4 @@
-"""What ``config.json`` says about the towers: their embedders, their ids, and how many soft tokens they make.
+"""What ``config.json`` says about the towers: their embedders, their ids, and their numbers of soft tokens.
 
 Source: ``transformers`` ``Gemma3nConfig``, ``Gemma3nVisionConfig``, ``Gemma3nAudioConfig`` and
 ``Gemma3nMultimodalEmbedder``.
@@ -21,16 +21,16 @@ TOWERS: tuple[Tower, ...] = ("vision", "audio")
 MODALITIES: tuple[Modality, ...] = ("text", *TOWERS)
 VISION_ARCHITECTURE = "mobilenetv5_300m_enc"
 MAX_SOFT_TOKENS = 4096
-"""Of an image or a clip; the published model has 256 and 188."""
+"""For an image or a clip; the published model has 256 and 188."""
 MAX_FRAMES = 1 << 16
 """Mel frames of the longest clip, 11 minutes; the published model has 3008."""
 SUBSAMPLING = 4
-"""Mel frames for each frame of the audio tower: two convolutions of stride 2."""
+"""Mel frames per frame of the audio tower: two convolutions of stride 2."""
 
 
 @dataclass(frozen=True)
 class EmbedderConfig:
-    """A tower's way into the text space, for its soft tokens and for the hard ids that it owns."""
+    """A tower's embedder into the text model's space, for its soft tokens and its hard token ids."""
 
     hidden_size: int
     vocab_size: int
@@ -39,19 +39,19 @@ class EmbedderConfig:
 
     @property
     def ids(self) -> range:
-        """The hard ids, which never go through the text table."""
+        """The hard token ids, which are never looked up in the text table."""
         return range(self.vocab_offset, self.vocab_offset + self.vocab_size)
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The vision tower as the config describes it; ``model_args`` is the JSON of timm's keyword arguments."""
+    """The vision tower as the config describes it; ``model_args`` is timm's keyword arguments as JSON."""
 
     embedder: EmbedderConfig
     architecture: str
     model_args: str
     stem_bias: bool
-    """Whether the checkpoint has a bias on the stem's convolution: timm versions differ."""
+    """Whether the checkpoint has a bias on the stem's convolution; timm versions differ."""
     soft_tokens: int
     boi_id: int
     eoi_id: int
@@ -60,19 +60,19 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """Shape of the audio tower (Universal Speech Model, arXiv 2303.01037) and of its way into the text model."""
+    """Shape of the audio tower (Universal Speech Model, arXiv 2303.01037) and of its embedder into the text model."""
 
     embedder: EmbedderConfig
     hidden_size: int
     num_layers: int
     num_heads: int
     past: int
-    """Frames before its own that a frame attends to."""
+    """Earlier frames that a frame attends to."""
     logit_cap: float
     conv_kernel: int
-    """Frames that the light convolution of a layer spans."""
+    """Frames that a layer's light convolution spans."""
     reduction: int
-    """Frames for each soft token."""
+    """Frames per soft token."""
     residual_weight: float
     clipping: float
     conv_channels: tuple[int, int]
@@ -82,9 +82,9 @@ class AudioConfig:
     mel_bins: int
     text_hidden_size: int
     max_soft_tokens: int
-    """Soft tokens of the longest clip; the reference pads every clip to as many."""
+    """Soft tokens of the longest clip; the reference pads every clip to that many."""
     padding_id: int
-    """The token whose embedding pads a clip, the vocabulary's last."""
+    """The token whose embedding pads a clip: the vocabulary's last."""
     begin_id: int
     soft_id: int
     end_id: int
@@ -95,28 +95,28 @@ class AudioConfig:
 
     @property
     def frames_per_token(self) -> int:
-        """Mel frames of 10 ms for each soft token."""
+        """Mel frames of 10 ms per soft token."""
         return SUBSAMPLING * self.reduction
 
     @property
     def bins(self) -> tuple[int, int, int]:
-        """Frequencies that enter the first convolution, leave it, and leave the second."""
+        """Frequency bins at the first convolution's input, at its output, and at the second's output."""
         first = (self.mel_bins + 1) // 2
         return self.mel_bins, first, (first + 1) // 2
 
     def soft_tokens(self, frames: int) -> int:
-        """Soft tokens that ``frames`` mel frames become."""
+        """The number of soft tokens for ``frames`` mel frames."""
         return -(-frames // self.frames_per_token)
 
 
 def load_vision_config(raw: Mapping[str, Any], stem_bias: bool) -> VisionConfig:
-    """From the whole ``config.json``.
+    """The vision tower's configuration from the whole ``config.json``.
 
     Raises:
         WrongModel: it does not describe a Gemma 3n vision tower.
     """
     whole, vision = Section(raw, "config.json"), _tower(raw, "vision_config")
-    vision.section("model_args")  # an object or null; what is in it is read where timm is called
+    vision.section("model_args")  # an object or null; its content is read where timm is called
     config = VisionConfig(
         embedder=_embedder(vision, 2048, 262_144),
         architecture=vision.choice("architecture", VISION_ARCHITECTURE, (VISION_ARCHITECTURE,)),
@@ -128,23 +128,23 @@ def load_vision_config(raw: Mapping[str, Any], stem_bias: bool) -> VisionConfig:
         image_id=_id(whole, "image_token_id", 262_145),
     )
     if outside := [i for i in (config.eoi_id, config.image_id) if i not in config.embedder.ids]:
-        raise WrongModel(f"id {outside[0]} is an image's, but embed_vision holds {config.embedder.ids} only")
+        raise WrongModel(f"id {outside[0]} belongs to images, but embed_vision holds only {config.embedder.ids}")
     _check_ids(raw, "vision_config", config.embedder, config.boi_id)
     return config
 
 
 def load_audio_config(raw: Mapping[str, Any]) -> AudioConfig:
-    """From the whole ``config.json``.
+    """The audio tower's configuration from the whole ``config.json``.
 
     Raises:
-        WrongModel: it describes no audio tower, or one of a shape that the reference does not define or that cannot be
+        WrongModel: it describes no audio tower, or one whose shape the reference does not define or that cannot be
             streamed.
     """
     whole, audio, text = Section(raw, "config.json"), _tower(raw, "audio_config"), text_section(raw)
     for name, expected in (("sscp_conv_kernel_size", [[3, 3]] * 2), ("sscp_conv_stride_size", [[2, 2]] * 2)):
         if name in audio and audio.raw(name) != expected:
             raise audio.wrong(name, f"{expected}")
-    audio.integer("conf_attention_context_right", 0, 0, 0)  # a tower that hears the future is not Gemma 3n's
+    audio.integer("conf_attention_context_right", 0, 0, 0)  # Gemma 3n's audio tower does not attend to later frames
     audio.integer("conf_attention_chunk_size", 12, 1, 4096)
     hidden = audio.integer("hidden_size", 1536, 1, MAX_WIDTH)
     heads = audio.integer("conf_num_attention_heads", 8, 1, MAX_HEADS)
@@ -159,7 +159,7 @@ def load_audio_config(raw: Mapping[str, Any]) -> AudioConfig:
         past=audio.integer("conf_attention_context_left", 13, 2, 4096) - 1,
         logit_cap=audio.number("conf_attention_logit_cap", 50.0, 1e-6, 1e9),
         conv_kernel=audio.integer("conf_conv_kernel_size", 5, 1, 255),
-        # below 2 a token is shorter than what it hears
+        # below 2, a token is shorter than the sound that it depends on
         reduction=audio.integer("conf_reduction_factor", 4, 2, 64),
         residual_weight=audio.number("conf_residual_weight", 0.5, -1e3, 1e3),
         clipping=audio.number("gradient_clipping", 1e10, 1e-6, 1e38),
@@ -181,8 +181,8 @@ def load_audio_config(raw: Mapping[str, Any]) -> AudioConfig:
         )
     if outside := [i for i in (config.end_id, config.padding_id) if i not in config.embedder.ids]:
         raise WrongModel(
-            f"the audio tower does not fit: id {outside[0]} is a sound's, but embed_audio holds "
-            f"{config.embedder.ids} only"
+            f"the audio tower does not fit: id {outside[0]} belongs to sounds, but embed_audio "
+            f"holds only {config.embedder.ids}"
         )
     _check_ids(raw, "audio_config", config.embedder, config.begin_id)
     return config
@@ -200,7 +200,7 @@ def _id(section: Section, name: str, default: int) -> int:
 
 
 def _embedder(tower: Section, hidden_size: int, vocab_offset: int) -> EmbedderConfig:
-    """The embedder of one tower's section of the config; its defaults are the published model's."""
+    """The embedder in one tower's section of the config; its defaults are the published model's."""
     return EmbedderConfig(
         tower.integer("hidden_size", hidden_size, 1, MAX_WIDTH),
         tower.integer("vocab_size", 128, 1, MAX_VOCABULARY),
@@ -210,7 +210,7 @@ def _embedder(tower: Section, hidden_size: int, vocab_offset: int) -> EmbedderCo
 
 
 def _check_ids(raw: Mapping[str, Any], tower: str, embedder: EmbedderConfig, begin: int) -> None:
-    """The ids of a tower are rows of the text model's table."""
+    """Check that a tower's ids are rows of the text model's table."""
     vocab = text_section(raw).integer("vocab_size", 262_400, 2, MAX_VOCABULARY)
     if (last := max(embedder.ids[-1], begin)) >= vocab:
-        raise WrongModel(f"{tower} has the id {last}, the text model's vocab_size is {vocab}")
+        raise WrongModel(f"{tower} has the id {last}, but the text model's vocab_size is {vocab}")

@@ -1,4 +1,4 @@
-"""Gemma 3n in ``transformers``: the reference that everything else is held against."""
+"""Gemma 3n in ``transformers``: the reference for everything else."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Any
 import torch
 
 from g3n_compiler.errors import WrongModel
-from g3n_compiler.models.gemma3n.text_config import TextConfig, own_config
+from g3n_compiler.models.gemma3n.text_config import TextConfig, gemma3n_config
 from g3n_compiler.models.gemma3n.tower_config import EmbedderConfig, Tower
 from g3n_compiler.source import Source
 
 
 def load_hf(source: Source) -> Any:
-    """``Gemma3nForCausalLM`` in float32 with eager attention, filled through our reader (so adapters are merged)."""
+    """``Gemma3nForCausalLM`` in float32 with eager attention, loaded through our reader (so adapters are merged)."""
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
     raw = source.checkpoint.config
     fields = {k: v for k, v in raw.get("text_config", raw).items() if k not in ("dtype", "torch_dtype")}
     try:
-        config = Gemma3nTextConfig(**(fields | _per_layer_fields(own_config(source.text))))
-    except Exception as error:  # its validation raises errors of several libraries
-        raise WrongModel(f"transformers does not take config.json: {str(error)[:300]}") from None
+        config = Gemma3nTextConfig(**(fields | _per_layer_fields(gemma3n_config(source.text))))
+    except Exception as error:  # its validation raises errors from several libraries
+        raise WrongModel(f"transformers does not accept config.json: {str(error)[:300]}") from None
     config._attn_implementation = "eager"
     model = Gemma3nForCausalLM(config).float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name != "lm_head.weight":
                 parameter.copy_(source.read_relative(name.removeprefix("model.")))
-        if source.hard_rows is not None:
-            # As `Gemma3nModel` embeds the towers' ids; the head, which is tied to the table, keeps their text rows.
+        if source.hard_token_rows is not None:
+            # Embed the towers' ids as `Gemma3nModel` does; the tied head keeps their text rows.
             model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
-            for tower, embedder in source.hard_rows.embedders.items():
+            for tower, embedder in source.hard_token_rows.embedders.items():
                 ids = torch.tensor(embedder.ids)
                 rows = load_hf_embedder(source, tower, embedder)(input_ids=ids[None])[0]
                 model.model.embed_tokens.weight[ids] = rows / source.text.hidden_size**0.5
@@ -40,7 +40,7 @@ def load_hf(source: Source) -> Any:
 
 
 def _per_layer_fields(config: TextConfig) -> dict[str, Any]:
-    """What a slice changes, as ``transformers`` names it."""
+    """The fields that a slice changes, as ``transformers`` names them."""
     return {
         "num_hidden_layers": config.num_layers,
         "intermediate_size": list(config.ffn_dims),
@@ -51,11 +51,11 @@ def _per_layer_fields(config: TextConfig) -> dict[str, Any]:
 
 
 def load_hf_embedder(source: Source, tower: Tower, config: EmbedderConfig) -> Any:
-    """``Gemma3nMultimodalEmbedder`` of ``tower`` in float32, filled through our reader."""
+    """``Gemma3nMultimodalEmbedder`` of ``tower`` in float32, loaded through our reader."""
     from transformers import Gemma3nTextConfig, Gemma3nVisionConfig
     from transformers.models.gemma3n.modeling_gemma3n import Gemma3nMultimodalEmbedder
 
-    # It reads these four fields of whichever tower's config.
+    # It reads these four fields, whichever tower's config it is.
     fields = asdict(config)
     embedder = Gemma3nMultimodalEmbedder(
         Gemma3nVisionConfig(**fields), Gemma3nTextConfig(hidden_size=source.text.hidden_size)

@@ -1,10 +1,10 @@
 """The vision tower, functional and channels-last, written so that exporters and delegates take it whole.
 
-Reference: timm's ``mobilenetv5_300m_enc`` under ``transformers`` ``Gemma3nModel.get_image_features``. Differences in
+Reference: timm's ``mobilenetv5_300m_enc`` under ``transformers`` ``Gemma3nModel.get_image_features``. It differs in
 form, not in result:
 
-* Pointwise convolutions, which hold nearly all weights, are linear layers over ``[1, H, W, C]``: they quantise and
-  stream as the decoder's do.
+* Pointwise convolutions, which hold nearly all weights, are linear layers over ``[1, H, W, C]``; they are quantised and
+  streamed like the decoder's.
 * Attention has one key-value head, so the queries of all heads are rows of one product, and nothing is transposed.
 * Upsampling by two is a concatenation.
 """
@@ -48,10 +48,10 @@ class VisionEncoder:
         Returns:
             ``[1, side * side, width]``, row by row from the top left.
         """
-        return deque(self.steps(images), maxlen=1)[0]
+        return deque(self.block_outputs(images), maxlen=1)[0]
 
-    def steps(self, images: Tensor) -> Iterator[Tensor]:
-        """As :meth:`features`, with what comes before: the stem's map, each block's, at last the features."""
+    def block_outputs(self, images: Tensor) -> Iterator[Tensor]:
+        """The output of the stem, of each block, and finally the :meth:`features`."""
         self.layout.check_resolution(images.shape[1])
         x = self.stem(images)
         yield x
@@ -74,7 +74,7 @@ class VisionEncoder:
         return self._inverted(block, x) if isinstance(block, InvertedResidual) else self._attention(block, x)
 
     def fuse(self, maps: list[Tensor]) -> Tensor:
-        """Features of the maps of the stages that are fused, as :meth:`features` has them."""
+        """The features from the maps of the stages that are fused, as :meth:`features` returns them."""
         return self._fuse(maps).reshape(1, -1, self.layout.width) * math.sqrt(self.layout.width)
 
     def _edge(self, block: EdgeResidual, x: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class VisionEncoder:
         return self._linear(projection, x).reshape(1, 1, -1, projection.out_channels)
 
     def _fuse(self, maps: list[Tensor]) -> Tensor:
-        """The multi-scale fusion adapter: maps at one size, mixed, pooled to ``side`` x ``side``."""
+        """The multi-scale fusion adapter: maps resized to one size, mixed, and pooled to ``side`` x ``side``."""
         height = maps[0].shape[1]
         resized = []
         for x in maps:

@@ -1,4 +1,4 @@
-"""What ``vision_config.model_args`` may hand to timm: known names in known ranges, since timm checks neither."""
+"""What ``vision_config.model_args`` may pass to timm: known names in known ranges, because timm checks neither."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from g3n_compiler.errors import WrongModel
 
 MAX_STAGES = 8
 MAX_BLOCKS = 256
-"""Of a stage; the published model's largest has 39."""
+"""In a stage; the published model's largest has 39."""
 MAX_CHANNELS = 1 << 13
 MAX_KERNEL = 15
 _INTEGERS = {
@@ -48,10 +48,11 @@ _BLOCK_KINDS = ("er", "uir", "mqa")
 
 
 def read_arguments(model_args: str) -> dict[str, Any]:
-    """timm's keyword arguments from their JSON, fresh at every call, because timm changes what it is given.
+    """timm's keyword arguments from their JSON, fresh for each call, because timm modifies what it is given.
 
     Raises:
-        WrongModel: an argument that is not known to leave the network a Gemma 3n encoder, or out of its range.
+        WrongModel: an argument is unknown, and so may make the network something other than Gemma 3n's encoder, or it
+            is out of range.
     """
     arguments: dict[str, Any] = json.loads(model_args)
     section = Section(arguments, "vision_config.model_args")
@@ -87,7 +88,7 @@ def _check(
     flags: tuple[str, ...],
     others: tuple[str, ...],
 ) -> None:
-    """Every field that is not null must be known, of its kind and in its range."""
+    """Every field that is not null must be known, of the right type and in range."""
     for name in section.names():
         if name in integers:
             section.integer(name, 0, *integers[name])
@@ -96,4 +97,4 @@ def _check(
         elif name in flags:
             section.flag(name, False)
         elif name not in others:
-            raise section.wrong(name, "no such argument: the vision tower that is known has none")
+            raise section.wrong(name, "no such argument, because Gemma 3n's vision tower has none")

@@ -1,6 +1,6 @@
 """MobileNet-V5's architecture as plain data, read from timm's own model built without weights.
 
-So there is no second definition of the network here, and ``vision_config.model_args`` means what it means to timm.
+So the network is not defined a second time here, and ``vision_config.model_args`` means what it means to timm.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from g3n_compiler.models.gemma3n.vision_arguments import read_arguments
 RESOLUTIONS = (256, 512, 768)
 """Image sides in pixels that the published model was trained for."""
 MAX_RESOLUTION = 2048
-"""Seven times the published model's most pixels."""
+"""In pixels per side: seven times as many pixels as the published model's largest image."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Pointwise:
 
 @dataclass(frozen=True)
 class EdgeResidual:
-    """Fused inverted bottleneck: a dense convolution that expands, a pointwise one that projects."""
+    """Fused inverted bottleneck: a dense convolution that expands, then a pointwise one that projects."""
 
     name: str
     expand: Conv
@@ -54,7 +54,7 @@ class EdgeResidual:
 
 @dataclass(frozen=True)
 class InvertedResidual:
-    """Universal inverted bottleneck of MobileNet-V4; ``scaled`` where a layer scale follows."""
+    """Universal inverted bottleneck of MobileNet-V4; ``scaled`` if a layer scale follows."""
 
     name: str
     start: Conv | None
@@ -67,7 +67,7 @@ class InvertedResidual:
 
 @dataclass(frozen=True)
 class Attention:
-    """Multi-query attention over positions; keys and values may come from a downsampled map."""
+    """Multi-query attention over positions; keys and values can come from a downsampled map."""
 
     name: str
     heads: int
@@ -97,7 +97,7 @@ class VisionLayout:
 
     @property
     def width(self) -> int:
-        """Channels of a soft token."""
+        """Channels per soft token."""
         return self.fusion.project.out_channels
 
     def check_resolution(self, pixels: int) -> None:
@@ -117,10 +117,10 @@ class VisionLayout:
 
 
 def read_layout(config: VisionConfig) -> VisionLayout:
-    """The layout that ``config`` stands for.
+    """The layout that ``config`` describes.
 
     Raises:
-        WrongModel: timm cannot build it, or it has a part that Gemma 3n's encoder has not.
+        WrongModel: timm cannot build it, or it has a part that Gemma 3n's encoder lacks.
     """
     import timm
     import torch
@@ -129,7 +129,7 @@ def read_layout(config: VisionConfig) -> VisionLayout:
     try:
         with torch.device("meta"):
             model = timm.create_model(config.architecture, pretrained=False, **arguments)
-    except Exception as error:  # timm raises whatever its builders meet
+    except Exception as error:  # timm's builders can raise anything
         raise WrongModel(f"timm cannot build the vision tower from vision_config.model_args: {error!r}") from None
     layout = VisionLayout(
         stem=_conv("conv_stem.conv", model.conv_stem.conv, bias=config.stem_bias),
@@ -145,7 +145,7 @@ def read_layout(config: VisionConfig) -> VisionLayout:
     )
     if min(layout.fused) < 0 or layout.side**2 != config.soft_tokens or layout.width != config.embedder.hidden_size:
         raise WrongModel(
-            f"the vision tower gives {layout.side**2} tokens of {layout.width}, the config says "
+            f"the vision tower gives {layout.side**2} tokens of {layout.width}, but the config says "
             f"{config.soft_tokens} of {config.embedder.hidden_size}"
         )
     return layout

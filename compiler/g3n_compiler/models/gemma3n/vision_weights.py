@@ -1,4 +1,4 @@
-"""The vision encoder's weights: which there are, their shapes and where each lies in the checkpoint."""
+"""The vision encoder's weights: their names, their shapes, and their tensors in the checkpoint."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""ONNX: a third, independent runtime for the same graphs. onnxruntime gives parity on any host."""
+"""ONNX: a third, independent runtime for the same graphs; onnxruntime checks parity on any host."""

@@ -1,4 +1,4 @@
-"""Run every subgraph under onnxruntime and compare it with our eager decoder, in float32."""
+"""Run every subgraph in onnxruntime and compare it with our eager decoder, in float32."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import torch
 from g3n_compiler.lower.signatures.cache import TorchOps, kv_cache_shapes
 from g3n_compiler.lower.signatures.text import DECODE, Decode, Prefill, trace_inputs, used_weights
 from g3n_compiler.models.embedding_tables import EmbeddingTables, embedding_weights
-from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.source import Source
 from g3n_compiler.verify.checks import EXACT, Check, relative_error
 from g3n_compiler.verify.onnx.export import OnnxSession, PerLayerEmbedding, TokenEmbedding, export_onnx
 
 CHUNK = 32
-HIDDEN = -1e9
+MASKED = -1e9
 RUNTIME = "onnxruntime"
 NEXT = "next_kv_cache_"
-"""Outputs need other names than the inputs they replace."""
+"""Outputs need names that differ from the inputs they replace."""
 
 
 def onnx_checks(source: Source, ids: Sequence[int], expected: np.ndarray) -> list[Check]:
-    """Prompt through ``prefill`` in padded chunks, last tokens through ``decode``, and both table look-ups.
+    """Run a prompt through ``prefill`` in padded chunks, the last tokens through ``decode``, and both table look-ups.
 
     Args:
         ids: golden token ids, longer than the sliding window.
-        expected: eager float32 logits ``[T, vocab]`` of the same ids.
+        expected: eager float32 logits ``[T, vocab]`` for the same ids.
     """
     with tempfile.TemporaryDirectory() as folder:
         model = _OnnxDecoder(source, len(ids), Path(folder))
@@ -43,7 +43,7 @@ def onnx_checks(source: Source, ids: Sequence[int], expected: np.ndarray) -> lis
 
 
 def _table_checks(source: Source, ids: Sequence[int], folder: Path) -> list[Check]:
-    config = own_config(source.text).whole
+    config = gemma3n_config(source.text).whole
     specs, tables = embedding_weights(config), EmbeddingTables(config, source.read)
     probe = [0, config.ple_vocab_size - 1, config.vocab_size - 1, *ids]
     token_ids = np.array(probe, np.int64)
@@ -62,10 +62,10 @@ def _table_checks(source: Source, ids: Sequence[int], folder: Path) -> list[Chec
 
 
 class _OnnxDecoder:
-    """The prefill and decode signatures under onnxruntime, with float32 weights fed as inputs."""
+    """The prefill and decode signatures in onnxruntime, with float32 weights as inputs."""
 
     def __init__(self, source: Source, context: int, folder: Path) -> None:
-        config = own_config(source.text)
+        config = gemma3n_config(source.text)
         self._config, self._context = config, context
         self._tables = EmbeddingTables(config, source.read)
         names = [f"{NEXT}{kind}_{i}" for i in range(config.num_kv_layers) for kind in "kv"]
@@ -99,7 +99,7 @@ class _OnnxDecoder:
         positions = np.zeros(length, np.int32)
         positions[:n] = np.arange(start, start + n)
         seen = np.arange(self._context)[None] <= positions[:n, None]
-        mask = np.full((1, 1, length, self._context), HIDDEN, np.float32)
+        mask = np.full((1, 1, length, self._context), MASKED, np.float32)
         mask[0, 0, :n][seen] = 0
         inputs = {"embeddings": embeddings, "per_layer_embeddings": ple, "input_pos": positions, "mask": mask}
         out = self._sessions[name](inputs | self._cache | self._weights)

@@ -1,4 +1,4 @@
-"""Each subgraph as an ONNX model with its weights as inputs, and a thin onnxruntime session over it."""
+"""Each subgraph as an ONNX model with its weights as inputs, and a thin onnxruntime session for it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PerLayerEmbedding(nn.Module):
 
 
 def export_onnx(module: nn.Module, inputs: dict[str, Any], outputs: list[str], path: Path) -> None:
-    """Export ``module``, called with keyword ``inputs`` (mappings are flattened), naming its outputs in their order."""
+    """Export ``module``, called with keyword ``inputs`` (mappings are flattened), and name its outputs in order."""
     with torch.no_grad():
         program = torch.onnx.export(
             module, (), kwargs=inputs, output_names=outputs, dynamo=True, verbose=False, optimize=False
@@ -62,7 +62,7 @@ class OnnxSession:
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run with arrays by input name; inputs that the graph dropped are ignored."""
+        """Run with arrays by input name; inputs that the graph does not have are ignored."""
         wanted = {i.name for i in self._session.get_inputs()}
         names = [o.name for o in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, {k: v for k, v in inputs.items() if k in wanted}), strict=True))

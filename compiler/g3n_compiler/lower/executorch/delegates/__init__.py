@@ -1,1 +1,1 @@
-"""XNNPACK delegates made once for each kind of layer, and named after the weights that they ask for."""
+"""XNNPACK delegates that are lowered once for each kind of layer, and refer to their weights by name."""

@@ -1,8 +1,8 @@
-"""One lowering for all delegates of a kind: made over stand-ins for the weights, then named after each layer's own.
+"""One lowering for all delegates of a kind: made with stand-ins for the weights, whose names are then replaced.
 
-XNNPACK's blob holds no weight, only each one's name (the SHA-256 of its bytes). Delegates of the same arithmetic,
-shapes and schemes have the same blob but for those names, so neither the time nor the memory of a lowering grows with
-the model.
+XNNPACK's blob holds no weights, only their names (the SHA-256 of their bytes). Delegates with the same arithmetic,
+shapes and schemes have the same blob except for those names, so neither the time nor the memory of a lowering grows
+with the model.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class Template:
     prefix: str
     blob: bytes
     names: Mapping[tuple[str, str], str]
-    """What the blob calls each part of each weight."""
+    """The blob's name for each part of each weight."""
     constants: Mapping[str, bytes]
-    """The other data that the blob asks for."""
+    """The other data that the blob requests."""
     shape: torch.export.ExportedProgram
-    """A program of the same signature that does nothing: it stands for the blob when the methods are traced."""
+    """A program with the same signature that does nothing; it stands for the blob while the methods are traced."""
     operators: torch.fx.GraphModule
-    """What the delegate took."""
+    """The operators of the delegate."""
     symbols: Mapping[Any, str] = field(default_factory=dict)
-    """Sizes that are known at run time only, by their symbols in ``operators``."""
+    """Sizes that are only known at run time, by their symbols in ``operators``."""
     compile_specs: tuple[Any, ...] = ()
 
     def delegate(self, stored: StoredWeights, prefix: str) -> nn.Module:
@@ -49,20 +49,20 @@ class Template:
         for (weight, part), name in self.names.items():
             if weight.startswith(self.prefix):
                 weight = prefix + weight.removeprefix(self.prefix)
-            # Both names have the same length, and a hash is nowhere else in the blob.
+            # Both names have the same length, and a hash occurs nowhere else in the blob.
             blob = blob.replace(name.encode(), stored.names[weight, part].encode())
         return LoweredBackendModule(self.shape, BACKEND, blob, list(self.compile_specs))
 
 
 class Templates:
-    """Templates by what their lowering depends on, each made as it is first asked for."""
+    """Templates, by what their lowering depends on; each is made when it is first requested."""
 
     def __init__(self, recipe: Recipe, stored: StoredWeights) -> None:
         self.recipe, self.stored = recipe, stored
         self._made: dict[tuple[Any, ...], Template] = {}
 
     def get(self, kind: Any, specs: Mapping[str, WeightSpec], prefix: str, lower: Callable[[], Template]) -> Template:
-        """The template of ``kind`` for weights shaped and quantised as ``specs`` are, their ``prefix`` apart."""
+        """The template of ``kind`` for weights with the shapes and schemes of ``specs``, whatever their ``prefix``."""
         weights = ((name.removeprefix(prefix), spec.shape, self.recipe.scheme(spec)) for name, spec in specs.items())
         key = (kind, *weights)
         if key not in self._made:
@@ -71,15 +71,15 @@ class Templates:
 
     @property
     def constants(self) -> dict[str, bytes]:
-        """Data by name that is not a weight's."""
+        """Data, by name, other than weights."""
         return {name: data for template in self._made.values() for name, data in template.constants.items()}
 
 
 class SameSignature(nn.Module):
-    """Has the inputs and outputs of what is delegated, and does nothing.
+    """Has the inputs and outputs of a delegate, but does nothing.
 
     Args:
-        outputs: tensors shaped as the outputs, from the inputs.
+        outputs: returns tensors with the shapes of the outputs, given the inputs.
     """
 
     def __init__(self, outputs: Callable[..., tuple[Tensor, ...]]) -> None:
@@ -91,7 +91,7 @@ class SameSignature(nn.Module):
 
 
 class StandIns:
-    """Parts of the right shapes and of no meaning, each with bytes of its own, by whose hash it is found again."""
+    """Meaningless parts of the right shapes, each with unique bytes, so that its hash identifies it."""
 
     def __init__(self) -> None:
         self.names: dict[tuple[str, str], str] = {}
@@ -111,17 +111,17 @@ class StandIns:
 
 
 def other_data(what: str, stand_ins: StandIns, blob: bytes, data: Mapping[str, bytes]) -> dict[str, bytes]:
-    """What ``blob`` asks for beside the stand-ins, each of which it must name exactly once.
+    """What ``blob`` requests besides the stand-ins, each of which it must name exactly once.
 
     Raises:
-        ParityError: it does not, so that naming it after a layer's weights would go wrong without a word.
+        ParityError: it does not, so replacing names would silently go wrong.
     """
     left = dict(data)
     for (weight, part), name in stand_ins.names.items():
         if name not in left or blob.count(name.encode()) != 1:
             raise ParityError(
-                f"{what}: part {part!r} of {weight!r} is not once in what XNNPACK's serializer made of it: the pinned "
-                "ExecuTorch version names weights in another way"
+                f"{what}: part {part!r} of {weight!r} does not occur exactly once in what XNNPACK's serializer "
+                "wrote: the pinned ExecuTorch version names weights in another way"
             )
         del left[name]
     return left
@@ -132,7 +132,7 @@ def edge_program(exported: torch.export.ExportedProgram) -> torch.export.Exporte
     from executorch.exir import EdgeCompileConfig, to_edge
 
     config = EdgeCompileConfig(
-        # Quantised operators are not core ATen, which the validity check insists on.
+        # Quantised operators are not core ATen, which the validity check requires.
         _check_ir_validity=False,
         _skip_dim_order=True,
         preserve_ops=[torch.ops.aten.linear.default],

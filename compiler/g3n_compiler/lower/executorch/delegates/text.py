@@ -1,20 +1,21 @@
-"""The decoder cut into pieces that XNNPACK takes whole, with the KV caches and all that is no arithmetic between them.
+"""The decoder as modules that XNNPACK takes whole; the KV caches and all else that is not arithmetic lie between them.
 
-=========== ================================================= ========================================================
-piece       inputs                                            outputs
-=========== ================================================= ========================================================
-``Begin``   embeddings                                        AltUp's other streams
-``Open``    streams, cos, sin                                 predicted streams, normalised active one, key, value
-``Predict`` streams                                           predicted streams, normalised active one
-``Block``   predicted, normalised, embeddings, ple, cos, sin, streams
-            mask, keys, values
-``Logits``  streams of one token                              logits
-=========== ================================================= ========================================================
+========================= ============================================ ===============================================
+module                    inputs                                       outputs
+========================= ============================================ ===============================================
+``FanOut``                embeddings                                   AltUp's other streams
+``PredictWithKeysValues`` streams, cos, sin                            predicted streams, normalised active stream,
+                                                                       key, value
+``Predict``               streams                                      predicted streams, normalised active stream
+``LayerBody``             predicted, normalised, embeddings, ple, cos, streams
+                          sin, mask, keys, values
+``Logits``                streams of one token                         logits
+========================= ============================================ ===============================================
 
-A layer that owns KV is an ``Open`` and a ``Block``, one that shares it a ``Predict`` and a ``Block``. Shapes: streams,
-embeddings ``[T, 1, hidden]``; ple ``[1, T, ple_dim]``; cos, sin ``[1, T, 1, head_dim]``; a chunk's key
-``[kv_heads, head_dim, T]`` and value ``[kv_heads, T, head_dim]``; cached ones the same with S slots for T; mask
-``[1, groups * T, S]``; logits ``[1, 1, vocab]``.
+A layer that owns a KV cache is a ``PredictWithKeysValues`` and a ``LayerBody``; a layer that shares one is a
+``Predict`` and a ``LayerBody``. Shapes: streams and embeddings ``[T, 1, hidden]``; ple ``[1, T, ple_dim]``; cos and sin
+``[1, T, 1, head_dim]``; a chunk's key ``[kv_heads, head_dim, T]`` and value ``[kv_heads, T, head_dim]``; cached ones
+the same with S slots in place of T; mask ``[1, groups * T, S]``; logits ``[1, 1, vocab]``.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ KEY_VALUE = ("self_attn.k_proj", "self_attn.k_norm", "self_attn.v_proj")
 NORM_OF_PLE = "per_layer_projection_norm"
 
 Axes = tuple[dict[int, Any], ...]
-"""For each input, its dynamic axes."""
+"""The dynamic axes of each input."""
 
 
-class Piece(nn.Module):
-    """One piece over ``weights``; ``layer`` is meaningless to the pieces before and after the layers."""
+class DecoderPiece(nn.Module):
+    """One module over ``weights``; modules before and after the layers ignore ``layer``."""
 
     def __init__(self, config: TextConfig, weights: XnnpackWeights, layer: int = 0) -> None:
         super().__init__()
@@ -57,19 +58,19 @@ class Piece(nn.Module):
     @staticmethod
     @abstractmethod
     def weight_names(names: Iterable[str], config: TextConfig, layer: int) -> list[str]:
-        """Those of ``names`` that the piece uses."""
+        """Those of ``names`` that the module uses."""
 
     @abstractmethod
     def example(self, tokens: int, slots: int) -> tuple[Tensor, ...]:
-        """Inputs to trace it on."""
+        """Inputs to trace the module on."""
 
     @abstractmethod
     def axes(self, tokens: Any, slots: Any) -> Axes:
-        """Which axes of the inputs are the number of tokens or of the cache's slots."""
+        """The axes of the inputs that are the number of tokens or of the cache's slots."""
 
     @abstractmethod
     def outputs(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Tensors shaped as the outputs for ``inputs``."""
+        """Tensors with the shapes of the outputs for ``inputs``."""
 
     def _stream(self, tokens: int) -> Tensor:
         return torch.zeros(tokens, 1, self.config.hidden_size)
@@ -78,7 +79,7 @@ class Piece(nn.Module):
         return torch.zeros(1, tokens, 1, self.config.head_dim)
 
 
-class Begin(Piece):
+class FanOut(DecoderPiece):
     """``embeddings`` -> the streams after the first."""
 
     @staticmethod
@@ -98,7 +99,7 @@ class Begin(Piece):
         return self.decoder.fan_out(inputs[0])
 
 
-class Predict(Piece):
+class Predict(DecoderPiece):
     """``*streams`` -> ``*predicted, normalised``."""
 
     @staticmethod
@@ -121,7 +122,7 @@ class Predict(Piece):
         return (*predicted, decoder.norm(f"layers.{self.layer}.input_layernorm", active))
 
 
-class Open(Predict):
+class PredictWithKeysValues(Predict):
     """``*streams, cos, sin`` -> ``*predicted, normalised, key, value``."""
 
     @staticmethod
@@ -143,12 +144,12 @@ class Open(Predict):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         *streams, cos, sin = inputs
         opened = super().forward(*streams)
-        fresh = _Fresh()
+        fresh = _NewKeysValues()
         self.decoder.keys_values(self.layer, opened[-1], {self.config.layer_types[self.layer]: (cos, sin)}, fresh)
         return (*opened, fresh.key, fresh.value)
 
 
-class Block(Piece):
+class LayerBody(DecoderPiece):
     """``*predicted, normalised, embeddings, ple, cos, sin, mask, keys, values`` -> ``*streams``."""
 
     @staticmethod
@@ -184,10 +185,10 @@ class Block(Piece):
         n = self.config.altup_num_inputs
         predicted, (x, embeddings, ple, cos, sin, mask, keys, values) = inputs[:n], inputs[n:]
         state = State(predicted, embeddings, ple, {self.config.layer_types[self.layer]: (cos, sin)})
-        return self.decoder.block(self.layer, predicted, x, state, _Cached(mask, keys, values)).streams
+        return self.decoder.block(self.layer, predicted, x, state, _CachedKeysValues(mask, keys, values)).streams
 
 
-class Logits(Piece):
+class Logits(DecoderPiece):
     """``*streams`` of one token -> its logits."""
 
     @staticmethod
@@ -207,8 +208,10 @@ class Logits(Piece):
         return (self.decoder.logits(streams),)
 
 
-class _Fresh:
-    """:class:`~g3n_compiler.models.family.KVCache` that takes a chunk's key and value, axes ordered as cached."""
+class _NewKeysValues:
+    """:class:`~g3n_compiler.models.family.KVCache` that collects a chunk's key and value, with their axes in the
+    cache's order.
+    """
 
     key: Tensor
     value: Tensor
@@ -219,41 +222,41 @@ class _Fresh:
         self.value = torch.permute_copy(value, (0, 2, 1, 3)).view(heads, -1, dim)
 
     def attend(self, layer: int, query: Tensor) -> Tensor:
-        raise NotImplementedError("an opening piece does not attend")
+        raise NotImplementedError("a module that computes keys and values does not attend")
 
 
-class _Cached:
-    """:class:`~g3n_compiler.models.family.KVCache` of one block, which finds its keys and values written."""
+class _CachedKeysValues:
+    """:class:`~g3n_compiler.models.family.KVCache` of one layer whose keys and values are already written."""
 
     def __init__(self, mask: Tensor, keys: Tensor, values: Tensor) -> None:
         self._mask, self._keys, self._values = mask, keys, values
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> None:
-        raise NotImplementedError("an opening piece returns its keys and values")
+        raise NotImplementedError("the keys and values of this layer are already in the cache")
 
     def attend(self, layer: int, query: Tensor) -> Tensor:
         """``query [1, T, heads, head_dim]`` -> ``[T, 1, heads * head_dim]``."""
         heads, dim = query.shape[2:]
-        # The heads of a group lie below each other, so that one product serves them all.
+        # The heads of a group become rows of one matrix, so that one product serves them all.
         query = torch.permute_copy(query, (0, 2, 1, 3)).view(self._keys.shape[0], -1, dim)
         scores = torch.bmm(query, self._keys) + self._mask
         out = torch.bmm(torch.softmax(scores, -1), self._values).view(heads, -1, dim)
         return torch.permute_copy(out, (1, 0, 2)).view(-1, 1, heads * dim)
 
 
-class Pieces(nn.Module):
-    """All pieces in their places, as PyTorch modules or as delegates of the same signature.
+class DecoderPieces(nn.Module):
+    """All modules in their places, as PyTorch modules or as delegates with the same signatures.
 
     Args:
-        make: returns what stands for a kind of piece at a layer.
+        make: returns the module or delegate for a kind of module at a layer.
     """
 
-    def __init__(self, config: TextConfig, make: Callable[[type[Piece], int], nn.Module]) -> None:
+    def __init__(self, config: TextConfig, make: Callable[[type[DecoderPiece], int], nn.Module]) -> None:
         super().__init__()
         layers, owners = range(config.num_layers), config.num_kv_layers
-        self.begin = make(Begin, 0)
-        self.openings = nn.ModuleList(make(Open if i < owners else Predict, i) for i in layers)
-        self.blocks = nn.ModuleList(make(Block, i) for i in layers)
+        self.begin = make(FanOut, 0)
+        self.openings = nn.ModuleList(make(PredictWithKeysValues if i < owners else Predict, i) for i in layers)
+        self.blocks = nn.ModuleList(make(LayerBody, i) for i in layers)
         self.logits = make(Logits, 0)
 
 

@@ -1,4 +1,4 @@
-"""Delegates of the decoder's pieces, whose numbers of tokens and of cache slots are known at run time only."""
+"""Delegates of the decoder's modules, whose numbers of tokens and of cache slots are only known at run time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from g3n_compiler.lower.executorch.delegates.template import (
     edge_program,
     other_data,
 )
-from g3n_compiler.lower.executorch.delegates.text import Block, Piece
+from g3n_compiler.lower.executorch.delegates.text import DecoderPiece, LayerBody
 from g3n_compiler.lower.executorch.delegates.weight_store import StoredWeights
 from g3n_compiler.lower.executorch.weights import XnnpackWeights
 from g3n_compiler.models.gemma3n.text_config import TextConfig
@@ -25,18 +25,18 @@ from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Recipe
 
 EXAMPLE_TOKENS, EXAMPLE_SLOTS = 6, 40
-"""Sizes of the example inputs; any numbers but 0 and 1, which tracing would take for constants."""
+"""Sizes of the example inputs: any numbers but 0 and 1, which tracing would treat as constants."""
 ONE_PASS = "dqlinear_partitioner"
-"""With this compile spec XNNPACK's backend runs one of its 17 passes; the others find nothing to do in our pieces, and
-each costs a retrace of the graph."""
+"""With this compile spec, XNNPACK's backend runs one of its 17 passes; the others find nothing to do in our modules,
+and each would retrace the graph."""
 
 
 class TextTemplates:
-    """Makes the delegates of pieces over ``stored`` weights, lowering each kind as it is first asked for.
+    """Makes the delegates of modules over ``stored`` weights; each kind is lowered when it is first requested.
 
     Args:
-        chunk: most tokens of one call.
-        slots: most slots of a cache.
+        chunk: the most tokens in one call.
+        slots: the most slots of a cache.
     """
 
     def __init__(
@@ -52,22 +52,22 @@ class TextTemplates:
         self._templates = Templates(recipe, stored)
         self._chunk, self._slots = chunk, slots
 
-    def __call__(self, kind: type[Piece], layer: int) -> nn.Module:
-        """The delegate of a piece at ``layer``."""
+    def __call__(self, kind: type[DecoderPiece], layer: int) -> nn.Module:
+        """The delegate of a kind of module at ``layer``."""
         return self.get(kind, layer).delegate(self._templates.stored, f"layers.{layer}.")
 
-    def get(self, kind: type[Piece], layer: int) -> Template:
-        """The template of a piece at ``layer``."""
+    def get(self, kind: type[DecoderPiece], layer: int) -> Template:
+        """The template of a kind of module at ``layer``."""
         specs = {name: self._specs[name] for name in kind.weight_names(self._specs, self._config, layer)}
-        what = (kind, self._config.sparsity[layer] if kind is Block else None)
+        what = (kind, self._config.sparsity[layer] if kind is LayerBody else None)
         return self._templates.get(what, specs, f"layers.{layer}.", lambda: self._lower(kind, layer, specs))
 
     @property
     def constants(self) -> dict[str, bytes]:
-        """Data by name that is not a weight's."""
+        """Data, by name, other than weights."""
         return self._templates.constants
 
-    def _lower(self, kind: type[Piece], layer: int, specs: Mapping[str, WeightSpec]) -> Template:
+    def _lower(self, kind: type[DecoderPiece], layer: int, specs: Mapping[str, WeightSpec]) -> Template:
         from executorch.exir.backend.backend_api import to_backend
         from executorch.exir.backend.compile_spec_schema import CompileSpec
 
@@ -83,7 +83,7 @@ class TextTemplates:
         prefix = f"layers.{layer}."
         return Template(prefix, blob, stand_ins.names, data, shape, edge.graph_module, symbols, compile_specs)
 
-    def _export(self, piece: Piece, module: nn.Module) -> torch.export.ExportedProgram:
+    def _export(self, piece: DecoderPiece, module: nn.Module) -> torch.export.ExportedProgram:
         tokens = torch.export.Dim("tokens", min=1, max=self._chunk)
         slots = torch.export.Dim("slots", min=2, max=self._slots)
         inputs = piece.example(min(EXAMPLE_TOKENS, self._chunk), min(EXAMPLE_SLOTS, self._slots))
@@ -92,8 +92,8 @@ class TextTemplates:
             return torch.export.export(module.eval(), inputs, dynamic_shapes=shapes, strict=False)
 
 
-def _symbols(program: torch.export.ExportedProgram, piece: Piece) -> dict[Any, str]:
-    """``tokens`` and ``slots`` by their symbols in an exported piece."""
+def _symbols(program: torch.export.ExportedProgram, piece: DecoderPiece) -> dict[Any, str]:
+    """``tokens`` and ``slots``, by their symbols in an exported module."""
     inputs = [n for n in program.graph.nodes if n.name in program.graph_signature.user_inputs]
     out: dict[Any, str] = {}
     for node, axes in zip(inputs, piece.axes("tokens", "slots"), strict=True):

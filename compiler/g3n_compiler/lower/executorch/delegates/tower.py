@@ -1,7 +1,7 @@
-"""Pieces of fixed shapes, of which the towers are made; each kind is lowered once, by :mod:`.template`.
+"""Delegates of fixed shapes, of which the towers consist; each kind is lowered once, see :mod:`.template`.
 
-A piece is some arithmetic over tensors of fixed shapes that XNNPACK takes whole. Pieces that differ in nothing but
-which weights they name share a lowering, so its time and memory do not grow with the tower.
+A :class:`TowerPiece` is arithmetic over tensors of fixed shapes that XNNPACK takes whole. Pieces that differ only in
+the names of their weights share a lowering, so its time and memory do not grow with the tower.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ Build = Callable[[XnnpackWeights], nn.Module]
 
 
 class TowerOps(nn.Module):
-    """What towers ask of a dialect, in the operators that XNNPACK takes; constants are buffers, as it wants them.
+    """What towers need of a dialect, in operators that XNNPACK takes; constants are buffers, as it requires.
 
     Args:
-        means: sizes that means are taken over.
+        means: sizes of the dimensions that means are taken over.
     """
 
     def __init__(self, means: Sequence[int]) -> None:
@@ -48,7 +48,7 @@ class TowerOps(nn.Module):
             self.register_buffer(f"mean_{size}", torch.full((1, size), 1 / size))
 
     def mean(self, x: Tensor) -> Tensor:
-        """Mean over the last dimension, kept, as a product: XNNPACK takes no other mean of it."""
+        """Mean over the last dimension, kept, as a product: XNNPACK takes no other form of it."""
         return F.linear(x, self.get_buffer(f"mean_{x.shape[-1]}"))
 
 
@@ -56,8 +56,8 @@ class TowerOps(nn.Module):
 class TowerPiece:
     """One delegate: what it computes, and over which weights.
 
-    ``kind`` names all that the arithmetic depends on apart from the shapes of weights and inputs.
-    ``prefix`` is what the names of the piece's own weights begin with.
+    ``kind`` identifies everything that the arithmetic depends on, except the shapes of weights and inputs. ``prefix``
+    is the common prefix of its weights' names.
     """
 
     kind: str
@@ -68,7 +68,7 @@ class TowerPiece:
 
 
 class TowerTemplates:
-    """Makes the delegates of pieces over ``stored`` weights, lowering each kind as it is first asked for."""
+    """Makes the delegates of pieces over ``stored`` weights; each kind is lowered when it is first requested."""
 
     def __init__(self, recipe: Recipe, stored: StoredWeights) -> None:
         self._templates = Templates(recipe, stored)
@@ -78,12 +78,12 @@ class TowerTemplates:
         return self._get(piece).delegate(self._templates.stored, piece.prefix)
 
     def call(self, piece: TowerPiece) -> DelegateCall:
-        """What the delegate of ``piece`` took, to be measured."""
+        """The operators of the delegate of ``piece``, for measuring."""
         return DelegateCall(self._get(piece).operators, {})
 
     @property
     def constants(self) -> dict[str, bytes]:
-        """Data by name that is not a weight's."""
+        """Data, by name, other than weights."""
         return self._templates.constants
 
     def _get(self, piece: TowerPiece) -> Template:
@@ -93,7 +93,7 @@ class TowerTemplates:
     def _lower(self, piece: TowerPiece) -> Template:
         stand_ins = StandIns()
         module = piece.build(XnnpackWeights(piece.specs, self._templates.recipe, stand_ins))
-        exported = export_fixed(module, piece.inputs)
+        exported = export_static(module, piece.inputs)
         edge = edge_program(exported)
         made = xnnpack_blob(edge)
         data = other_data(piece.kind, stand_ins, made.content, made.data)
@@ -102,11 +102,11 @@ class TowerTemplates:
         def outputs(*inputs: Tensor) -> tuple[Tensor, ...]:
             return tuple(inputs[0].new_empty(shape) for shape in shapes)
 
-        shape = export_fixed(SameSignature(outputs), piece.inputs)
+        shape = export_static(SameSignature(outputs), piece.inputs)
         return Template(piece.prefix, made.content, stand_ins.names, data, shape, edge.graph_module)
 
 
-def export_fixed(module: nn.Module, inputs: Sequence[tuple[int, ...]]) -> torch.export.ExportedProgram:
+def export_static(module: nn.Module, inputs: Sequence[tuple[int, ...]]) -> torch.export.ExportedProgram:
     """Trace ``module`` on float32 inputs of these shapes."""
     with torch.no_grad():
         return torch.export.export(module.eval(), tuple(torch.zeros(shape) for shape in inputs), strict=False)
@@ -134,10 +134,10 @@ def write_program(
     Args:
         constants: methods without inputs.
     """
-    programs = {name: export_fixed(method.module, method.inputs) for name, method in methods.items()}
+    programs = {name: export_static(method.module, method.inputs) for name, method in methods.items()}
     edge = to_edge(programs, constants)
     calls = {name: [templates.call(p) for p in m.pieces] for name, m in methods.items() if m.measured}
-    # Before serialize, which turns the graphs into ones for the runtime.
+    # Before serialize, which converts the graphs for the runtime.
     delegation = measure(edge, calls, 1)
     program = serialize(edge, {}, path.stem, {**stored.data, **templates.constants})
     with path.open("wb") as file:

@@ -1,7 +1,7 @@
-"""Weights as the bytes that XNNPACK's delegate asks for by name, written one at a time and never held together.
+"""Weights as the bytes that XNNPACK's delegate requests by name, written one at a time and never held together.
 
-A name is the SHA-256 of the bytes, as XNNPACK's own serializer has it: the runtime may keep packed weights by name for
-all programs of a process.
+A name is the SHA-256 of the bytes, as in XNNPACK's own serializer; the runtime may cache packed weights by name for all
+programs of a process.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from g3n_runtime.errors import BundleError
 from g3n_runtime.reading import read_json_object
 
 IN_MEMORY = 64 << 10
-"""Bytes up to which a part is kept in memory instead of in a file."""
+"""Parts up to this many bytes are kept in memory instead of in a file."""
 
 
 @dataclass
 class StoredWeights:
-    """The parts of weights: which name each has, and the bytes, in memory or in files, of those that go inside."""
+    """The parts of weights: their names, and the bytes, in memory or in files, of those that go into the program."""
 
     names: dict[tuple[str, str], str] = field(default_factory=dict)
     """By weight and part."""
     data: dict[str, bytes | Path] = field(default_factory=dict)
-    """By name; weights that lie in the data file are not here."""
+    """By name; weights in the data file are not included."""
 
     def parts(self, weight: str) -> dict[str, str]:
         """Names of a weight's parts."""
@@ -45,11 +45,11 @@ def store_weights(
     folder: Path,
     outside: Mapping[str, Mapping[str, str]],
 ) -> StoredWeights:
-    """Encode ``specs``, large parts as files in ``folder``; parts that an earlier run left there are taken if they
-    have the hashes that it noted.
+    """Encode ``specs``, large parts as files in ``folder``; parts from an earlier run are reused if they have the
+    hashes that it recorded.
 
     Args:
-        outside: weights whose bytes lie in the data file already, with the names of their parts there.
+        outside: weights whose bytes are already in the data file, with the names of their parts there.
     """
     stored = StoredWeights()
     for weight, spec in specs.items():
@@ -65,7 +65,7 @@ def store_weights(
             for part, path in paths.items():
                 path.write_bytes(encoded[part])
             names = {part: data_name(part, data) for part, data in encoded.items()}
-            # whoever takes them hashes them, so a thousand waits for the disk would prove nothing more
+            # a later run hashes what it reuses, so waiting for the disk a thousand times is not needed
             record.write_text(json.dumps(names), encoding="utf-8")
         for part, data in encoded.items():
             name = data_name(part, data)
@@ -75,7 +75,7 @@ def store_weights(
 
 
 def encode(part: str, scheme: Scheme, tensor: Tensor) -> bytes:
-    """A part as XNNPACK's serializer writes it: int4 two a byte, all else as it is."""
+    """A part as XNNPACK's serializer writes it: int4 two values per byte, everything else unchanged."""
     from executorch.backends.xnnpack.operators.node_visitor import NodeVisitor
 
     if part == "values" and scheme.bits == 4:
@@ -84,12 +84,12 @@ def encode(part: str, scheme: Scheme, tensor: Tensor) -> bytes:
 
 
 def data_name(part: str, data: bytes) -> str:
-    """What the delegate's graph calls ``data``."""
+    """The delegate graph's name for ``data``."""
     return ("scale_" if part == "scales" else "") + hashlib.sha256(data).hexdigest()
 
 
 def _kept(paths: Mapping[str, Path], record: Path) -> dict[str, bytes] | None:
-    """What an earlier run left at ``paths``, if it is what ``record`` says; ``None`` where anything is not."""
+    """The parts at ``paths`` from an earlier run, if they match ``record``; ``None`` if any does not."""
     try:
         names = read_json_object(record, BundleError)
         encoded = {part: path.read_bytes() for part, path in paths.items()}

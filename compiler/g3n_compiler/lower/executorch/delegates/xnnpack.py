@@ -1,8 +1,8 @@
-"""From the edge program of a piece to XNNPACK's blob, its convolutions and pools left channels-last.
+"""From a delegate's edge program to XNNPACK's blob, with convolutions and pools left channels-last.
 
-As ``XnnpackBackend.preprocess``, which would bring every map into channels-first order and back around each of them:
-XNNPACK itself computes channels-last, as our pieces do. They spell it as ``permute, convolution, permute``; here the
-two permutes go away.
+This replaces ``XnnpackBackend.preprocess``, which would convert every map to channels-first order and back around each
+of them. XNNPACK itself computes channels-last, and so do our modules, which write ``permute, convolution, permute``;
+here the two permutes are removed.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from g3n_compiler.errors import TargetError
 
 TO_CHANNELS_FIRST, TO_CHANNELS_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
 CHANNELS_LAST = ("aten.convolution.default", "aten.avg_pool2d.default")
-"""Operators whose visitors write shapes channels-last, whatever the graph says."""
+"""Operators whose visitors write channels-last shapes, whatever the graph says."""
 BLIND = (
     *("aten.mul.Tensor", "aten.add.Tensor", "aten.sub.Tensor", "aten.sigmoid.default", "aten.relu.default"),
     *("aten.view_copy.default", "aten.clamp.default"),
 )
-"""Operators whose visitors do not look at the shapes of their inputs, so that one may have lost its permute."""
+"""Operators whose visitors do not look at the shapes of their inputs, so an input may have lost its permute."""
 NOOPS = ("aten.expand_copy.default", "aten.clone.default", "aten._to_copy.default", "aten.alias_copy.default")
 
 
 @dataclass(frozen=True)
 class Blob:
-    """XNNPACK's graph, and the data that it asks for by name."""
+    """XNNPACK's graph, and the data that it requests by name."""
 
     content: bytes
     data: dict[str, bytes]
@@ -60,7 +60,7 @@ def xnnpack_blob(edge: torch.export.ExportedProgram) -> Blob:
     inputs = NodeVisitor(program, external, store)
     for node in external:
         if node.op == "placeholder":
-            # Before any visitor does, which may take its axes for another order's.
+            # Before any visitor does, because a visitor may assume another order of the axes.
             inputs.define_tensor(node, xnn, ids)
     for node in graph.nodes:
         if node.op != "call_function":
@@ -75,10 +75,10 @@ def xnnpack_blob(edge: torch.export.ExportedProgram) -> Blob:
 
 
 def drop_noops(graph: fx.Graph) -> None:
-    """Take out copies, and expansions to the size that a tensor has.
+    """Remove copies, and expansions to the size that a tensor already has.
 
-    A whole number in an expression is a constant of its own and a copy of it as a float: the serializer makes every
-    constant a float anyway.
+    An integer in an expression is a constant and a copy of it as a float; the serializer makes every constant a float
+    anyway.
     """
     for node in list(graph.nodes):
         if node.op == "call_function" and _name(node) in NOOPS:
@@ -90,10 +90,10 @@ def drop_noops(graph: fx.Graph) -> None:
 
 
 def stay_channels_last(graph: fx.Graph) -> None:
-    """Take out the permutes around operators that are channels-last to XNNPACK.
+    """Remove the permutes around operators that XNNPACK computes channels-last.
 
     Raises:
-        TargetError: one of them is not spelled ``permute, operator, permute``.
+        TargetError: one of them is not written as ``permute, operator, permute``.
     """
     for node in list(graph.nodes):
         if node.op != "call_function" or _name(node) not in CHANNELS_LAST:
@@ -123,7 +123,7 @@ def _name(node: fx.Node) -> str:
 
 
 def _unverified(edge: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """``edge`` without the check that it holds core ATen only, which its linear layers would fail."""
+    """``edge`` without the check that it contains only core ATen, which its linear layers would fail."""
     from executorch.backends.xnnpack.utils.configs import get_xnnpack_edge_compile_config
     from executorch.exir.verification.verifier import EXIREdgeDialectVerifier
 

@@ -13,7 +13,7 @@ import pytest
 from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.layers import LayeredDecoder
-from g3n_compiler.lower.litert.partial_model import CutModel
+from g3n_compiler.lower.litert.partial_model import PartialModel
 from g3n_compiler.lower.signatures.text import DECODE, are_streams, streams_name
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.verify.checks import EXACT, relative_error
@@ -100,4 +100,4 @@ def test_streams_between_layers_are_not_outputs_of_what_ships(converted: Convert
 
 def test_a_piece_of_no_such_tensor_is_refused(decoder: Callable[[str], Path]) -> None:
     with pytest.raises(TargetError, match="layer_9_streams"):
-        CutModel(decoder("int4")).piece(DECODE, [], [streams_name(9)])
+        PartialModel(decoder("int4")).partial(DECODE, [], [streams_name(9)])
