@@ -167,7 +167,7 @@ def test_a_pipe_or_a_device_is_no_file_of_examples(tmp_path: Path) -> None:
 def test_the_count_of_examples_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examples, "MAX_EXAMPLES", 2)
     assert len(load_examples(written(tmp_path, *[{"text": "a"}] * 2))) == 2
-    with pytest.raises(ExampleError, match="3 examples, at most 2"):
+    with pytest.raises(ExampleError, match="3 examples, but at most 2"):
         load_examples(written(tmp_path, *[{"text": "a"}] * 3))
 
 

@@ -114,7 +114,7 @@ def test_a_size_that_is_none_is_named(name: str, new: Any, tmp_path: Path) -> No
         (("model_type",), ["gemma3n"], "model_type a list of 1"),
         (("audio_config", "conf_attention_chunk_size"), 10**9, "conf_attention_chunk_size"),
         (("audio_config", "conf_reduction_factor"), 64, "longer than"),
-        (("image_token_id",), 10**6, "an image's"),
+        (("image_token_id",), 10**6, "belongs to images"),
     ],
 )
 def test_a_config_that_makes_no_model(path: tuple[Any, ...], new: Any, words: str, tmp_path: Path) -> None:
@@ -277,9 +277,9 @@ TOKENS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("path", "new", "words"),
     [
-        (("model", "vocab", "a"), -1, "no integer"),
-        (("model", "vocab", "a"), 10**9, "no integer"),
-        (("model", "vocab", "a"), True, "no integer"),
+        (("model", "vocab", "a"), -1, "not an integer"),
+        (("model", "vocab", "a"), 10**9, "not an integer"),
+        (("model", "vocab", "a"), True, "not an integer"),
         (("model", "vocab", "a"), 1, "which is 'a'"),
         (("model", "vocab"), [], "no model with a vocab"),
         (("model",), None, "no model with a vocab"),
@@ -289,7 +289,7 @@ TOKENS: dict[str, Any] = {
         (("model", "dropout"), 0.5, "dropout"),
         (("added_tokens", 0, "id"), 4, "another id"),
         (("added_tokens", 0, "content"), None, "content"),
-        (("added_tokens",), {}, "no list"),
+        (("added_tokens",), {}, "not a list"),
         (("normalizer", "pattern"), {"Regex": "(a" * 5000}, "pattern"),
         (("normalizer", "pattern"), {"Regex": "(a"}, "cannot be loaded"),
     ],
