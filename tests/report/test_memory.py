@@ -10,7 +10,7 @@ from g3n_compiler.lower.artifact import LoweredSubgraph
 from g3n_compiler.lower.executorch.memory import memory_ledger as executorch_ledger
 from g3n_compiler.lower.litert.memory import memory_ledger as litert_ledger
 from g3n_compiler.lower.subgraphs import Subgraph
-from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.report.memory import LABELS, PHASES, memory
 from tests.conftest import TinyModel
@@ -30,7 +30,7 @@ LEDGERS = {"litert": litert_ledger, "executorch": executorch_ledger}
 def ledger(request: pytest.FixtureRequest, tiny: TinyModel) -> tuple[str, dict[str, Any]]:
     runtime, make = request.param, LEDGERS[request.param]
     subgraphs = [LoweredSubgraph(name, runtime, "", "", n, (), None) for name, n in BYTES.items()]
-    return runtime, make(own_config(tiny.open().text), RECIPES["int4"], 64, 16, subgraphs)
+    return runtime, make(gemma3n_config(tiny.open().text), RECIPES["int4"], 64, 16, subgraphs)
 
 
 def test_every_bar_ends_at_its_peak(ledger: tuple[str, dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from g3n_compiler.errors import CheckpointError
 from g3n_compiler.lower.arm64_kit import ArmKit
 from g3n_compiler.lower.job import Job, Progress
 from g3n_compiler.lower.registry import BACKENDS, get_backend
-from g3n_compiler.models.gemma3n.text_config import own_config
+from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.slice.elastic import choose_sizes
 from g3n_compiler.slice.plan import Slice
@@ -40,7 +40,7 @@ def compare(opened: Bundle, checkpoint: Path | None, lora: Path | None, kit: Pat
         source = source.divided(largest.config)
     job = Job(
         source=source,
-        tokenizer=load_tokenizer(source.directory, own_config(source.text)),
+        tokenizer=load_tokenizer(source.directory, gemma3n_config(source.text)),
         recipe=get_recipe(manifest["recipe"]["name"]),
         target=get_target(manifest["target"]["name"]),
         context=manifest["context"],

@@ -37,7 +37,7 @@ and the engine generates. Compiles of E2B and E4B at int4 took 5.4 and 6.7 GB in
 def memory_ledger(
     config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
 ) -> dict[str, Any]:
-    """``parts`` (name, bytes, kind), ``peak`` bytes by phase, what each of ``phases`` holds, and the least device memory.
+    """``parts`` (name, bytes, kind), ``peak`` bytes by phase, what ``phases`` hold, and the least device memory.
 
     A tower is one part, loaded with the first image or sound; its phase is the encoding.
     """

@@ -41,7 +41,7 @@ and the engine generates. Compiles of E2B and E4B at int4 took 3.5 and 4.5 GB in
 def memory_ledger(
     config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
 ) -> dict[str, Any]:
-    """``parts`` (name, bytes, kind), ``peak`` bytes by phase, what each of ``phases`` holds, and the least device memory.
+    """``parts`` (name, bytes, kind), ``peak`` bytes by phase, what ``phases`` hold, and the least device memory.
 
     A tower is one part, loaded with the first image or sound; its phase is the encoding. ``first_run`` has the ``peak``
     of the first load and the size of the ``cache`` of packed weights that it leaves on disk.

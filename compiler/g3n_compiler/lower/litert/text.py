@@ -57,8 +57,8 @@ def convert(config: TextConfig, context: int, prefill_lengths: Sequence[int], si
     """Convert the decoder for ``context`` positions to a TFLite flatbuffer whose weights are still graph inputs.
 
     The streams between layers are outputs until :mod:`.bind_weights` hides them. The same arguments give the same
-    bytes. Smaller ``sizes`` get signatures of their own, see :func:`g3n_runtime.litert.elastic_names.signature_of`, and the
-    largest size gets another signature that verifies their drafts.
+    bytes. Smaller ``sizes`` get signatures of their own, see :func:`g3n_runtime.litert.elastic_names.signature_of`, and
+    the largest size gets another signature that verifies their drafts.
 
     Raises:
         ContextError: a prefill length or the context does not fit the model.
