@@ -49,6 +49,11 @@ def open_regular(path: Path, error: type[G3nError], missing: type[G3nError] | No
     if kind != stat.S_IFREG:
         os.close(fd)
         raise error(f"{path} is {_KINDS.get(kind, 'no regular file')}, expected a file")
+    try:
+        os.pread(fd, 1, 0)  # some files of /proc are regular, and cannot be read
+    except OSError as reason:
+        os.close(fd)
+        raise error(f"{path} cannot be read ({reason.strerror})") from None
     return os.fdopen(fd, "rb")
 
 

@@ -68,6 +68,12 @@ def test_what_is_no_file(name: str, words: str, tmp_path: Path) -> None:
         open_regular(tmp_path / name, MediaError)
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that is regular and cannot be read")
+def test_a_file_that_cannot_be_read_is_refused_when_it_is_opened() -> None:
+    with pytest.raises(MediaError, match=r"/proc/self/mem cannot be read"):
+        open_regular(Path("/proc/self/mem"), MediaError)
+
+
 def test_missing_may_have_its_own_error(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="missing"):
         read_bytes(tmp_path / "absent", 10, MediaError, BundleError)
