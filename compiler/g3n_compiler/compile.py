@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from g3n_compiler.bundle.compile_needs import compile_needs, require
-from g3n_compiler.bundle.fingerprint import bundle_key
-from g3n_compiler.bundle.manifest import Provenance, build_manifest, write_manifest
+from g3n_compiler.bundle.fingerprint import DRAWING, bundle_key
+from g3n_compiler.bundle.manifest import VERSIONS, Provenance, build_manifest, write_manifest
 from g3n_compiler.bundle.signing import sign_bundle
 from g3n_compiler.bundle.staging import staged
+from g3n_compiler.bundle.up_to_date import is_up_to_date, sign_again
 from g3n_compiler.heap import release_free_memory
 from g3n_compiler.lower.artifact import join
 from g3n_compiler.lower.backend import Backend
@@ -22,10 +24,25 @@ from g3n_compiler.request import CompileOptions, open_request
 from g3n_compiler.verify.run import verify
 
 
+class Outcome(NamedTuple):
+    """A bundle, and how it came to be there."""
+
+    directory: Path
+    up_to_date: bool
+    """Nothing was compiled: it was there, and is what the compile would have made."""
+
+
 def compile_bundle(
     options: CompileOptions, progress: Progress, backend_for: Callable[[Runtime], Backend] = get_backend
 ) -> Path:
-    """Compile a bundle, verify it and write it; returns its folder.
+    """As :func:`compile_or_keep`; returns the bundle's folder."""
+    return compile_or_keep(options, progress, backend_for).directory
+
+
+def compile_or_keep(
+    options: CompileOptions, progress: Progress, backend_for: Callable[[Runtime], Backend] = get_backend
+) -> Outcome:
+    """Compile a bundle, verify it and write it, unless it is there already and all of it is what would be written.
 
     Raises:
         G3nError: what was found, what was expected and what to do; nothing is left that looks like a bundle.
@@ -34,12 +51,16 @@ def compile_bundle(
     source, backends = request.source, request.backends
     try:
         release_free_memory()
-        needs = compile_needs(gemma3n_config(source.text), request.recipe, list(backends.values()))
-        progress(require(needs, request.destination.path))
         progress("hashing the checkpoint")
         hashes = source.checkpoint.sha256()
-        packages = sorted({package for backend in backends.values() for package in backend.packages})
-        key = bundle_key(source.directory, hashes, request.decides_bytes(), packages)
+        packages = {*VERSIONS, *DRAWING, *(package for backend in backends.values() for package in backend.packages)}
+        key = bundle_key(source.directory, hashes, request.decides_bytes(), sorted(packages))
+        if not options.force and is_up_to_date(request.destination, key):
+            request.inputs.require_unchanged()
+            sign_again(request.destination, key, options.sign)
+            return Outcome(request.out, up_to_date=True)
+        needs = compile_needs(gemma3n_config(source.text), request.recipe, list(backends.values()))
+        progress(require(needs, request.destination.path))
         with staged(request.destination, key) as (directory, steps):
             job = Job(
                 source=source,
@@ -58,7 +79,7 @@ def compile_bundle(
             parity = verify(job, backends)
             parity.require()
             progress("writing the manifest and the report")
-            manifest = build_manifest(job, backends, lowered, parity, Provenance.of(request, hashes))
+            manifest = build_manifest(job, backends, lowered, parity, Provenance.of(request, hashes, key))
             write_report(directory, manifest)
             write_manifest(directory, manifest, REPORT)
             request.inputs.require_unchanged()
@@ -66,4 +87,4 @@ def compile_bundle(
                 sign_bundle(directory, manifest, options.sign)
     finally:
         source.close()
-    return request.out
+    return Outcome(request.out, up_to_date=False)

@@ -13,7 +13,7 @@ from g3n_compiler.bundle.signing import SigningKey
 from g3n_compiler.checkpoint.calibrated import check_calibration
 from g3n_compiler.checkpoint.hub import name_size, resolve_checkpoint
 from g3n_compiler.checkpoint.identity import Inputs
-from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS
+from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS, require_adapter
 from g3n_compiler.checkpoint.reader import note_texts
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
 from g3n_compiler.errors import ContextError, SliceError, TargetError
@@ -31,6 +31,7 @@ from g3n_compiler.slice.elastic import Size, choose_sizes
 from g3n_compiler.source import MODALITIES, TEXT, Source
 from g3n_compiler.targets import Target, choose_runtimes, get_target
 from g3n_compiler.tensor_account import Account, account
+from g3n_runtime.names import unknown
 
 DEFAULT_CONTEXT = 4096
 DEFAULT_PREFILL = (128, 256)
@@ -57,6 +58,8 @@ class CompileOptions:
     slicing: SliceOptions = field(default_factory=SliceOptions)
     elastic: tuple[str, ...] | None = None
     sign: SigningKey | None = None
+    force: bool = False
+    """Compile also what is up to date."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,7 @@ class Request:
             "context": self.context,
             "prefill_lengths": self.prefill_lengths,
             "modalities": self.source.modalities,
+            "size": self.size,
             "image_sizes": self.resolutions,
             "name": self.name,
             "command": self.command,
@@ -111,7 +115,7 @@ class Request:
 def open_request(
     options: CompileOptions, backend_for: Callable[[Runtime], Backend], progress: Callable[[str], None]
 ) -> Request:
-    """Check everything that headers and small files can tell.
+    """Check everything that headers and small files tell: what was typed first, then what lies on the disk.
 
     Raises:
         G3nError: what was found, what was expected and what to do.
@@ -120,11 +124,14 @@ def open_request(
     target.check(options.soc)
     recipe = get_recipe(options.recipe)
     modalities = _modalities(options.modalities)
+    size = name_size(options.size, options.checkpoint)
+    options.slicing.check()
     backends = {runtime: backend_for(runtime) for runtime in choose_runtimes(target, options.runtime)}
     if options.elastic is not None:
         _require_sizes(backends)
     progress("reading the checkpoint")
-    size = name_size(options.size, options.checkpoint)
+    if options.lora is not None:
+        require_adapter(options.lora)
     folder, inputs = resolve_checkpoint(size, options.checkpoint), Inputs()
     note_texts(folder, inputs)
     if options.lora is not None:
@@ -246,8 +253,8 @@ def _require_modalities(backend: Backend, wanted: Sequence[str]) -> None:
 
 def _modalities(asked: tuple[str, ...] | None) -> tuple[str, ...]:
     chosen = MODALITIES if asked is None else asked
-    if unknown := [m for m in chosen if m not in MODALITIES]:
-        raise TargetError(f"unknown modality {unknown[0]!r}, expected some of {', '.join(MODALITIES)}")
+    if strange := [m for m in chosen if m not in MODALITIES]:
+        raise TargetError(unknown("modality", strange[0], MODALITIES))
     if TEXT not in chosen:
         raise TargetError("--modalities must include text: the towers feed the text model")
     return chosen

@@ -11,6 +11,7 @@ from typing import Literal
 from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
+from g3n_runtime.names import unknown
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def _pixel(soc: str | None) -> None:
     if soc is None:
         return
     if not soc.startswith("Tensor_G") or soc not in TENSOR_SOCS:
-        raise TargetError(f"unknown chip {soc!r}, expected one of {', '.join(TENSOR_SOCS)}")
+        raise TargetError(unknown("chip", soc, TENSOR_SOCS))
     sdk = importlib.util.find_spec("ai_edge_litert_sdk_google_tensor") or os.environ.get("GOOGLE_TENSOR_COMPILER_LIB")
     if sdk is None:
         raise TargetError(
@@ -136,7 +137,7 @@ def get_target(name: str) -> Target:
     try:
         return TARGETS[name]
     except KeyError:
-        raise TargetError(f"unknown target {name!r}, expected one of {', '.join(TARGETS)}") from None
+        raise TargetError(unknown("target", name, TARGETS)) from None
 
 
 def choose_runtimes(target: Target, asked: str | None) -> tuple[Runtime, ...]:

@@ -129,6 +129,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = read_json_object(path, BundleError, MAX_MANIFEST_BYTES, _Missing)
     except _Missing:
+        if path.parent.is_file() and (path.parent.parent / MANIFEST).is_file():
+            raise BundleError(
+                f"{path.parent} is one file of a bundle: name its folder, {path.parent.parent.absolute()}"
+            ) from None
         raise BundleError(f"{path} is missing: {path.parent} is not a g3n bundle") from None
     version = manifest.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:

@@ -30,7 +30,9 @@ def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify_run, "onnx_checks", lambda *_: [check])
 
 
-def compile_tiny(tiny: TinyModel, out: Path, quant: str = "int8", sign: SigningKey | None = None, **fake: Any) -> Path:
+def compile_tiny(
+    tiny: TinyModel, out: Path, quant: str = "int8", sign: SigningKey | None = None, force: bool = True, **fake: Any
+) -> Path:
     options = CompileOptions(
         checkpoint=tiny.directory,
         runtime="litert",
@@ -39,6 +41,7 @@ def compile_tiny(tiny: TinyModel, out: Path, quant: str = "int8", sign: SigningK
         out=out,
         command="g3n-compile",
         sign=sign,
+        force=force,
     )
     return compile_bundle(options, lambda line: None, lambda runtime: FakeBackend(runtime, **fake))
 

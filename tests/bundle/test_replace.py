@@ -40,7 +40,9 @@ def without_onnx() -> Any:
 
 def compile_to(out: Path, checkpoint: Path, backend: type[FakeBackend] = FakeBackend) -> list[str]:
     said: list[str] = []
-    options = CompileOptions(checkpoint=checkpoint, runtime="litert", recipe="int8", context=64, out=out, command="g3n")
+    options = CompileOptions(
+        checkpoint=checkpoint, runtime="litert", recipe="int8", context=64, out=out, command="g3n", force=True
+    )
     compile_bundle(options, said.append, lambda runtime: backend(runtime))
     return said
 

@@ -19,9 +19,13 @@ from safetensors.torch import load_file, save_file
 
 from g3n_compiler import errors
 from g3n_compiler.checkpoint.reader import SINGLE
+from g3n_compiler.cli import bench as bench_cli
+from g3n_compiler.cli import calibrate as calibrate_cli
 from g3n_compiler.cli import compile as compile_cli
 from g3n_compiler.cli import inspect as inspect_cli
+from g3n_compiler.cli import push as push_cli
 from g3n_compiler.cli import run as run_cli
+from g3n_compiler.cli import verify as verify_cli
 from g3n_compiler.cli.common import portable_command
 from g3n_runtime.bundle import MANIFEST, open_bundle
 from tests.conftest import make_tiny
@@ -50,6 +54,31 @@ def test_exit_codes_are_distinct() -> None:
     [
         pytest.param(["--target", "toaster"], errors.TargetError, ["toaster", "pixel"], id="unknown target"),
         pytest.param(["--size", "e9b"], errors.CheckpointError, ["e9b", "e4b"], id="unknown size"),
+        pytest.param(["--size", "E2"], errors.CheckpointError, ["did you mean e2b?"], id="nearly a size"),
+        pytest.param(["--target", "pixle"], errors.TargetError, ["did you mean pixel?"], id="nearly a target"),
+        pytest.param(["--quant", "int4_lean"], errors.TargetError, ["did you mean int4-lean?"], id="nearly a recipe"),
+        pytest.param(["--modalities", "text,visoin"], errors.TargetError, ["did you mean vision?"], id="a typo"),
+        pytest.param(
+            ["--runtime", "litert", "--elastic", "full,haf"],
+            errors.SliceError,
+            ["did you mean half?"],
+            id="nearly nested",
+        ),
+        pytest.param(
+            ["--target", "toaster", "--checkpoint", "absent"], errors.TargetError, ["toaster"], id="typed before read"
+        ),
+        pytest.param(
+            ["--quant", "int3", "--size", "e2b"], errors.TargetError, ["int3"], id="a recipe before a download"
+        ),
+        pytest.param(
+            ["--size", "e4b", "--budget", "2 elephants"], errors.SliceError, ["2.5gb"], id="a limit before a download"
+        ),
+        pytest.param(
+            ["--size", "e2b", "--lora", "absent"],
+            errors.CheckpointError,
+            ["adapter"],
+            id="adapter before hub",
+        ),
         pytest.param(["--quant", "int3"], errors.TargetError, ["int3", "int4"], id="unknown recipe"),
         pytest.param(["--context", "5000"], errors.ContextError, ["5000", "4096"], id="context beyond the model's"),
         pytest.param(
@@ -175,6 +204,24 @@ def test_not_a_bundle(tmp_path: Path) -> None:
         expect(CliRunner().invoke(command, [str(tmp_path)]), errors.BundleError, "not a g3n bundle")
     (tmp_path / MANIFEST).write_text(json.dumps({"schema_version": 99}), encoding="utf-8")
     expect(CliRunner().invoke(inspect_cli.main, [str(tmp_path)]), errors.BundleError, "update g3n")
+
+
+@pytest.mark.parametrize("verb", [bench_cli, inspect_cli, push_cli, run_cli, verify_cli])
+def test_a_file_of_a_bundle_leads_to_its_folder(verb: Any, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text("{}", encoding="utf-8")
+    (tmp_path / "model.litertlm").write_bytes(b"")
+    for name in (MANIFEST, "model.litertlm"):
+        result = CliRunner().invoke(verb.main, [str(tmp_path / name)])
+        expect(result, errors.BundleError, "is one file of a bundle: name its folder, ", str(tmp_path))
+    expect(CliRunner().invoke(verb.main, [str(tmp_path / "absent")]), errors.BundleError, "is not a g3n bundle")
+
+
+def test_calibrate_tells_what_was_typed_before_it_looks_for_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "examples.jsonl").write_text("", encoding="utf-8")
+    out = ["--out", str(tmp_path / "out"), "--size", "e2b"]
+    known, absent = str(tmp_path / "examples.jsonl"), str(tmp_path / "absent")
+    expect(CliRunner().invoke(calibrate_cli.main, [known, "--quant", "int5", *out]), errors.TargetError, "int5")
+    expect(CliRunner().invoke(calibrate_cli.main, [absent, *out]), errors.ExampleError, "absent is missing")
 
 
 def test_command_in_the_manifest_names_no_machine() -> None:

@@ -11,18 +11,11 @@ from typing import Any
 
 import g3n_compiler
 import g3n_runtime
-from g3n_compiler.checkpoint.calibrated import RECORD
-from g3n_compiler.checkpoint.reader import file_sha256
+from g3n_compiler.checkpoint.reader import READ_BY_NAME, file_sha256
+from g3n_compiler.nano import checkpoint_dir
 
-TEXT_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    RECORD,
-)
-"""What a bundle takes from a checkpoint's folder besides weights and config."""
+DRAWING = ("jinja2", "matplotlib")
+"""Distributions that decide the bytes of a report."""
 
 
 def bundle_key(
@@ -36,7 +29,7 @@ def bundle_key(
         options: everything else that the compile was asked for, as JSON values.
         packages: distributions whose versions decide the bytes.
     """
-    present = [name for name in TEXT_FILES if (checkpoint / name).is_file()]
+    present = [name for name in READ_BY_NAME if (checkpoint / name).is_file()]
     inputs = {
         "weights": dict(weights),
         "text": {name: file_sha256(checkpoint / name) for name in present},
@@ -48,9 +41,11 @@ def bundle_key(
 
 
 def _code_hashes() -> dict[str, str]:
+    """Hashes of the two packages' files, also of templates, tables and examples; weights are counted by themselves."""
     packages = [Path(package.__file__ or "").parent for package in (g3n_compiler, g3n_runtime)]
     return {
         str(path.relative_to(package.parent)): file_sha256(path)
         for package in packages
-        for path in sorted(package.rglob("*.py"))
+        for path in sorted(package.rglob("*"))
+        if path.parent.name != "__pycache__" and path.parent != checkpoint_dir() and path.is_file()
     }

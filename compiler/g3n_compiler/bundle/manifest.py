@@ -47,18 +47,21 @@ class Provenance:
     checkpoint: Mapping[str, str]
     account: Account
     command: str
+    fingerprint: str
+    """Hash of everything that the bundle's bytes depend on."""
     slice_reason: str | None = None
     largest: str | None = None
     """The name of an elastic bundle's largest size."""
 
     @classmethod
-    def of(cls, request: Request, hashes: Mapping[str, str]) -> Provenance:
+    def of(cls, request: Request, hashes: Mapping[str, str], fingerprint: str) -> Provenance:
         return cls(
             request.name,
             request.size,
             hashes,
             request.account,
             request.command,
+            fingerprint,
             None if request.choice is None else request.choice.why,
             request.sizes[0].name if request.sizes else None,
         )
@@ -113,6 +116,7 @@ def build_manifest(
             "left_out": origin.account.left_out,
             "versions": {package: version(package) for package in ("g3n", *VERSIONS)},
             "command": origin.command,
+            "fingerprint": origin.fingerprint,
         },
         "license": license_of(origin.checkpoint, None if calibration is None else calibration.source),
     }

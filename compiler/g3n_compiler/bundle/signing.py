@@ -96,6 +96,11 @@ def _is_exposed(path: Path) -> bool:
 
 def sign_bundle(directory: Path, manifest: dict[str, Any], key: SigningKey) -> None:
     """Write the signature over the manifest in ``directory``, the files that it lists, and any other files there."""
+    (directory / SIGNATURE).write_text(bundle_signature(directory, manifest, key), encoding="utf-8")
+
+
+def bundle_signature(directory: Path, manifest: dict[str, Any], key: SigningKey) -> str:
+    """The signature file of the bundle in ``directory``, whose files are known to be what ``manifest`` lists."""
     listed = {entry["path"]: entry["sha256"] for entry in manifest["files"]}
     found = (path for path in directory.rglob("*") if path.is_file() and path.name != SIGNATURE)
     others = {
@@ -103,8 +108,7 @@ def sign_bundle(directory: Path, manifest: dict[str, Any], key: SigningKey) -> N
         for path in found
         if (name := str(path.relative_to(directory))) not in listed
     }
-    text = signature_text(manifest["name"], listed | others, key)
-    (directory / SIGNATURE).write_text(text, encoding="utf-8")
+    return signature_text(manifest["name"], listed | others, key)
 
 
 def signature_text(name: str, digests: dict[str, str], key: SigningKey) -> str:

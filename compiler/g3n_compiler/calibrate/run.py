@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from g3n_compiler.bundle.destination import claim
-from g3n_compiler.bundle.fingerprint import TEXT_FILES, bundle_key
+from g3n_compiler.bundle.fingerprint import bundle_key
 from g3n_compiler.bundle.kinds import CALIBRATED
 from g3n_compiler.bundle.staging import staged
 from g3n_compiler.calibrate.examples import Example, Reading, Rows, examples_sha256, load_examples
@@ -24,7 +24,7 @@ from g3n_compiler.calibrate.gptq import Curvature, curvature_of, output_error, r
 from g3n_compiler.calibrate.packed_cache import PackedCache
 from g3n_compiler.checkpoint.calibrated import Calibration, read_calibration, write_calibration
 from g3n_compiler.checkpoint.identity import Inputs
-from g3n_compiler.checkpoint.reader import INDEX, note_texts
+from g3n_compiler.checkpoint.reader import READ_BY_NAME, note_texts
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import CheckpointError, ExampleError, NotFinite, TargetError
 from g3n_compiler.lower.resume import Progress, Steps
@@ -43,7 +43,6 @@ PACKAGES = ("torch", "numpy")
 """Distributions whose versions decide the rounding."""
 ACTIVATION_BYTES = 4 << 30
 """The most bytes that the examples may take at once, in the widest layer."""
-OTHER_FILES = (*TEXT_FILES, "config.json", INDEX, "processor_config.json", "preprocessor_config.json")
 
 
 def calibrate(directory: Path, examples: Path, recipe_name: str, destination: Path, progress: Progress) -> Calibration:
@@ -183,7 +182,7 @@ def _run(source: Source, weights: CalibratingWeights, examples: Sequence[Rows], 
 
 def _write(source: Source, rounded: Mapping[str, Path], folder: Path) -> None:
     """Copy the checkpoint's files to ``folder`` and replace the plain matrices with the rounded ones."""
-    for name in OTHER_FILES:
+    for name in READ_BY_NAME:
         if (source.directory / name).is_file():
             shutil.copyfile(source.directory / name, folder / name)
     replaced = {source.tensor_name(relative): path for relative, path in rounded.items()}

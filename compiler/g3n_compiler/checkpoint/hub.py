@@ -8,6 +8,7 @@ from pathlib import Path
 from g3n_compiler.errors import CheckpointError, HubError
 from g3n_compiler.models.registry import FAMILIES
 from g3n_compiler.nano import checkpoint_dir
+from g3n_runtime.names import unknown
 
 NANO = "nano"
 CUSTOM = "custom"
@@ -31,7 +32,7 @@ def name_size(size: str | None, directory: Path | None) -> str:
     if size is None:
         return NANO if directory is None else CUSTOM
     if size not in known_sizes():
-        raise CheckpointError(f"unknown size {size!r}, expected one of {', '.join(known_sizes())}")
+        raise CheckpointError(unknown("size", size, known_sizes()))
     if size == NANO and directory is not None:
         raise CheckpointError(f"--size nano is the embedded checkpoint, which {directory} is not: leave --size out")
     return size

@@ -14,7 +14,7 @@ from torch import Tensor
 from g3n_compiler.checkpoint.reader import Checkpoint, file_sha256
 from g3n_compiler.checkpoint.safetensors import SafetensorsFile
 from g3n_compiler.errors import CheckpointError, NotFinite
-from g3n_runtime.reading import read_json_object
+from g3n_runtime.reading import open_regular, read_json_object
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -41,6 +41,11 @@ class Pair(NamedTuple):
 
     a: Tensor
     b: Tensor
+
+
+def require_adapter(directory: Path) -> None:
+    """Raise :class:`CheckpointError` unless there is an adapter's configuration in ``directory``."""
+    open_regular(directory / CONFIG, CheckpointError).close()
 
 
 class LoraAdapter:

@@ -38,7 +38,12 @@ def main(
     """
     from g3n_compiler.calibrate.run import calibrate  # toolchains, which --help needs not
     from g3n_compiler.checkpoint.hub import name_size, resolve_checkpoint
+    from g3n_compiler.errors import ExampleError
+    from g3n_compiler.quantize.recipe import get_recipe
+    from g3n_runtime.reading import open_regular
 
+    get_recipe(quant)
+    open_regular(examples, ExampleError).close()
     directory = resolve_checkpoint(name_size(size, checkpoint), checkpoint)
     with insistent_interrupt(), quiet_toolchains(verbose), progress_steps(quiet) as step:
         record = calibrate(directory, examples, quant, out, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.targets import TARGETS
 from g3n_runtime.bundle import open_bundle
+
+LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
 
 
 @click.command(
@@ -74,6 +77,7 @@ from g3n_runtime.bundle import open_bundle
 @click.option("--elastic", type=NameList(), help="Sizes to nest in one bundle, e.g. e2b,e4b or full,half.")
 @click.option("--soc", type=Words(), help="Chip to compile for ahead of time, e.g. Tensor_G5.")
 @click.option("--out", type=FileName(), help="Bundle folder [default: exported/SIZE-TARGET-QUANT].")
+@click.option("--force", is_flag=True, help="Compile also what is up to date.")
 @click.option("--sign", type=FileName(), help="Sign the bundle with this private key (PEM, EC P-256).")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @QUIET
@@ -97,13 +101,14 @@ def main(
     elastic: tuple[str, ...] | None,
     soc: str | None,
     out: Path | None,
+    force: bool,
     sign: Path | None,
     output: str,
     quiet: bool,
     verbose: bool,
 ) -> None:
     """Compile a Gemma 3n checkpoint into a bundle and compare it with the reference before it counts as made."""
-    from g3n_compiler.compile import compile_bundle  # toolchains, which --help needs not
+    from g3n_compiler.compile import compile_or_keep  # toolchains, which --help needs not
     from g3n_compiler.request import CompileOptions
     from g3n_compiler.slice.choose import SliceOptions
 
@@ -113,22 +118,39 @@ def main(
     options = CompileOptions(
         target, size, checkpoint, runtime, quant, context, prefill_lengths, modalities, image_sizes,
         lora, soc, out,
-        portable_command(without_option(sys.argv, "--sign")), SliceOptions(skip_layers, ffn_dims, budget, params),
-        elastic, key,
+        _asked(sys.argv), SliceOptions(skip_layers, ffn_dims, budget, params),
+        elastic, key, force,
     )  # fmt: skip
     with insistent_interrupt(), quiet_toolchains(verbose), progress_steps(quiet) as step:
-        directory = compile_bundle(options, step)
+        directory, up_to_date = compile_or_keep(options, step)
     manifest = open_bundle(directory, check_hashes=False).manifest
     if output == "json":
-        click.echo(json.dumps({"bundle": str(directory), "manifest": manifest, "key": key and key.public.fingerprint}))
+        click.echo(
+            json.dumps(
+                {
+                    "bundle": str(directory),
+                    "up_to_date": up_to_date,
+                    "manifest": manifest,
+                    "key": key and key.public.fingerprint,
+                }
+            )
+        )
         return
+    if up_to_date:
+        show("up to date: neither what it is made of nor its files have changed (--force compiles it again)")
     for text in manifest["parity"]["texts"]:
         show(styled(text["runtime"], "bold"), f" {text['prompt']!r} -> {text['text']!r}")
-    checks = manifest["parity"]["checks"]
-    show(f"{len(checks)} comparisons with the reference passed")
+    passed = len(manifest["parity"]["checks"])
+    show(f"{passed} comparisons with the reference passed{' when it was compiled' if up_to_date else ''}")
     show(f"bundle: {directory}\nreport: {directory / 'report.html'}")
     if key is not None:
         show(f"signed by: {key.public.fingerprint}")
+
+
+def _asked(argv: list[str]) -> str:
+    """The command line as the manifest has it: only what decides what is in the bundle."""
+    words = without_option(without_option(argv, "--sign"), "--format")
+    return portable_command([word for word in words if word != "--force" and not LOUDNESS.fullmatch(word)])
 
 
 if __name__ == "__main__":

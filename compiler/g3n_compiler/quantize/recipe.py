@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from g3n_compiler.errors import TargetError
+from g3n_runtime.names import unknown
 
 if TYPE_CHECKING:  # torch comes with it, and the commands' --help lists the recipes
     from g3n_compiler.models.weights import Role, WeightSpec
@@ -128,4 +129,4 @@ def get_recipe(name: str) -> Recipe:
     try:
         return RECIPES[name]
     except KeyError:
-        raise TargetError(f"unknown quantization {name!r}, expected one of {', '.join(RECIPES)}") from None
+        raise TargetError(unknown("recipe", name, RECIPES)) from None

@@ -12,6 +12,7 @@ from g3n_compiler.models.registry import core_parameter_count, family_of
 from g3n_compiler.models.shape import TextShape
 from g3n_compiler.slice.plan import Slice, plan_slice
 
+BUDGET_UNITS, PARAMS_UNITS = ("gb", "mb", "gib", "mib"), ("b", "m")
 UNITS = {"b": 1e9, "m": 1e6, "gb": 1e9, "mb": 1e6, "gib": 2**30, "mib": 2**20}
 
 
@@ -29,6 +30,13 @@ class SliceOptions:
     @property
     def free(self) -> bool:
         return self.skip_layers is not None or self.ffn_dims is not None
+
+    def check(self) -> None:
+        """Raise :class:`SliceError` for a limit that is not understood, whatever the checkpoint."""
+        if self.budget is not None:
+            parse_quantity(self.budget, "--budget", BUDGET_UNITS)
+        if self.params is not None:
+            parse_quantity(self.params, "--params", PARAMS_UNITS)
 
 
 @dataclass(frozen=True)
@@ -74,10 +82,10 @@ def choose_slice(
         published.require_sliceable(config, f"--size {size}")
         return Choice(_plan(row, config), row.name, f"the published {row.name}, {row.mmlu_percent:.1f}% of MMLU")
     if options.budget is not None:
-        limit = parse_quantity(options.budget, "--budget", ("gb", "mb", "gib", "mib"))
+        limit = parse_quantity(options.budget, "--budget", BUDGET_UNITS)
         return _best(config, "--budget", options.budget, limit, peak_memory, lambda n: f"{n / 1e9:.2f} GB of memory")
     if options.params is not None:
-        limit = parse_quantity(options.params, "--params", ("b", "m"))
+        limit = parse_quantity(options.params, "--params", PARAMS_UNITS)
         return _best(
             config, "--params", options.params, limit, core_parameter_count, lambda n: f"{n / 1e9:.2f}b parameters"
         )

@@ -17,6 +17,7 @@ from g3n_compiler.errors import SliceError
 from g3n_compiler.models.registry import family_of
 from g3n_compiler.models.shape import TextShape
 from g3n_compiler.slice.plan import Slice, plan_slice
+from g3n_runtime.names import meant
 
 FULL, HALF = "full", "half"
 
@@ -104,7 +105,7 @@ def plan_named(name: str, config: TextShape) -> Slice:
     if match is None:
         raise SliceError(
             f"--elastic {name[:60]!r} is not a size: expected a published name, {FULL}, {HALF} or an FFN width, then "
-            f"the layers to skip, as in {HALF}-20-21"
+            f"the layers to skip, as in {HALF}-20-21{meant(name, (*published.slices, FULL, HALF))}"
         )
     skip = tuple(int(i) for i in match[2].split("-")[1:])
     kept = [i for i in range(config.num_layers) if i not in skip]

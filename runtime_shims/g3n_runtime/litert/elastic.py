@@ -21,6 +21,7 @@ from g3n_runtime.litert.elastic_names import VERIFY_PREFIX, signature_of
 from g3n_runtime.litert.model import LiteRtParts, LiteRtTables
 from g3n_runtime.litert.model_files import ModelFiles
 from g3n_runtime.litert.text_loop import TextLoop
+from g3n_runtime.names import meant
 
 IN_MEMORY = ":memory"
 """The delegate's name for a weight cache that is no file; without any it packs a weight for each signature anew."""
@@ -84,7 +85,8 @@ class ElasticModel:
             EngineError: the bundle has no such size.
         """
         if size not in self.sizes:
-            raise EngineError(f"the bundle has no size {size!r}, it has {', '.join(self.sizes)}")
+            have = ", ".join(self.sizes)
+            raise EngineError(f"the bundle has no size {size!r}, it has {have}{meant(size, self.sizes)}")
         return signature_of(None if size == self.sizes[0] else size, name)
 
     def new_caches(self) -> Caches:
