@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from g3n_compiler.bundle.destination import Destination
-from g3n_compiler.bundle.durable import sync_file, sync_folder
 from g3n_compiler.bundle.signing import SigningKey, bundle_signature
 from g3n_compiler.bundle.staging import translated_disk_errors
 from g3n_compiler.bundle.work import BUNDLE, held, release
+from g3n_compiler.durable import sync_file, sync_folder
 from g3n_runtime.bundle import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE
 from g3n_runtime.errors import BundleError
 from g3n_runtime.reading import read_json_object
