@@ -65,7 +65,7 @@ def main(bundles: tuple[Path, ...], documents: int) -> None:
     with quiet_toolchains():
         for bundle in opened:
             for runtime in bundle.runtimes:
-                _, model = next(BACKENDS[runtime]().open_models(bundle.directory))  # type: ignore[index]
+                _, model = next(BACKENDS[runtime]().open_models(bundle.paths))  # type: ignore[index]
                 rows.append((recipe_label(bundle.manifest), runtime, perplexity(model.logits, texts)))
                 del model
     console.print(f"{len(texts)} documents, {sum(map(len, texts)) - len(texts)} tokens\n")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.lower.artifact import Delegation, Lowered, LoweredFile, LoweredSubgraph
+from g3n_compiler.lower.artifact import Delegation, Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert.memory import memory_ledger as litert_ledger
 from g3n_compiler.lower.opened import LayeredModel, TextModel, Towers
@@ -112,20 +112,20 @@ class FakeBackend:
             ),
         )
 
-    def open_models(self, directory: Path) -> Iterator[tuple[str, TextModel]]:
+    def open_models(self, files: Files) -> Iterator[tuple[str, TextModel]]:
         assert self._job is not None
         yield "fake", FakeModel(Reference(self._job.source, self._job.recipe), self._error)
 
-    def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
+    def open_layers(self, files: Files, config: TextConfig) -> dict[str, LayeredModel]:
         return {}
 
-    def open_towers(self, directory: Path) -> Towers:
+    def open_towers(self, files: Files) -> Towers:
         assert self._job is not None
         if self._job.vision is None:
             return Towers()
         return Towers(FakeVision(self._job, self._error))
 
-    def answers(self, directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def answers(self, files: Files, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         assert self._job is not None
         tokenizer, reference = self._job.tokenizer, Reference(self._job.source)
         said = [tokenizer.decode(reference.greedy(tokenizer.chat(p), max_new_tokens)[0]) for p in prompts]

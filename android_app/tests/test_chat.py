@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,9 @@ def test_a_conversation_beyond_the_context_is_told(runtime: str, host: Host, nan
 def test_a_damaged_bundle_is_not_loaded(host: Host, nano_fp32: Path, tmp_path: Path) -> None:
     copy = tmp_path / "damaged"
     shutil.copytree(nano_fp32, copy)
-    data = bytearray((copy / "model.pte").read_bytes())
+    program = open_bundle(copy).file(ROLES["model"])
+    data = bytearray(program.read_bytes())
     data[len(data) // 2] ^= 1
-    (copy / "model.pte").write_bytes(data)
-    with pytest.raises(AssertionError, match=r"model\.pte differs from the hash"):
+    program.write_bytes(data)
+    with pytest.raises(AssertionError, match=rf"{re.escape(program.name)} differs from the hash"):
         host.chat(copy, "executorch", tmp_path / "session.json", PROMPTS[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,10 +73,12 @@ def compile_or_keep(
                 directory=directory,
                 progress=progress,
                 resolutions=request.resolutions,
+                stem=request.stem,
                 steps_folder=steps,
                 sizes=request.sizes[1:],
             )
             lowered = join(backend.lower(job) for backend in backends.values())
+            job = replace(job, files=lowered.paths(directory))
             parity = verify(job, backends)
             parity.require()
             progress("writing the manifest and the report")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from g3n_compiler.bundle.destination import Destination, claim
 from g3n_compiler.bundle.kinds import BUNDLE
 from g3n_compiler.bundle.signing import SigningKey
 from g3n_compiler.checkpoint.calibrated import check_calibration
-from g3n_compiler.checkpoint.hub import name_size, resolve_checkpoint
+from g3n_compiler.checkpoint.hub import checkpoint_name, name_size, resolve_checkpoint
 from g3n_compiler.checkpoint.identity import Inputs
 from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS, require_adapter
 from g3n_compiler.checkpoint.reader import note_texts
@@ -36,6 +37,8 @@ from g3n_runtime.names import unknown
 DEFAULT_CONTEXT = 4096
 DEFAULT_PREFILL = (128, 256)
 DEFAULT_RESOLUTIONS = (768, 512, 256)
+MAX_STEM = 80
+"""Characters before the recipe in the name of a file."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Request:
     destination: Destination
     """Where that path leads, and what is there already."""
     command: str
+    stem: str
+    """Begins the names of the files that people move into other apps."""
 
     @property
     def name(self) -> str:
@@ -108,6 +113,7 @@ class Request:
             "size": self.size,
             "image_sizes": self.resolutions,
             "name": self.name,
+            "stem": self.stem,
             "command": self.command,
         }
 
@@ -181,6 +187,7 @@ def open_request(
             out=out,
             destination=claim(out, BUNDLE, read, progress),
             command=options.command,
+            stem=file_stem(options, size, choice, recipe),
         )
     except BaseException:
         source.close()
@@ -191,6 +198,26 @@ def _name(size: str, choice: Choice | None, sizes: Sequence[Size], target: Targe
     """The bundle's folder if the user did not name one."""
     label = size if choice is None else choice.size or f"{size}-slice"
     return f"{label}{'-elastic' if sizes else ''}-{target.name}-{recipe.name}"
+
+
+def file_stem(options: CompileOptions, size: str, choice: Choice | None, recipe: Recipe) -> str:
+    """The checkpoint's name, what was made of it and the recipe, as every file system and app takes them.
+
+    A checkpoint is called as its folder or its repository on the hub is.
+    """
+    parts = [checkpoint_name(size, options.checkpoint)]
+    if options.lora is not None:
+        parts.append(options.lora.resolve().name)
+    if choice is not None:
+        parts.append(choice.size or "slice")
+    if options.elastic is not None:
+        parts.append("elastic")
+    # The recipe must not be cut off.
+    return f"{_safe('-'.join(parts))[:MAX_STEM].rstrip('-.')}-{recipe.name}"
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "model"
 
 
 def _changed_by(options: CompileOptions, choice: Choice | None) -> str | None:

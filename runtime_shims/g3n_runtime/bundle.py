@@ -40,6 +40,11 @@ class Bundle:
     def runtimes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(s["runtime"] for s in self.manifest["subgraphs"]))
 
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Where the files lie, by their roles."""
+        return {entry["role"]: self.directory / entry["path"] for entry in self.manifest["files"]}
+
     def file(self, role: str) -> Path:
         """The one file with ``role``; raises :class:`BundleError` if the bundle has none."""
         return self.directory / self._entry(role)["path"]

@@ -34,7 +34,7 @@ def make(destination: Path, kill_in: str | None = None, key: str = KEY) -> list[
                     file.write(name.encode() * 10)
 
             steps.file(name, write, f"writing {name}")
-            steps.publish(name, directory)
+            steps.publish(name, directory / name)
         write_record(directory)
         if kill_in == "rename":
             os.kill(os.getpid(), signal.SIGKILL)

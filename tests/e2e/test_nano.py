@@ -55,7 +55,7 @@ def expected(source: Source, tokenizer: TextTokenizer) -> Expected:
 @pytest.mark.parametrize("runtime", list(BACKENDS))
 def test_fp32_greedy_tokens_equal_transformers(runtime: Runtime, nano_fp32: Path, expected: Expected) -> None:
     assert len(expected) == PROMPTS
-    _, model = next(get_backend(runtime).open_models(nano_fp32))
+    _, model = next(get_backend(runtime).open_models(open_bundle(nano_fp32).paths))
     close_calls = []
     for number, (ids, tokens, margins) in enumerate(expected):
         got = model.greedy(ids, TOKENS)

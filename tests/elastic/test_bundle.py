@@ -63,7 +63,7 @@ def test_the_manifest_lists_the_sizes(bundle: Path, manifest: dict[str, Any]) ->
     assert full["ffn_dims"] == [128] * 4 and small["ffn_dims"] == [64] * 3
     assert small["core_bytes"] < full["core_bytes"] and small["delegation"]["flop_share"] > 0.95
     assert small["signatures"] == [f"{SMALL}:{name}" for name in full["signatures"]]
-    assert manifest["elastic"] == entry_points(bundle / "model.litertlm")
+    assert manifest["elastic"] == entry_points(open_bundle(bundle).file("litertlm"))
 
 
 def test_the_largest_says_what_the_stock_engine_says(bundle: Path, chat: ElasticChat) -> None:

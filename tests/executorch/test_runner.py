@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from g3n_runtime.conversation import Ended
 from g3n_runtime.errors import ContextFull, EngineError
 from g3n_runtime.executorch.chat import ExecuTorchChat
 from g3n_runtime.executorch.engine import ExecuTorchEngine
-from g3n_runtime.executorch.model import ExecuTorchModel
+from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
 from g3n_runtime.executorch.tokenizer import PieceDecoder, Vocabulary
 from tests.conftest import TINY
 from tests.executorch.conftest import CHUNK, CONTEXT, Lower
@@ -45,6 +47,16 @@ def test_a_conversation_goes_on_and_starts_again(lowered: Lower) -> None:
     assert second == decoder.feed(words.name(token)) + decoder.end()
     chat.reset()
     assert "".join(chat.send("one", GREEDY, 5)) == first
+
+
+def test_the_files_may_have_any_names(lowered: Lower, tmp_path: Path) -> None:
+    """A program finds its tables by a tag inside both, whatever the files are called."""
+    parts = lowered("fp32").parts
+    renamed = ExecuTorchParts(tmp_path / "nano-fp32.pte", tmp_path / "other.ptd", parts.tokenizer)
+    shutil.copyfile(parts.model, renamed.model)
+    shutil.copyfile(parts.tables, renamed.tables)
+    said = ["".join(ExecuTorchChat(p, PROMPT).send("one", GREEDY, 5)) for p in (parts, renamed)]
+    assert said[0] and said[0] == said[1]
 
 
 def test_leaving_early_stops_the_runner(lowered: Lower) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from g3n_compiler.lower.artifact import Files
 from g3n_compiler.lower.opened import LayeredModel
 from g3n_compiler.models.eager_cache import EagerCache
 from g3n_compiler.models.family import State
@@ -76,7 +77,7 @@ def test_a_comparison_keeps_the_error_of_each_layer(tiny: TinyModel, tmp_path: P
     rounded = Reference(tiny.open(), RECIPES["int4"])
 
     class Layered(FakeBackend):
-        def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
+        def open_layers(self, files: Files, config: TextConfig) -> dict[str, LayeredModel]:
             return {"fake": Twin(rounded, 1.3)}
 
     job, backend = make_job(tiny.open(), tmp_path, "int4"), Layered("litert")

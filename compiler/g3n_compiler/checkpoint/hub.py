@@ -48,10 +48,25 @@ def resolve_checkpoint(size: str, directory: Path | None) -> Path:
         # Set before transformers is imported, so that it does not ask the hub about a folder.
         os.environ[OFFLINE] = "1"
         return checkpoint_dir() if directory is None else directory
+    return _download(_hub_id(size))
+
+
+def checkpoint_name(size: str, directory: Path | None) -> str:
+    """What the checkpoint is called: its folder's name, its repository's on the hub, or nano."""
+    if directory is None:
+        return NANO if size == NANO else _hub_id(size).rpartition("/")[2]
+    folder = directory.resolve()
+    if folder.parent.name == "snapshots":  # of the hub's cache, where a folder is called after its commit
+        return folder.parents[1].name.rpartition("--")[2]
+    return folder.name
+
+
+def _hub_id(size: str) -> str:
+    """The repository that a published size is made from."""
     published = {size: family().published for family in FAMILIES.values() for size in family().published.sizes}
     if size not in published:
         raise CheckpointError("the bundle was compiled from a folder of its own: pass it with --checkpoint DIR")
-    return _download(published[size].hub_id(size))
+    return published[size].hub_id(size)
 
 
 def _download(repo: str) -> Path:

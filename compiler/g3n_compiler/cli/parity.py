@@ -46,6 +46,7 @@ def compare(opened: Bundle, checkpoint: Path | None, lora: Path | None, kit: Pat
         context=manifest["context"],
         prefill_lengths=tuple(manifest["prefill_lengths"]),
         directory=opened.directory,
+        files=opened.paths,
         progress=step,
         resolutions=tuple((manifest.get("vision") or {}).get("image_sizes", ())),
         sizes=tuple(size for size in smaller if size is not None),

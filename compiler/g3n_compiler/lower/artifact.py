@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 
@@ -28,6 +29,10 @@ class LoweredFile:
     role: str
 
 
+Files = Mapping[str, Path]
+"""Where the files of a bundle lie, by their roles."""
+
+
 @dataclass(frozen=True)
 class LoweredSubgraph:
     """A subgraph in the bundle: ``role`` is its file's role, ``digest`` the SHA-256 of its own bytes."""
@@ -49,6 +54,10 @@ class Lowered:
     subgraphs: tuple[LoweredSubgraph, ...]
     sizes: Mapping[str, Delegation] = field(default_factory=dict)
     """What the delegate runs of each smaller size of an elastic bundle."""
+
+    def paths(self, directory: Path) -> dict[str, Path]:
+        """The files in ``directory``, by their roles."""
+        return {file.role: directory / file.path for file in self.files}
 
 
 def join(parts: Iterable[Lowered]) -> Lowered:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from g3n_compiler.lower.arm64_kit import ArmKit, Outputs, Text
-from g3n_compiler.lower.artifact import Lowered, LoweredSubgraph
+from g3n_compiler.lower.artifact import Files, Lowered, LoweredSubgraph
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import TextEntry, TextModel, Towers
 from g3n_compiler.models.gemma3n.text_config import TextConfig
@@ -51,12 +51,12 @@ class Backend(TextEntry, Protocol):
         """
 
     def lower(self, job: Job) -> Lowered:
-        """Write this runtime's files of the bundle into ``job.directory``."""
+        """Write this runtime's files of the bundle into ``job.directory``; their names begin with ``job.stem``."""
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
-        """Top-level fields of the manifest that can only be read from this runtime's files."""
+        """Top-level fields of the manifest that can only be read from this runtime's files, ``job.files``."""
 
-    def open_towers(self, directory: Path) -> Towers:
+    def open_towers(self, files: Files) -> Towers:
         """Open the towers that :meth:`lower` wrote, each by itself."""
 
     def of_size(self, size: Size) -> TextEntry:
@@ -66,12 +66,12 @@ class Backend(TextEntry, Protocol):
             TargetError: the runtime has none.
         """
 
-    def verified_logits(self, directory: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
+    def verified_logits(self, files: Files, ids: Sequence[int], prompt: int) -> np.ndarray:
         """As :meth:`TextModel.prefilled_logits` for the largest of several sizes, computed by the calls that verify
         drafts.
         """
 
-    def answers(self, directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def answers(self, files: Files, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Greedy text of a chat's first turn after each of ``prompts``, from the unmodified stock engine."""
 
     def run_on_arm(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
+from g3n_compiler.lower.artifact import Files
 from g3n_compiler.lower.resume import Steps
 from g3n_compiler.models.gemma3n.text_config import TextConfig, gemma3n_config
 from g3n_compiler.models.gemma3n.tower_config import AudioConfig, VisionConfig
@@ -32,6 +33,10 @@ class Job:
     prefill_lengths: tuple[int, ...]
     directory: Path
     progress: Progress
+    stem: str = "model"
+    """Begins the names of the files that people move into other apps."""
+    files: Files = field(default_factory=dict)
+    """What has been lowered, as it lies in ``directory``."""
     resolutions: tuple[int, ...] = ()
     """Image sides to compile the vision tower for; an engine that takes only one size takes the first."""
     steps_folder: Path | None = None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from g3n_compiler.lower.artifact import Files
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 
@@ -127,11 +127,11 @@ class TextEntry(Protocol):
 
     runtime: Runtime
 
-    def open_models(self, directory: Path) -> Iterator[tuple[str, TextModel]]:
+    def open_models(self, files: Files) -> Iterator[tuple[str, TextModel]]:
         """Open what was lowered: a model, with its name, for each entry point that an engine may use.
 
         They are opened one at a time, as the caller asks for them: a large one may fill the memory.
         """
 
-    def open_layers(self, directory: Path, config: TextConfig) -> Mapping[str, LayeredModel]:
+    def open_layers(self, files: Files, config: TextConfig) -> Mapping[str, LayeredModel]:
         """As :meth:`open_models`, to be run layer by layer; empty if the runtime cannot do that."""

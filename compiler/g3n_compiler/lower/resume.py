@@ -80,9 +80,8 @@ class Steps:
             self._record(name).unlink(missing_ok=True)
             (self.folder / name).unlink(missing_ok=True)
 
-    def publish(self, name: str, directory: Path) -> None:
-        """Make the file ``name`` appear in ``directory`` too, without a second copy if the disk can do that."""
-        target = directory / name
+    def publish(self, name: str, target: Path) -> None:
+        """Make the file ``name`` appear at ``target`` too, without a second copy if the disk can do that."""
         try:
             os.link(self.folder / name, target)
         except OSError:  # the file system has no hard links

@@ -27,7 +27,7 @@ def verify_arm64(job: Job, bundle: Bundle, backends: Mapping[Runtime, Backend], 
     rows = _table_ids(job)
     with tempfile.TemporaryDirectory(prefix="g3n-arm64-") as scratch:
         for runtime, backend in backends.items():
-            for entry, model in backend.open_models(bundle.directory):
+            for entry, model in backend.open_models(bundle.paths):
                 job.progress(f"{runtime} {entry}: this machine")
                 here = _run_here(model, golden, rows)
                 job.progress(f"{runtime} {entry}: aarch64, emulated")

@@ -51,11 +51,11 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
         _text_checks(job, runtime, backend, greedy, reference, parity)
     if job.vision is not None:
         job.progress("comparing the vision tower")
-        towers = {runtime: backend.open_towers(job.directory).vision for runtime, backend in backends.items()}
+        towers = {runtime: backend.open_towers(job.files).vision for runtime, backend in backends.items()}
         parity.checks += vision_checks(job, job.vision, towers)
     if job.audio is not None:
         job.progress("comparing the audio tower")
-        audio = {runtime: backend.open_towers(job.directory).audio for runtime, backend in backends.items()}
+        audio = {runtime: backend.open_towers(job.files).audio for runtime, backend in backends.items()}
         parity.checks += audio_checks(job, job.audio, audio)
     for size in job.sizes:
         for backend in backends.values():
@@ -68,9 +68,9 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
 
 def _draft_check(job: Job, backend: Backend, golden: Golden) -> Check:
     """Compare the logits of several tokens in one call with those of one call per token."""
-    _, model = next(backend.open_models(job.directory))
+    _, model = next(backend.open_models(job.files))
     want = model.prefilled_logits(golden.ids, golden.prompt)
-    error = relative_error(backend.verified_logits(job.directory, golden.ids, golden.prompt), want)
+    error = relative_error(backend.verified_logits(job.files, golden.ids, golden.prompt), want)
     limit = EXACT if job.recipe.name == "fp32" else job.recipe.logit_tolerance
     what = f"{len(want)} tokens verified as drafts are"
     return Check(what, "core", backend.runtime, "its own decode", "relative error", error, limit)
@@ -101,7 +101,7 @@ def _own_greedy(job: Job, backend: Backend) -> Greedy:
 
     @cache
     def model() -> TextModel:
-        return next(backend.open_models(job.directory))[1]
+        return next(backend.open_models(job.files))[1]
 
     return lambda ids, count: (model().greedy(ids, count), [])
 
@@ -125,7 +125,7 @@ def _hf_checks(job: Job, expected: Expected) -> list[Check]:
 def _text_checks(job: Job, runtime: Runtime, backend: Backend, greedy: Greedy, reference: str, parity: Parity) -> None:
     tokenizer, config = job.tokenizer, job.config
     # All of the engine's answers first, before the artifact is opened, so that only one of them is in memory.
-    for prompt, text in zip(PROMPTS, backend.answers(job.directory, PROMPTS, GENERATED), strict=True):
+    for prompt, text in zip(PROMPTS, backend.answers(job.files, PROMPTS, GENERATED), strict=True):
         tokens, _ = greedy(tokenizer.chat(prompt), GENERATED)
         stop = next((i for i, t in enumerate(tokens) if t in tokenizer.stop_ids), len(tokens))
         said = tokenizer.encode(text)

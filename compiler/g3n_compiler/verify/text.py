@@ -64,7 +64,7 @@ def artifact_checks(job: Job, backend: TextEntry, expected: Expected, rounded: R
     give: what rounding adds up to over all layers says more about the weights than about the artifact.
     """
     context = _Context(job, backend.runtime, expected, rounded)
-    layered = dict(backend.open_layers(job.directory, job.config))
+    layered = dict(backend.open_layers(job.files, job.config))
     if not layered and not expected.recipe:
         raise ParityError(f"{backend.runtime} cannot be run layer by layer, and the model is too large to be run whole")
     checks: list[Check] = []
@@ -74,7 +74,7 @@ def artifact_checks(job: Job, backend: TextEntry, expected: Expected, rounded: R
         checks += _layer_checks(context, entry, model, logits)
         del model  # before the whole graph is opened
     release_free_memory()
-    for entry, whole in backend.open_models(job.directory):
+    for entry, whole in backend.open_models(job.files):
         checks += _table_checks(context, whole)
         if logits:
             checks += _same_as_layers(context, entry, whole, logits)

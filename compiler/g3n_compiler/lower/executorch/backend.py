@@ -1,4 +1,4 @@
-"""The ExecuTorch backend: ``model.pte``, ``model.ptd``, ``tokenizer.json`` for the stock LLM runner, and the towers."""
+"""The ExecuTorch backend: a ``.pte``, a ``.ptd`` and ``tokenizer.json`` for the stock LLM runner, and the towers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from g3n_compiler.checkpoint.tokenizer import PROMPT
 from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
 from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.arm64_kit import ArmKit, Outputs, Text
-from g3n_compiler.lower.artifact import Lowered, LoweredFile, LoweredSubgraph
+from g3n_compiler.lower.artifact import Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.executorch.arm64 import run_on_arm
 from g3n_compiler.lower.executorch.layers import PROBE, ProbedLayers
 from g3n_compiler.lower.executorch.memory import compile_memory, memory_ledger
@@ -33,6 +33,7 @@ from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
 from g3n_runtime.executorch.roles import ROLES
 
 TOKENIZER = "tokenizer.json"
+"""Keeps the name by which tokenizer libraries look for it."""
 ENTRY_POINTS: tuple[MethodName, ...] = ("text_decoder", "forward")
 """Methods that return logits. Our loop uses the first and looks up embedding rows itself, so that the rest of the
 tables never becomes resident; the stock text runner calls ``forward``. The file contains the weights once."""
@@ -76,8 +77,9 @@ class ExecuTorchBackend:
             head_shares_table=job.source.hard_token_rows is None,
             progress=lambda line: job.progress(f"executorch: {line}"),
         )
-        steps.publish(MODEL, job.directory)
-        steps.publish(TABLES, job.directory)
+        program, data = f"{job.stem}.pte", f"{job.stem}.ptd"
+        steps.publish(MODEL, job.directory / program)
+        steps.publish(TABLES, job.directory / data)
         # The runner fails on an id that its tokenizer lacks.
         tokenizer = pad_to_vocabulary(job.tokenizer.json_path, job.config.vocab_size)
         (job.directory / TOKENIZER).write_bytes(tokenizer)
@@ -103,23 +105,23 @@ class ExecuTorchBackend:
             for subgraph, table in TABLE_OF.items()
         )
         files = (
-            LoweredFile(MODEL, ROLES["model"]),
-            LoweredFile(TABLES, ROLES["tables"]),
+            LoweredFile(program, ROLES["model"]),
+            LoweredFile(data, ROLES["tables"]),
             LoweredFile(TOKENIZER, ROLES["tokenizer"]),
         )
         tower_files, towers = lower_towers(job)
         return Lowered((*files, *tower_files), (core, *tables, *towers))
 
-    def open_models(self, directory: Path) -> Iterator[tuple[str, TextModel]]:
-        parts = ExecuTorchParts(directory / MODEL, directory / TABLES)
+    def open_models(self, files: Files) -> Iterator[tuple[str, TextModel]]:
+        parts = _parts(files)
         for method in ENTRY_POINTS:
             yield method, ExecuTorchModel(parts, method)
 
-    def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
-        return {PROBE: ProbedLayers(ExecuTorchParts(directory / MODEL, directory / TABLES), config)}
+    def open_layers(self, files: Files, config: TextConfig) -> dict[str, LayeredModel]:
+        return {PROBE: ProbedLayers(_parts(files), config)}
 
-    def open_towers(self, directory: Path) -> Towers:
-        return open_towers(directory)
+    def open_towers(self, files: Files) -> Towers:
+        return open_towers(files)
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
         return {}
@@ -127,11 +129,11 @@ class ExecuTorchBackend:
     def of_size(self, size: Size) -> TextEntry:
         raise TargetError(self.only_one_size)
 
-    def verified_logits(self, directory: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
+    def verified_logits(self, files: Files, ids: Sequence[int], prompt: int) -> np.ndarray:
         raise TargetError(self.only_one_size)
 
-    def answers(self, directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        chat = ExecuTorchChat(ExecuTorchParts(directory / MODEL, directory / TABLES, directory / TOKENIZER), PROMPT)
+    def answers(self, files: Files, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        chat = ExecuTorchChat(_parts(files), PROMPT)
         texts = []
         for prompt in prompts:
             texts.append("".join(chat.send(prompt, GREEDY, max_new_tokens)))
@@ -152,3 +154,7 @@ class ExecuTorchBackend:
         program, tables = bundle.file(ROLES["model"]), bundle.file(ROLES["tables"])
         reader = model if entry == ENTRY_POINTS[0] else None
         return run_on_arm(kit, program, tables, entry, reader, texts, greedy, scratch)
+
+
+def _parts(files: Files) -> ExecuTorchParts:
+    return ExecuTorchParts(files[ROLES["model"]], files[ROLES["tables"]], files[ROLES["tokenizer"]])

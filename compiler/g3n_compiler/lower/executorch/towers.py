@@ -7,12 +7,11 @@ The stock multimodal runner expects one program with everything, and reads it wh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.lower.artifact import Delegation, LoweredFile, LoweredSubgraph
+from g3n_compiler.lower.artifact import Delegation, Files, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.executorch.audio import write_audio
 from g3n_compiler.lower.executorch.vision import write_vision
 from g3n_compiler.lower.job import Job
@@ -23,40 +22,39 @@ from g3n_runtime.executorch.audio import CLIP, END, STREAM, ExecuTorchAudio
 from g3n_runtime.executorch.roles import ROLES
 from g3n_runtime.executorch.vision import ExecuTorchVision, encoder_name
 
-VISION, AUDIO = "vision.pte", "audio.pte"
-
 
 def lower_towers(job: Job) -> tuple[list[LoweredFile], list[LoweredSubgraph]]:
     """Lower every tower of ``job`` into its folder."""
     files: list[LoweredFile] = []
     subgraphs: list[LoweredSubgraph] = []
 
-    def add(name: Subgraph, file: str, role: str, signatures: tuple[str, ...], delegation: Delegation) -> None:
+    def add(subgraph: Subgraph, file: str, role: str, signatures: tuple[str, ...], delegation: Delegation) -> None:
         path = job.directory / file
         files.append(LoweredFile(file, role))
         size = path.stat().st_size
-        subgraphs.append(LoweredSubgraph(name, "executorch", role, file_sha256(path), size, signatures, delegation))
+        subgraphs.append(LoweredSubgraph(subgraph, "executorch", role, file_sha256(path), size, signatures, delegation))
 
     if (vision := job.vision) is not None:
         job.progress("executorch: lowering the vision tower")
         read = adapter_read(job.source, vision)
-        path = job.directory / VISION
-        made = write_vision(vision, job.config.hidden_size, job.recipe, read, job.resolutions, path)
-        names = tuple(encoder_name(side) for side in job.resolutions)
-        add("vision_encoder", VISION, ROLES["vision"], names, made)
+        name = f"{job.stem}-vision.pte"
+        made = write_vision(vision, job.config.hidden_size, job.recipe, read, job.resolutions, job.directory / name)
+        methods = tuple(encoder_name(side) for side in job.resolutions)
+        add("vision_encoder", name, ROLES["vision"], methods, made)
     if (audio := job.audio) is not None:
         job.progress("executorch: lowering the audio tower")
-        made = write_audio(audio, job.recipe, job.source.read, job.directory / AUDIO)
-        add("audio_encoder", AUDIO, ROLES["audio"], (CLIP, STREAM, END), made)
+        name = f"{job.stem}-audio.pte"
+        made = write_audio(audio, job.recipe, job.source.read, job.directory / name)
+        add("audio_encoder", name, ROLES["audio"], (CLIP, STREAM, END), made)
     return files, subgraphs
 
 
-def open_towers(directory: Path) -> Towers:
-    """The towers in a bundle's folder."""
-    vision, audio = directory / VISION, directory / AUDIO
+def open_towers(files: Files) -> Towers:
+    """The towers among a bundle's files."""
+    vision, audio = files.get(ROLES["vision"]), files.get(ROLES["audio"])
     return Towers(
-        ExecuTorchVision(vision) if vision.exists() else None,
-        TracedAudio(audio) if audio.exists() else None,
+        ExecuTorchVision(vision) if vision is not None else None,
+        TracedAudio(audio) if audio is not None else None,
     )
 
 

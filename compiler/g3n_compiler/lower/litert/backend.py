@@ -12,7 +12,7 @@ import numpy as np
 
 from g3n_compiler.heap import release_free_memory
 from g3n_compiler.lower.arm64_kit import ArmKit, Outputs, Text
-from g3n_compiler.lower.artifact import Delegation, Lowered, LoweredFile, LoweredSubgraph
+from g3n_compiler.lower.artifact import Delegation, Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.isolated import isolated
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert.arm64 import run_on_arm
@@ -53,6 +53,7 @@ from g3n_runtime.media.mel import AUDIO_STREAM
 P = ParamSpec("P")
 T = TypeVar("T")
 MODEL = "model.litertlm"
+"""What the step is called that packs the file."""
 GRAPH = "graph.tflite"
 LARGE_PARAMETERS = 100_000_000
 """From this many core parameters on, the graph is converted and measured in separate processes."""
@@ -79,10 +80,10 @@ class LiteRtBackend:
         return memory_ledger(config, recipe, context, prefill, subgraphs)
 
     def lower(self, job: Job) -> Lowered:
-        steps = job.steps
+        steps, name = job.steps, f"{job.stem}.litertlm"
         packed = steps.file(MODEL, lambda path: _pack(job, steps, path))
         steps.discard(GRAPH, *(_section_file(kind) for kind in SECTIONS.values()))
-        steps.publish(MODEL, job.directory)
+        steps.publish(MODEL, job.directory / name)
         begin = find_section(packed, SECTIONS["core"]).begin
         measured = steps.value(
             DELEGATION,
@@ -120,36 +121,36 @@ class LiteRtBackend:
             for t in steps.value(TOWERS, lambda: {"parts": []})["parts"]
         )
         measured_sizes = {name: Delegation(**delegation) for name, delegation in sizes.items()}
-        return Lowered((LoweredFile(MODEL, ROLE),), (*text, *towers), measured_sizes)
+        return Lowered((LoweredFile(name, ROLE),), (*text, *towers), measured_sizes)
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
-        packed = job.directory / MODEL
+        packed = job.files[ROLE]
         stream = next((s for s in sections(packed) if s.kind == AUDIO_STREAM), None)
         fields: dict[str, Any] = {"audio_stream": None if stream is None else [stream.begin, stream.end]}
         return fields | ({"elastic": entry_points(packed)} if job.sizes else {})
 
     def of_size(self, size: Size) -> TextEntry:
-        return LiteRtSize(MODEL, size)
+        return LiteRtSize(ROLE, size)
 
-    def verified_logits(self, directory: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
-        return verified_logits(directory / MODEL, ids, prompt)
+    def verified_logits(self, files: Files, ids: Sequence[int], prompt: int) -> np.ndarray:
+        return verified_logits(files[ROLE], ids, prompt)
 
-    def open_models(self, directory: Path) -> Iterator[tuple[str, TextModel]]:
-        yield "signatures", OpenedTextModel(directory / MODEL)
+    def open_models(self, files: Files) -> Iterator[tuple[str, TextModel]]:
+        yield "signatures", OpenedTextModel(files[ROLE])
 
-    def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
-        return {"layers": OpenedLayers(directory / MODEL, config)}
+    def open_layers(self, files: Files, config: TextConfig) -> dict[str, LayeredModel]:
+        return {"layers": OpenedLayers(files[ROLE], config)}
 
-    def open_towers(self, directory: Path) -> Towers:
-        return open_towers(directory / MODEL)
+    def open_towers(self, files: Files) -> Towers:
+        return open_towers(files[ROLE])
 
-    def answers(self, directory: Path, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def answers(self, files: Files, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         texts = []
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".engine-") as cache:
+        with tempfile.TemporaryDirectory(dir=files[ROLE].parent, prefix=".engine-") as cache:
             # The engine that packs the weights into the cache holds both copies; a second one maps only packed ones.
-            LiteRtEngine(directory / MODEL, cache_dir=Path(cache)).close()
+            LiteRtEngine(files[ROLE], cache_dir=Path(cache)).close()
             release_free_memory()
-            with LiteRtEngine(directory / MODEL, cache_dir=Path(cache)) as engine:
+            with LiteRtEngine(files[ROLE], cache_dir=Path(cache)) as engine:
                 for prompt in prompts:
                     texts.append("".join(engine.generate(prompt, GREEDY, max_new_tokens)))
         return texts

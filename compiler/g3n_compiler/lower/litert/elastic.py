@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from g3n_compiler.lower.artifact import Files
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert.container import find_section
 from g3n_compiler.lower.litert.delegation import operators_by_signature, summarize
@@ -55,11 +56,11 @@ class LiteRtSize:
 
     runtime: Runtime = "litert"
 
-    def __init__(self, file: str, size: Size) -> None:
-        self._file, self._size = file, size
+    def __init__(self, role: str, size: Size) -> None:
+        self._role, self._size = role, size
 
-    def open_models(self, directory: Path) -> Iterator[tuple[str, TextModel]]:
-        yield f"signatures of {self._size.name}", OpenedTextModel(directory / self._file, self._size)
+    def open_models(self, files: Files) -> Iterator[tuple[str, TextModel]]:
+        yield f"signatures of {self._size.name}", OpenedTextModel(files[self._role], self._size)
 
-    def open_layers(self, directory: Path, config: TextConfig) -> dict[str, LayeredModel]:
-        return {f"layers of {self._size.name}": OpenedLayers(directory / self._file, config, self._size)}
+    def open_layers(self, files: Files, config: TextConfig) -> dict[str, LayeredModel]:
+        return {f"layers of {self._size.name}": OpenedLayers(files[self._role], config, self._size)}
