@@ -87,11 +87,13 @@ class FolderScheduling(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]
         folder = file.rpartition("/")[0]
-        return file if folder in SPLIT else folder
+        return file if folder in SPLIT or file in ALONE else folder
 
 
-SPLIT = ("tests", "tests/e2e", "tests/nano", "tests/bundle", "tests/cli", "tests/checkpoint", "tests/runtime")
-"""Folders whose files share nothing that is costly to make, or share it across workers."""
+SPLIT = ("tests", "tests/nano", "tests/bundle", "tests/cli", "tests/checkpoint", "tests/runtime")
+"""Folders whose files share nothing that is costly to make."""
+ALONE = ("tests/e2e/test_calibrated.py", "tests/e2e/test_real_tokenizer.py", "tests/e2e/test_slice.py")
+"""Files that compile bundles of their own, for which no other waits."""
 LONGEST = ("tests/e2e", "tests/executorch", "tests/litert", "tests/vision", "tests/elastic", "tests/nano")
 
 
