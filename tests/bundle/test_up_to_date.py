@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from g3n_runtime.seal import sealed
 
 from g3n_compiler.bundle import fingerprint
 from g3n_compiler.bundle.signing import SigningKey
@@ -24,6 +23,7 @@ from g3n_compiler.verify import run
 from g3n_compiler.verify.checks import Check
 from g3n_runtime.bundle import MANIFEST, SIGNATURE, open_bundle
 from g3n_runtime.errors import SignatureError
+from g3n_runtime.json_digest import with_digest
 from g3n_runtime.signature import check_signature
 from tests.android.signed import KEY, OTHER_KEY
 from tests.bundle.folders import content, names
@@ -167,7 +167,7 @@ def test_a_bundle_without_a_fingerprint_is_read_and_made_again(
 ) -> None:
     def age(manifest: dict[str, Any]) -> None:
         del manifest["provenance"]["fingerprint"]
-        manifest["digest"] = sealed({k: v for k, v in manifest.items() if k != "digest"})["digest"]
+        manifest = with_digest({name: value for name, value in manifest.items() if name != "digest"})
 
     edit_json(bundle / MANIFEST, age)
     open_bundle(bundle)
