@@ -167,7 +167,8 @@ def test_a_bundle_without_a_fingerprint_is_read_and_made_again(
 ) -> None:
     def age(manifest: dict[str, Any]) -> None:
         del manifest["provenance"]["fingerprint"]
-        manifest = with_digest({name: value for name, value in manifest.items() if name != "digest"})
+        rest = {name: value for name, value in manifest.items() if name != "digest"}
+        manifest.update(with_digest(rest))
 
     edit_json(bundle / MANIFEST, age)
     open_bundle(bundle)
