@@ -69,10 +69,11 @@ def made(tiny: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def compiling(made: Path, tiny_copy: Path, tmp_path: Path) -> Compiling:
-    """The compile that made the bundle, of a copy of its checkpoint, to a copy of it."""
+def compiling(made: Path, tiny: TinyModel, tmp_path: Path) -> Compiling:
+    """The compile that made the bundle, of a copy of its checkpoint with the same name, to a copy of it."""
     (tmp_path / "made").mkdir()
-    return Compiling(tiny_copy, Path(shutil.copytree(made, tmp_path / "made" / "bundle")))
+    copy = Path(shutil.copytree(tiny.directory, tmp_path / "copy" / tiny.directory.name))
+    return Compiling(copy, Path(shutil.copytree(made, tmp_path / "made" / "bundle")))
 
 
 @pytest.fixture
