@@ -46,7 +46,8 @@ def expect(result: Result, error: type[errors.G3nError], *words: str) -> None:
 
 def test_exit_codes_are_distinct() -> None:
     kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.G3nError)]
-    assert len({k.exit_code for k in kinds}) == len(kinds)
+    own = [k for k in kinds if "exit_code" in vars(k)]  # a narrower kind may keep its parent's code
+    assert len({k.exit_code for k in own}) == len(own)
 
 
 @pytest.mark.parametrize(
