@@ -23,6 +23,7 @@ from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config, load_text_config
 from g3n_compiler.models.gemma3n.tower_config import load_audio_config, load_vision_config
 from g3n_compiler.models.gemma3n.vision_layout import read_layout
+from g3n_compiler.models.registry import family_for
 from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.source import Source
 
@@ -53,6 +54,7 @@ def read_config(folder: Path, config: Any, layout: bool = False) -> None:
     """Everything that config.json decides before a tensor is read, with ``layout`` timm's part, which takes longer."""
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     load_text_config(folder)
+    family_for(config)
     vision = load_vision_config(config, True)
     if layout:
         read_layout(vision)
