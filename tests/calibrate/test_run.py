@@ -215,6 +215,8 @@ def test_what_would_undo_it_is_refused(calibrated: Path, tmp_path: Path) -> None
         compile_with(slicing=SliceOptions(skip_layers=(6,)))
     with pytest.raises(TargetError, match="--elastic would undo that"):
         compile_with(elastic=("full", "half"))
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_text("{}")
     with pytest.raises(TargetError, match="--lora would undo that"):
         compile_with(lora=tmp_path)
 
@@ -223,7 +225,7 @@ def test_a_record_that_is_none(calibrated: Path, tmp_path: Path) -> None:
     record = json.loads((calibrated / RECORD).read_text(encoding="utf-8"))
     for broken in (record | {"error": "small"}, {"recipe": "int4"}, record | {"more": 1}):
         (tmp_path / RECORD).write_text(json.dumps(broken), encoding="utf-8")
-        with pytest.raises(CheckpointError, match="is no record of g3n-calibrate"):
+        with pytest.raises(CheckpointError, match="is not a record of g3n-calibrate"):
             check_calibration(tmp_path, "int4", None)
 
 

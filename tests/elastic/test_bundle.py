@@ -152,7 +152,7 @@ def test_verify_knows_the_sizes(bundle: Path, nested: Nested) -> None:
 @pytest.mark.parametrize(
     ("command", "error", "message"),
     [
-        ("g3n-compile --elastic full,half", TargetError, "Pass --runtime litert"),
+        ("g3n-compile --elastic full,half", TargetError, "pass --runtime litert"),
         ("g3n-compile --elastic full,half --runtime executorch", TargetError, "hold one size"),
         ("g3n-compile --elastic full,half --runtime litert --skip-layers 5", SliceError, "name all sizes"),
         ("g3n-compile --elastic full,e2b --runtime litert", SliceError, "slice of E4B"),

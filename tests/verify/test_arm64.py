@@ -117,11 +117,11 @@ def test_answers_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     content = whole.read_bytes()
     for damaged in (b"", b"no zip", content[:200], content[:-40], content.replace(b"\x93NUMPY", b"\x93NOMPY")):
         (tmp_path / "damaged.npz").write_bytes(damaged)
-        with pytest.raises(EngineError, match="left no answers that can be read"):
+        with pytest.raises(EngineError, match="left no readable results"):
             read_answers(tmp_path / "damaged.npz", 2)
-    with pytest.raises(EngineError, match="left no answers"):
+    with pytest.raises(EngineError, match="left no readable results"):
         read_answers(whole, 3)
-    with pytest.raises(EngineError, match="left no answers"):
+    with pytest.raises(EngineError, match="left no readable results"):
         read_answers(tmp_path / "none.npz", 2)
 
 

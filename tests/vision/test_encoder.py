@@ -194,8 +194,9 @@ def test_resolutions_that_do_not_pool_evenly_are_refused(side: int, layout: Visi
 
 
 def test_another_architecture_is_refused(multimodal: Multimodal, tmp_path: Path, edit_json: Any) -> None:
-    source = change(multimodal, tmp_path)
+    change(multimodal, tmp_path)
     edit_json(tmp_path / "config.json", lambda c: c["vision_config"].update(architecture="resnet50"))
+    source = Source.open(tmp_path, modalities=MODALITIES)
     with pytest.raises(WrongModel, match="resnet50"):
         source.vision  # noqa: B018
 
