@@ -18,7 +18,7 @@ _SYSTEM = ("Answer in one sentence.", "You are a helpful dictionary.", "Be brief
 _SYSTEM_SHARE = 0.04
 _HELDOUT_PER_MILLE = {"wordnet": 6, "kjv": 16}
 _SHORT = 25  # in characters; shorter glosses may be part of another one by chance
-_EOS = "<eos>"
+EOS = "<eos>"
 
 
 class CorpusError(RuntimeError):
@@ -78,7 +78,7 @@ def _chat_document(kind: str, turns: list[chat.Turn], rng: Random) -> Document:
 def _kjv_documents(chapter: kjv.Chapter) -> Iterator[Document]:
     rng = Random(_digest(chapter.name))
     for passage in kjv.passages(chapter, rng):
-        yield Document("plain-kjv", passage + _EOS)
+        yield Document("plain-kjv", passage + EOS)
     for turns in kjv.continuations(chapter, rng):
         yield _chat_document("chat-kjv", turns, rng)
 

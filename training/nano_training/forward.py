@@ -119,6 +119,16 @@ def _match_power(x: Tensor, like: Tensor) -> Tensor:
     )
 
 
+def layer_weights(w: Weights, layer: int, width: int) -> dict[str, Tensor]:
+    """The weights of one layer, by their names inside it, with an FFN of ``width``."""
+    prefix = f"layers.{layer}."
+    own = {name.removeprefix(prefix): weight for name, weight in w.items() if name.startswith(prefix)}
+    own["mlp.gate_proj"] = own["mlp.gate_proj"][:width]
+    own["mlp.up_proj"] = own["mlp.up_proj"][:width]
+    own["mlp.down_proj"] = own["mlp.down_proj"][:, :width]
+    return own
+
+
 class Decoder:
     """From token ids to final hidden states. ``compiled`` pays off for many calls with the same number of tokens."""
 
@@ -169,11 +179,7 @@ class Decoder:
         rows: int,
         length: int,
     ) -> list[Tensor]:
-        prefix, kind = f"layers.{layer}.", self.config.layer_types[layer]
-        own = {name.removeprefix(prefix): weight for name, weight in w.items() if name.startswith(prefix)}
-        own["mlp.gate_proj"] = own["mlp.gate_proj"][:width]
-        own["mlp.up_proj"] = own["mlp.up_proj"][:width]
-        own["mlp.down_proj"] = own["mlp.down_proj"][:, :width]
+        kind, own = self.config.layer_types[layer], layer_weights(w, layer, width)
         theta = self.config.rope_parameters[kind]["rope_theta"]
         rope = _rope(theta, self.config.head_dim, length, rows)
         owns_kv = layer < self.config.num_hidden_layers - self.config.num_kv_shared_layers

@@ -140,7 +140,8 @@ class Senses:
 
     def logits(self, ids: Tensor, soft: Tensor, modality: Modality, start: int, room: int) -> Tensor:
         """(B, room, V), softcapped, for the positions from ``start`` on."""
-        hidden = self.decoder.answer(self.text, self.embeddings(ids, soft, modality), ids, start, room)
+        places = torch.arange(start, start + room).expand(len(ids), -1)
+        hidden = self.decoder.answer(self.text, self.embeddings(ids, soft, modality), ids, places)
         raw = F.linear(hidden, self.text["model.embed_tokens.weight"])
         return (torch.tanh(raw / SOFTCAP) * SOFTCAP).unflatten(0, (len(ids), -1))
 

@@ -105,6 +105,17 @@ def build(text: Mapping[str, Tensor], seed: int = 0) -> Gemma3nForConditionalGen
     return model.eval()
 
 
+def load(checkpoint: Path) -> Gemma3nForConditionalGeneration:
+    """The multimodal ``checkpoint`` in fp32, for training."""
+    model = build(text_weights(checkpoint))
+    missing, _ = model.load_state_dict(
+        {name: t.float() for name, t in load_file(checkpoint / "model.safetensors").items()}, strict=False
+    )
+    if lacking := [name for name in missing if not name.startswith("lm_head.")]:
+        raise ValueError(f"{len(lacking)} weights are missing, for example {lacking[0]}")
+    return model
+
+
 def initialize(model: Gemma3nForConditionalGeneration) -> None:
     """Initialise the towers and embedders (the text model keeps its own weights).
 
