@@ -66,7 +66,7 @@ def test_rows_are_what_transformers_reads(which: int, nano: Source, tmp_path: Pa
     question = heldout_senses.questions(1, 1, 1)[which]
     rows = reading(nano).rows(saved(question, tmp_path))
     hf = HfSenses(checkpoint_dir())
-    inputs = hf.inputs(question)
+    inputs = hf.inputs(question.text, question.images, question.sounds)
     answer = hf._processor.tokenizer.encode(question.answer, add_special_tokens=False)
     ids = torch.cat((inputs["input_ids"][0], torch.tensor(answer)))
     assert (len(rows), rows.answered) == (len(ids), inputs["input_ids"].shape[1] - 1)

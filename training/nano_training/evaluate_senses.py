@@ -83,24 +83,37 @@ class Reference:
         )
         self._model: Any = model.eval()
 
-    def inputs(self, question: Question) -> Any:
-        """The processor's output for ``question``: token ids, and pixels or log-mel features."""
-        modality = "image" if question.image is not None else "audio"
-        content = [{"type": modality}, {"type": "text", "text": question.text}]
+    def inputs(self, text: str, images: Sequence[Any] = (), sounds: Sequence[Any] = ()) -> Any:
+        """The processor's output for a user's turn: token ids, and pixels or log-mel features."""
+        content = [
+            *[{"type": "image"}] * len(images),
+            *[{"type": "audio"}] * len(sounds),
+            {"type": "text", "text": text},
+        ]
         messages = [{"role": "user", "content": content}]
         prompt = self._processor.apply_chat_template(messages, add_generation_prompt=True)
         # the tokenizer adds the <bos> that the template spells out
         prompt = prompt.removeprefix("<bos>")
-        given = {"images": [question.image]} if question.image is not None else {"audio": [question.sound]}
+        given = {"images": list(images)} if images else {}
+        given |= {"audio": list(sounds)} if sounds else {}
         return self._processor(text=prompt, return_tensors="pt", **given)
 
-    def __call__(self, question: Question) -> str:
-        inputs = self.inputs(question)
+    def answer(self, text: str, images: Sequence[Any] = (), sounds: Sequence[Any] = ()) -> str:
+        """The greedy answer."""
+        inputs = self.inputs(text, images, sounds)
         with torch.no_grad():
             output = self._model.generate(**inputs, max_new_tokens=_MOST_TOKENS, do_sample=False)
-        return str(
-            self._processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        )
+        said = output[0, inputs["input_ids"].shape[1] :]
+        return str(self._processor.tokenizer.decode(said, skip_special_tokens=True))
+
+    def greedy(self, ids: Sequence[int], count: int) -> list[int]:
+        """Up to ``count`` greedy tokens after the text ``ids``, with the end of turn."""
+        with torch.no_grad():
+            output = self._model.generate(torch.tensor([list(ids)]), max_new_tokens=count, do_sample=False)
+        return [int(token) for token in output[0, len(ids) :]]
+
+    def __call__(self, question: Question) -> str:
+        return self.answer(question.text, question.images, question.sounds)
 
 
 @click.command()

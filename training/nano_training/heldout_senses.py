@@ -41,6 +41,14 @@ class Question:
     image: Image.Image | None = None
     sound: NDArray[np.float32] | None = None
 
+    @property
+    def images(self) -> list[Image.Image]:
+        return [] if self.image is None else [self.image]
+
+    @property
+    def sounds(self) -> list[NDArray[np.float32]]:
+        return [] if self.sound is None else [self.sound]
+
 
 def folder() -> Path:
     """Where the held-out files are."""
@@ -93,6 +101,12 @@ def _scene_questions(count: int) -> list[Question]:
         text = SCENE_QUESTIONS[i % len(SCENE_QUESTIONS)]
         questions.append(Question("scene", f"scene {i}", text, picture.caption, image=picture.image))
     return questions
+
+
+def says() -> dict[str, list[str]]:
+    """What the held-out digits and clips show and say, by kind."""
+    answers = json.loads((folder() / "answers.json").read_text("utf-8"))
+    return {"digit": list(answers["digits"]), "speech": [clip["words"] for clip in answers["speech"]]}
 
 
 def questions(digits: int = DIGITS, scenes: int = SCENES, clips: int = CLIPS) -> list[Question]:

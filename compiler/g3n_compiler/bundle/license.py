@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from g3n_compiler.checkpoint.reader import Checkpoint
-from g3n_compiler.nano import checkpoint_dir
+from g3n_compiler.nano.identity import is_nano
 
 GEMMA = {
     "name": "Gemma Terms of Use",
@@ -28,7 +27,4 @@ def license_of(hashes: Mapping[str, str], calibrated_from: Mapping[str, str] | N
         hashes: hashes of the checkpoint's files, by name.
         calibrated_from: hashes of the checkpoint that a calibrated one was made from.
     """
-    nano = Checkpoint(checkpoint_dir())
-    own = nano.sha256()
-    nano.close()
-    return NANO if dict(calibrated_from or hashes) == own else GEMMA
+    return NANO if is_nano(hashes, calibrated_from) else GEMMA

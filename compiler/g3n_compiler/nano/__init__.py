@@ -23,6 +23,11 @@ def heldout_path() -> Path:
     return _FOLDER / "heldout.jsonl"
 
 
+def tasks_path() -> Path:
+    """The held-out tasks, one JSON object per line; :mod:`g3n_compiler.nano.tasks` reads them."""
+    return _FOLDER / "tasks.jsonl"
+
+
 def heldout_senses_dir() -> Path:
     """Folder of the held-out digits and sounds, with their answers."""
     return _FOLDER / "heldout"

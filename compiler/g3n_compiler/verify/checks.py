@@ -50,12 +50,24 @@ class GeneratedText:
     reference_text: str
 
 
+@dataclass(frozen=True)
+class TaskScore:
+    """How many of the first examples of a task were answered to the letter."""
+
+    runtime: str
+    task: str
+    right: int
+    examples: int
+
+
 @dataclass
 class Parity:
     """All results of one verification."""
 
     checks: list[Check] = field(default_factory=list)
     texts: list[GeneratedText] = field(default_factory=list)
+    tasks: list[TaskScore] = field(default_factory=list)
+    """Only of nano."""
 
     @property
     def passed(self) -> bool:
@@ -87,6 +99,7 @@ class Parity:
             "passed": self.passed,
             "checks": [_check_fields(c) for c in self.checks],
             "texts": [asdict(t) for t in self.texts],
+            "tasks": [asdict(t) for t in self.tasks],
         }
 
 

@@ -10,12 +10,14 @@ from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import TextEntry, TextModel
 from g3n_compiler.lower.subgraphs import Runtime
+from g3n_compiler.nano.identity import comes_from_nano
 from g3n_compiler.slice.elastic import Size
 from g3n_compiler.verify.audio import audio_checks
 from g3n_compiler.verify.checks import EXACT, Check, GeneratedText, Parity, is_degenerate, relative_error
 from g3n_compiler.verify.golden import GENERATED, PROMPTS, Golden, golden_inputs
 from g3n_compiler.verify.onnx.checks import onnx_checks
 from g3n_compiler.verify.reference import Reference, hf_logits, is_small
+from g3n_compiler.verify.tasks import task_scores
 from g3n_compiler.verify.text import Expected, artifact_checks
 from g3n_compiler.verify.vision import vision_checks
 
@@ -49,6 +51,10 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
         job.progress(f"generating with the stock {runtime} engine")
         greedy, reference = (exact.greedy, "eager fp32") if small else (_own_greedy(job, backend), "its own graph")
         _text_checks(job, runtime, backend, greedy, reference, parity)
+    if comes_from_nano(job.source.checkpoint):
+        for runtime, backend in backends.items():
+            job.progress(f"asking the {runtime} artifact questions whose answers are known")
+            parity.tasks += task_scores(job, backend)
     if job.vision is not None:
         job.progress("comparing the vision tower")
         towers = {runtime: backend.open_towers(job.files).vision for runtime, backend in backends.items()}

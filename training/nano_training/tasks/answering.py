@@ -3,7 +3,7 @@
 import json
 from random import Random
 
-from nano_training.tasks.example import Example
+from g3n_compiler.nano.tasks import Example
 from nano_training.tasks.words import CITIES, NAMES, Words, held_out
 
 _SHOUTED = ("red", "blue", "green", "stone", "river", "king", "water", "bread", "house", "tree", "hand", "fire")

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from nano_training.tasks.example import Example
+from g3n_compiler.nano.tasks import Example
 from nano_training.tasks.filler import Filler
 from nano_training.tasks.words import Words
 

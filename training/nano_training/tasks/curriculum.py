@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 
 from nano_training.tasks.encoding import Encoded, RowFiller, Rows, encode, stack
 from nano_training.tasks.filler import Filler
-from nano_training.tasks.media import MEDIA_TASKS, Galleries, draw_media
+from nano_training.tasks.media import MEDIA_TASKS, Galleries, ask, says
 from nano_training.tasks.mixture import TASKS, draw
 from nano_training.tasks.words import Words
 
@@ -44,7 +44,7 @@ class Curriculum:
     """Draws lessons from a seeded generator."""
 
     def __init__(self, tokenizer: Tokenizer, filler: Filler, galleries: Galleries) -> None:
-        self.galleries = galleries
+        self.galleries, self._shown = galleries, says(galleries)
         self._tokenizer, self._filler, self._words = tokenizer, filler, Words("train")
 
     def lesson(self, rng: Random, fraction: float) -> Rows | None:
@@ -69,7 +69,5 @@ class Curriculum:
         return row.examples
 
     def _example(self, task: str, rng: Random) -> Encoded:
-        made = (
-            draw_media(task, self.galleries, rng) if task in MEDIA_TASKS else draw(task, self._words, self._filler, rng)
-        )
+        made = ask(task, self._shown, rng) if task in MEDIA_TASKS else draw(task, self._words, self._filler, rng)
         return encode(made, self._tokenizer, rng)

@@ -8,9 +8,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from g3n_compiler.nano.tasks import Example
 from nano_training import tokenizer as ids
 from nano_training.senses import SOFT_TOKENS, Modality
-from nano_training.tasks.example import Example
 
 _MODALITY: dict[str, Modality] = {"digit": "image", "scene": "image", "speech": "audio"}
 _BLOCKS: dict[Modality, str] = {

@@ -1,6 +1,6 @@
 """Tasks about pictures and sounds: the soft tokens of many of them, made once by nano's own towers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -8,6 +8,7 @@ from random import Random
 import torch
 from torch import Tensor
 
+from g3n_compiler.nano.tasks import Example
 from nano_training.lessons import (
     DIGIT_QUESTIONS,
     SCENE_QUESTIONS,
@@ -18,7 +19,6 @@ from nano_training.lessons import (
 )
 from nano_training.pictures import SHARE, DigitSet
 from nano_training.senses import SOFT_TOKENS, Senses
-from nano_training.tasks.example import Example
 from nano_training.towers import IMAGE_SIZE
 
 MEDIA_TASKS = {"digit": 1.0, "scene": 2.0, "speech": 2.0, "two-pictures": 1.5, "heard-word": 1.0}
@@ -37,12 +37,14 @@ class Gallery:
     soft: Tensor
     says: Sequence[str]
 
-    def pick(self, rng: Random) -> tuple[int, str]:
-        at = rng.randrange(len(self.says))
-        return at, self.says[at]
-
 
 Galleries = dict[str, Gallery]
+Shown = Mapping[str, Sequence[str]]
+"""What the pictures and sounds of each kind show or say."""
+
+
+def says(galleries: Galleries) -> Shown:
+    return {kind: gallery.says for kind, gallery in galleries.items()}
 
 
 def make_galleries(senses: Senses, digits: DigitSet, sounds: Sequence[Sound], seed: int, count: int) -> Galleries:
@@ -86,19 +88,22 @@ def load(path: Path) -> Galleries:
     return {kind: Gallery(*held) for kind, held in torch.load(path, weights_only=True).items()}
 
 
-def draw_media(task: str, galleries: Galleries, rng: Random) -> Example:
-    """An example of one of :data:`MEDIA_TASKS`."""
+def ask(task: str, shown: Shown, rng: Random) -> Example:
+    """An example of one of :data:`MEDIA_TASKS`, about pictures and sounds of ``shown``."""
+
+    def pick(kind: str) -> tuple[int, str]:
+        at = rng.randrange(len(shown[kind]))
+        return at, shown[kind][at]
+
     if task == "two-pictures":
-        one, two = galleries["digit"].pick(rng), galleries["digit"].pick(rng)
-        asked = rng.randrange(2)
+        pair, asked = (pick("digit"), pick("digit")), rng.randrange(2)
         question = f"Which digit is in the {_PLACES[asked]} picture?"
-        return Example(task, ((question, (one, two)[asked][1]),), media=(("digit", one[0]), ("digit", two[0])))
+        return Example(task, ((question, pair[asked][1]),), media=tuple(("digit", at) for at, _ in pair))
     if task == "heard-word":
-        at, said = galleries["speech"].pick(rng)
-        own = said.split()
-        asked_word = rng.choice(own) if rng.random() < 0.5 else rng.choice(rng.choice(galleries["speech"].says).split())
-        answer = "Yes." if asked_word in own else "No."
-        return Example(task, ((f"Is the word {asked_word} said?", answer),), media=(("speech", at),))
-    at, says = galleries[task].pick(rng)
+        at, said = pick("speech")
+        word = rng.choice((said if rng.random() < 0.5 else pick("speech")[1]).split())
+        answer = "Yes." if word in said.split() else "No."
+        return Example(task, ((f"Is the word {word} said?", answer),), media=(("speech", at),))
+    at, says = pick(task)
     questions = {"digit": DIGIT_QUESTIONS, "scene": SCENE_QUESTIONS, "speech": SPEECH_QUESTIONS}[task]
     return Example(task, ((rng.choice(questions), says),), media=((task, at),))

@@ -2,8 +2,8 @@
 
 from random import Random
 
+from g3n_compiler.nano.tasks import Example
 from nano_training.tasks import answering, copying, tools
-from nano_training.tasks.example import Example
 from nano_training.tasks.filler import Filler
 from nano_training.tasks.words import Words
 

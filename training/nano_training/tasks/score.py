@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from nano_training.tasks.encoding import encode, stack
 from nano_training.tasks.filler import Filler
 from nano_training.tasks.learner import Learner
-from nano_training.tasks.media import MEDIA_TASKS, Galleries, draw_media
+from nano_training.tasks.media import MEDIA_TASKS, Galleries, ask, says
 from nano_training.tasks.mixture import TASKS, draw
 from nano_training.tasks.words import Words
 
@@ -17,12 +17,12 @@ def score(learner: Learner, tokenizer: Tokenizer, filler: Filler, galleries: Gal
 
     Those of text are held out; those about pictures and sounds use the pictures and sounds of training.
     """
-    words, found = Words("heldout"), {}
+    words, shown, found = Words("heldout"), says(galleries), {}
     for task in (*TASKS, *MEDIA_TASKS):
         hits = 0.0
         for number in range(count):
             rng = Random(f"heldout/{task}/{number}")
-            example = draw_media(task, galleries, rng) if task in MEDIA_TASKS else draw(task, words, filler, rng)
+            example = ask(task, shown, rng) if task in MEDIA_TASKS else draw(task, words, filler, rng)
             encoded = encode(example, tokenizer)
             hits += learner.right(stack([[encoded]], len(encoded.tokens), encoded.answers))[task]
         found[task] = round(hits / count, 3)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
-from nano_training.tasks.example import Example
+from g3n_compiler.nano.tasks import Example
 from nano_training.tasks.words import CITIES, NAMES, Words
 
 Arguments = Mapping[str, str | int]

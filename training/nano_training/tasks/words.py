@@ -17,8 +17,8 @@ CITIES = (
     "Rome", "Paris", "Oslo", "Bonn", "Cairo", "Lima", "Delhi", "Kyoto", "Quito", "Riga", "Turin", "Accra", "Milan",
     "Basel", "Dover", "Genoa",
 )  # fmt: skip
-"""Closed lists: a name is spelled with other tokens after a quotation mark than after a space, so nano must learn how to
-spell each. What is held out are combinations, not names.
+"""Closed lists: a name is spelled with other tokens after a quotation mark than after a space, so nano must learn each
+of them. What is held out are combinations, not names.
 """
 
 _HELDOUT_PERCENT = 10
