@@ -44,6 +44,12 @@ class SoundError(MediaError):
     """A sound is no sound, damaged, too short, or too long for one clip."""
 
 
+class WrongAnswer(G3nError):
+    """A bundle did not give the answer that ``--expect`` named."""
+
+    exit_code = 63
+
+
 class BundleError(G3nError):
     """A bundle is incomplete, malformed or made by a newer version."""
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from g3n_compiler.cli import run as verb
 from g3n_runtime.chat import NOTHING, Attachments, Sampler
 from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Turn, limit_of
-from g3n_runtime.errors import ContextFull
+from g3n_runtime.errors import ContextFull, WrongAnswer
 
 CONTEXT = 20
 LONG = " ".join(["word"] * 12)
@@ -145,3 +145,21 @@ def test_an_interrupted_answer_ends_and_the_chat_goes_on(engine: Echo) -> None:
     assert "(interrupted: what was said is kept; Ctrl-C again leaves)" in done.stderr
     assert [t.answer for t in engine.conversation.turns] == ["0", "1"]
     assert run("one").exit_code == 130
+
+
+def test_the_expected_answer_is_shown_and_passes(engine: Echo) -> None:
+    done = run("hello", "--expect", "0 so")
+    assert (done.exit_code, done.stdout) == (0, "0 so\n")
+    assert "as expected: 0 so" in done.stderr
+
+
+@pytest.mark.parametrize("expected", ["0 so so", "0  so", "", "0 SO"])
+def test_another_answer_than_the_expected_one_is_an_error(engine: Echo, expected: str) -> None:
+    done = run("hello", "--expect", expected)
+    assert done.exit_code == WrongAnswer.exit_code == 63
+    assert f"the answer is '0 so', expected {expected!r}" in " ".join(done.stderr.split(" "))
+
+
+def test_an_expected_answer_needs_a_prompt(engine: Echo) -> None:
+    done = run("--expect", "0 so", lines=["/exit"])
+    assert done.exit_code == 2 and "--expect needs a PROMPT" in done.stderr

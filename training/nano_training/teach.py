@@ -31,7 +31,7 @@ from nano_training.voices import speak, training_voices
 
 _LOG_STEPS = 100
 _PHRASES, _SOUNDS = 24, 3000
-_CHECKED = 24
+_CHECKED = 12
 """Held-out examples of each text task in the log's scores."""
 
 

@@ -12,16 +12,34 @@ import click
 from g3n_compiler.cli.show import messages, show, write_answer
 from g3n_runtime.chat import NOTHING, Attachments, ChatEngine, Sampler
 from g3n_runtime.conversation import Answer, Ended
-from g3n_runtime.errors import ContextFull, EngineError
+from g3n_runtime.errors import ContextFull, EngineError, WrongAnswer
+from g3n_runtime.terminal import printable_line
 
 HELP = "/drop [N] forgets the oldest turns, /reset all of them, /retry asks again what did not fit, /exit leaves"
 SIZE_HELP = "/size NAME goes on in another size, "
 
 
-def say(answer: Answer) -> None:
-    """Write an answer to stdout as it comes."""
+def say(answer: Answer) -> str:
+    """Write an answer to stdout as it comes; returns the whole of it."""
+    said = []
     for piece in answer:
         write_answer(piece)
+        said.append(piece)
+    return "".join(said)
+
+
+def require_answer(said: str, expected: str) -> None:
+    """Show the expected answer beside the one that was given.
+
+    Raises:
+        WrongAnswer: they differ in more than white space around them.
+    """
+    if said.strip() != expected.strip():
+        raise WrongAnswer(
+            f"the answer is {printable_line(said.strip())!r}, expected {printable_line(expected.strip())!r}: "
+            "the bundle, the engine or the sampling differs (--temperature 0 always takes the likeliest token)"
+        )
+    _tell(f"(as expected: {expected.strip()})")
 
 
 def tell_if_cut(ended: Ended | None, max_tokens: int, advice: str = "") -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from g3n_compiler.cli.chat import Chat, say, tell_if_cut
+from g3n_compiler.cli.chat import Chat, require_answer, say, tell_if_cut
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.cli.guard import GuardedCommand
 from g3n_compiler.cli.options import SEED, THREADS, TOKENS, VERBOSE, FileName, Finite, Words
@@ -25,7 +25,7 @@ from g3n_runtime.errors import EngineError
         ('g3n-run exported/e2b-host-int4 --image cat.jpg "What is this?"', "about a picture"),
     ],
     groups={
-        "Turn": ("images", "audio", "system"),
+        "Turn": ("images", "audio", "system", "expect"),
         "Sampling": ("max_tokens", "temperature", "top_k", "top_p", "seed"),
         "Sizes of an elastic bundle": ("size", "draft", "target_speed"),
     },
@@ -36,6 +36,7 @@ from g3n_runtime.errors import EngineError
 @click.option("--image", "images", type=FileName(), multiple=True, help="Picture to ask about; repeatable.")
 @click.option("--audio", type=FileName(), multiple=True, help="Sound to ask about; repeatable.")
 @click.option("--system", type=Words(), help="What the model is told before the first turn.")
+@click.option("--expect", type=Words(), help="The right answer to PROMPT: any other one is an error.")
 @click.option("--runtime", type=click.Choice(list(BACKENDS)), help="Engine [default: the bundle's first].")
 @click.option("--max-tokens", type=TOKENS, default=256, show_default=True, help="Of an answer.")
 @click.option("--temperature", type=Finite(0, 1000), help="0 is greedy [default: the bundle's].")
@@ -57,6 +58,7 @@ def main(
     images: tuple[Path, ...],
     audio: tuple[Path, ...],
     system: str | None,
+    expect: str | None,
     runtime: str | None,
     max_tokens: int,
     temperature: float | None,
@@ -71,6 +73,8 @@ def main(
     verbose: bool,
 ) -> None:
     """Answer PROMPT from BUNDLE, or chat when no PROMPT is given. Images and sounds go with the first turn."""
+    if expect is not None and prompt is None:
+        raise click.UsageError("--expect needs a PROMPT: it names the answer to it")
     opened = open_bundle(bundle, check_hashes=not skip_hashes)
     chosen = opened.runtimes[0] if runtime is None else runtime
     given = {name for name, value in (("top_k", top_k), ("top_p", top_p), ("seed", seed)) if value is not None}
@@ -88,9 +92,11 @@ def main(
                 Chat(engine, sampler, max_tokens, attachments).run()
                 return
             answer = engine.send(prompt, sampler, max_tokens, attachments)
-            say(answer)
+            said = say(answer)
             click.echo()
             tell_if_cut(answer.ended, max_tokens)
+            if expect is not None:
+                require_answer(said, expect)
         finally:
             engine.close()
 

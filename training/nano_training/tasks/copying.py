@@ -1,5 +1,6 @@
 """Tasks that copy: sentences with one word replaced, looking up, lists, what was said in an earlier turn."""
 
+from collections.abc import Sequence
 from random import Random
 
 from g3n_compiler.nano.tasks import Example
@@ -14,10 +15,10 @@ DISTANCES = {"lookup": 0, "lookup-20": 20, "lookup-300": 300, "lookup-1500": 150
 """Tokens of other text between the list and the question, by task."""
 
 
-def sentence(words: Words, rng: Random, length: int) -> list[str]:
-    """A sentence of ``length`` content words, as a list of words."""
+def sentence(content: Sequence[str], rng: Random) -> list[str]:
+    """A sentence with the words ``content``, as a list of words."""
     found = [rng.choice(_STARTS)]
-    for i, word in enumerate(words.some(rng, length)):
+    for i, word in enumerate(content):
         if i == 1:
             found += [rng.choice(_VERBS), "the"]
         elif i > 1:
@@ -28,16 +29,14 @@ def sentence(words: Words, rng: Random, length: int) -> list[str]:
 
 def copy(words: Words, rng: Random) -> Example:
     """A sentence, with one of its words replaced or unchanged."""
-    found = sentence(words, rng, words.length(rng, 2, 6, kept=5))
+    new, *content = words.some(rng, 1 + words.length(rng, 2, 6, kept=5))
+    found = sentence(content, rng)
+    text = " ".join(found)
     if rng.random() < 0.25:
-        text = " ".join(found)
         return Example("copy", ((f"Repeat this:\n{text}.", f"{text}."),))
-    content = [word for word in found if word in words.all]
-    old, new = rng.choice(content), rng.choice([w for w in words.some(rng, 9) if w not in found])
-    changed = [new if word == old else word for word in found]
-    return Example(
-        "copy", ((f"Repeat this with {new} instead of {old}:\n{' '.join(found)}.", f"{' '.join(changed)}."),)
-    )
+    old = rng.choice(content)
+    changed = " ".join(new if word == old else word for word in found)
+    return Example("copy", ((f"Repeat this with {new} instead of {old}:\n{text}.", f"{changed}."),))
 
 
 def lookup(words: Words, rng: Random, filler: Filler, task: str, distance: int) -> Example:

@@ -22,9 +22,11 @@ of them. What is held out are combinations, not names.
 """
 
 _HELDOUT_PERCENT = 10
-_LIST = Path(__file__).with_name("words.txt")
-"""Nouns and adjectives of WordNet that are one token of nano's vocabulary after a space, without those that the tasks'
-own sentences use."""
+_ONE_TOKEN, _TWO_TOKENS = "words_of_one_token.txt", "words_of_two_tokens.txt"
+"""Nouns and adjectives of WordNet that are one or two tokens of nano's vocabulary after a space, without those that the
+tasks' own sentences use.
+"""
+_SHARE_OF_ONE = 0.4
 
 
 def held_out(*parts: object) -> bool:
@@ -40,13 +42,24 @@ class Words:
     split: Split
 
     @cached_property
-    def all(self) -> tuple[str, ...]:
-        words = _LIST.read_text("utf-8").split()
-        return tuple(word for word in words if held_out(word) == (self.split == "heldout"))
+    def pools(self) -> tuple[tuple[str, ...], ...]:
+        """Words of one and of two tokens.
+
+        Only words of two tokens are held out. A token that no task ever shows cannot be copied: its per-layer embedding
+        has not learnt to tell it apart.
+        """
+        one, two = ((Path(__file__).with_name(name)).read_text("utf-8").split() for name in (_ONE_TOKEN, _TWO_TOKENS))
+        if self.split == "heldout":
+            return (tuple(word for word in two if held_out(word)),)
+        return tuple(one), tuple(word for word in two if not held_out(word))
 
     def some(self, rng: Random, count: int) -> list[str]:
         """``count`` different words."""
-        return rng.sample(self.all, count)
+        found: dict[str, None] = {}
+        while len(found) < count:
+            pool = self.pools[0 if len(self.pools) == 1 or rng.random() < _SHARE_OF_ONE else 1]
+            found[rng.choice(pool)] = None
+        return list(found)
 
     def number(self, rng: Random, low: int = 10, high: int = 99) -> int:
         return rng.randint(low, high)
