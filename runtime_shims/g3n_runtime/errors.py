@@ -45,7 +45,7 @@ class SoundError(MediaError):
 
 
 class WrongAnswer(G3nError):
-    """A bundle did not give the answer that ``--expect`` named."""
+    """A bundle did not give the answer that was expected."""
 
     exit_code = 63
 
