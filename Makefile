@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SPEECH := compiler/g3n_compiler/nano/heldout/speech/05.ogg
+PICTURE := compiler/g3n_compiler/nano/heldout/seven.png
 
 .PHONY: help setup demo test lint clean apk arm64-kit test-app
 
@@ -23,13 +24,19 @@ $(READY): pyproject.toml runtime_shims/pyproject.toml training/pyproject.toml
 	@$(BIN)/python -m pip install --quiet -e runtime_shims -e '.[dev]' -e training
 	@touch $@
 
-demo: setup ## compile nano for LiteRT and ExecuTorch, and run both bundles in their stock engines
+demo: setup ## compile nano for LiteRT and ExecuTorch, and check the answers of both stock engines
 	$(BIN)/g3n-compile --target host --size nano --runtime both
-	$(BIN)/g3n-run exported/nano-host-int4 --runtime litert --max-tokens 40 "What is a river?"
-	$(BIN)/g3n-run exported/nano-host-int4 --runtime executorch --max-tokens 40 "What is a river?"
-	$(BIN)/g3n-run exported/nano-host-int4 --runtime litert --audio $(SPEECH) "Transcribe."
-	$(BIN)/g3n-run exported/nano-host-int4 --runtime executorch --audio $(SPEECH) "Transcribe."
-	@echo "The report: exported/nano-host-int4/report.html"
+	@for runtime in litert executorch; do \
+	  ask="$(BIN)/g3n-run exported/nano-host-int4 --runtime $$runtime --temperature 0"; \
+	  echo; echo "The stock $$runtime engine answers (each answer is compared with the expected one):"; \
+	  set -e; \
+	  $$ask --expect '{"name": "Paul", "age": 31, "city": "Rome"}' \
+	    "Write as JSON: a person named Paul is 31 and lives in Rome."; \
+	  $$ask --expect "Reversed: house river stone" "Reverse: stone river house"; \
+	  $$ask --image $(PICTURE) --expect "7" "What digit is this?"; \
+	  $$ask --audio $(SPEECH) --expect "zero red" "Transcribe."; \
+	done
+	@echo; echo "The report: exported/nano-host-int4/report.html"
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

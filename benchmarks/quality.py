@@ -1,9 +1,10 @@
-"""Held-out perplexity of nano: ``transformers`` float32 against bundles, in both runtimes.
+"""Held-out perplexity of nano, and its tasks: ``transformers`` float32 against bundles, in both runtimes.
 
-    python benchmarks/quality.py exported/nano-host-int8 exported/nano-host-int4 [--documents 100]
+    python benchmarks/quality.py exported/nano-host-int8 exported/nano-host-int4 [--documents 100] [--examples 200]
 
-Runs the same documents teacher-forced through every artifact and prints the table that the README shows. Each document
-counts from its bos on, bos itself not. A bundle of another checkpoint than the embedded one is refused.
+Runs the same documents teacher-forced through every artifact and prints the table of ``docs/quality.md``; each document
+counts from its bos on, bos itself not. Then it asks each task so many questions, as ``benchmarks/tasks.py`` does. A
+bundle of another checkpoint than the embedded one is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import tasks
 from lab import is_of_nano, recipe_label
 from rich.console import Console
 
@@ -47,8 +49,10 @@ def perplexity(logits_of: LogitsOf, documents: Sequence[Sequence[int]]) -> float
 @click.command()
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--documents", default=100, show_default=True, help="Held-out documents, the first so many.")
+@click.option("--examples", default=20, show_default=True, help="Of each task; 0 leaves the tasks out.")
+@click.option("--kept", type=click.Path(path_type=Path), default=Path("tasks-answers.json"), show_default=True)
 @reports_errors
-def main(bundles: tuple[Path, ...], documents: int) -> None:
+def main(bundles: tuple[Path, ...], documents: int, examples: int, kept: Path) -> None:
     """Print the table for BUNDLES of nano."""
     source = Source.open(checkpoint_dir(), modalities=(TEXT,))
     opened = [open_bundle(bundle) for bundle in bundles]
@@ -73,6 +77,9 @@ def main(bundles: tuple[Path, ...], documents: int) -> None:
     console.print(f"| fp32 | transformers, eager | {full:.3f} | |")
     for recipe, runtime, value in rows:
         console.print(f"| {recipe} | {runtime} | {value:.3f} | {100 * (value / full - 1):+.2f}% |")
+    if examples:
+        console.print()
+        tasks.report(opened, examples, kept, console)
 
 
 if __name__ == "__main__":

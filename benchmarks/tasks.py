@@ -151,24 +151,14 @@ def same(one: Answers, other: Answers) -> str:
     return f"{equal} of {len(both)} ({100 * equal / max(1, len(both)):.1f}%)"
 
 
-@click.command()
-@click.argument("bundles", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--examples", "count", default=200, show_default=True, help="Of each task.")
-@click.option("--kept", type=click.Path(path_type=Path), default=Path("tasks-answers.json"), show_default=True)
-@click.option("--threads", default=2, show_default=True, help="Of the reference.")
-@reports_errors
-def main(bundles: Sequence[Path], count: int, kept: Path, threads: int) -> None:
-    """Print the table for BUNDLES of nano."""
-    torch.set_num_threads(threads)
-    opened = [open_bundle(bundle) for bundle in bundles]
-    if not all(is_of_nano(bundle.manifest) for bundle in opened):
-        raise BundleError("a bundle was not compiled from the embedded checkpoint: compile it with --size nano")
+def report(opened: Sequence[Bundle], count: int, kept: Path, console: Console) -> None:
+    """Ask ``count`` examples of each task of the reference and of each bundle, and print the table."""
     source = Source.open(checkpoint_dir(), modalities=(TEXT,))
     tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text))
     examples = dict(enumerate(first_of_each(read_examples(), count)))
     text = {n: e for n, e in examples.items() if not e.media}
     shown = {n: e for n, e in examples.items() if e.media}
-    given, console = Kept(kept), Console(width=200, highlight=False)
+    given = Kept(kept)
     with tempfile.TemporaryDirectory() as folder:
         media, known = Media(Path(folder)), {"float32, transformers": source.checkpoint.sha256()[SINGLE]}
         given.complete(known["float32, transformers"], examples, reference(tokenizer, media))
@@ -190,6 +180,21 @@ def main(bundles: Sequence[Path], count: int, kept: Path, threads: int) -> None:
         pair = [answers[f"{label}, {runtime}"] for runtime in bundle.runtimes]
         if len(pair) == 2:
             console.print(f"\n{label}: both runtimes give the same answer to {same(*pair)}", soft_wrap=True)
+
+
+@click.command()
+@click.argument("bundles", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--examples", "count", default=200, show_default=True, help="Of each task.")
+@click.option("--kept", type=click.Path(path_type=Path), default=Path("tasks-answers.json"), show_default=True)
+@click.option("--threads", default=2, show_default=True, help="Of the reference.")
+@reports_errors
+def main(bundles: Sequence[Path], count: int, kept: Path, threads: int) -> None:
+    """Print the table for BUNDLES of nano."""
+    torch.set_num_threads(threads)
+    opened = [open_bundle(bundle) for bundle in bundles]
+    if not all(is_of_nano(bundle.manifest) for bundle in opened):
+        raise BundleError("a bundle was not compiled from the embedded checkpoint: compile it with --size nano")
+    report(opened, count, kept, Console(width=200, highlight=False))
 
 
 if __name__ == "__main__":
