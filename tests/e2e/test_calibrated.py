@@ -42,6 +42,6 @@ def test_the_page_shows_what_it_says(said: tuple[Path, list[str]]) -> None:
 
 def test_the_bundle_speaks_and_names_its_origin(said: tuple[Path, list[str]]) -> None:
     workspace, (*_, answer) = said
-    assert answer.strip().startswith("A river")
+    assert answer.strip() == "Reversed: house river stone"
     bundle = open_bundle(workspace / "exported" / "custom-host-int4")
     assert bundle.manifest["provenance"]["calibration"]["examples"] == 216

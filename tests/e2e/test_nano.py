@@ -12,6 +12,7 @@ from g3n_compiler.lower.registry import BACKENDS, get_backend
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.transformers_model import load_hf
 from g3n_compiler.nano import checkpoint_dir, heldout_path
+from g3n_compiler.nano.tasks import first_of_each, read_examples
 from g3n_compiler.source import Source
 from g3n_compiler.verify.checks import MARGIN
 from g3n_compiler.verify.reference import hf_greedy
@@ -22,6 +23,7 @@ from g3n_runtime.errors import EngineError
 from tests.e2e.conftest import run
 
 PROMPTS, TOKENS = 20, 64
+ASKED = ("lookup", "lookup-300", "recall", "system", "json", "copy")
 Expected = list[tuple[list[int], list[int], list[float]]]
 
 
@@ -102,6 +104,34 @@ def test_chat_keeps_earlier_turns(runtime: Runtime, nano_fp32: Path, source: Sou
     tokens, _ = hf_greedy(load_hf(source), ids, 60)
     stop = next((i for i, t in enumerate(tokens) if t in tokenizer.stop_ids), len(tokens))
     assert two == tokenizer.decode(tokens[:stop]).strip()
+
+
+@pytest.mark.parametrize("runtime", list(BACKENDS))
+@pytest.mark.parametrize("bundle", ["nano_fp32", "nano_int4"])
+def test_stock_engine_solves_tasks(runtime: Runtime, bundle: str, request: pytest.FixtureRequest) -> None:
+    """Questions with one right answer, asked as a user asks them: a system text, an earlier turn, a list far back."""
+    opened = open_bundle(request.getfixturevalue(bundle))
+    asked = [e for e in first_of_each(read_examples(), 3) if e.task in ASKED]
+    engine = open_engine(opened, runtime)
+    right = 0
+    try:
+        for example in asked:
+            engine.reset()
+            engine.conversation.system = example.system or None
+            said = ["".join(engine.send(user, GREEDY, 40)).strip() for user, _ in example.turns]
+            right += said == [model for _, model in example.turns]
+    finally:
+        engine.close()
+    assert right >= len(asked) - 1, f"{right} of {len(asked)}"
+
+
+@pytest.mark.parametrize("bundle", ["nano_fp32", "nano_int4"])
+def test_a_compile_counts_right_answers(bundle: str, request: pytest.FixtureRequest) -> None:
+    scores = open_bundle(request.getfixturevalue(bundle)).manifest["parity"]["tasks"]
+    assert {s["runtime"] for s in scores} == set(BACKENDS)
+    for runtime in BACKENDS:
+        own = [s for s in scores if s["runtime"] == runtime]
+        assert sum(s["right"] for s in own) >= 0.85 * sum(s["examples"] for s in own), own
 
 
 def test_interactive_chat(nano_int4: Path, workspace: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from g3n_compiler.nano.tasks import read_examples
 from tests.documented import ROOT, Example, examples, mentioned, says
 from tests.e2e.conftest import README_COMMAND, run
 
@@ -44,11 +45,16 @@ def test_command_for_other_checkpoints_parses(command: str, workspace: Path) -> 
     assert "Usage" not in result.stderr and "Traceback" not in result.stderr
 
 
-def test_quality_table(nano_int4: Path) -> None:
+def test_quality_table(nano_int4: Path, tmp_path: Path) -> None:
     script = ROOT / "benchmarks" / "quality.py"
-    words = [sys.executable, str(script), str(nano_int4), "--documents", "2"]
+    words = [sys.executable, str(script), str(nano_int4), "--documents", "2", "--examples", "1"]
+    words += ["--kept", str(tmp_path / "answers.json")]
     result = subprocess.run(words, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     rows = re.findall(r"^\| int4 \| (litert|executorch) \| ([\d.]+) \| ([+-][\d.]+)% \|$", result.stdout, re.MULTILINE)
     assert [runtime for runtime, _, _ in rows] == ["litert", "executorch"]
     assert all(abs(float(loss)) < 10 for _, _, loss in rows)
+    solved = re.findall(r"^\| ([a-z0-9-]+) \| (100\.0|0\.0) \| (100\.0|0\.0) \| (100\.0|0\.0) \|$", result.stdout, re.MULTILINE)
+    assert [task for task, *_ in solved] == list(dict.fromkeys(e.task for e in read_examples()))
+    assert sum(row.count("100.0") for row in solved) >= 0.8 * 3 * len(solved)
+    assert re.search(r"int4: both runtimes give the same answer to \d+ of 15", result.stdout)

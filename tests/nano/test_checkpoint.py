@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from g3n_compiler.nano import SKIPPABLE, checkpoint_dir, heldout_path
+from g3n_compiler.nano.tasks import Example, first_of_each, read_examples
 from nano_training import corpus, evaluate, heldout_senses, towers
+from nano_training.broken import MECHANISMS
 from nano_training.config import FFN_WIDTH, slice_config
 from nano_training.elastic import initialize
+from nano_training.evaluate_tasks import score
 from nano_training.evaluate_senses import Reference, accuracy, measure, word_error_rate
+from nano_training.tasks.mixture import TASKS
 from nano_training.tokens import encode_documents
 
 MAX_BYTES = 24 * 10**6
@@ -22,6 +27,8 @@ MAX_PERPLEXITY = 12.0
 MAX_SMALLEST_PERPLEXITY = 12.5
 SUBSET = 80
 DIGITS, SCENES, CLIPS = 20, 10, 15
+TASK_EXAMPLES = 10
+MIN_SOLVED = dict.fromkeys(TASKS, 0.9)
 MIN_DIGITS, MIN_SCENES, MAX_WORD_ERRORS = 0.8, 0.5, 0.35
 
 
@@ -87,6 +94,35 @@ def test_it_sees_and_hears() -> None:
     assert accuracy(results, "digit") >= MIN_DIGITS
     assert accuracy(results, "scene") >= MIN_SCENES
     assert word_error_rate(results) <= MAX_WORD_ERRORS
+
+
+@pytest.fixture(scope="module")
+def few() -> list[Example]:
+    """Held-out examples of each text task."""
+    return [e for e in first_of_each(read_examples(), TASK_EXAMPLES) if not e.media]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(checkpoint_dir() / "tokenizer.json"))
+
+
+def test_it_solves_its_tasks(model: Any, tokenizer: Tokenizer, few: list[Example]) -> None:
+    """Some of the held-out examples; docs/quality.md has the figures of all."""
+    found = score(model, tokenizer, few).accuracy(few)
+    assert found.keys() == MIN_SOLVED.keys()
+    assert {task: value for task, value in found.items() if value < MIN_SOLVED[task]} == {}
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_a_broken_mechanism_shows(name: str, tokenizer: Tokenizer, few: list[Example]) -> None:
+    """Each one changes how likely the right answers are, so that no break of the list breaks nothing."""
+    asked = [e for e in few if e.task in ("recall", "lookup-300")][:4]
+    broken = evaluate.load(checkpoint_dir())
+    before = score(broken, tokenizer, asked).likelihood
+    with torch.no_grad():
+        MECHANISMS[name](broken)
+    assert (score(broken, tokenizer, asked).likelihood == before) == (name == "nothing")
 
 
 def test_heldout_perplexity(model: Any, documents: list[Tensor]) -> None:

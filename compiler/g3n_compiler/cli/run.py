@@ -20,7 +20,11 @@ from g3n_runtime.errors import EngineError
 @click.command(
     cls=GuardedCommand,
     examples=[
-        ('g3n-run exported/nano-host-int4 "What is a river?"', "one answer"),
+        ('g3n-run exported/nano-host-int4 "Reverse: stone river house"', "one answer"),
+        (
+            'g3n-run exported/nano-host-int4 --temperature 0 --expect "It is 7." "What is 3 + 4?"',
+            "any other answer is an error",
+        ),
         ("g3n-run exported/nano-host-int4", "a chat"),
         ('g3n-run exported/e2b-host-int4 --image cat.jpg "What is this?"', "about a picture"),
     ],

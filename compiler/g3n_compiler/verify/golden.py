@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 
-PROMPTS = ("What is a dog?", 'Use "river" in a sentence.')
+PROMPTS = ("Reverse: stone river house", 'Use "river" in a sentence.')
+"""One whose answer can be seen to be right, and one that is freer."""
 GENERATED = 24
 """Greedy tokens compared after each prompt."""
 LONGEST = 900

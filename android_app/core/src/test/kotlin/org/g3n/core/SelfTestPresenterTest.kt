@@ -22,7 +22,7 @@ class SelfTestPresenterTest {
     @get:Rule
     val temporary = TemporaryFolder()
 
-    private val dog = "What is a dog?"
+    private val reverse = "Reverse: stone river house"
     private val river = "Use \"river\" in a sentence."
     private val right = ManifestReader.parse(Golden.text("manifest.json")).golden.associate { it.prompt to listOf(it.text) }
 
@@ -56,14 +56,14 @@ class SelfTestPresenterTest {
 
     @Test
     fun `a GPU that corrupts in silence is found`() {
-        val noise = FakeEngine(mapOf(dog to List(24) { " the" }, river to listOf("<pad>", "<pad>")))
+        val noise = FakeEngine(mapOf(reverse to List(24) { " the" }, river to listOf("<pad>", "<pad>")))
         val view = run(FakeEngine(right), noise)
         assertEquals(SelfTestVerdict.SAME to SelfTestVerdict.BROKEN, view.summary)
     }
 
     @Test
     fun `other rounding is told from corruption`() {
-        val other = FakeEngine(right + (dog to listOf("A dog is a small piece of a dog.")))
+        val other = FakeEngine(right + (reverse to listOf("A reverse is a small piece of a reverse.")))
         val view = run(FakeEngine(right), other)
         assertEquals(SelfTestVerdict.SAME to SelfTestVerdict.DIFFERS, view.summary)
         assertTrue("from character 17 on" in view.rows[2].detail, view.rows[2].detail)
@@ -71,7 +71,7 @@ class SelfTestPresenterTest {
 
     @Test
     fun `the accelerator is compared with this device's CPU`() {
-        val arm = right + (dog to listOf("A dog is an animal."))
+        val arm = right + (reverse to listOf("A reverse is an animal."))
         val view = run(FakeEngine(arm), FakeEngine(arm))
         assertEquals(SelfTestVerdict.DIFFERS to SelfTestVerdict.SAME, view.summary)
     }
