@@ -26,39 +26,16 @@ import json
 import os
 import platform
 import shutil
-import stat
 import tempfile
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from blake3 import blake3
-
 from g3n_runtime.cache_folder import cache_folder
-from g3n_runtime.errors import G3nError
-from g3n_runtime.open_file import OPEN_FILES, Identity, OpenFile, identity
-from g3n_runtime.reading import read_json_object, read_text
-
-ENGINES, IN_USE = "engines", "in-use"
-TAG = "CACHEDIR.TAG"
-TAG_TEXT = (
-    "Signature: 8a477f597d28d172789f06886806bc55\n# What engines made of models, kept by g3n: it can be deleted.\n"
-)
-"""The mark that backup programs know too."""
-MOST_BYTES = 12 << 30
-"""All kept files together; beyond it those that were not used for longest are deleted."""
-MOST_RECORD_BYTES = 4096
-SPARE_BYTES = 64 << 20
-"""Room that is left on the disk when an engine fills its cache, which is at most as large as the model."""
-BLOCK = 8 << 20
-LOCK_SECONDS = 5.0
-THREADS = 2
-
-
-class _Unusable(G3nError):
-    """A kept file is not what its record says."""
+from g3n_runtime.engine_cache_folder import ENGINES, IN_USE, bound, clear, has_room, locked, marked
+from g3n_runtime.kept_file import KeptFile, forget_others, names_in, open_kept, record_of, remove
+from g3n_runtime.open_file import OPEN_FILES, OpenFile
 
 
 @dataclass(frozen=True)
@@ -76,7 +53,7 @@ class EngineCache:
 
     def folder(self) -> Path | None:
         """Where the files are kept, if they can be."""
-        return cache_folder(ENGINES, self.engine, self.model) if _marked() else None
+        return cache_folder(ENGINES, self.engine, self.model) if marked() else None
 
     def lend(self, room: int, names: Callable[[str], str] = str) -> Loan | None:
         """A folder for one load, with links to the files that are kept and right.
@@ -93,16 +70,16 @@ class EngineCache:
         if kept is None or in_use is None or not OPEN_FILES.is_dir():
             return None
         try:
-            with _locked(in_use):
-                _clear(in_use)
+            with locked(in_use):
+                clear(in_use)
                 folder = Path(tempfile.mkdtemp(dir=in_use))
                 lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lent = {names(name): kept_file for name in _names(kept) if (kept_file := self._verified(kept, name))}
+            lent = {names(name): kept_file for name in names_in(kept) if (kept_file := self._verified(kept, name))}
             for name, kept_file in lent.items():
                 (folder / name).symlink_to(OPEN_FILES / str(kept_file.descriptor))
             loan = Loan(self, folder, lock, lent)
-            if not lent and not _has_room(folder, room):
+            if not lent and not has_room(folder, room):
                 loan.close()
                 return None
             return loan
@@ -115,54 +92,45 @@ class EngineCache:
         in_use = None if kept is None else cache_folder(ENGINES, IN_USE)
         if kept is None or in_use is None:
             return
-        with contextlib.suppress(OSError, _Unusable):
-            file = _KeptFile(path, name)
+        with contextlib.suppress(OSError):
+            file = KeptFile(path, name)
             file.digest = file.hash()
-            record = {"engine": self.engine, "model": self.model, "name": name, "bytes": file.size}
-            with _locked(in_use):
+            record = {**self._owner(name), "bytes": file.size, "blake3": file.digest}
+            with locked(in_use):
                 data = kept / f"{file.digest}.bin"
-                _remove(data)
+                remove(data)
                 os.link(path, data)
                 data.chmod(0o400)
                 partial = path.with_name(f"{path.name}.record")
-                partial.write_text(json.dumps(record | {"blake3": file.digest}) + "\n", encoding="utf-8")
-                _remove(_record(kept, name))
-                partial.replace(_record(kept, name))
-                _forget_others(kept)
-                _bound(kept.parents[1])
+                partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
+                remove(record_of(kept, name))
+                partial.replace(record_of(kept, name))
+                forget_others(kept)
+                bound(kept.parents[1])
 
     def forget(self, name: str) -> None:
         """Delete what is kept as ``name``."""
         if (kept := self.folder()) is not None:
             with contextlib.suppress(OSError):
-                _remove(_record(kept, name))
-                _forget_others(kept)
+                remove(record_of(kept, name))
+                forget_others(kept)
 
-    def _verified(self, kept: Path, name: str) -> _KeptFile | None:
+    def _verified(self, kept: Path, name: str) -> KeptFile | None:
         """The file kept as ``name``, open, if it is what its record says; otherwise it is deleted."""
-        try:
-            if _record(kept, name).is_symlink():
-                raise _Unusable(name)
-            record = read_json_object(_record(kept, name), _Unusable, MOST_RECORD_BYTES)
-            wanted = {"engine": self.engine, "model": self.model, "name": name}
-            digest = record.get("blake3")
-            if any(record.get(key) != value for key, value in wanted.items()) or not _is_digest(digest):
-                raise _Unusable(name)
-            file = _KeptFile(kept / f"{digest}.bin", name)
-            if file.size != record.get("bytes") or file.hash() != digest:
-                raise _Unusable(name)
-            file.digest = str(digest)
-            os.utime(_record(kept, name))
-            return file
-        except (OSError, _Unusable):
+        file = open_kept(kept, name, self._owner(name))
+        if file is None:
             self.forget(name)
-            return None
+        return file
+
+    def _owner(self, name: str) -> dict[str, str]:
+        """The members of a record that tell whose file it is."""
+        return {"engine": self.engine, "model": self.model, "name": name}
 
 
 class Loan:
     """The folder of one load; a kill leaves it to the next load to remove."""
 
-    def __init__(self, cache: EngineCache, folder: Path, lock: int, lent: dict[str, _KeptFile]) -> None:
+    def __init__(self, cache: EngineCache, folder: Path, lock: int, lent: dict[str, KeptFile]) -> None:
         self.folder = folder
         self._cache, self._lent = cache, lent
         self._close = weakref.finalize(self, _give_back, folder, lock)
@@ -196,32 +164,9 @@ class Loan:
         self._close()
 
 
-class _KeptFile:
-    """A regular file of this user, open until nobody uses this object; never reached through a link."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self.name, self.digest = name, ""
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._close = weakref.finalize(self, os.close, self.descriptor)
-        status = os.fstat(self.descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-            raise _Unusable(name)
-        self.size, self._identity = status.st_size, identity(status)
-
-    def hash(self) -> str:
-        """BLAKE3: at 3.7 GB/s a core it adds a quarter of what SHA-256 would to each load."""
-        hasher = blake3(max_threads=THREADS)
-        buffer = memoryview(bytearray(min(BLOCK, self.size or 1)))
-        position = 0
-        while count := os.preadv(self.descriptor, [buffer], position):
-            hasher.update(buffer[:count])
-            position += count
-        return str(hasher.hexdigest())
-
-    def unchanged(self) -> bool:
-        """Whether the content is what was hashed; another link to the file changes its times as well."""
-        now: Identity = identity(os.fstat(self.descriptor))
-        return now == self._identity or (now[2] == self.size and self.hash() == self.digest)
+def _give_back(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
 
 
 def processor() -> str:
@@ -230,130 +175,3 @@ def processor() -> str:
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
         abilities += next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
     return f"{platform.machine()}-{hashlib.sha256(abilities.encode()).hexdigest()[:8]}"
-
-
-@contextlib.contextmanager
-def _locked(in_use: Path) -> Iterator[None]:
-    """Hold the lock over the names of all kept files; ``OSError`` if somebody else does for long."""
-    descriptor = os.open(
-        in_use.with_name("lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600
-    )
-    try:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _marked() -> bool:
-    """Whether the folder of all engines is ours: it carries our mark, or is empty and gets it."""
-    engines = cache_folder(ENGINES)
-    if engines is None:
-        return False
-    try:
-        tag = engines / TAG
-        if not tag.is_file() and not any(engines.iterdir()):
-            tag.write_text(TAG_TEXT, encoding="utf-8")
-        return read_text(tag, MOST_RECORD_BYTES, _Unusable) == TAG_TEXT
-    except (OSError, _Unusable):
-        return False
-
-
-def _clear(in_use: Path) -> None:
-    """Remove the folders of loads whose process has ended."""
-    for folder in in_use.iterdir():
-        if folder.is_symlink() or not folder.is_dir():
-            _remove(folder)
-            continue
-        with contextlib.suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-
-
-def _has_room(folder: Path, room: int) -> bool:
-    """Whether ``room`` bytes can be written, under a quota too: LiteRT-LM ends the process when its cache cannot."""
-    if shutil.disk_usage(folder).free < room + SPARE_BYTES:
-        return False
-    with tempfile.TemporaryFile(dir=folder) as file:
-        try:
-            if room and hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, room)
-        except OSError:
-            return False
-    return True
-
-
-def _give_back(folder: Path, lock: int) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    os.close(lock)
-
-
-def _names(kept: Path) -> list[str]:
-    """The names for which there are records."""
-    return sorted(path.name.removesuffix(".json") for path in kept.iterdir() if path.name.endswith(".json"))
-
-
-def _record(kept: Path, name: str) -> Path:
-    return kept / f"{name}.json"
-
-
-def _is_digest(value: object) -> bool:
-    return isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
-
-
-def _remove(path: Path) -> None:
-    """Remove whatever lies at ``path``; a link, not what it leads to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _forget_others(kept: Path) -> None:
-    """Remove what no record of the folder names."""
-    named = {f"{_digest_in(_record(kept, name))}.bin" for name in _names(kept)}
-    for path in kept.iterdir():
-        if not path.name.endswith(".json") and path.name not in named:
-            _remove(path)
-
-
-def _digest_in(record: Path) -> str:
-    try:
-        return str(read_json_object(record, _Unusable, MOST_RECORD_BYTES).get("blake3"))
-    except _Unusable:
-        return ""
-
-
-def _bound(engines: Path) -> None:
-    """Delete the models' folders that were not used for longest, until all have at most :data:`MOST_BYTES`."""
-    folders = [model for engine in engines.iterdir() if engine.name != IN_USE for model in _folders(engine)]
-    used = {folder: _last_use(folder) for folder in folders}
-    sizes = {folder: sum(path.lstat().st_size for path in folder.iterdir()) for folder in folders}
-    total = sum(sizes.values())
-    for folder in sorted(folders, key=lambda f: used[f])[:-1]:
-        if total <= MOST_BYTES:
-            break
-        shutil.rmtree(folder, ignore_errors=True)
-        total -= sizes[folder]
-
-
-def _folders(folder: Path) -> list[Path]:
-    if folder.is_symlink() or not folder.is_dir():
-        return []
-    return [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
-
-
-def _last_use(folder: Path) -> float:
-    return max((path.lstat().st_mtime for path in folder.iterdir()), default=0.0)

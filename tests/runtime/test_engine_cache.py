@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from g3n_runtime import engine_cache
+from g3n_runtime import engine_cache_folder
 from g3n_runtime.engine_cache import EngineCache
 from g3n_runtime.open_file import OpenFile
 
@@ -207,7 +207,7 @@ def test_without_a_home_or_room_nothing_is_kept(root: Path, monkeypatch: pytest.
 
 
 def test_what_was_not_used_for_longest_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_cache, "MOST_BYTES", 3 * len(RIGHT))
+    monkeypatch.setattr(engine_cache_folder, "MOST_BYTES", 3 * len(RIGHT))
     load("a"), load("b")
     for model, age in (("a", 300), ("b", 600)):
         for path in kept(model):
