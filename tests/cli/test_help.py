@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from g3n_compiler.cli import bench, calibrate, compile, inspect, push, run, verify
 from g3n_compiler.cli.options import Verb
-from tests.bundle.test_signing import Keys, make_bundle
+from tests.bundle.signed_bundle import Keys, make_bundle
 
 MODULES = {f"g3n-{m.__name__.rpartition('.')[2]}": m for m in (bench, calibrate, compile, inspect, push, run, verify)}
 VERBS: dict[str, click.Command] = {name: module.main for name, module in MODULES.items()}
