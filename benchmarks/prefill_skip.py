@@ -25,8 +25,9 @@ from torch import Tensor
 from g3n_compiler.lower.litert.bind_weights import bind
 from g3n_compiler.lower.litert.dialect import LiteRtDecoder
 from g3n_compiler.lower.litert.text import LiteRtOps
-from g3n_compiler.lower.signatures.cache import PrefillCache
-from g3n_compiler.lower.signatures.text import GraphWeights, Prefill, sample_inputs, used_weights
+from g3n_compiler.lower.signatures.cache import ExternalCache
+from g3n_compiler.lower.signatures.text import Prefill, sample_inputs, used_weights
+from g3n_compiler.models.gemma3n.decoder import TextDecoder
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.source import Source
 
@@ -54,21 +55,13 @@ HEAD = ("altup_unembed", "lm_head")
 class AllLayers(Prefill):
     """Prefill without the skip: every layer over every token."""
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        per_layer_embeddings: Tensor,
-        input_pos: Tensor,
-        mask: Tensor,
-        kv_cache: Mapping[str, Tensor],
-        **weights: Tensor,
+    def run(
+        self, decoder: TextDecoder, embeddings: Tensor, ple: Tensor, positions: Tensor, cache: ExternalCache
     ) -> dict[str, Tensor]:
-        cache = PrefillCache(self.config, kv_cache, input_pos, mask, self.ops)
-        decoder = self.decoder_type(self.config, GraphWeights(weights, self.specs))
-        state = decoder.begin(embeddings, per_layer_embeddings, input_pos)
+        state = decoder.begin(embeddings, ple, positions)
         for i in range(self.config.num_layers):
             state = decoder.layer(i, state, cache)
-        return {**cache.outputs(), "hidden": state.streams}
+        return {"hidden": state.streams}
 
 
 def save_random(directory: Path) -> Source:

@@ -20,6 +20,8 @@ from typing import NoReturn, Protocol
 import numpy as np
 
 from g3n_compiler.errors import EngineError
+from g3n_compiler.lower.opened import TextModel
+from g3n_runtime.bundle import Bundle
 from g3n_runtime.terminal import printable_line
 
 CPU = "cortex-a76"
@@ -108,6 +110,25 @@ class Outputs:
     greedy: list[int]
     embeddings: np.ndarray | None = None
     ple: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmRun:
+    """A model of a bundle, and what it is to compute on the emulated machine."""
+
+    kit: ArmKit
+    bundle: Bundle
+    entry: str
+    """What :meth:`g3n_compiler.lower.opened.TextEntry.open_models` calls the model."""
+    model: TextModel
+    """The same model on this machine."""
+    texts: Sequence[Text]
+    greedy: int
+    """Tokens to generate after the first of the texts."""
+    rows: Sequence[int]
+    """Ids whose table rows are read, if the runtime can read a table by itself."""
+    scratch: Path
+    """A folder for inputs and outputs."""
 
 
 def refuse_answers(path: Path, error: Exception) -> NoReturn:

@@ -7,19 +7,17 @@ and ``executorch`` and one line in :mod:`g3n_compiler.lower.registry`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from g3n_compiler.lower.arm64_kit import ArmKit, Outputs, Text
+from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Files, Lowered, LoweredSubgraph
 from g3n_compiler.lower.job import Job
-from g3n_compiler.lower.opened import TextEntry, TextModel, Towers
+from g3n_compiler.lower.opened import TextEntry, Towers
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.slice.elastic import Size
-from g3n_runtime.bundle import Bundle
 
 
 class Backend(TextEntry, Protocol):
@@ -74,23 +72,5 @@ class Backend(TextEntry, Protocol):
     def answers(self, files: Files, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Greedy text of a chat's first turn after each of ``prompts``, from the unmodified stock engine."""
 
-    def run_on_arm(
-        self,
-        kit: ArmKit,
-        bundle: Bundle,
-        entry: str,
-        model: TextModel,
-        texts: Sequence[Text],
-        greedy: int,
-        rows: Sequence[int],
-        scratch: Path,
-    ) -> Outputs:
-        """What the official aarch64 runtime computes, emulated, for the model that :meth:`TextEntry.open_models` calls
-        ``entry``.
-
-        Args:
-            model: the same model on this machine.
-            greedy: tokens to generate after the first of ``texts``.
-            rows: ids whose table rows are read, if the runtime can read a table by itself.
-            scratch: a folder for inputs and outputs.
-        """
+    def run_on_arm(self, run: ArmRun) -> Outputs:
+        """What the official aarch64 runtime computes, emulated."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from g3n_compiler.lower.arm64_kit import ArmKit, Outputs
+from g3n_compiler.lower.arm64_kit import ArmKit, ArmRun, Outputs
 from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import TextModel
@@ -31,7 +31,18 @@ def verify_arm64(job: Job, bundle: Bundle, backends: Mapping[Runtime, Backend], 
                 job.progress(f"{runtime} {entry}: this machine")
                 here = _run_here(model, golden, rows)
                 job.progress(f"{runtime} {entry}: aarch64, emulated")
-                there = backend.run_on_arm(kit, bundle, entry, model, golden, GENERATED, rows, Path(scratch))
+                there = backend.run_on_arm(
+                    ArmRun(
+                        kit=kit,
+                        bundle=bundle,
+                        entry=entry,
+                        model=model,
+                        texts=golden,
+                        greedy=GENERATED,
+                        rows=rows,
+                        scratch=Path(scratch),
+                    )
+                )
                 parity.checks += _checks(job, runtime, entry, golden, here, there, model)
     return parity
 

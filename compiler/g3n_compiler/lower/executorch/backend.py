@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
 from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
 from g3n_compiler.errors import TargetError
-from g3n_compiler.lower.arm64_kit import ArmKit, Outputs, Text
+from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.executorch.arm64 import run_on_arm
 from g3n_compiler.lower.executorch.layers import PROBE, ProbedLayers
@@ -26,7 +25,6 @@ from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.slice.elastic import Size
 from g3n_compiler.source import MODALITIES
-from g3n_runtime.bundle import Bundle
 from g3n_runtime.chat import GREEDY
 from g3n_runtime.executorch.chat import ExecuTorchChat
 from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
@@ -140,20 +138,10 @@ class ExecuTorchBackend:
             chat.reset()
         return texts
 
-    def run_on_arm(
-        self,
-        kit: ArmKit,
-        bundle: Bundle,
-        entry: str,
-        model: TextModel,
-        texts: Sequence[Text],
-        greedy: int,
-        rows: Sequence[int],
-        scratch: Path,
-    ) -> Outputs:
-        program, tables = bundle.file(ROLES["model"]), bundle.file(ROLES["tables"])
-        reader = model if entry == ENTRY_POINTS[0] else None
-        return run_on_arm(kit, program, tables, entry, reader, texts, greedy, scratch)
+    def run_on_arm(self, run: ArmRun) -> Outputs:
+        program, tables = run.bundle.file(ROLES["model"]), run.bundle.file(ROLES["tables"])
+        reader = run.model if run.entry == ENTRY_POINTS[0] else None
+        return run_on_arm(run.kit, program, tables, run.entry, reader, run.texts, run.greedy, run.scratch)
 
 
 def _parts(files: Files) -> ExecuTorchParts:

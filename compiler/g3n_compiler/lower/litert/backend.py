@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from g3n_compiler.heap import release_free_memory
-from g3n_compiler.lower.arm64_kit import ArmKit, Outputs, Text
+from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Delegation, Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.isolated import isolated
 from g3n_compiler.lower.job import Job
@@ -44,7 +44,6 @@ from g3n_compiler.models.registry import core_parameter_count, text_weights
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.slice.elastic import Size
 from g3n_compiler.source import MODALITIES
-from g3n_runtime.bundle import Bundle
 from g3n_runtime.chat import GREEDY
 from g3n_runtime.litert.elastic_names import ELASTIC_VIEW
 from g3n_runtime.litert.engine import LiteRtEngine
@@ -155,18 +154,8 @@ class LiteRtBackend:
                     texts.append("".join(engine.generate(prompt, GREEDY, max_new_tokens)))
         return texts
 
-    def run_on_arm(
-        self,
-        kit: ArmKit,
-        bundle: Bundle,
-        entry: str,
-        model: TextModel,
-        texts: Sequence[Text],
-        greedy: int,
-        rows: Sequence[int],
-        scratch: Path,
-    ) -> Outputs:
-        return run_on_arm(kit, bundle.file(ROLE), texts, greedy, rows, scratch)
+    def run_on_arm(self, run: ArmRun) -> Outputs:
+        return run_on_arm(run.kit, run.bundle.file(ROLE), run.texts, run.greedy, run.rows, run.scratch)
 
 
 def _section_file(kind: SectionKind) -> str:

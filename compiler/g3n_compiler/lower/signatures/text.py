@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from g3n_compiler.errors import ContextError
-from g3n_compiler.lower.signatures.cache import CacheOps, DecodeCache, PrefillCache, TorchOps, kv_cache_shapes
+from g3n_compiler.lower.signatures.cache import (
+    CacheOps,
+    DecodeCache,
+    ExternalCache,
+    PrefillCache,
+    TorchOps,
+    kv_cache_shapes,
+)
 from g3n_compiler.models.dialect import Dialect
 from g3n_compiler.models.family import Streams
 from g3n_compiler.models.gemma3n.decoder import TextDecoder
@@ -91,6 +98,8 @@ class NestedModel(Dialect):
 class Signature(nn.Module):
     """A signature's function. Weights come as one flat mapping by :attr:`WeightSpec.input_name`.
 
+    A subclass says which cache it fills and what it computes.
+
     Args:
         ops: how caches are written.
         decoder: the decoder in the form that suits a backend.
@@ -98,6 +107,8 @@ class Signature(nn.Module):
             as one tensor.
         nested: the model's place in a larger one, whose weights and per-layer inputs it uses.
     """
+
+    cache_type: type[DecodeCache] | type[PrefillCache]
 
     def __init__(
         self,
@@ -124,6 +135,27 @@ class Signature(nn.Module):
 
         return self.decoder_type(self.config, GraphWeights(weights, self.specs), self.nested, observe)
 
+    def run(
+        self, decoder: TextDecoder, embeddings: Tensor, ple: Tensor, positions: Tensor, cache: ExternalCache
+    ) -> dict[str, Tensor]:
+        """Run the decoder and fill the caches; returns what the signature gives besides them."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        per_layer_embeddings: Tensor,
+        input_pos: Tensor,
+        mask: Tensor,
+        kv_cache: Mapping[str, Tensor],
+        **weights: Tensor,
+    ) -> dict[str, Tensor]:
+        """Shapes are those of :func:`sample_inputs`. The caches come first, then :meth:`run`'s, then the streams."""
+        cache = self.cache_type(self.config, kv_cache, input_pos, mask, self.ops)
+        streams: dict[str, Tensor] = {}
+        found = self.run(self.build(weights, streams), embeddings, per_layer_embeddings, input_pos, cache)
+        return cache.outputs() | found | streams
+
 
 class Prefill(Signature):
     """A padded chunk of prompt through the KV-owning layers.
@@ -132,66 +164,38 @@ class Prefill(Signature):
         ``kv_cache_k_i`` and ``kv_cache_v_i`` after the chunk.
     """
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        per_layer_embeddings: Tensor,
-        input_pos: Tensor,
-        mask: Tensor,
-        kv_cache: Mapping[str, Tensor],
-        **weights: Tensor,
+    cache_type = PrefillCache
+
+    def run(
+        self, decoder: TextDecoder, embeddings: Tensor, ple: Tensor, positions: Tensor, cache: ExternalCache
     ) -> dict[str, Tensor]:
-        """Shapes are those of :func:`sample_inputs` for ``length`` tokens."""
-        cache = PrefillCache(self.config, kv_cache, input_pos, mask, self.ops)
-        streams: dict[str, Tensor] = {}
-        self.build(weights, streams).prefill(embeddings, per_layer_embeddings, input_pos, cache)
-        return cache.outputs() | streams
+        decoder.prefill(embeddings, ple, positions, cache)
+        return {}
 
 
-class Decode(Signature):
-    """One token through every layer.
+class WithLogits(Signature):
+    """Tokens through every layer.
 
     Returns:
-        ``logits [1, 1, vocab]`` float32 and the caches after the token.
+        ``logits [1, T, vocab]`` float32 after each of ``T`` tokens and the caches after them.
     """
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        per_layer_embeddings: Tensor,
-        input_pos: Tensor,
-        mask: Tensor,
-        kv_cache: Mapping[str, Tensor],
-        **weights: Tensor,
+    def run(
+        self, decoder: TextDecoder, embeddings: Tensor, ple: Tensor, positions: Tensor, cache: ExternalCache
     ) -> dict[str, Tensor]:
-        """Shapes are those of :func:`sample_inputs` for one token."""
-        cache = DecodeCache(self.config, kv_cache, input_pos, mask, self.ops)
-        streams: dict[str, Tensor] = {}
-        logits = self.build(weights, streams).decode(embeddings, per_layer_embeddings, input_pos, cache)
-        return {**cache.outputs(), "logits": logits, **streams}
+        return {"logits": decoder.decode(embeddings, ple, positions, cache)}
 
 
-class Verify(Signature):
-    """A padded chunk of drafted tokens through every layer.
+class Decode(WithLogits):
+    """One token."""
 
-    Returns:
-        ``logits [1, T, vocab]`` float32 after each token and the caches after the chunk.
-    """
+    cache_type = DecodeCache
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        per_layer_embeddings: Tensor,
-        input_pos: Tensor,
-        mask: Tensor,
-        kv_cache: Mapping[str, Tensor],
-        **weights: Tensor,
-    ) -> dict[str, Tensor]:
-        """Shapes are those of :func:`sample_inputs` for ``length`` tokens."""
-        cache = PrefillCache(self.config, kv_cache, input_pos, mask, self.ops)
-        streams: dict[str, Tensor] = {}
-        logits = self.build(weights, streams).decode(embeddings, per_layer_embeddings, input_pos, cache)
-        return {**cache.outputs(), "logits": logits, **streams}
+
+class Verify(WithLogits):
+    """A padded chunk of drafted tokens."""
+
+    cache_type = PrefillCache
 
 
 def signatures(
@@ -229,10 +233,8 @@ def used_weights(module: Signature, context: int, length: int) -> dict[str, Weig
         inputs = sample_inputs(c, context, length)
         weights = GraphWeights({s.input_name: torch.empty(s.shape) for s in module.specs.values()}, module.specs)
         decoder = TextDecoder(c, weights)
-        kind = DecodeCache if isinstance(module, Decode) else PrefillCache
-        cache = kind(c, inputs["kv_cache"], inputs["input_pos"], inputs["mask"], TorchOps())
-        run = decoder.prefill if isinstance(module, Prefill) else decoder.decode
-        run(inputs["embeddings"], inputs["per_layer_embeddings"], inputs["input_pos"], cache)
+        cache = module.cache_type(c, inputs["kv_cache"], inputs["input_pos"], inputs["mask"], TorchOps())
+        module.run(decoder, inputs["embeddings"], inputs["per_layer_embeddings"], inputs["input_pos"], cache)
     return weights.used
 
 
