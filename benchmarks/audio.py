@@ -13,7 +13,6 @@ The stages are apart because each is measured in a fresh process. All but ``laye
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 import torch
+from lab import resident_bytes, seconds_of
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
@@ -99,8 +99,8 @@ def open_tower(folder: Path) -> tuple[AudioConfig, Callable[..., Tensor]]:
 
 def memory() -> dict[str, float]:
     """Resident gigabytes of this process: now (anonymous, file-backed), and the peak."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return {k: int(n) / 1e6 for k, n in re.findall(r"^(VmHWM|RssAnon|RssFile):\s+(\d+) kB", status, re.MULTILINE)}
+    found = resident_bytes()
+    return {name: found[name] / 1e9 for name in ("VmHWM", "RssAnon", "RssFile")}
 
 
 @click.group()
@@ -198,7 +198,7 @@ def speed(folder: Path, runtime: str, recipes: tuple[str, ...]) -> None:
     for name in recipes:
         clip, sound = clip_encoder(folder, name, runtime), sound_of(30)
         clip(sound)
-        whole = best(lambda clip=clip, sound=sound: clip(sound))
+        whole = min(seconds_of(lambda clip=clip, sound=sound: clip(sound), 3))
         del clip
         steps = step_seconds(stream_encoder(folder, name, runtime), sound_of(16))
         table.add_row(name, f"{whole / 30:.3f}", f"{np.mean(steps) / 0.16:.3f}", f"{max(steps) * 1000:.0f} ms")
@@ -283,15 +283,6 @@ def hf(folder: Path, config: AudioConfig, read: Callable[..., Tensor], sound: np
     inputs = Gemma3nAudioFeatureExtractor()([sound], return_tensors="pt")
     features = tower(inputs.input_features, ~inputs.input_features_mask.bool(), return_dict=True).last_hidden_state
     return embedder(inputs_embeds=features)[0].numpy()
-
-
-def best(run: Callable[[], object], times: int = 3) -> float:
-    def once() -> float:
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-
-    return min(once() for _ in range(times))
 
 
 def step_seconds(encode: EncodeStream, sound: np.ndarray) -> list[float]:

@@ -11,7 +11,6 @@ the delegate's weight cache and is not shown.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from lab import resident_bytes
 from rich.console import Console
 
 from g3n_runtime.litert.elastic import ElasticModel, ElasticText
@@ -147,9 +147,7 @@ def run(folder: Path, sizes: str, used: str, prompt_tokens: int, decode_tokens: 
             prompt_tokens / (middle - start),
             decode_tokens / (end - middle),
         )
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    result |= {name: int(kib) << 10 for name, kib in re.findall(r"^(Rss\w+):\s+(\d+) kB", status, re.MULTILINE)}
-    click.echo(json.dumps(result))
+    click.echo(json.dumps(result | resident_bytes()))
 
 
 def _child(

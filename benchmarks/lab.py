@@ -1,19 +1,57 @@
-"""Which bundles are nano's, for the benchmarks that ask them nano's questions."""
+"""What several benchmarks do: timing, this process's memory, random checkpoints, and questions of nano alone."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.nano import checkpoint_dir
+from g3n_compiler.source import Source
+from g3n_runtime.bundle import Bundle
+from g3n_runtime.errors import BundleError
 
 
-def is_of_nano(manifest: Mapping[str, Any]) -> bool:
-    """Whether a bundle was compiled from the embedded checkpoint, or from what ``g3n-calibrate`` made of it."""
-    origin = manifest["provenance"]
+def require_nano(bundle: Bundle) -> None:
+    """Refuse a bundle that was made neither of the embedded checkpoint nor of what ``g3n-calibrate`` made of it."""
+    origin = bundle.manifest["provenance"]
     source = origin.get("calibration", {}).get("source", origin["checkpoint"])
-    return bool(source == Checkpoint(checkpoint_dir()).sha256())
+    if source != Checkpoint(checkpoint_dir()).sha256():
+        raise BundleError(
+            f"{bundle.directory} was not compiled from the embedded checkpoint: compile it with --size nano"
+        )
 
 
 def recipe_label(manifest: Mapping[str, Any]) -> str:
     """The recipe, and whether the checkpoint was calibrated for it."""
     return manifest["recipe"]["name"] + (", calibrated" if "calibration" in manifest["provenance"] else "")
+
+
+def seconds_of(run: Callable[[], object], times: int) -> list[float]:
+    """Seconds that ``run`` takes, each of so many ``times``."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def resident_bytes() -> dict[str, int]:
+    """This process's resident bytes: ``RssAnon``, ``RssFile``, ``RssShmem``, and the peak of all, ``VmHWM``."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return {name: int(kib) << 10 for name, kib in re.findall(r"^(VmHWM|Rss\w+):\s+(\d+) kB", status, re.MULTILINE)}
+
+
+def save_random(directory: Path, shape: Mapping[str, Any]) -> Source:
+    """Save a random bfloat16 text checkpoint of ``shape``, in the words of ``transformers``' configuration."""
+    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+
+    torch.manual_seed(0)
+    Gemma3nForCausalLM(Gemma3nTextConfig(**shape)).bfloat16().save_pretrained(directory)
+    return Source.open(directory)

@@ -23,6 +23,7 @@ import click
 import numpy as np
 import onnx
 import torch
+from lab import seconds_of
 from matplotlib.figure import Figure
 from onnx import TensorProto
 from rich.console import Console
@@ -38,6 +39,7 @@ PROMPTS = (128, 512, 1024, 3968)
 """Tokens; the last fills a context of 4096 but for what is decoded."""
 DECODED = 32
 READ_BYTES = 1 << 30
+LIMIT_ROUNDS = 5
 ROWS, INNER, OUTER = 1024, 2048, 8192
 """Of the int8 product that the machine's peak is taken from: a prompt through one FFN of E2B."""
 OPSET, IR_VERSION = 17, 9
@@ -135,7 +137,7 @@ def limits(threads: int) -> tuple[float, float]:
     """Bytes read and int8 operations done per second, best of five."""
     torch.set_num_threads(threads)
     block = torch.ones(READ_BYTES // 8, dtype=torch.int64)
-    read = _best(lambda: block.sum())
+    read = min(seconds_of(lambda: block.sum(), LIMIT_ROUNDS))
     weight = onnx.numpy_helper.from_array(np.ones((INNER, OUTER), np.int8), "b")
     ends = [
         onnx.helper.make_tensor_value_info(name, kind, shape)
@@ -150,17 +152,8 @@ def limits(threads: int) -> tuple[float, float]:
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     a = np.ones((ROWS, INNER), np.uint8)
-    product = _best(lambda: session.run(None, {"a": a}))
+    product = min(seconds_of(lambda: session.run(None, {"a": a}), LIMIT_ROUNDS))
     return READ_BYTES / read, 2 * ROWS * INNER * OUTER / product
-
-
-def _best(work: Callable[[], object]) -> float:
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def table(peers: Sequence[Peer], prompts: Sequence[int]) -> list[str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
+from lab import resident_bytes, save_random
 from rich.console import Console
 
 from g3n_compiler.checkpoint.tokenizer import PROMPT, load_tokenizer
@@ -44,32 +43,30 @@ TOKENS = 64
 WAYS = ("litert", "executorch", "executorch, our loop")
 
 
-def save_random(directory: Path, rows: int, vocab: int) -> Source:
-    """A random checkpoint of ``vocab`` tokens whose PLE has ``rows`` rows, with nano's tokenizer."""
-    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+SHAPE: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": LAYERS,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "hidden_size_per_layer_input": PLE_DIM,
+    "laurel_rank": 16,
+    "sliding_window": 64,
+    "num_kv_shared_layers": 3,
+    "max_position_embeddings": 512,
+    "activation_sparsity_pattern": [0.0] * LAYERS,
+}
 
-    torch.manual_seed(0)
-    config = Gemma3nTextConfig(
-        vocab_size=vocab,
-        vocab_size_per_layer_input=rows,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=LAYERS,
-        layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        hidden_size_per_layer_input=PLE_DIM,
-        laurel_rank=16,
-        sliding_window=64,
-        num_kv_shared_layers=3,
-        max_position_embeddings=512,
-        activation_sparsity_pattern=[0.0] * LAYERS,
-    )
-    Gemma3nForCausalLM(config).bfloat16().save_pretrained(directory)
+
+def make_checkpoint(directory: Path, rows: int, vocab: int) -> Source:
+    """A random checkpoint of ``vocab`` tokens whose PLE has ``rows`` rows, with nano's tokenizer."""
+    sizes = {"vocab_size": vocab, "vocab_size_per_layer_input": rows}
+    source = save_random(directory, SHAPE | sizes)
     for name in ("tokenizer.json", "tokenizer.model", "chat_template.jinja"):
         shutil.copy(checkpoint_dir() / name, directory)
-    return Source.open(directory)
+    return source
 
 
 def lower(source: Source, runtime: Runtime, directory: Path) -> None:
@@ -111,8 +108,7 @@ def generate(directory: Path, way: str) -> int:
         tokens = sum(1 for _ in engine.send("What is a river?", GREEDY, TOKENS))
     if tokens < TOKENS // 2:
         raise SystemExit(f"only {tokens} of {TOKENS} tokens came")
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return sum(int(kib) for kib in re.findall(r"^Rss(?:Anon|File|Shmem):\s+(\d+)", status, re.MULTILINE)) * 1024
+    return sum(nbytes for name, nbytes in resident_bytes().items() if name.startswith("Rss"))
 
 
 def in_fresh_process(directory: Path, way: str) -> int:
@@ -139,7 +135,7 @@ def main(rows: int, runtimes: tuple[Runtime, ...], child: Path | None, way: str 
     console = Console(width=100)
     with tempfile.TemporaryDirectory() as folder:
         for count in (SMALL_ROWS, rows):
-            checkpoint = save_random(Path(folder) / f"checkpoint-{count}", count, max(rows, 4352))
+            checkpoint = make_checkpoint(Path(folder) / f"checkpoint-{count}", count, max(rows, 4352))
             for runtime in runtimes:
                 lower(checkpoint, runtime, Path(folder) / f"{runtime}-{count}")
         size = rows * LAYERS * PLE_DIM

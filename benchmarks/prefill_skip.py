@@ -9,7 +9,6 @@ layer over every prompt token. Both run in turn in one process; the ratio of the
 from __future__ import annotations
 
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import click
 import numpy as np
 import torch
 from ai_edge_litert.interpreter import Interpreter
+from lab import save_random, seconds_of
 from rich.console import Console
 from torch import Tensor
 
@@ -64,14 +64,6 @@ class AllLayers(Prefill):
         return {"hidden": state.streams}
 
 
-def save_random(directory: Path) -> Source:
-    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
-
-    torch.manual_seed(0)
-    Gemma3nForCausalLM(Gemma3nTextConfig(**SHAPE)).bfloat16().save_pretrained(directory)
-    return Source.open(directory)
-
-
 def lower(checkpoint: Source, module: Prefill, tokens: int, weights: Mapping[str, Any], path: Path) -> int:
     """Convert and bind one signature; returns its count of linear layers."""
     import litert_torch
@@ -92,12 +84,7 @@ def best_time(path: Path, runs: int) -> float:
     length = inputs["input_pos"].shape[0]
     inputs["input_pos"][:] = np.arange(length)
     run(**inputs)
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        run(**inputs)
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(seconds_of(lambda: run(**inputs), runs))
 
 
 @click.command()
@@ -107,7 +94,7 @@ def main(tokens: int, runs: int) -> None:
     """Print operator counts, times and their ratio."""
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = save_random(Path(folder))
+        checkpoint = save_random(Path(folder), SHAPE)
         skipping = Prefill(checkpoint.text, LiteRtOps(), LiteRtDecoder).eval()
         complete = AllLayers(checkpoint.text, LiteRtOps(), LiteRtDecoder).eval()
         owned = used_weights(skipping, tokens + 1, tokens)

@@ -17,12 +17,11 @@ from pathlib import Path
 import click
 import numpy as np
 import tasks
-from lab import is_of_nano, recipe_label
+from lab import recipe_label, require_nano
 from rich.console import Console
 
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
-from g3n_compiler.errors import BundleError
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.models.gemma3n.transformers_model import load_hf
@@ -56,8 +55,8 @@ def main(bundles: tuple[Path, ...], documents: int, examples: int, kept: Path) -
     """Print the table for BUNDLES of nano."""
     source = Source.open(checkpoint_dir(), modalities=(TEXT,))
     opened = [open_bundle(bundle) for bundle in bundles]
-    if not all(is_of_nano(bundle.manifest) for bundle in opened):
-        raise BundleError("a bundle was not compiled from the embedded checkpoint: compile it with --size nano")
+    for bundle in opened:
+        require_nano(bundle)
     tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text))
     lines = heldout_path().read_text(encoding="utf-8").splitlines()[:documents]
     texts = [[tokenizer.bos_id, *tokenizer.encode(json.loads(line)["text"])] for line in lines]

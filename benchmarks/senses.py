@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import soundfile
 import torch
-from lab import is_of_nano, recipe_label
+from lab import recipe_label, require_nano
 from rich.console import Console
 
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
@@ -92,10 +92,7 @@ def same_answers(results: Sequence[Result], reference: Sequence[Result]) -> str:
 
 def check(bundle: Bundle) -> None:
     """Refuse what the questions cannot be asked of."""
-    if not is_of_nano(bundle.manifest):
-        raise BundleError(
-            f"{bundle.directory} was not compiled from the embedded checkpoint: compile it with --size nano"
-        )
+    require_nano(bundle)
     if missing := {"vision", "audio"} - set(bundle.manifest["model"]["modalities"]):
         raise BundleError(
             f"{bundle.directory} has no {' and no '.join(sorted(missing))}: compile it without --modalities"

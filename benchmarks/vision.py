@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 import torch
+from lab import seconds_of
 from safetensors.torch import save_file
 
 from g3n_compiler.lower.litert.bind_weights import bind
@@ -205,11 +206,7 @@ def speed(work: Path, runs: int, recipes: tuple[str, ...], sides: tuple[int, ...
                 image = golden_image(side)
                 model = _model(work, recipe, runtime)
                 model.embed(image)
-                times = []
-                for _ in range(runs):
-                    start = time.perf_counter()
-                    model.embed(image)
-                    times.append(time.perf_counter() - start)
+                times = seconds_of(lambda model=model, image=image: model.embed(image), runs)
                 _say(runtime, recipe, side=side, median=statistics.median(times), best=min(times), peak=_peak())
 
 
