@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from g3n_compiler.bundle.destination import Destination, claim
+from g3n_compiler.bundle.fingerprint import as_json
 from g3n_compiler.bundle.kinds import BUNDLE
+from g3n_compiler.bundle.names import bundle_name, file_stem
 from g3n_compiler.bundle.signing import SigningKey
 from g3n_compiler.checkpoint.calibrated import check_calibration
-from g3n_compiler.checkpoint.hub import checkpoint_name, name_size, resolve_checkpoint
+from g3n_compiler.checkpoint.hub import name_size, resolve_checkpoint
 from g3n_compiler.checkpoint.identity import Inputs
 from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS, require_adapter
 from g3n_compiler.checkpoint.reader import note_texts
@@ -37,8 +38,16 @@ from g3n_runtime.names import unknown
 DEFAULT_CONTEXT = 4096
 DEFAULT_PREFILL = (128, 256)
 DEFAULT_RESOLUTIONS = (768, 512, 256)
-MAX_STEM = 80
-"""Characters before the recipe in the name of a file."""
+BESIDE_THE_FILES = {
+    "tokenizer": "it is read from files that the key has by their digests",
+    "account": "it is counted from the checkpoint, which the key has by its digests",
+    "inputs": "they are the same files",
+    "out": "it is how the user wrote the destination, whose name is in the key",
+    "command": "the manifest quotes it, but other words for the same request make the same files otherwise",
+}
+"""Fields of :class:`Request` that are not in the bundle's key, and why; all others are."""
+FROM_CHECKPOINT = ("checkpoint", "family", "whole")
+"""Fields of :class:`Source` that follow from the checkpoint's files, which the key has by their digests."""
 
 
 @dataclass(frozen=True)
@@ -99,22 +108,25 @@ class Request:
         return self.destination.name
 
     def decides_bytes(self) -> dict[str, Any]:
-        """Everything that was asked for and that decides the bundle's bytes, as JSON values."""
+        """Everything that was asked for and that decides the bundle's files, as JSON values.
+
+        It goes by the fields, so that a new one is in the key unless :data:`BESIDE_THE_FILES` has it.
+
+        Raises:
+            TypeError: a field has no form as JSON, and nobody decided what of it counts.
+        """
+        source, adapter = self.source, self.source.adapter
+        read = {f.name: getattr(source, f.name) for f in fields(source) if f.name not in FROM_CHECKPOINT}
+        counted = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in BESIDE_THE_FILES}
         return {
-            "adapter": None if self.source.adapter is None else self.source.adapter.sha256,
-            "slice": None if self.choice is None else (self.choice.plan.kept, self.choice.plan.ffn_dims),
-            "sizes": [(s.name, s.plan.kept, s.plan.ffn_dims) for s in self.sizes],
-            "target": self.target.name,
-            "runtimes": list(self.backends),
-            "recipe": self.recipe.name,
-            "context": self.context,
-            "prefill_lengths": self.prefill_lengths,
-            "modalities": self.source.modalities,
-            "size": self.size,
-            "image_sizes": self.resolutions,
-            "name": self.name,
-            "stem": self.stem,
-            "command": self.command,
+            name: as_json(value)
+            for name, value in {
+                **counted,
+                "target": self.target.name,
+                "backends": list(self.backends),
+                "source": read | {"adapter": None if adapter is None else adapter.sha256},
+                "destination": self.destination.name,
+            }.items()
         }
 
 
@@ -168,7 +180,9 @@ def open_request(
         prefill_lengths = _prefill_lengths(options.prefill_lengths, context)
         resolutions = _resolutions(options.resolutions, source)
         tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text))
-        out = Path("exported") / _name(size, choice, sizes, target, recipe) if options.out is None else options.out
+        out = (
+            Path("exported") / bundle_name(size, choice, sizes, target, recipe) if options.out is None else options.out
+        )
         read = [folder] if options.lora is None else [folder, options.lora]
         return Request(
             target=target,
@@ -192,32 +206,6 @@ def open_request(
     except BaseException:
         source.close()
         raise
-
-
-def _name(size: str, choice: Choice | None, sizes: Sequence[Size], target: Target, recipe: Recipe) -> str:
-    """The bundle's folder if the user did not name one."""
-    label = size if choice is None else choice.size or f"{size}-slice"
-    return f"{label}{'-elastic' if sizes else ''}-{target.name}-{recipe.name}"
-
-
-def file_stem(options: CompileOptions, size: str, choice: Choice | None, recipe: Recipe) -> str:
-    """The checkpoint's name, what was made of it and the recipe, as every file system and app takes them.
-
-    A checkpoint is called as its folder or its repository on the hub is.
-    """
-    parts = [checkpoint_name(size, options.checkpoint)]
-    if options.lora is not None:
-        parts.append(options.lora.resolve().name)
-    if choice is not None:
-        parts.append(choice.size or "slice")
-    if options.elastic is not None:
-        parts.append("elastic")
-    # The recipe must not be cut off.
-    return f"{_safe('-'.join(parts))[:MAX_STEM].rstrip('-.')}-{recipe.name}"
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "model"
 
 
 def _changed_by(options: CompileOptions, choice: Choice | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,12 @@ from g3n_compiler.compile import compile_or_keep
 from g3n_compiler.errors import NotOurs
 from g3n_compiler.lower.artifact import Lowered
 from g3n_compiler.lower.job import Job
-from g3n_compiler.request import CompileOptions
+from g3n_compiler.request import BESIDE_THE_FILES, FROM_CHECKPOINT, CompileOptions, Request, open_request
+from g3n_compiler.slice.choose import Choice
+from g3n_compiler.slice.elastic import Size
+from g3n_compiler.slice.plan import Slice
+from g3n_compiler.source import Source
+from g3n_compiler.targets import get_target
 from g3n_compiler.verify import run
 from g3n_compiler.verify.checks import Check
 from g3n_runtime.bundle import MANIFEST, SIGNATURE, open_bundle
@@ -126,10 +131,85 @@ def test_an_input_that_changed(name: str, change: Callable[[Path], object], comp
         compiling()
 
 
-@pytest.mark.parametrize("changes", [{"context": 65}, {"recipe": "int4"}, {"command": "g3n-compile --context 64"}])
+@pytest.mark.parametrize(
+    "changes", [{"context": 65}, {"recipe": "int4"}, {"target": "pixel"}, {"prefill_lengths": (8,)}]
+)
 def test_another_request(changes: Mapping[str, Any], compiling: Compiling) -> None:
     with pytest.raises(Lowers):
         compiling(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"command": "g3n-compile --context=64"},
+        {"modalities": ("text",)},
+        {"modalities": ("text", "audio")},
+        {"prefill_lengths": (63,)},
+    ],
+    ids=str,
+)
+def test_other_words_for_the_same_request_are_up_to_date(changes: Mapping[str, Any], compiling: Compiling) -> None:
+    assert compiling(**changes)
+
+
+class Asking:
+    """Requests of one checkpoint, each closed again."""
+
+    def __init__(self, options: CompileOptions) -> None:
+        self.options = options
+
+    def __call__(self, **changes: Any) -> Request:
+        request = open_request(replace(self.options, **changes), FakeBackend, lambda line: None)
+        request.source.close()
+        return request
+
+
+@pytest.fixture
+def asking(tiny: TinyModel, tmp_path: Path) -> Asking:
+    return Asking(CompileOptions(checkpoint=tiny.directory, context=64, out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize("target", ["host", "pixel", "android"])
+def test_the_runtimes_that_a_target_has_by_default_may_be_named(target: str, asking: Asking) -> None:
+    default = asking(target=target)
+    named = "both" if len(default.backends) > 1 else next(iter(default.backends))
+    assert asking(target=target, runtime=named).decides_bytes() == default.decides_bytes()
+
+
+def test_each_field_of_a_request_is_in_the_key_or_is_said_to_stay_out(asking: Asking) -> None:
+    request = asking()
+    key = request.decides_bytes()
+    assert key.keys() | BESIDE_THE_FILES.keys() == {field.name for field in fields(Request)}
+    assert not key.keys() & BESIDE_THE_FILES.keys()
+    assert key["source"].keys() | set(FROM_CHECKPOINT) == {field.name for field in fields(Source)}
+    others = {
+        "target": get_target("android"),
+        "recipe": replace(request.recipe, logit_tolerance=0.5),
+        "backends": {"litert": FakeBackend("litert")},
+        "source": replace(request.source, modalities=("text", "vision")),
+        "choice": Choice(Slice((0,), (32,)), None, "as asked for"),
+        "sizes": (Size("full", Slice((0,), (32,)), request.source.text, (0,)),),
+        "destination": replace(request.destination, path=request.destination.path.with_name("another")),
+    }
+    for name in key:
+        before = getattr(request, name)
+        other = others.get(name) or (
+            f"{before}x" if isinstance(before, str) else 9 if isinstance(before, int) else (9,)
+        )
+        assert replace(request, **{name: other}).decides_bytes() != key, name
+
+
+def test_a_new_field_of_a_request_is_in_the_key(asking: Asking) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Later(Request):
+        added: object
+
+    request = asking()
+    known = {field.name: getattr(request, field.name) for field in fields(request)}
+    assert Later(**known, added=1).decides_bytes() != Later(**known, added=2).decides_bytes()
+    with pytest.raises(TypeError, match="decides the bundle's files"):
+        Later(**known, added=object()).decides_bytes()
 
 
 def test_other_code_or_another_toolchain(compiling: Compiling, monkeypatch: pytest.MonkeyPatch) -> None:

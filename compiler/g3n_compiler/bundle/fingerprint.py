@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,23 @@ def bundle_key(
         "toolchains": {name: version(name) for name in packages},
     }
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def as_json(value: object) -> Any:
+    """``value`` as JSON values; of a dataclass, every field by its name.
+
+    Raises:
+        TypeError: something in it has no such form.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): as_json(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [as_json(item) for item in value]
+    if is_dataclass(value):
+        return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+    raise TypeError(f"a {type(value).__name__} has no form as JSON: say what of it decides the bundle's files")
 
 
 def _code_hashes() -> dict[str, str]:
