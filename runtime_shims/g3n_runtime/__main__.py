@@ -1,6 +1,6 @@
 """``python -m g3n_runtime BUNDLE [PROMPT]``: an answer, or a plain chat, where only the runtime is installed.
 
-``g3n-run``, which comes with the compiler, does more.
+``g3n-run``, which comes with the compiler, does more. ``G3N_VERBOSE=1`` shows what the engines print.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.chat import Attachments, ChatEngine, Sampler
 from g3n_runtime.engines import ENGINES, open_engine
 from g3n_runtime.errors import EngineError, G3nError
+from g3n_runtime.quiet import is_verbose, silenced_stderr
 from g3n_runtime.terminal import printable
 
 
@@ -21,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, see ``docs/exit-codes.md``."""
     options = _parser().parse_intermixed_args(arguments)
     try:
-        _run(options)
+        with nullcontext() if is_verbose() else silenced_stderr():
+            _run(options)
     except G3nError as error:
         sys.stderr.write(f"error: {printable(str(error))}\n")
         return error.exit_code

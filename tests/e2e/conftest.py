@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -25,6 +26,11 @@ def run(command: str, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess
     return subprocess.run(words, cwd=cwd, input=stdin, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
 
+def noise(stderr: str) -> list[str]:
+    """Lines that name a source file and its line, as engines' and toolchains' logs do, and our messages never."""
+    return [line for line in stderr.splitlines() if re.search(r"\.(cc|cpp|py|h):\d+\]", line)]
+
+
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all workers of a run, so that what one has compiled the others find."""
@@ -41,6 +47,7 @@ def compiled(workspace: Path, command: str, bundle: str) -> Path:
         if not directory.exists():
             result = run(command, workspace)
             assert result.returncode == 0, result.stderr
+            assert not noise(result.stderr), result.stderr
             if command == README_COMMAND:
                 (workspace / "printed.txt").write_text(result.stdout, encoding="utf-8")
     return directory

@@ -141,6 +141,14 @@ def test_interactive_chat(nano_int4: Path, workspace: Path) -> None:
     assert result.stdout.strip()
 
 
+@pytest.mark.parametrize("runtime", list(BACKENDS))
+@pytest.mark.parametrize("program", ["g3n-run", "python -m g3n_runtime"])
+def test_engines_are_silent(program: str, runtime: Runtime, nano_int4: Path, workspace: Path) -> None:
+    """Down to the end of the process, when some engines speak last."""
+    result = run(f"{program} {nano_int4} --runtime {runtime} --temperature 0 'What is a dog?'", workspace)
+    assert result.returncode == 0 and result.stdout.strip() and result.stderr == ""
+
+
 def test_sampling_that_an_engine_cannot_do_is_refused(nano_int4: Path, workspace: Path) -> None:
     result = run("g3n-run exported/nano-host-int4 --runtime executorch --top-k 5 --seed 1 hello", workspace)
     assert result.returncode == EngineError.exit_code and "seed, top_k" in result.stderr

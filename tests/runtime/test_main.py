@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import tomllib
@@ -15,7 +16,8 @@ from g3n_runtime.__main__ import main
 from g3n_runtime.chat import Attachments, Sampler
 from g3n_runtime.conversation import Answer, Ended
 from g3n_runtime.engines import ENGINES
-from g3n_runtime.errors import BundleError
+from g3n_runtime.errors import BundleError, EngineError
+from g3n_runtime.quiet import VERBOSE
 from tests.fuzz.readers_bundle import bundle
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +76,53 @@ def test_the_runtime_opens_a_bundle_without_the_compiler_and_the_engines(tmp_pat
     code = block + "from g3n_runtime.__main__ import main; sys.exit(main())"
     said = subprocess.run([sys.executable, "-c", code, tmp_path, "Hi"], capture_output=True, text=True, check=False)
     assert said.returncode == 60 and "pip install './runtime_shims[litert]'" in said.stderr
+
+
+NOISY = """
+import os, sys
+from g3n_runtime.__main__ import main
+from g3n_runtime.engines import ENGINES
+from g3n_runtime.errors import EngineError
+from tests.runtime.test_main import Echo
+
+class Noisy(Echo):
+    def send(self, text, *rest):
+        os.write(2, b"noise from C++\\n")
+        print("noise from Python", file=sys.stderr)
+        if text == "fail":
+            raise EngineError("it failed")
+        if text == "crash":
+            raise ZeroDivisionError("a fault of ours")
+        return super().send(text, *rest)
+
+    def __del__(self, write=os.write):
+        write(2, b"noise at the end\\n")
+
+engine = Noisy()
+ENGINES["executorch"] = lambda bundle, threads: engine
+sys.exit(main())
+"""
+
+
+def noisy(folder: Path, text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(exist_ok=True)
+    bundle(folder)
+    command = [sys.executable, "-c", NOISY, str(folder), "--runtime", "executorch", "--temperature", "0", text]
+    env = {name: value for name, value in os.environ.items() if name != VERBOSE} | environment
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=ROOT)
+
+
+def test_an_engine_is_not_heard_and_an_error_is(tmp_path: Path) -> None:
+    said = noisy(tmp_path / "a", "Hi")
+    assert (said.returncode, said.stdout, said.stderr) == (0, "Hi 0.0 256 0\n", "")
+    said = noisy(tmp_path / "b", "fail")
+    assert (said.returncode, said.stderr) == (EngineError.exit_code, "error: it failed\n")
+    assert "a fault of ours" in noisy(tmp_path / "c", "crash").stderr
+
+
+def test_an_engine_is_heard_when_that_is_asked_for(tmp_path: Path) -> None:
+    said = noisy(tmp_path, "Hi", G3N_VERBOSE="1")
+    assert said.stderr.splitlines() == ["noise from C++", "noise from Python", "noise at the end"]
 
 
 def test_both_distributions_have_one_version() -> None:

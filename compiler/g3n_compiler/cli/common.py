@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import io
 import logging
@@ -19,10 +18,10 @@ from g3n_compiler.cli.interrupt import INTERRUPTED
 from g3n_compiler.cli.show import messages_to, show, show_error
 from g3n_runtime.errors import G3nError
 from g3n_runtime.libraries import house_libraries
+from g3n_runtime.quiet import is_verbose, silenced_stderr
 from g3n_runtime.terminal import printable_line
 
 F = TypeVar("F", bound=Callable[..., Any])
-STDERR = 2
 
 
 def reports_errors(command: F) -> F:
@@ -53,59 +52,19 @@ def quiet_toolchains(verbose: bool = False) -> Iterator[None]:
 
     ``verbose``, or ``G3N_VERBOSE=1`` in the environment, lets it through.
     """
-    if verbose or os.environ.get("G3N_VERBOSE"):
+    if verbose or is_verbose():
         yield
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings(), _stderr_silenced():
+    with warnings.catch_warnings(), silenced_stderr() as stream, messages_to(stream):
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
             logging.disable(previous)
-
-
-@contextmanager
-def _stderr_silenced() -> Iterator[None]:
-    """Send ``sys.stderr`` and file descriptor 2 to nowhere, and our messages to where they pointed.
-
-    Some engines write to the one and some to the other; some speak last when the process ends.
-    """
-    before = sys.stderr
-    try:
-        is_terminal_stream = before.fileno() == STDERR
-    except (OSError, ValueError):
-        is_terminal_stream = False
-    if not is_terminal_stream:
-        yield
-        return
-    before.flush()
-    kept = os.dup(STDERR)
-    with (
-        os.fdopen(kept, "w", buffering=1, encoding="utf-8", errors="backslashreplace") as stream,
-        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
-        messages_to(stream),
-    ):
-        sys.stderr = nowhere
-        os.dup2(nowhere.fileno(), STDERR)
-        atexit.register(_silence_to_the_end)
-        try:
-            yield
-        finally:
-            stream.flush()
-            os.dup2(kept, STDERR)
-            sys.stderr = before
-
-
-def _silence_to_the_end() -> None:
-    """Nobody hears what native code says while the interpreter is taken down; all that we had to say was said."""
-    sys.stderr.flush()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, STDERR)
-    os.close(nowhere)
 
 
 def portable_command(argv: list[str]) -> str:
