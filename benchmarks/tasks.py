@@ -18,13 +18,12 @@ from pathlib import Path
 import click
 import soundfile
 import torch
-from lab import is_of_nano, recipe_label
+from lab import recipe_label, require_nano
 from rich.console import Console
 
 from g3n_compiler.checkpoint.reader import SINGLE, file_sha256
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
-from g3n_compiler.errors import BundleError
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.nano import checkpoint_dir, tasks_path
@@ -192,8 +191,8 @@ def main(bundles: Sequence[Path], count: int, kept: Path, threads: int) -> None:
     """Print the table for BUNDLES of nano."""
     torch.set_num_threads(threads)
     opened = [open_bundle(bundle) for bundle in bundles]
-    if not all(is_of_nano(bundle.manifest) for bundle in opened):
-        raise BundleError("a bundle was not compiled from the embedded checkpoint: compile it with --size nano")
+    for bundle in opened:
+        require_nano(bundle)
     report(opened, count, kept, Console(width=200, highlight=False))
 
 
