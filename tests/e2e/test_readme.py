@@ -54,7 +54,9 @@ def test_quality_table(nano_int4: Path, tmp_path: Path) -> None:
     rows = re.findall(r"^\| int4 \| (litert|executorch) \| ([\d.]+) \| ([+-][\d.]+)% \|$", result.stdout, re.MULTILINE)
     assert [runtime for runtime, _, _ in rows] == ["litert", "executorch"]
     assert all(abs(float(loss)) < 10 for _, _, loss in rows)
-    solved = re.findall(r"^\| ([a-z0-9-]+) \| (100\.0|0\.0) \| (100\.0|0\.0) \| (100\.0|0\.0) \|$", result.stdout, re.MULTILINE)
+    solved = re.findall(
+        r"^\| ([a-z0-9-]+) \| (100\.0|0\.0) \| (100\.0|0\.0) \| (100\.0|0\.0) \|$", result.stdout, re.MULTILINE
+    )
     assert [task for task, *_ in solved] == list(dict.fromkeys(e.task for e in read_examples()))
-    assert sum(row.count("100.0") for row in solved) >= 0.8 * 3 * len(solved)
+    assert sum(found.count("100.0") for found in solved) >= 0.8 * 3 * len(solved)
     assert re.search(r"int4: both runtimes give the same answer to \d+ of 15", result.stdout)

@@ -17,8 +17,8 @@ from nano_training import corpus, evaluate, heldout_senses, towers
 from nano_training.broken import MECHANISMS
 from nano_training.config import FFN_WIDTH, slice_config
 from nano_training.elastic import initialize
-from nano_training.evaluate_tasks import score
 from nano_training.evaluate_senses import Reference, accuracy, measure, word_error_rate
+from nano_training.evaluate_tasks import score
 from nano_training.tasks.mixture import TASKS
 from nano_training.tokens import encode_documents
 
