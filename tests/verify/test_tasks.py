@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from g3n_compiler.checkpoint.embedded import comes_from_nano
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.nano import checkpoint_dir
-from g3n_compiler.nano.identity import comes_from_nano
 from g3n_compiler.nano.tasks import END, accuracy, answer, first_of_each, read_examples
 from g3n_compiler.source import Source
 from g3n_compiler.verify.tasks import EXAMPLES, task_scores

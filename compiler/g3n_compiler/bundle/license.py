@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from g3n_compiler.nano.identity import is_nano
+from g3n_compiler.checkpoint.embedded import is_nano
 
 GEMMA = {
     "name": "Gemma Terms of Use",

@@ -10,8 +10,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
-from g3n_compiler.checkpoint.tokenizer import TextTokenizer
 from g3n_compiler.nano import tasks_path
 
 START, END = "<start_of_turn>", "<end_of_turn>"
@@ -97,16 +97,29 @@ def first_of_each(examples: Iterable[Example], count: int) -> list[Example]:
     return [example for own in kept.values() for example in own]
 
 
+class TaskTokenizer(Protocol):
+    """What asking needs of a tokenizer."""
+
+    @property
+    def bos_id(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``, without a leading bos."""
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ``ids``, special tokens too."""
+
+
 Greedy = Callable[[Sequence[int], int], Sequence[int]]
 """From the ids of a prompt and a number to so many greedy tokens after it."""
 
 
-def length(example: Example, tokenizer: TextTokenizer) -> int:
+def length(example: Example, tokenizer: TaskTokenizer) -> int:
     """Tokens that :func:`answer` needs of the context."""
     return 1 + len(tokenizer.encode(example.prompt)) + len(tokenizer.encode(example.expected)) + SPARE_TOKENS
 
 
-def answer(example: Example, tokenizer: TextTokenizer, greedy: Greedy) -> str:
+def answer(example: Example, tokenizer: TaskTokenizer, greedy: Greedy) -> str:
     """What a text model says to ``example``, up to its end of turn."""
     ids = [tokenizer.bos_id, *tokenizer.encode(example.prompt)]
     room = len(tokenizer.encode(example.expected)) + SPARE_TOKENS

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
+from g3n_compiler.checkpoint.embedded import comes_from_nano
 from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import TextEntry, TextModel
 from g3n_compiler.lower.subgraphs import Runtime
-from g3n_compiler.nano.identity import comes_from_nano
 from g3n_compiler.slice.elastic import Size
 from g3n_compiler.verify.audio import audio_checks
 from g3n_compiler.verify.checks import EXACT, Check, GeneratedText, Parity, is_degenerate, relative_error
