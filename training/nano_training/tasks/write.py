@@ -20,7 +20,7 @@ from nano_training.tasks.words import Words
 COUNT = 200
 """Examples of each task."""
 
-MEDIA = ("two-pictures", "heard-word")
+MEDIA = ("two-pictures",)
 """Those about pictures and sounds that :mod:`nano_training.evaluate_senses` does not measure."""
 
 
