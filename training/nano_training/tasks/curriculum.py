@@ -30,10 +30,7 @@ _KINDS = (
     Kind(
         4,
         0.34,
-        (
-            *("lookup-300", "digit", "scene", "scene", "speech", "speech"),
-            *("heard-word", "heard-word", "tool-call", "tool-result"),
-        ),
+        ("lookup-300", "digit", "scene", "scene", "speech", "speech", "tool-call", "tool-result"),
     ),
     Kind(2, 0.12, ("two-pictures", "two-pictures", "lookup-1500")),
     Kind(1, 0.09, ("lookup-1500",)),

@@ -21,8 +21,8 @@ from nano_training.pictures import SHARE, DigitSet
 from nano_training.senses import SOFT_TOKENS, Senses
 from nano_training.towers import IMAGE_SIZE
 
-MEDIA_TASKS = {"digit": 1.0, "scene": 2.0, "speech": 2.0, "two-pictures": 1.5, "heard-word": 1.0}
-"""Tasks about pictures and sounds, with their weights in training."""
+MEDIA_TASKS = ("digit", "scene", "speech", "two-pictures")
+"""Tasks about pictures and sounds."""
 
 _PLACES = ("first", "second")
 _BATCH = 16
@@ -99,11 +99,6 @@ def ask(task: str, shown: Shown, rng: Random) -> Example:
         pair, asked = (pick("digit"), pick("digit")), rng.randrange(2)
         question = f"Which digit is in the {_PLACES[asked]} picture?"
         return Example(task, ((question, pair[asked][1]),), media=tuple(("digit", at) for at, _ in pair))
-    if task == "heard-word":
-        at, said = pick("speech")
-        word = rng.choice((said if rng.random() < 0.5 else pick("speech")[1]).split())
-        answer = "Yes." if word in said.split() else "No."
-        return Example(task, ((f"Is the word {word} said?", answer),), media=(("speech", at),))
     at, says = pick(task)
     questions = {"digit": DIGIT_QUESTIONS, "scene": SCENE_QUESTIONS, "speech": SPEECH_QUESTIONS}[task]
     return Example(task, ((rng.choice(questions), says),), media=((task, at),))
