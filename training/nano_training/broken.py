@@ -55,7 +55,7 @@ def _sparsity(model: Any) -> None:
 
 
 def _softcap(model: Any) -> None:
-    model.config.final_logit_softcapping = None
+    model.config.final_logit_softcapping = 1e6  # far above any logit; the library refuses none
 
 
 def _head_norm(model: Any) -> None:

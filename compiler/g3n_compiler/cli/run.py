@@ -22,7 +22,7 @@ from g3n_runtime.errors import EngineError
     examples=[
         ('g3n-run exported/nano-host-int4 "Reverse: stone river house"', "one answer"),
         (
-            'g3n-run exported/nano-host-int4 --temperature 0 --expect "It is 7." "What is 3 + 4?"',
+            'g3n-run exported/nano-host-int4 --temperature 0 --expect "Reversed: c b a" "Reverse: a b c"',
             "any other answer is an error",
         ),
         ("g3n-run exported/nano-host-int4", "a chat"),
