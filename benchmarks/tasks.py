@@ -22,7 +22,7 @@ from lab import recipe_label, require_nano
 from rich.console import Console
 
 from g3n_compiler.checkpoint.reader import SINGLE, file_sha256
-from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
+from g3n_compiler.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
@@ -70,7 +70,7 @@ class Media:
         return [image for q in shown for image in q.images], [sound for q in shown for sound in q.sounds]
 
 
-def reference(tokenizer: TextTokenizer, media: Media) -> Ask:
+def reference(tokenizer: LoadedTokenizer, media: Media) -> Ask:
     """The checkpoint in ``transformers``."""
     model = Reference(checkpoint_dir())
 
@@ -82,7 +82,7 @@ def reference(tokenizer: TextTokenizer, media: Media) -> Ask:
     return ask
 
 
-def by_graphs(bundle: Bundle, runtime: str, tokenizer: TextTokenizer) -> Ask:
+def by_graphs(bundle: Bundle, runtime: str, tokenizer: LoadedTokenizer) -> Ask:
     """The text graphs of a bundle."""
     _, model = next(BACKENDS[runtime]().open_models(bundle.paths))  # type: ignore[index]
     return lambda example: answer(example, tokenizer, model.greedy)
@@ -153,7 +153,7 @@ def same(one: Answers, other: Answers) -> str:
 def report(opened: Sequence[Bundle], count: int, kept: Path, console: Console) -> None:
     """Ask ``count`` examples of each task of the reference and of each bundle, and print the table."""
     source = Source.open(checkpoint_dir(), modalities=(TEXT,))
-    tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text))
+    tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text)).loaded()
     examples = dict(enumerate(first_of_each(read_examples(), count)))
     text = {n: e for n, e in examples.items() if not e.media}
     shown = {n: e for n, e in examples.items() if e.media}

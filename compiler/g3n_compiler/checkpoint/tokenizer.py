@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from g3n_compiler.checkpoint.fields import Section, present, read_json
 from g3n_compiler.checkpoint.sentencepiece import pad_to_vocabulary, read_sentencepiece, to_sentencepiece
 from g3n_compiler.checkpoint.tokenizer_json import load_fast_tokenizer
@@ -55,6 +57,25 @@ class TextTokenizer:
 
     def decode(self, ids: list[int]) -> str:
         return str(load_fast_tokenizer(self.json_path).decode(ids, skip_special_tokens=False))
+
+    def loaded(self) -> LoadedTokenizer:
+        """For many calls: it stays in memory, where each call of the others reads the file."""
+        return LoadedTokenizer(load_fast_tokenizer(self.json_path), self.bos_id)
+
+
+@dataclass(frozen=True)
+class LoadedTokenizer:
+    """A tokenizer that is in memory."""
+
+    fast: Tokenizer
+    bos_id: int
+
+    def encode(self, text: str) -> list[int]:
+        """As :meth:`TextTokenizer.encode`."""
+        return list(self.fast.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self.fast.decode(ids, skip_special_tokens=False))
 
 
 def load_tokenizer(directory: Path, config: TextConfig) -> TextTokenizer:
