@@ -40,9 +40,7 @@ class FakeModel:
         return self._reference.tables.ple(ids).numpy().reshape(len(ids), -1)
 
     def greedy(self, ids: Sequence[int], count: int) -> list[int]:
-        """The reference's, for the golden inputs; nano's questions stay unanswered, since it has no caches and would take
-        minutes for them.
-        """
+        """The reference's, for the golden inputs; nano's questions stay unanswered, as it would take minutes."""
         return self._reference.greedy(ids, count)[0] if count == GENERATED else [0] * count
 
 

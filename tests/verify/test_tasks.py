@@ -22,8 +22,8 @@ from tests.conftest import TinyModel
 class Knows:
     """Says the right answer to every question but those of ``wrong``, and talks on after its turn."""
 
-    def __init__(self, tokenizer: TextTokenizer, wrong: str = "") -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, whole: TextTokenizer, wrong: str = "") -> None:
+        self._tokenizer = tokenizer = whole.loaded()
         self._answers = {
             (tokenizer.bos_id, *tokenizer.encode(e.prompt)): f"{e.expected}{'?' * (e.task == wrong)}{END} and on"
             for e in read_examples()
