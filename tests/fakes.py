@@ -16,7 +16,7 @@ from g3n_compiler.lower.opened import LayeredModel, TextModel, Towers
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.quantize.recipe import Recipe
-from g3n_compiler.verify.golden import GENERATED
+from g3n_compiler.verify.golden import PROMPTS
 from g3n_compiler.verify.reference import Reference
 from g3n_compiler.verify.vision import VisionReference
 
@@ -24,8 +24,8 @@ from g3n_compiler.verify.vision import VisionReference
 class FakeModel:
     """Answers with the reference's logits, off by ``error``."""
 
-    def __init__(self, reference: Reference, error: float) -> None:
-        self._reference, self._error = reference, error
+    def __init__(self, reference: Reference, error: float, golden: tuple[int, ...] = ()) -> None:
+        self._reference, self._error, self._golden = reference, error, golden
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         return self._reference.logits(ids).numpy() * (1 + self._error)
@@ -41,7 +41,7 @@ class FakeModel:
 
     def greedy(self, ids: Sequence[int], count: int) -> list[int]:
         """The reference's, for the golden inputs; nano's questions stay unanswered, as it would take minutes."""
-        return self._reference.greedy(ids, count)[0] if count == GENERATED else [0] * count
+        return self._reference.greedy(ids, count)[0] if self._golden in ((), tuple(ids)) else [0] * count
 
 
 VISION: tuple[Subgraph, ...] = ("vision_encoder", "vision_adapter")
@@ -116,7 +116,8 @@ class FakeBackend:
 
     def open_models(self, files: Files) -> Iterator[tuple[str, TextModel]]:
         assert self._job is not None
-        yield "fake", FakeModel(Reference(self._job.source, self._job.recipe), self._error)
+        golden = tuple(self._job.tokenizer.chat(PROMPTS[0]))
+        yield "fake", FakeModel(Reference(self._job.source, self._job.recipe), self._error, golden)
 
     def open_layers(self, files: Files, config: TextConfig) -> dict[str, LayeredModel]:
         return {}
