@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from g3n_compiler.nano import SKIPPABLE
 from nano_training import tokenizer
 from nano_training.config import FFN_WIDTH
 from nano_training.elastic import EMBEDDING, FULL, HALF, SMALLEST, uniform
@@ -27,7 +28,7 @@ _SLICES: tuple[tuple[float, Slice], ...] = (
     (0.64, FULL),
     (0.14, HALF),
     (0.16, SMALLEST),
-    (0.06, uniform(FFN_WIDTH, (5, 6))),
+    (0.06, uniform(FFN_WIDTH, SKIPPABLE)),
 )
 
 
