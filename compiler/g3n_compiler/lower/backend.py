@@ -65,8 +65,9 @@ class Backend(TextEntry, Protocol):
         """
 
     def verified_logits(self, files: Files, ids: Sequence[int], prompt: int) -> np.ndarray:
-        """As :meth:`TextModel.prefilled_logits` for the largest of several sizes, computed by the calls that verify
-        drafts.
+        """Logits of the largest of several sizes, computed by the calls that verify drafts.
+
+        Shapes are those of :meth:`g3n_compiler.lower.opened.TextModel.prefilled_logits`.
         """
 
     def answers(self, files: Files, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
