@@ -5,9 +5,7 @@ with our eager reference.
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,10 +207,7 @@ class _OnnxSignature:
     def __init__(self, source: Source, config: AudioConfig, module: AudioSignature, outputs: Sequence[str]) -> None:
         reader = AudioReader(config, source.read)
         self._weights = {s.input_name: reader(s).numpy() for s in module.specs.values()}
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "signature.onnx"
-            export_onnx(module.eval(), module.trace_inputs(), list(outputs), path)
-            self._session = OnnxSession(path)
+        self._session = OnnxSession(export_onnx(module.eval(), module.trace_inputs(), outputs))
 
     def __call__(self, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
         return self._session(inputs | self._weights)

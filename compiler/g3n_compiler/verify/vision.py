@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -130,16 +128,12 @@ def load_hf_vision(source: Source, config: VisionConfig) -> Callable[[np.ndarray
 def onnx_embed(source: Source, config: VisionConfig, image: np.ndarray) -> np.ndarray:
     """The tower in onnxruntime with float32 weights as inputs; as ``embed``."""
     encoder, adapter = EncodeImage(read_layout(config)), AdaptImage(config, source.text.hidden_size)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "encoder.onnx"
-        export_onnx(encoder, trace_encoder(encoder, image.shape[0]), ["features"], path)
-        given = weight_inputs(encoder, source.read)
-        features = OnnxSession(path)({"images": image[None], **given})["features"]
-        del given
-        path = Path(folder) / "adapter.onnx"
-        export_onnx(adapter, trace_adapter(adapter), ["mm_embedding"], path)
-        given = weight_inputs(adapter, adapter_read(source, config))
-        return OnnxSession(path)({"features": features, **given})["mm_embedding"][0]
+    given = {"images": image[None], **weight_inputs(encoder, source.read)}
+    features = OnnxSession(export_onnx(encoder, trace_encoder(encoder, image.shape[0]), ["features"]))(given)[
+        "features"
+    ]
+    given = {"features": features, **weight_inputs(adapter, adapter_read(source, config))}
+    return OnnxSession(export_onnx(adapter, trace_adapter(adapter), ["mm_embedding"]))(given)["mm_embedding"][0]
 
 
 def _weights(read: Read, specs: Mapping[str, WeightSpec], recipe: Recipe | None, keep: bool) -> Weights:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import torch
+from torch import nn
 
 from g3n_compiler.lower.signatures.cache import TorchOps, kv_cache_shapes
 from g3n_compiler.lower.signatures.text import DECODE, Decode, Prefill, trace_inputs, used_weights
+from g3n_compiler.lower.subgraphs import Subgraph
 from g3n_compiler.models.embedding_tables import EmbeddingTables, embedding_weights
-from g3n_compiler.models.gemma3n.text_config import gemma3n_config
+from g3n_compiler.models.gemma3n.text_config import TextConfig, gemma3n_config
+from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.source import Source
 from g3n_compiler.verify.checks import EXACT, Check, relative_error
 from g3n_compiler.verify.onnx.export import OnnxSession, PerLayerEmbedding, TokenEmbedding, export_onnx
@@ -20,6 +22,7 @@ from g3n_compiler.verify.onnx.export import OnnxSession, PerLayerEmbedding, Toke
 CHUNK = 32
 MASKED = -1e9
 RUNTIME = "onnxruntime"
+Table = Callable[[TextConfig], nn.Module]
 NEXT = "next_kv_cache_"
 """Outputs need names that differ from the inputs they replace."""
 
@@ -31,56 +34,66 @@ def onnx_checks(source: Source, ids: Sequence[int], expected: np.ndarray) -> lis
         ids: golden token ids, longer than the sliding window.
         expected: eager float32 logits ``[T, vocab]`` for the same ids.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        model = _OnnxDecoder(source, len(ids), Path(folder))
-        prompt = len(ids) - 3
-        model.prefill(ids[:prompt])
-        logits = np.concatenate([model.decode(i, ids[i]) for i in range(prompt, len(ids))])
-        error = relative_error(logits, expected[prompt:])
-        what = f"{prompt} tokens prefilled, {len(ids) - prompt} decoded"
-        checks = [Check(what, "core", RUNTIME, "eager fp32", "relative error", error, EXACT)]
-        return checks + _table_checks(source, ids, Path(folder))
+    model = _OnnxDecoder(source, len(ids))
+    prompt = len(ids) - 3
+    model.prefill(ids[:prompt])
+    logits = np.concatenate([model.decode(i, ids[i]) for i in range(prompt, len(ids))])
+    error = relative_error(logits, expected[prompt:])
+    what = f"{prompt} tokens prefilled, {len(ids) - prompt} decoded"
+    checks = [Check(what, "core", RUNTIME, "eager fp32", "relative error", error, EXACT)]
+    return checks + _table_checks(source, ids)
 
 
-def _table_checks(source: Source, ids: Sequence[int], folder: Path) -> list[Check]:
+def _table_checks(source: Source, ids: Sequence[int]) -> list[Check]:
     config = gemma3n_config(source.text).whole
     specs, tables = embedding_weights(config), EmbeddingTables(config, source.read)
     probe = [0, config.ple_vocab_size - 1, config.vocab_size - 1, *ids]
     token_ids = np.array(probe, np.int64)
     checks = []
-    for name, spec, module, expected in (
-        ("token_embedding", specs["embed_tokens"], TokenEmbedding(config), tables.embeddings(probe)),
-        ("per_layer_embedding", specs["embed_tokens_per_layer"], PerLayerEmbedding(config), tables.ple(probe)),
-    ):
-        table = source.read(spec)
-        path = folder / f"{name}.onnx"
-        export_onnx(module, {"token_ids": torch.from_numpy(token_ids), "table": table}, ["embeddings"], path)
-        got = OnnxSession(path)({"token_ids": token_ids, "table": table.numpy()})["embeddings"]
+    found: tuple[tuple[Subgraph, WeightSpec, Table, torch.Tensor], ...] = (
+        ("token_embedding", specs["embed_tokens"], TokenEmbedding, tables.embeddings(probe)),
+        ("per_layer_embedding", specs["embed_tokens_per_layer"], PerLayerEmbedding, tables.ple(probe)),
+    )
+    for name, spec, module, expected in found:
+        given = {"token_ids": token_ids, "table": source.read(spec).numpy()}
+        got = OnnxSession(_table_model(module, config, spec.shape, len(probe)))(given)["embeddings"]
         error = relative_error(got.reshape(len(probe), -1), expected.numpy().reshape(len(probe), -1))
         checks.append(Check(f"{len(probe)} rows", name, RUNTIME, "eager fp32", "relative error", error, EXACT))
     return checks
 
 
-class _OnnxDecoder:
-    """The prefill and decode signatures in onnxruntime, with float32 weights as inputs."""
+@cache
+def _table_model(module: Table, config: TextConfig, shape: tuple[int, ...], count: int) -> bytes:
+    """A look-up of ``count`` rows; the table is an input, so any checkpoint of this shape has the same model."""
+    inputs = {"token_ids": torch.zeros(count, dtype=torch.int64), "table": torch.zeros(shape)}
+    return export_onnx(module(config), inputs, ["embeddings"])
 
-    def __init__(self, source: Source, context: int, folder: Path) -> None:
-        config = gemma3n_config(source.text)
-        self._config, self._context = config, context
-        self._tables = EmbeddingTables(config, source.read)
-        names = [f"{NEXT}{kind}_{i}" for i in range(config.num_kv_layers) for kind in "kv"]
-        self._cache = {f"kv_cache_{n}": np.zeros(s, np.float32) for n, s in kv_cache_shapes(config, context).items()}
-        self._weights: dict[str, np.ndarray] = {}
-        self._sessions: dict[str, OnnxSession] = {}
+
+@cache
+def _decoder_models(config: TextConfig, context: int) -> dict[str, bytes]:
+    """The signatures by name; weights are inputs, so any checkpoint of this shape has the same models."""
+    names = [f"{NEXT}{kind}_{i}" for i in range(config.num_kv_layers) for kind in "kv"]
+    return {
+        name: export_onnx(module.eval(), trace_inputs(module, context, length), outputs)
         for name, module, length, outputs in (
             ("prefill", Prefill(config, TorchOps()), CHUNK, names),
             (DECODE, Decode(config, TorchOps()), 1, [*names, "logits"]),
-        ):
-            specs = used_weights(module, context, length)
-            path = folder / f"{name}.onnx"
-            export_onnx(module.eval(), trace_inputs(module, context, length), outputs, path)
-            self._sessions[name] = OnnxSession(path)
-            self._weights |= {s.input_name: source.read(s).numpy() for s in specs.values()}
+        )
+    }
+
+
+class _OnnxDecoder:
+    """The prefill and decode signatures in onnxruntime, with float32 weights as inputs."""
+
+    def __init__(self, source: Source, context: int) -> None:
+        config = gemma3n_config(source.text)
+        self._config, self._context = config, context
+        self._tables = EmbeddingTables(config, source.read)
+        self._cache = {f"kv_cache_{n}": np.zeros(s, np.float32) for n, s in kv_cache_shapes(config, context).items()}
+        self._weights: dict[str, np.ndarray] = {}
+        self._sessions = {name: OnnxSession(model) for name, model in _decoder_models(config, context).items()}
+        for spec in used_weights(Decode(config, TorchOps()), context, 1).values():
+            self._weights[spec.input_name] = source.read(spec).numpy()
 
     def prefill(self, ids: Sequence[int]) -> None:
         for start in range(0, len(ids), CHUNK):

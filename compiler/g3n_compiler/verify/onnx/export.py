@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +42,29 @@ class PerLayerEmbedding(nn.Module):
         return {"embeddings": rows.view(shape) * math.sqrt(self.config.ple_dim)}
 
 
-def export_onnx(module: nn.Module, inputs: dict[str, Any], outputs: list[str], path: Path) -> None:
+def export_onnx(module: nn.Module, inputs: dict[str, Any], outputs: Sequence[str]) -> bytes:
     """Export ``module``, called with keyword ``inputs`` (mappings are flattened), and name its outputs in order."""
     with torch.no_grad():
         program = torch.onnx.export(
-            module, (), kwargs=inputs, output_names=outputs, dynamo=True, verbose=False, optimize=False
+            module, (), kwargs=inputs, output_names=list(outputs), dynamo=True, verbose=False, optimize=False
         )
     assert program is not None
-    program.save(str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        program.save(str(path))
+        return path.read_bytes()
 
 
 class OnnxSession:
     """One ONNX model on onnxruntime's CPU."""
 
-    def __init__(self, path: Path, threads: int = 2) -> None:
+    def __init__(self, model: bytes, threads: int = 2) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = ERRORS_ONLY
-        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run with arrays by input name; inputs that the graph does not have are ignored."""
