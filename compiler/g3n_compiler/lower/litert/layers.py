@@ -23,7 +23,7 @@ class _Call:
     count: int
     inputs: dict[str, np.ndarray]
     streams: dict[str, np.ndarray] = field(default_factory=dict)
-    """Output ``[T, n, hidden]`` of the previous layer, by name."""
+    """Output ``[1, T, n, hidden]`` of the previous layer, by name."""
     shared: dict[str, np.ndarray] = field(default_factory=dict)
     """Caches of the owners that later layers read, as they were at this call."""
 
@@ -96,7 +96,7 @@ class LayeredDecoder:
                 call.shared |= caches
             call.streams = {} if ends else {name: result[name]}
             if not ends:
-                out.append(result[name][: call.count])
+                out.append(result[name][0, : call.count])
         return np.concatenate(out)
 
     def _known(self, layer: int) -> list[str]:

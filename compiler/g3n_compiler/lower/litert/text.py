@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from g3n_compiler.lower.litert.dialect import LiteRtDecoder
+from g3n_compiler.lower.litert import flatbuffer
+from g3n_compiler.lower.litert.batch_axis import restore_batch_axis
+from g3n_compiler.lower.litert.dialect import LiteRtDecoder, batch_matmul
 from g3n_compiler.lower.signatures.text import (
     VERIFY_LENGTH,
     NestedModel,
@@ -34,20 +36,22 @@ class LiteRtOps:
     """Cache operations as the TFLite operators DYNAMIC_UPDATE_SLICE, GATHER and BATCH_MATMUL."""
 
     def __init__(self) -> None:
-        for module in (
-            "litert_torch.generative.custom_ops.bmm_4d",
-            "litert_torch.generative.custom_ops.dynamic_update_slice",
-            "litert_torch.backend.experimental.torch_tfl",
-        ):
+        for module in ("litert_torch.generative.custom_ops.bmm_4d", "litert_torch.backend.experimental.torch_tfl"):
             importlib.import_module(module)
+        updates = importlib.import_module("litert_torch.generative.custom_ops.dynamic_update_slice")
+        # The composite takes the start as one tensor; four scalars become RESHAPE to no dimensions, which no GPU takes.
+        self._update: Callable[[Tensor, Tensor, Tensor], Tensor] = updates.dynamic_update_slice_composite
 
     def update(self, cache: Tensor, chunk: Tensor, start: Tensor, axis: int) -> Tensor:
         zero = torch.zeros((1,), dtype=torch.int32)
         starts = torch.cat([start if i == axis else zero for i in range(4)])
-        return torch.ops.litert_torch.dynamic_update_slice(cache, chunk, list(starts))
+        return self._update(cache, chunk, starts)
 
     def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
         return torch.ops.tfl.gather(x, index, axis)
+
+    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
+        return batch_matmul(a, b)
 
     def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.ops.litert_torch.bmm_4d(a, b)
@@ -87,7 +91,9 @@ def convert_modules(modules: Mapping[str, tuple[nn.Module, Mapping[str, Any]]]) 
     for name, (module, inputs) in modules.items():
         converter.signature(name, module.eval(), sample_kwargs=dict(inputs))
     with _without_progress(litert_torch.config), torch.no_grad():
-        return bytes(converter.convert().model_content())
+        model = flatbuffer.parse(converter.convert().model_content())
+    restore_batch_axis(model)
+    return flatbuffer.pack(model)
 
 
 @contextlib.contextmanager

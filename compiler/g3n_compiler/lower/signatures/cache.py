@@ -34,6 +34,9 @@ class CacheOps(Protocol):
     def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
         """Elements ``index [N]`` int32 of ``axis``."""
 
+    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
+        """``a [1, B, M, K] @ b [1, B, K, N] -> [1, B, M, N]``."""
+
     def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
         """``a [1, B, M, K] @ b [1, B, N, K].T -> [1, B, M, N]``."""
 
@@ -46,6 +49,9 @@ class TorchOps:
 
     def gather(self, x: Tensor, index: Tensor, axis: int) -> Tensor:
         return x.index_select(axis, index)
+
+    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
 
     def matmul_transposed(self, a: Tensor, b: Tensor) -> Tensor:
         return a @ b.transpose(-1, -2)
@@ -140,7 +146,7 @@ class ExternalCache:
         t, heads, dim = query.shape[1:]
         q = query.permute(0, 2, 1, 3).reshape(1, self.config.num_kv_heads, -1, dim)
         weights = torch.softmax(self.ops.matmul_transposed(q, keys) + mask, -1)
-        out = weights @ values if by_position else self.ops.matmul_transposed(weights, values)
+        out = self.ops.matmul(weights, values) if by_position else self.ops.matmul_transposed(weights, values)
         return out.reshape(1, heads, t, dim).permute(0, 2, 1, 3).reshape(1, t, heads * dim)
 
     def _repeat(self, mask: Tensor) -> Tensor:

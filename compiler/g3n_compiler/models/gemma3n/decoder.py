@@ -123,8 +123,8 @@ class TextDecoder:
         exponent = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32) / self.config.head_dim
         for kind in dict.fromkeys(self.config.layer_types):
             inverse = self.config.rope_theta(kind) ** -exponent
-            angle = positions.to(torch.float32).view(-1, 1) * inverse.view(1, -1)
-            angle = torch.cat((angle, angle), -1).view(1, -1, 1, self.config.head_dim)
+            angle = positions.to(torch.float32).view(1, -1, 1, 1) * inverse.view(1, 1, 1, -1)
+            angle = torch.cat((angle, angle), -1)
             out[kind] = (angle.cos(), angle.sin())
         return out
 
