@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from litert_lm_builder import litertlm_peek
 from litert_lm_builder.runtime.proto import executor_metadata_pb2, llm_metadata_pb2
 
 from g3n_compiler.errors import BundleError
@@ -98,3 +101,18 @@ def test_metadata_says_what_the_engine_needs(tiny: TinyModel) -> None:
     assert [list(t.token_ids.ids) or t.token_str for t in llm.stop_tokens] == [[1], [106], "<end_of_turn>"]
     assert (llm.max_num_tokens, llm.sampler_params.k, llm.sampler_params.temperature) == (96, 64, 1.0)
     assert llm.jinja_prompt_template == CHAT_TEMPLATE
+
+
+def test_only_the_named_models_ask_for_float32_on_a_gpu(models: dict[SectionKind, Path], tmp_path: Path) -> None:
+    """Google's own reader finds the request where its engine looks for it."""
+    path = tmp_path / "a.litertlm"
+    write_litertlm(path, models, b"tokenizer", llm_metadata(64, 2, (1, 106)), b"", in_float32=["prefill_decode"])
+    told = io.StringIO()
+    litertlm_peek.peek_litertlm_file(str(path), None, told)
+    found = {
+        re.search(r"tf_lite_(\w+)", part)[1]: "prefer_activation_type" in part and "fp32" in part  # type: ignore[index]
+        for part in re.split(r"Section \d+:", told.getvalue())
+        if "tf_lite_" in part
+    }
+    assert found == {"prefill_decode": True, "embedder": False, "per_layer_embedder": False}
+    assert find_section(path, "prefill_decode").kind == "prefill_decode"

@@ -12,7 +12,7 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -49,6 +49,7 @@ TOWER_KINDS: tuple[SectionKind, ...] = (
 )
 MODEL_PREFIX = "tf_lite_"
 MODEL_KEY, VIEW_KEY = "model_type", "name"
+ACTIVATION_KEY, FLOAT32 = "prefer_activation_type", "fp32"
 DATA_KINDS: dict[int, SectionKind] = {
     schema.AnySectionDataType.LlmMetadataProto: "llm_metadata",
     schema.AnySectionDataType.ExecutorMetadataProto: "executor_metadata",
@@ -84,6 +85,7 @@ def write_litertlm(
     llm: bytes,
     executor: bytes,
     views: Sequence[View] = (),
+    in_float32: Collection[SectionKind] = (),
 ) -> list[Section]:
     """Pack a bundle; the same input gives the same bytes.
 
@@ -94,6 +96,7 @@ def write_litertlm(
         llm: from :func:`.metadata.llm_metadata`.
         executor: from :func:`.metadata.executor_metadata`.
         views: sections that overlap a model's section, each beginning on a block boundary of it.
+        in_float32: the models whose activations a GPU keeps in float32; by itself it takes float16 for the decoder.
     """
     if missing := [kind for kind in MODEL_KINDS if kind not in models]:
         raise BundleError(
@@ -106,7 +109,7 @@ def write_litertlm(
         ("sp_tokenizer" if is_sentencepiece else "hf_tokenizer", _write_tokenizer(tokenizer)),
         *((kind, _copy_file(models[kind])) for kind in (*MODEL_KINDS, *TOWER_KINDS) if kind in models),
     ]
-    header = _header([kind for kind, _ in parts], views)
+    header = _header([kind for kind, _ in parts], views, in_float32)
     size = len(_pack(header))
     written = []
     with path.open("wb") as file:
@@ -210,13 +213,15 @@ def _content(path: Path, section: Section) -> Iterator[bytes]:
             remaining -= len(block)
 
 
-def _header(kinds: Sequence[SectionKind], views: Sequence[View]) -> Any:
+def _header(kinds: Sequence[SectionKind], views: Sequence[View], in_float32: Collection[SectionKind]) -> Any:
     """The header with placeholder offsets. They must not be 0, because a flatbuffer leaves out default values."""
     data_types = {kind: data_type for data_type, kind in DATA_KINDS.items()}
     objects = []
     for kind in kinds:
         model = kind in MODEL_KINDS or kind in TOWER_KINDS
         items = [_text_pair(MODEL_KEY, MODEL_PREFIX + kind)] if model else []
+        if kind in in_float32:
+            items.append(_text_pair(ACTIVATION_KEY, FLOAT32))
         data_type = schema.AnySectionDataType.TFLiteModel if model else data_types[kind]
         objects.append(schema.SectionObjectT(items=items, dataType=data_type, beginOffset=1, endOffset=1))
     for view in views:
