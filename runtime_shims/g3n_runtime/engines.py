@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from g3n_runtime.bundle import Bundle
-from g3n_runtime.chat import ChatEngine
-from g3n_runtime.errors import BundleError
+from g3n_runtime.chat import ON_CPU, ChatEngine, Placement
+from g3n_runtime.errors import BundleError, EngineError
 
 
-def _litert(bundle: Bundle, threads: int) -> ChatEngine:
+def _litert(bundle: Bundle, threads: int, placement: Placement) -> ChatEngine:
     from g3n_runtime.litert.chat import open_chat
 
-    return open_chat(bundle, threads)
+    return open_chat(bundle, threads, placement)
 
 
-def _executorch(bundle: Bundle, threads: int) -> ChatEngine:
+def _executorch(bundle: Bundle, threads: int, placement: Placement) -> ChatEngine:
+    if placement.needs_gpu:
+        raise EngineError("an ExecuTorch bundle runs on the CPU: leave the GPU out, or use --runtime litert")
     from g3n_runtime.executorch.chat import open_chat
 
     return open_chat(bundle, threads)
 
 
 # Imported when asked for: a phone or a host may have only one of them.
-ENGINES: dict[str, Callable[[Bundle, int], ChatEngine]] = {"litert": _litert, "executorch": _executorch}
+ENGINES: dict[str, Callable[[Bundle, int, Placement], ChatEngine]] = {"litert": _litert, "executorch": _executorch}
 
 
 PACKAGES = {
@@ -34,11 +36,14 @@ IGNORED_SAMPLING = {"litert": frozenset[str](), "executorch": frozenset({"top_k"
 """Sampler fields that a stock engine gives no way to set."""
 
 
-def open_engine(bundle: Bundle, runtime: str | None = None, threads: int = 2) -> ChatEngine:
+def open_engine(
+    bundle: Bundle, runtime: str | None = None, threads: int = 2, placement: Placement = ON_CPU
+) -> ChatEngine:
     """Load ``bundle`` in the stock engine of ``runtime`` (default: the first that the bundle has).
 
     Raises:
         BundleError: the bundle was not compiled for ``runtime``.
+        EngineError: ``runtime`` has no GPU, or this machine has no driver for it.
     """
     chosen = bundle.runtimes[0] if runtime is None else runtime
     if chosen not in bundle.runtimes:
@@ -46,4 +51,4 @@ def open_engine(bundle: Bundle, runtime: str | None = None, threads: int = 2) ->
         raise BundleError(
             f"{bundle.directory.name} was compiled for {have}, not for {chosen}: compile it with --runtime {chosen}"
         )
-    return ENGINES[chosen](bundle, threads)
+    return ENGINES[chosen](bundle, threads, placement)

@@ -16,9 +16,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 from g3n_runtime.bundle import Bundle, open_bundle
-from g3n_runtime.chat import Speed
+from g3n_runtime.chat import ON_CPU, Device, Placement, Speed
 from g3n_runtime.engines import PACKAGES, open_engine
 from g3n_runtime.errors import EngineError
 
@@ -61,6 +62,7 @@ def measure_bundle(
     decode_tokens: int,
     threads: int = 2,
     verbose: bool = False,
+    placement: Placement = ON_CPU,
 ) -> Measurement:
     """Load ``bundle`` in a fresh process, run it once and watch its memory.
 
@@ -72,11 +74,11 @@ def measure_bundle(
     Raises:
         EngineError: the engine failed; its last words are in the message.
     """
-    numbers = [str(n) for n in (prompt_tokens, decode_tokens, threads)]
+    settings = [*(str(n) for n in (prompt_tokens, decode_tokens, threads)), placement.text, placement.vision]
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     verified = json.dumps(opened.identities())
     directory = opened.directory
-    command = [sys.executable, "-m", "g3n_runtime.measure", str(directory), runtime, *numbers, verified]
+    command = [sys.executable, "-m", "g3n_runtime.measure", str(directory), runtime, *settings, verified]
     stderr = None if verbose else subprocess.PIPE
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     peak = watch(child)
@@ -111,13 +113,14 @@ def _memory(process: int) -> dict[str, int]:
 
 def main(arguments: Sequence[str]) -> None:
     """The child: load, measure, write one line of JSON."""
-    directory, runtime, *numbers, verified = arguments
+    directory, runtime, *numbers, text, vision, verified = arguments
     prompt_tokens, decode_tokens, threads = map(int, numbers)
+    placement = Placement(cast(Device, text), cast(Device, vision))
     bundle = open_bundle(Path(directory), verified=json.loads(verified))
     for package in PACKAGES[runtime]:
         importlib.import_module(package)
     interpreter = _memory(os.getpid())["VmHWM"]
-    engine = open_engine(bundle, runtime, threads)
+    engine = open_engine(bundle, runtime, threads, placement)
     speed = engine.measure(prompt_tokens, decode_tokens)
     engine.close()
     sys.stdout.write(json.dumps({"speed": asdict(speed), "interpreter": interpreter}) + "\n")

@@ -11,12 +11,13 @@ import click
 
 from g3n_compiler.cli.common import reports_errors
 from g3n_compiler.cli.guard import GuardedCommand
-from g3n_compiler.cli.options import MOST_TOKENS, QUIET, THREADS, VERBOSE, FileName
+from g3n_compiler.cli.options import BACKEND, MOST_TOKENS, QUIET, THREADS, VERBOSE, FileName
 from g3n_compiler.cli.show import DataTable, progress_steps, show_table
 from g3n_compiler.errors import ContextError
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.report import human_bytes
 from g3n_runtime.bundle import open_bundle
+from g3n_runtime.chat import Device, Placement
 from g3n_runtime.measure import Measurement, measure_bundle
 
 FIGURES = (
@@ -51,6 +52,7 @@ def _foreseen(ledger: dict[str, Any], run: str) -> int:
 @click.option("--prompt-tokens", type=click.IntRange(2, MOST_TOKENS), default=128, show_default=True)
 @click.option("--decode-tokens", type=click.IntRange(2, MOST_TOKENS), default=64, show_default=True)
 @click.option("--threads", type=THREADS, default=2, show_default=True)
+@BACKEND
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @QUIET
 @VERBOSE
@@ -61,6 +63,7 @@ def main(
     prompt_tokens: int,
     decode_tokens: int,
     threads: int,
+    backend: Device,
     output: str,
     quiet: bool,
     verbose: bool,
@@ -74,12 +77,16 @@ def main(
         raise ContextError(
             f"{prompt_tokens} + {decode_tokens} tokens do not fit the bundle's context of {opened.manifest['context']}"
         )
+
+    def measured(name: str) -> Measurement:
+        return measure_bundle(opened, name, prompt_tokens, decode_tokens, threads, verbose, Placement(backend))
+
     runs: list[tuple[str, Measurement]] = []
     with progress_steps(quiet) as step:
         for name in opened.runtimes if runtime is None else (runtime,):
             for run in ("first", "later"):
                 step(f"{name}: {run} run")
-                runs.append((run, measure_bundle(opened, name, prompt_tokens, decode_tokens, threads, verbose)))
+                runs.append((run, measured(name)))
     if output == "json":
         click.echo(json.dumps([{"run": run, **asdict(m)} for run, m in runs]))
         return

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from g3n_runtime.chat import DEVICES, Device, Placement
 from g3n_runtime.machine import MOST_THREADS
 from g3n_runtime.terminal import printable
 
@@ -92,6 +93,15 @@ class Verb(click.Command):
 QUIET = click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
 VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Also what toolchains and engines print.")
 """For the verbs that work long."""
+BACKEND = click.option(
+    "--backend", type=click.Choice(DEVICES), default="cpu", show_default=True, help="What runs the text model."
+)
+VISION_BACKEND = click.option("--vision-backend", type=click.Choice(DEVICES), help="[default: as --backend]")
+
+
+def placement(backend: Device, vision_backend: Device | None) -> Placement:
+    """What :data:`BACKEND` and :data:`VISION_BACKEND` ask for."""
+    return Placement(backend, backend if vision_backend is None else vision_backend)
 
 
 class Finite(click.FloatRange):

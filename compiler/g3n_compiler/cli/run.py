@@ -9,10 +9,21 @@ import click
 from g3n_compiler.cli.chat import Chat, require_answer, say, tell_if_cut
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.cli.guard import GuardedCommand
-from g3n_compiler.cli.options import SEED, THREADS, TOKENS, VERBOSE, FileName, Finite, Words
+from g3n_compiler.cli.options import (
+    BACKEND,
+    SEED,
+    THREADS,
+    TOKENS,
+    VERBOSE,
+    VISION_BACKEND,
+    FileName,
+    Finite,
+    Words,
+    placement,
+)
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_runtime.bundle import Bundle, open_bundle
-from g3n_runtime.chat import Attachments, ChatEngine, Sampler
+from g3n_runtime.chat import Attachments, ChatEngine, Device, Placement, Sampler
 from g3n_runtime.engines import IGNORED_SAMPLING, open_engine
 from g3n_runtime.errors import EngineError
 
@@ -27,6 +38,7 @@ from g3n_runtime.errors import EngineError
         ),
         ("g3n-run exported/nano-host-int4", "a chat"),
         ('g3n-run exported/e2b-host-int4 --image cat.jpg "What is this?"', "about a picture"),
+        ('g3n-run exported/nano-pixel-int4 --backend gpu "Reverse: a b c"', "on the GPU"),
     ],
     groups={
         "Turn": ("images", "audio", "system", "expect"),
@@ -42,6 +54,8 @@ from g3n_runtime.errors import EngineError
 @click.option("--system", type=Words(), help="What the model is told before the first turn.")
 @click.option("--expect", type=Words(), help="The right answer to PROMPT: any other one is an error.")
 @click.option("--runtime", type=click.Choice(list(BACKENDS)), help="Engine [default: the bundle's first].")
+@BACKEND
+@VISION_BACKEND
 @click.option("--max-tokens", type=TOKENS, default=256, show_default=True, help="Of an answer.")
 @click.option("--temperature", type=Finite(0, 1000), help="0 is greedy [default: the bundle's].")
 @click.option("--top-k", type=TOKENS, help="[default: the bundle's]")
@@ -64,6 +78,8 @@ def main(
     system: str | None,
     expect: str | None,
     runtime: str | None,
+    backend: Device,
+    vision_backend: Device | None,
     max_tokens: int,
     temperature: float | None,
     top_k: int | None,
@@ -88,7 +104,7 @@ def main(
         )
     sampler = _sampler(opened, temperature, top_k, top_p, seed or 0)
     with quiet_toolchains(verbose):
-        engine = _open(opened, runtime, threads, size, draft, target_speed)
+        engine = _open(opened, runtime, threads, placement(backend, vision_backend), size, draft, target_speed)
         try:
             engine.conversation.system = system
             attachments = Attachments(images, audio)
@@ -106,13 +122,21 @@ def main(
 
 
 def _open(
-    bundle: Bundle, runtime: str | None, threads: int, size: str | None, draft: str | None, target_speed: float | None
+    bundle: Bundle,
+    runtime: str | None,
+    threads: int,
+    where: Placement,
+    size: str | None,
+    draft: str | None,
+    target_speed: float | None,
 ) -> ChatEngine:
     """The stock engine, or our loop over sizes if one was asked for."""
     if size is None and draft is None:
-        return open_engine(bundle, runtime, threads)
+        return open_engine(bundle, runtime, threads, where)
     if not bundle.manifest.get("sizes"):
         raise EngineError(f"{bundle.directory.name} has one size only: compile it with --elastic, or leave --size out")
+    if where.needs_gpu:
+        raise EngineError("sizes of an elastic bundle run on the CPU: leave --backend and --vision-backend out")
     if runtime == "executorch":
         raise EngineError("--size needs --runtime litert: an ExecuTorch bundle has one size")
     from g3n_runtime.litert.elastic_chat import ElasticChat

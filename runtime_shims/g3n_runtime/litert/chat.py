@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from g3n_runtime.bundle import Bundle
-from g3n_runtime.chat import GREEDY, NOTHING, Attachments, Sampler, Speed
+from g3n_runtime.chat import GREEDY, NOTHING, ON_CPU, Attachments, Placement, Sampler, Speed
 from g3n_runtime.conversation import Answer, Conversation, Prompt, Turn
 from g3n_runtime.litert.engine import LiteRtEngine, Message, benchmark
 from g3n_runtime.litert.media import MediaFrontEnd
@@ -27,9 +27,11 @@ class LiteRtChat:
         cache_dir: Path | None = None,
         system: str | None = None,
         media: MediaFrontEnd | None = None,
+        placement: Placement = ON_CPU,
     ) -> None:
         self.conversation: Conversation[Message] = Conversation(system)
         self._path, self._threads, self._cache_dir = path, threads, cache_dir
+        self._placement = placement
         self._media = media or MediaFrontEnd()
         self._engine: LiteRtEngine | None = None
         self._towers: frozenset[str] = frozenset()
@@ -83,7 +85,7 @@ class LiteRtChat:
         wanted = towers | self._towers
         if self._engine is None or wanted != self._towers:
             self.close()
-            self._engine = LiteRtEngine(self._path, None, self._threads, self._cache_dir, wanted)
+            self._engine = LiteRtEngine(self._path, None, self._threads, self._cache_dir, wanted, self._placement)
             self._towers = wanted
         return self._engine
 
@@ -91,7 +93,7 @@ class LiteRtChat:
         """See :func:`benchmark`; the conversation's engine is unloaded and forgotten."""
         self.close()
         self.reset()
-        return benchmark(self._path, prompt_tokens, decode_tokens, self._threads, self._cache_dir)
+        return benchmark(self._path, prompt_tokens, decode_tokens, self._threads, self._cache_dir, self._placement)
 
     def reset(self) -> None:
         """Forget the conversation, but for the system's text."""
@@ -105,11 +107,11 @@ class LiteRtChat:
             self._engine = None
 
 
-def open_chat(bundle: Bundle, threads: int) -> LiteRtChat:
+def open_chat(bundle: Bundle, threads: int, placement: Placement = ON_CPU) -> LiteRtChat:
     """A conversation with ``bundle``; the user's cache folder keeps what makes the next load faster."""
     held = bundle.open_file("litertlm")
     drop_from_page_cache(held.address)
-    return LiteRtChat(held, threads, media=MediaFrontEnd.of(bundle))
+    return LiteRtChat(held, threads, media=MediaFrontEnd.of(bundle), placement=placement)
 
 
 def _user(prompt: Prompt[Message]) -> Message:

@@ -12,12 +12,13 @@ from typing import Any
 
 import litert_lm
 
-from g3n_runtime.chat import GREEDY, Sampler, Speed
+from g3n_runtime.chat import GREEDY, ON_CPU, Device, Placement, Sampler, Speed
 from g3n_runtime.conversation import Answer, Ended, limit_of, require_room
 from g3n_runtime.errors import BundleError, EngineError
 from g3n_runtime.litert.chat_template import check_engine_template
 from g3n_runtime.litert.engine_files import EngineFiles
 from g3n_runtime.litert.header import check_header
+from g3n_runtime.litert.vulkan import require_driver
 from g3n_runtime.open_file import OpenFile
 
 WORDS = ("the", "of", "and", "to", "a", "in", "that", "is")
@@ -28,7 +29,7 @@ Message = Mapping[str, Any]
 
 
 class LiteRtEngine:
-    """The stock LiteRT-LM engine over a ``.litertlm`` file, on the CPU.
+    """The stock LiteRT-LM engine over a ``.litertlm`` file.
 
     Args:
         path: the ``.litertlm``; one that a bundle holds open is run as it was verified, and what XNNPACK packs of its
@@ -38,6 +39,11 @@ class LiteRtEngine:
         cache_dir: where XNNPACK keeps its packed weights of a file given by its path (a file as large as the core): the
             first load writes it, later ones are faster and take less memory. Nobody checks what lies there.
         towers: the towers to load, of ``vision`` and ``audio``.
+        placement: where text and pictures run. On the GPU the engine runs without any cache: it reads int4 weights back
+            from its own as garbage, without an error (LiteRT-LM 0.15 to 0.18; ``docs/upstream``).
+
+    Raises:
+        EngineError: the engine does not load the file, or there is no driver for the GPU.
     """
 
     def __init__(
@@ -47,11 +53,16 @@ class LiteRtEngine:
         threads: int | None = None,
         cache_dir: Path | None = None,
         towers: Collection[str] = (),
+        placement: Placement = ON_CPU,
     ) -> None:
+        if placement.needs_gpu:
+            require_driver().use()
+            cache_dir = None
+        self._placement = placement
         litert_lm.set_min_log_severity(litert_lm.LogSeverity.ERROR)
         held = path if isinstance(path, OpenFile) else OpenFile(path, EngineError)
         check_header(held, BundleError if held is path else EngineError)
-        self._files = EngineFiles(held) if isinstance(path, OpenFile) else None
+        self._files = EngineFiles(held, cached=not placement.needs_gpu) if isinstance(path, OpenFile) else None
         source = held.path if self._files is None else self._files.model
         self.context = _context(source)
         check_engine_template(held)
@@ -63,7 +74,7 @@ class LiteRtEngine:
             )
         try:
             if self._files is None:
-                self._engine = _load(path.name, source, self.max_tokens, threads, cache_dir, towers)
+                self._engine = _load(path.name, source, self.max_tokens, threads, cache_dir, towers, placement)
                 held.require_unchanged(by_path=True)
             else:
                 self._engine = self._load_held(held, threads, towers)
@@ -76,7 +87,7 @@ class LiteRtEngine:
         files = self._files
         assert files is not None
         try:
-            engine = _load(held.name, files.model, self.max_tokens, threads, files.cache, towers)
+            engine = self._load_at(held, files, threads, towers)
         except EngineError:
             if files.cache is None:
                 raise
@@ -87,9 +98,12 @@ class LiteRtEngine:
             engine.close()
         files.close()
         self._files = files = EngineFiles(held, cached=False)
-        engine = _load(held.name, files.model, self.max_tokens, threads, None, towers)
+        engine = self._load_at(held, files, threads, towers)
         files.settle()
         return engine
+
+    def _load_at(self, held: OpenFile, files: EngineFiles, threads: int | None, towers: Collection[str]) -> Any:
+        return _load(held.name, files.model, self.max_tokens, threads, files.cache, towers, self._placement)
 
     def __enter__(self) -> LiteRtEngine:
         return self
@@ -211,26 +225,41 @@ class LiteRtEngine:
 
 
 def benchmark(
-    path: Path | OpenFile, prompt: int, decode: int, threads: int | None = None, cache_dir: Path | None = None
+    path: Path | OpenFile,
+    prompt: int,
+    decode: int,
+    threads: int | None = None,
+    cache_dir: Path | None = None,
+    placement: Placement = ON_CPU,
 ) -> Speed:
     """Load the engine, time ``prompt`` tokens in and ``decode`` greedy ones out; see :meth:`LiteRtEngine.measure`."""
     begin = time.perf_counter()
-    with LiteRtEngine(path, threads=threads, cache_dir=cache_dir) as engine:
+    with LiteRtEngine(path, threads=threads, cache_dir=cache_dir, placement=placement) as engine:
         return engine.measure(prompt, decode, time.perf_counter() - begin)
 
 
 def _load(
-    name: str, path: Path, max_tokens: int, threads: int | None, cache: Path | None, towers: Collection[str]
+    name: str,
+    path: Path,
+    max_tokens: int,
+    threads: int | None,
+    cache: Path | None,
+    towers: Collection[str],
+    placement: Placement,
 ) -> Any:
     """The engine over the file at ``path``, called ``name`` in a message."""
+
+    def on(device: Device) -> Any:
+        return litert_lm.Backend.GPU() if device == "gpu" else litert_lm.Backend.CPU(thread_count=threads)
+
     try:
         return litert_lm.Engine(
             str(path),
-            backend=litert_lm.Backend.CPU(thread_count=threads),
+            backend=on(placement.text),
             max_num_tokens=max_tokens,
             cache_dir=_cache(cache),
-            vision_backend=litert_lm.Backend.CPU(thread_count=threads) if "vision" in towers else None,
-            audio_backend=litert_lm.Backend.CPU(thread_count=threads) if "audio" in towers else None,
+            vision_backend=on(placement.vision) if "vision" in towers else None,
+            audio_backend=on("cpu") if "audio" in towers else None,
         )
     except RuntimeError as error:
         raise EngineError(f"LiteRT-LM does not load {name} ({error}): see its messages above") from None

@@ -52,7 +52,8 @@ class LiteRtLmEngine : Engine {
                     // The audio encoder has operators that the GPU does not take.
                     audioBackend = Backend.CPU(config.threads).takeIf { Modality.AUDIO in manifest.modalities },
                     maxNumTokens = manifest.context,
-                    cacheDir = config.cacheDirectory?.path,
+                    // On a GPU the engine reads int4 weights back from its cache as garbage (docs/upstream).
+                    cacheDir = if (config.device == Device.CPU) config.cacheDirectory?.path else NO_CACHE,
                 ),
             )
         }
@@ -155,6 +156,8 @@ class LiteRtLmEngine : Engine {
     }
 
     private companion object {
+        const val NO_CACHE = ":nocache"
+
         fun <T> translatedErrors(call: () -> T): T = try {
             call()
         } catch (error: RuntimeException) {

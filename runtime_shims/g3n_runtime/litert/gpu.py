@@ -1,0 +1,64 @@
+"""Call the signatures of a TFLite model on LiteRT's GPU delegate, in float32.
+
+Needs ``ai-edge-litert`` and numpy; a driver must be in use, see :meth:`g3n_runtime.litert.vulkan.Driver.use`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.compiled_model import CompiledModel
+from ai_edge_litert.gpu_options import GpuOptions
+from ai_edge_litert.hardware_accelerator import HardwareAccelerator
+from ai_edge_litert.options import Options
+
+from g3n_runtime.errors import EngineError
+
+
+class GpuModel:
+    """The model at ``path`` on the GPU.
+
+    Raises:
+        EngineError: the delegate refuses the model, or would leave a part of it to the CPU.
+    """
+
+    def __init__(self, path: Path) -> None:
+        options = Options(hardware_accelerators=HardwareAccelerator.GPU, gpu_options=GpuOptions(enforce_f32=True))
+        try:
+            self._model = CompiledModel.from_file(str(path), options=options)
+            whole = self._model.is_fully_accelerated()
+        except RuntimeError as error:
+            raise EngineError(f"the GPU delegate refuses {path.name} ({error}): see its messages above") from None
+        if not whole:
+            raise EngineError(f"the GPU delegate takes only a part of {path.name}: see its messages above")
+        self._buffers: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+
+    def shapes(self, signature: str) -> dict[str, tuple[int, ...]]:
+        """Shapes of a signature's inputs, by their names."""
+        return {name: tuple(d["shape"]) for name, d in self._model.get_input_tensor_details(signature).items()}
+
+    def call(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Every output of a signature, float32."""
+        given, found = self._opened(signature)
+        for name, buffer in given.items():
+            buffer.write(np.ascontiguousarray(inputs[name]))
+        self._model.run_by_name(signature, given, found)
+        shapes = {name: tuple(d["shape"]) for name, d in self._model.get_output_tensor_details(signature).items()}
+        return {
+            name: np.array(buffer.read(int(np.prod(shapes[name])), np.float32)).reshape(shapes[name])
+            for name, buffer in found.items()
+        }
+
+    def _opened(self, signature: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        if signature not in self._buffers:
+            model = self._model
+            given = model.get_input_tensor_details(signature)
+            found = model.get_output_tensor_details(signature)
+            self._buffers[signature] = (
+                {name: model.create_input_buffer_by_name(signature, name) for name in given},
+                {name: model.create_output_buffer_by_name(signature, name) for name in found},
+            )
+        return self._buffers[signature]
