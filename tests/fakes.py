@@ -69,6 +69,7 @@ class FakeBackend:
     modalities = ("text", "vision")
     packages = ("numpy",)
     only_one_size = None
+    accelerator = None
 
     def __init__(
         self, runtime: Runtime, error: float = 0.0, text: str | None = None, writes_to: Path | None = None

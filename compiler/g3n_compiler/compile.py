@@ -76,6 +76,7 @@ def compile_or_keep(
                 stem=request.stem,
                 steps_folder=steps,
                 sizes=request.sizes[1:],
+                accelerator=request.accelerator,
             )
             lowered = join(backend.lower(job) for backend in backends.values())
             job = replace(job, files=lowered.paths(directory))

@@ -72,6 +72,8 @@ class CompileOptions:
     sign: SigningKey | None = None
     force: bool = False
     """Compile also what is up to date."""
+    require_accelerator: bool = False
+    """Refuse to compile where nothing can run what the target places on an accelerator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,8 @@ class Request:
     destination: Destination
     """Where that path leads, and what is there already."""
     command: str
+    accelerator: str | None
+    """What of this machine runs the subgraphs that the target places on an accelerator."""
     stem: str
     """Begins the names of the files that people move into other apps."""
 
@@ -147,6 +151,7 @@ def open_request(
     backends = {runtime: backend_for(runtime) for runtime in choose_runtimes(target, options.runtime)}
     if options.elastic is not None:
         _require_sizes(backends)
+    accelerator = find_accelerator(target, backends, options.require_accelerator)
     progress("reading the checkpoint")
     if options.lora is not None:
         require_adapter(options.lora)
@@ -201,11 +206,30 @@ def open_request(
             out=out,
             destination=claim(out, BUNDLE, read, progress),
             command=options.command,
+            accelerator=accelerator,
             stem=file_stem(options, size, choice, recipe),
         )
     except BaseException:
         source.close()
         raise
+
+
+def find_accelerator(target: Target, backends: Mapping[Runtime, Backend], required: bool) -> str | None:
+    """What runs the accelerator's subgraphs here, if the target has any.
+
+    Raises:
+        TargetError: it is required, and there is none.
+    """
+    found = (backend.accelerator for backend in backends.values()) if target.accelerated else iter(())
+    name = next((driver for driver in found if driver is not None), None)
+    if required and not target.accelerated:
+        raise TargetError(f"--target {target.name} places nothing on a GPU: use --target pixel, or do not ask for one")
+    if required and name is None:
+        raise TargetError(
+            "a GPU was asked for, but this machine has no Vulkan driver that LiteRT's GPU delegate takes: install your "
+            "graphics card's, or make gpu-kit and run this in the same folder"
+        )
+    return name
 
 
 def _changed_by(options: CompileOptions, choice: Choice | None) -> str | None:

@@ -92,6 +92,11 @@ class Target:
     check: Callable[[str | None], None] = _always
     """Raises :class:`TargetError` with the remedy if the request cannot be met (argument: ``--soc``)."""
 
+    @property
+    def accelerated(self) -> bool:
+        """Whether it places anything on an accelerator."""
+        return any(placement.device == "accelerator" for placement in self.placement.values())
+
     def place(self, subgraph: Subgraph) -> Placement:
         """Where ``subgraph`` runs; raises :class:`TargetError` if the target has no place for it."""
         try:

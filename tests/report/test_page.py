@@ -145,13 +145,26 @@ def test_what_a_gpu_would_run_was_compared_on_the_cpu(manifest: dict[str, Any]) 
     (sentence,) = not_run(manifest)
     assert sentence == (
         "The GPU was not run. On the device, core and vision_encoder would run there; here the same artifact was "
-        "compared with the reference on the CPU of the machine that compiled it, through XNNPACK."
+        "compared with the reference on the CPU of the machine that compiled it, through XNNPACK, and its operators "
+        "were looked up in the list of those that the GPU takes. To run it on a GPU, compile where there is a driver "
+        "for it: see docs/gpu.md."
     )
     assert sentence in Page(render(manifest)).text
     first = lanes(manifest)["litert"][0]
     assert (first.device, first.not_run) == ("GPU", True)
     assert {box.name for box in first.boxes} == {"core", "vision_encoder"}
     assert {box.tool for box in first.boxes} == {"XNNPACK"}
+
+
+def test_what_a_gpu_ran_is_said_with_its_driver(manifest: dict[str, Any]) -> None:
+    ran = {"device": "accelerator", "delegate": "gpu", "verified_by": "gpu", "verified_on": "SwiftShader (software)"}
+    manifest["target"]["placement"]["core"] = ran
+    for part in manifest["subgraphs"]:
+        if part["name"] == "core":
+            part |= {"device": "accelerator", "backend": "gpu"}
+    assert not not_run(manifest)
+    page = Page(render(manifest)).text
+    assert "was not run" not in page and "Compared on the GPU (SwiftShader (software)) and on the CPU" in page
 
 
 @pytest.mark.parametrize("target", TARGETS)

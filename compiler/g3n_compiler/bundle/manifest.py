@@ -86,7 +86,10 @@ def build_manifest(
             "parameters": parameter_count(config),
             "slice": _slice(source, origin.slice_reason),
         },
-        "target": {"name": target.name, "placement": {k: asdict(v) for k, v in target.placement.items()}},
+        "target": {
+            "name": target.name,
+            "placement": {k: _placed(v, parity.ran_on.get(k)) for k, v in target.placement.items()},
+        },
         "recipe": {
             "name": recipe.name,
             "roles": {role: scheme.label for role, scheme in recipe.roles.items()},
@@ -128,6 +131,12 @@ def build_manifest(
     if (wrong := fault(manifest, schema())) is not None:
         raise BundleError(f"the manifest of {origin.name} {wrong}: this is a fault of g3n")
     return manifest
+
+
+def _placed(placement: Placement, ran_on: str | None) -> dict[str, Any]:
+    """Where a subgraph runs, and what ran it here: by the delegate of its place only if that did."""
+    fields = asdict(placement)
+    return fields if ran_on is None else fields | {"verified_by": placement.delegate, "verified_on": ran_on}
 
 
 def _memory(job: Job, backend: Backend, lowered: Lowered) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from g3n_compiler.cli.options import (
 from g3n_compiler.cli.show import progress_steps, show, styled
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.report.placement import not_run
 from g3n_compiler.targets import TARGETS
 from g3n_runtime.bundle import open_bundle
 
@@ -45,7 +46,7 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
     ],
     groups={
         "Model": ("size", "checkpoint", "lora", "modalities", "image_sizes"),
-        "Device": ("target", "runtime", "soc"),
+        "Device": ("target", "runtime", "soc", "require_gpu"),
         "Form": ("quant", "context", "prefill_lengths"),
         "MatFormer slices": ("skip_layers", "ffn_dims", "budget", "params", "elastic"),
     },
@@ -76,6 +77,7 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
 @click.option("--params", type=Words(), help="Best published slice of E4B with at most so many parameters, e.g. 2.5b.")
 @click.option("--elastic", type=NameList(), help="Sizes to nest in one bundle, e.g. e2b,e4b or full,half.")
 @click.option("--soc", type=Words(), help="Chip to compile for ahead of time, e.g. Tensor_G5.")
+@click.option("--require-gpu", is_flag=True, help="Refuse where no GPU can run what the target places on one.")
 @click.option("--out", type=FileName(), help="Bundle folder [default: exported/SIZE-TARGET-QUANT].")
 @click.option("--force", is_flag=True, help="Compile also what is up to date.")
 @click.option("--sign", type=FileName(), help="Sign the bundle with this private key (PEM, EC P-256).")
@@ -100,6 +102,7 @@ def main(
     params: str | None,
     elastic: tuple[str, ...] | None,
     soc: str | None,
+    require_gpu: bool,
     out: Path | None,
     force: bool,
     sign: Path | None,
@@ -119,7 +122,7 @@ def main(
         target, size, checkpoint, runtime, quant, context, prefill_lengths, modalities, image_sizes,
         lora, soc, out,
         _asked(sys.argv), SliceOptions(skip_layers, ffn_dims, budget, params),
-        elastic, key, force,
+        elastic, key, force, require_gpu,
     )  # fmt: skip
     with insistent_interrupt(), quiet_toolchains(verbose), progress_steps(quiet) as step:
         directory, up_to_date = compile_or_keep(options, step)
@@ -142,6 +145,8 @@ def main(
         show(styled(text["runtime"], "bold"), f" {text['prompt']!r} -> {text['text']!r}")
     passed = len(manifest["parity"]["checks"])
     show(f"{passed} comparisons with the reference passed{' when it was compiled' if up_to_date else ''}")
+    for sentence in not_run(manifest):
+        show(styled("not run: ", "yellow"), sentence)
     show(f"bundle: {directory}\nreport: {directory / 'report.html'}")
     if key is not None:
         show(f"signed by: {key.public.fingerprint}")

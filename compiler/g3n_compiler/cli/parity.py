@@ -12,6 +12,7 @@ from g3n_compiler.lower.job import Job, Progress
 from g3n_compiler.lower.registry import BACKENDS, get_backend
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.request import find_accelerator
 from g3n_compiler.slice.elastic import choose_sizes
 from g3n_compiler.slice.plan import Slice
 from g3n_compiler.source import Source
@@ -20,12 +21,19 @@ from g3n_compiler.verify.arm64 import verify_arm64
 from g3n_compiler.verify.checks import Parity
 from g3n_compiler.verify.run import verify
 from g3n_runtime.bundle import Bundle
+from g3n_runtime.chat import Device
 
 
-def compare(opened: Bundle, checkpoint: Path | None, lora: Path | None, kit: Path | None, step: Progress) -> Parity:
+def compare(
+    opened: Bundle, checkpoint: Path | None, lora: Path | None, kit: Path | None, backend: Device | None, step: Progress
+) -> Parity:
     """Compare ``opened`` with its checkpoint or, with the emulated Arm machine in ``kit``, with itself on Arm.
 
+    Args:
+        backend: ``cpu`` to leave the GPU out, ``gpu`` to insist on it; by default it is run if there is one.
+
     Raises:
+        TargetError: the bundle has nothing for a GPU, or the machine has none.
         CheckpointError: the checkpoint or the adapter is not what the bundle came from.
     """
     manifest = opened.manifest
@@ -34,6 +42,9 @@ def compare(opened: Bundle, checkpoint: Path | None, lora: Path | None, kit: Pat
     source = Source.open(directory, _plan(opened), lora, manifest["model"]["modalities"])
     step("hashing the checkpoint")
     _check_origin(opened, source)
+    backends = {r: get_backend(r) for r in BACKENDS if r in opened.runtimes}
+    target = get_target(manifest["target"]["name"])
+    accelerator = None if backend == "cpu" else find_accelerator(target, backends, required=backend == "gpu")
     names = [size["name"] for size in manifest.get("sizes", ())]
     largest, *smaller = choose_sizes(names, source.whole) if names else [None]
     if largest is not None:
@@ -42,7 +53,7 @@ def compare(opened: Bundle, checkpoint: Path | None, lora: Path | None, kit: Pat
         source=source,
         tokenizer=load_tokenizer(source.directory, gemma3n_config(source.text)),
         recipe=get_recipe(manifest["recipe"]["name"]),
-        target=get_target(manifest["target"]["name"]),
+        target=target,
         context=manifest["context"],
         prefill_lengths=tuple(manifest["prefill_lengths"]),
         directory=opened.directory,
@@ -50,8 +61,8 @@ def compare(opened: Bundle, checkpoint: Path | None, lora: Path | None, kit: Pat
         progress=step,
         resolutions=tuple((manifest.get("vision") or {}).get("image_sizes", ())),
         sizes=tuple(size for size in smaller if size is not None),
+        accelerator=accelerator,
     )
-    backends = {r: get_backend(r) for r in BACKENDS if r in opened.runtimes}
     parity = verify(job, backends) if arm is None else verify_arm64(job, opened, backends, arm)
     opened.require_unchanged()
     return parity

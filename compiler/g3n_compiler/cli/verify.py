@@ -13,6 +13,7 @@ from g3n_compiler.cli.guard import GuardedCommand
 from g3n_compiler.cli.options import QUIET, VERBOSE, FileName
 from g3n_compiler.cli.show import DataTable, progress_steps, show, show_table, styled
 from g3n_runtime.bundle import Bundle, open_bundle
+from g3n_runtime.chat import DEVICES, Device
 from g3n_runtime.errors import HashMismatch, SignatureError
 from g3n_runtime.public_key import PublicKey, load_public_key
 from g3n_runtime.signature import check_signature
@@ -39,6 +40,9 @@ ARM_KIT = Path("build") / "arm64"
 @click.option(
     "--arch", type=click.Choice(["host", "arm64"]), default="host", show_default=True, help="Where to run it."
 )
+@click.option(
+    "--backend", type=click.Choice(DEVICES), help="Also run it on the GPU, or not [default: if target and machine can]."
+)
 @click.option("--kit", type=FileName(), default=ARM_KIT, show_default=True, help="See make arm64-kit.")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @QUIET
@@ -51,6 +55,7 @@ def main(
     key: Path | None,
     signature_only: bool,
     arch: str,
+    backend: Device | None,
     kit: Path,
     output: str,
     quiet: bool,
@@ -60,6 +65,8 @@ def main(
 
     With --arch arm64 it is compared with itself under the official aarch64 runtimes, emulated: for small bundles.
     """
+    if backend is not None and arch == "arm64":
+        raise click.UsageError("--arch arm64 runs on an emulated CPU: leave --backend out")
     if signature_only and key is None:
         raise click.UsageError("--signature-only checks the signature of a key: name it with --key")
     if key is None:
@@ -73,7 +80,7 @@ def main(
     from g3n_compiler.cli.parity import compare  # toolchains, which neither --help nor a signature needs
 
     with quiet_toolchains(verbose), progress_steps(quiet) as step:
-        parity = compare(opened, checkpoint, lora, kit if arch == "arm64" else None, step)
+        parity = compare(opened, checkpoint, lora, kit if arch == "arm64" else None, backend, step)
     if output == "json":
         click.echo(json.dumps(parity.as_dict()))
     else:

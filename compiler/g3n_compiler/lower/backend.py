@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from g3n_compiler.lower.accelerator import AcceleratorOutputs, AcceleratorRun
 from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Files, Lowered, LoweredSubgraph
 from g3n_compiler.lower.job import Job
@@ -34,6 +35,10 @@ class Backend(TextEntry, Protocol):
     @property
     def only_one_size(self) -> str | None:
         """Why a bundle of this runtime cannot hold several sizes; ``None`` if it can."""
+
+    @property
+    def accelerator(self) -> str | None:
+        """What of this machine runs the subgraphs that a target places on an accelerator; ``None`` if nothing does."""
 
     def compile_memory(self, config: TextConfig, recipe: Recipe) -> int:
         """Peak bytes that lowering and comparing take, beyond the toolchain itself."""
@@ -72,6 +77,13 @@ class Backend(TextEntry, Protocol):
 
     def answers(self, files: Files, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Greedy text of a chat's first turn after each of ``prompts``, from the unmodified stock engine."""
+
+    def run_on_accelerator(self, job: Job, run: AcceleratorRun) -> AcceleratorOutputs:
+        """What :attr:`accelerator` computes of ``job``, which was lowered.
+
+        Raises:
+            EngineError: it refuses what was lowered.
+        """
 
     def run_on_arm(self, run: ArmRun) -> Outputs:
         """What the official aarch64 runtime computes, emulated."""

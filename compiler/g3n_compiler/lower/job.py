@@ -39,6 +39,8 @@ class Job:
     """What has been lowered, as it lies in ``directory``."""
     resolutions: tuple[int, ...] = ()
     """Image sides to compile the vision tower for; an engine that takes only one size takes the first."""
+    accelerator: str | None = None
+    """What of this machine runs the subgraphs that the target places on an accelerator, to compare them."""
     steps_folder: Path | None = None
     """Where steps keep their files so that an interrupted compile can resume; by default inside ``directory``."""
     sizes: tuple[Size, ...] = ()

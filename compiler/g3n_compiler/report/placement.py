@@ -61,7 +61,7 @@ def lanes(manifest: dict[str, Any]) -> dict[str, list[Lane]]:
         )
         place = manifest["target"]["placement"].get(part["name"], {})
         tool = place.get("verified_by", delegate)
-        compared = f"Compared on the CPU{_as_part(part)}, {TOOLS.get(tool, 'through ' + tool)}"
+        compared = _compared(part, tool, place.get("verified_on"))
         share = 100 * part["bytes"] / max(totals[part["runtime"]], 1)
         lane.boxes.append(
             Box(
@@ -91,9 +91,18 @@ def not_run(manifest: dict[str, Any]) -> list[str]:
             unproven.setdefault((processor, place["verified_by"]), []).append(name)
     return [
         f"The {processor} was not run. On the device, {_listed(names)} would run there; here the same artifact was "
-        f"compared with the reference on the CPU of the machine that compiled it, {TOOLS.get(tool, 'through ' + tool)}."
+        f"compared with the reference on the CPU of the machine that compiled it, {TOOLS.get(tool, 'through ' + tool)},"
+        f" and its operators were looked up in the list of those that the {processor} takes. To run it on a "
+        f"{processor}, compile where there is a driver for it: see docs/gpu.md."
         for (processor, tool), names in unproven.items()
     ]
+
+
+def _compared(part: dict[str, Any], tool: str, ran_on: str | None) -> str:
+    """Where a subgraph was compared, and through what."""
+    if ran_on is not None:
+        return f"Compared on the {PROCESSORS.get(tool, tool)} ({ran_on}) and on the CPU{_as_part(part)}"
+    return f"Compared on the CPU{_as_part(part)}, {TOOLS.get(tool, 'through ' + tool)}"
 
 
 def _as_part(part: dict[str, Any]) -> str:

@@ -68,6 +68,8 @@ class Parity:
     texts: list[GeneratedText] = field(default_factory=list)
     tasks: list[TaskScore] = field(default_factory=list)
     """Only of nano."""
+    ran_on: dict[str, str] = field(default_factory=dict)
+    """What ran a subgraph that belongs on an accelerator, by the subgraph."""
 
     @property
     def passed(self) -> bool:

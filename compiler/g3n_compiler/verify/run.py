@@ -12,6 +12,7 @@ from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import TextEntry, TextModel
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.slice.elastic import Size
+from g3n_compiler.verify.accelerator import verify_on_accelerator
 from g3n_compiler.verify.audio import audio_checks
 from g3n_compiler.verify.checks import EXACT, Check, GeneratedText, Parity, is_degenerate, relative_error
 from g3n_compiler.verify.golden import GENERATED, PROMPTS, Golden, golden_inputs
@@ -59,6 +60,8 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
         job.progress("comparing the vision tower")
         towers = {runtime: backend.open_towers(job.files).vision for runtime, backend in backends.items()}
         parity.checks += vision_checks(job, job.vision, towers)
+    for backend in backends.values():
+        verify_on_accelerator(job, backend, expected, rounded, parity)
     if job.audio is not None:
         job.progress("comparing the audio tower")
         audio = {runtime: backend.open_towers(job.files).audio for runtime, backend in backends.items()}

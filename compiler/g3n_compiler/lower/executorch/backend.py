@@ -10,7 +10,8 @@ import numpy as np
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import PROMPT
 from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
-from g3n_compiler.errors import TargetError
+from g3n_compiler.errors import EngineError, TargetError
+from g3n_compiler.lower.accelerator import AcceleratorOutputs, AcceleratorRun
 from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.executorch.arm64 import run_on_arm
@@ -51,6 +52,8 @@ class ExecuTorchBackend:
         "ExecuTorch bundles hold one size: each entry point of a program has caches of its own inside it, so one size "
         "could not take over from another"
     )
+
+    accelerator = None
 
     def compile_memory(self, config: TextConfig, recipe: Recipe) -> int:
         return compile_memory(config, recipe)
@@ -137,6 +140,9 @@ class ExecuTorchBackend:
             texts.append("".join(chat.send(prompt, GREEDY, max_new_tokens)))
             chat.reset()
         return texts
+
+    def run_on_accelerator(self, job: Job, run: AcceleratorRun) -> AcceleratorOutputs:
+        raise EngineError("an ExecuTorch bundle has nothing that an accelerator of this machine could run")
 
     def run_on_arm(self, run: ArmRun) -> Outputs:
         program, tables = run.bundle.file(ROLES["model"]), run.bundle.file(ROLES["tables"])

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from g3n_compiler.heap import release_free_memory
+from g3n_compiler.lower.accelerator import AcceleratorOutputs, AcceleratorRun
 from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Delegation, Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.isolated import isolated
@@ -29,6 +30,8 @@ from g3n_compiler.lower.litert.container import (
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.elastic import LiteRtSize, measure_sizes, signature_groups
 from g3n_compiler.lower.litert.file_headers import find_file_headers, write_file_headers
+from g3n_compiler.lower.litert.gpu import run_on_gpu, usable_driver
+from g3n_compiler.lower.litert.gpu_operators import require_gpu_operators
 from g3n_compiler.lower.litert.memory import compile_memory, memory_ledger
 from g3n_compiler.lower.litert.metadata import executor_metadata, llm_metadata
 from g3n_compiler.lower.litert.opened import SECTIONS, OpenedLayers, OpenedTextModel, verified_logits
@@ -60,6 +63,8 @@ DELEGATION = "delegation.json"
 TOWERS = "towers.json"
 SIZES = "sizes.json"
 ROLE = "litertlm"
+IN_FLOAT32: tuple[SectionKind, ...] = ("prefill_decode",)
+"""The decoder's norms overflow float16 (docs/gpu.md). Any bundle may be put on a GPU by an app, whatever its target."""
 
 
 class LiteRtBackend:
@@ -69,6 +74,10 @@ class LiteRtBackend:
     modalities = MODALITIES
     packages = ("torch", "litert-torch", "ai-edge-litert", "litert-lm", "numpy", "sentencepiece")
     only_one_size = None
+
+    @property
+    def accelerator(self) -> str | None:
+        return usable_driver()
 
     def compile_memory(self, config: TextConfig, recipe: Recipe) -> int:
         return compile_memory(config, recipe)
@@ -154,6 +163,9 @@ class LiteRtBackend:
                     texts.append("".join(engine.generate(prompt, GREEDY, max_new_tokens)))
         return texts
 
+    def run_on_accelerator(self, job: Job, run: AcceleratorRun) -> AcceleratorOutputs:
+        return run_on_gpu(run.files[ROLE], run, job.prefill_lengths)
+
     def run_on_arm(self, run: ArmRun) -> Outputs:
         return run_on_arm(run.kit, run.bundle.file(ROLE), run.texts, run.greedy, run.rows, run.scratch)
 
@@ -171,6 +183,10 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
         lambda p: _write(p, _apart(job, convert, job.config, job.context, job.prefill_lengths, job.sizes)),
         "litert: tracing and converting the graphs",
     )
+    if job.target.place("core").delegate == "gpu":
+        job.progress("litert: checking that the GPU takes every operator")
+        weights = {spec.input_name for spec in text_weights(config).values()}
+        require_gpu_operators(graph.read_bytes(), weights, "the text model")
     core = steps.file(
         _section_file("prefill_decode"),
         lambda p: _bind(job, graph, p),
@@ -207,7 +223,8 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     views = [View(name, tower.kind, at) for tower in towers for name, at in tower.views.items()]
     if job.sizes:
         views.append(View(ELASTIC_VIEW, "prefill_decode", find_file_headers(core)[1]))
-    write_litertlm(path, models, tokenizer.sentencepiece, llm, executor_metadata(config, job.context), views)
+    executor = executor_metadata(config, job.context)
+    write_litertlm(path, models, tokenizer.sentencepiece, llm, executor, views, IN_FLOAT32)
     for tower in towers:
         tower.path.unlink()
 

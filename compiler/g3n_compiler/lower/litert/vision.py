@@ -23,6 +23,7 @@ from g3n_compiler.lower.litert.bind_weights import bind
 from g3n_compiler.lower.litert.container import extract, sections
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.file_headers import write_file_headers
+from g3n_compiler.lower.litert.gpu_operators import require_gpu_operators
 from g3n_compiler.lower.litert.section import TowerSection
 from g3n_compiler.lower.litert.text import convert_modules
 from g3n_compiler.lower.litert.tower_blocks import partial_copy, run_blocks
@@ -61,9 +62,12 @@ def lower_vision(job: Job, config: VisionConfig, folder: Path) -> list[TowerSect
     layout, hidden, read = read_layout(config), job.config.hidden_size, job.source.read
     names = tuple(encoder_name(s) for s in job.resolutions)
     job.progress("litert: converting the vision tower")
+    graph, specs = convert_encoder(layout, job.resolutions), EncodeImage(layout).specs
+    if job.target.place("vision_encoder").delegate == "gpu":
+        require_gpu_operators(graph, {spec.input_name for spec in specs.values()}, "the vision encoder")
     bind(
-        convert_encoder(layout, job.resolutions),
-        EncodeImage(layout).specs,
+        graph,
+        specs,
         job.recipe,
         read,
         encoder,
@@ -71,8 +75,8 @@ def lower_vision(job: Job, config: VisionConfig, folder: Path) -> list[TowerSect
     )
     delegation = measure(encoder)
     begins = write_file_headers(encoder, [(name,) for name in names])
-    specs = AdaptImage(config, hidden).specs
-    bind(convert_adapter(config, hidden), specs, job.recipe, adapter_read(job.source, config), adapter)
+    adapter_specs = AdaptImage(config, hidden).specs
+    bind(convert_adapter(config, hidden), adapter_specs, job.recipe, adapter_read(job.source, config), adapter)
     return [
         TowerSection(
             "vision_encoder",
