@@ -32,6 +32,8 @@ def test_what_ran_on_the_gpu_is_named(manifest: dict[str, Any]) -> None:
     checks = [c for c in manifest["parity"]["checks"] if c["name"].startswith("GPU: ")]
     assert {c["subgraph"] for c in checks} == {"core", "vision_encoder"}
     assert any("prefilled" in c["name"] for c in checks) and any("decoded" in c["name"] for c in checks)
+    (layers,) = [c for c in checks if "each layer alone" in c["name"]]
+    assert [part["name"] for part in layers["parts"]] == [*(f"layer {i}" for i in range(10)), "head"]
     assert sum("stock engine" in c["name"] for c in checks) == 2
 
 

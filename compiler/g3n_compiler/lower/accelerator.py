@@ -9,6 +9,7 @@ import numpy as np
 
 from g3n_compiler.lower.arm64_kit import Text
 from g3n_compiler.lower.artifact import Files
+from g3n_compiler.lower.opened import LayeredModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,9 @@ class AcceleratorRun:
     """Questions for the stock engine."""
     max_new_tokens: int
     """Of each answer."""
+    layers: Text | None = None
+    """A text to run layer by layer, for a model that is too large to be run whole; ``texts`` and ``prompts`` are empty
+    then."""
     images: Mapping[int, np.ndarray] = field(default_factory=dict)
     """Pictures ``[S, S, 3]`` in 0..1 by their side; none where the vision encoder is not on the accelerator."""
 
@@ -34,5 +38,7 @@ class AcceleratorOutputs:
     prefilled: list[np.ndarray]
     """Of each text, from its prompt's last token on: what comes before it went through prefill."""
     answers: list[str]
+    layers: LayeredModel | None
+    """What the layers computed of that text: it can be run on that text only."""
     images: dict[int, np.ndarray]
     """Soft tokens and the end row ``[T + 1, hidden]`` of each picture, by its side."""

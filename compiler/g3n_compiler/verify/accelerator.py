@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -11,7 +12,8 @@ from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.subgraphs import Subgraph
 from g3n_compiler.verify.checks import MARGIN, Check, Parity, relative_error
-from g3n_compiler.verify.golden import GENERATED, PROMPTS
+from g3n_compiler.verify.golden import GENERATED, PROMPTS, Golden
+from g3n_compiler.verify.layers import REACH, layer_errors
 from g3n_compiler.verify.reference import Reference
 from g3n_compiler.verify.text import Expected
 from g3n_compiler.verify.vision import VisionReference, golden_image
@@ -23,21 +25,31 @@ NEAR = 1e-3
 def verify_on_accelerator(job: Job, backend: Backend, expected: Expected, rounded: Reference, parity: Parity) -> None:
     """Run what the target places on the accelerator, and add to ``parity`` what was compared and where it ran.
 
-    A model that is too large for the references in float32 is not run: a software driver takes minutes for a token.
+    A model that is too large for the references in float32 is run layer by layer, on one chunk of a prompt and the
+    tokens after it: a software driver takes minutes for a token of the whole.
     """
     placed = _placed(job)
-    if not placed or job.accelerator is None or not expected.recipe:
+    if not placed or job.accelerator is None:
         return
+    whole = bool(expected.recipe)
     job.progress(f"running on the GPU: {job.accelerator}")
     images = {side: golden_image(side) for side in job.resolutions} if "vision_encoder" in placed else {}
     run = AcceleratorRun(
-        files=job.files, texts=expected.golden, prompts=PROMPTS, max_new_tokens=GENERATED, images=images
+        files=job.files,
+        texts=expected.golden if whole else (),
+        prompts=PROMPTS if whole else (),
+        max_new_tokens=GENERATED,
+        layers=expected.golden[0],
+        images=images,
     )
     found = backend.run_on_accelerator(job, run)
+    checks = list(_layer_checks(job, backend, expected.golden[0], rounded, found))
     said = [text.text for text in parity.texts if text.runtime == backend.runtime]
-    checks = list(_text_checks(job, backend, expected, found))
-    reach = 2 * max(c.value for c in checks) * max(float(np.abs(logits).max()) for logits in expected.recipe)
-    checks += _answer_checks(job, backend, rounded, said, found.answers, MARGIN if job.recipe.name == "fp32" else reach)
+    if whole:
+        logits = list(_text_checks(job, backend, expected, found))
+        reach = 2 * max(c.value for c in logits) * max(float(np.abs(own).max()) for own in expected.recipe)
+        limit = MARGIN if job.recipe.name == "fp32" else reach
+        checks += [*logits, *_answer_checks(job, backend, rounded, said, found.answers, limit)]
     parity.checks += checks
     if images:
         parity.checks += _image_checks(job, backend, images, found.images)
@@ -50,11 +62,30 @@ def _placed(job: Job) -> list[Subgraph]:
     return [name for name, is_there in present.items() if is_there and job.target.place(name).device == "accelerator"]
 
 
+def _layer_checks(
+    job: Job, backend: Backend, golden: Golden, rounded: Reference, found: AcceleratorOutputs
+) -> Iterator[Check]:
+    assert found.layers is not None
+    exact = job.recipe.name == "fp32"
+    limit = NEAR if exact else job.recipe.layer_tolerance
+    errors = layer_errors(rounded, found.layers, golden.ids, golden.prompt, math.inf if exact else limit)
+    name = f"GPU: each layer alone, {golden.prompt} tokens of prompt, {len(golden.ids) - golden.prompt} decoded"
+    parts = tuple((part.name, part.worst) for part in errors.parts)
+    reference, note = _reference(job), f"worst in {errors.steady.name}"
+    yield Check(name, "core", backend.runtime, reference, "relative error", errors.steady.worst, limit, note, parts)
+    for part in errors.sensitive:
+        assert part.own is not None
+        name = f"GPU: {part.name} alone"
+        yield Check(name, "core", backend.runtime, reference, "relative error", part.worst, REACH * part.own)
+
+
+def _reference(job: Job) -> str:
+    return "eager fp32" if job.recipe.name == "fp32" else f"fake-quant {job.recipe.name}"
+
+
 def _text_checks(job: Job, backend: Backend, expected: Expected, found: AcceleratorOutputs) -> Iterator[Check]:
     # The GPU keeps activations in float32 where the CPU rounds them to 8 bits, so it may be as far off as the CPU.
-    exact = job.recipe.name == "fp32"
-    limit = NEAR if exact else job.recipe.logit_tolerance
-    reference = "eager fp32" if exact else f"fake-quant {job.recipe.name}"
+    limit, reference = NEAR if job.recipe.name == "fp32" else job.recipe.logit_tolerance, _reference(job)
     texts = zip(expected.golden, expected.recipe, found.logits, found.prefilled, strict=True)
     for golden, want, decoded, prefilled in texts:
         for what, got, wanted in (
@@ -98,5 +129,4 @@ def _image_checks(
     for side, image in images.items():
         name, error = f"GPU: {side} x {side} pixels", relative_error(found[side], reference.embed(image))
         limit = NEAR if exact else job.recipe.logit_tolerance
-        against = "eager fp32" if exact else f"fake-quant {job.recipe.name}"
-        yield Check(name, "vision_encoder", backend.runtime, against, "relative error", error, limit)
+        yield Check(name, "vision_encoder", backend.runtime, _reference(job), "relative error", error, limit)

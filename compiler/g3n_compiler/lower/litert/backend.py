@@ -164,7 +164,7 @@ class LiteRtBackend:
         return texts
 
     def run_on_accelerator(self, job: Job, run: AcceleratorRun) -> AcceleratorOutputs:
-        return run_on_gpu(run.files[ROLE], run, job.prefill_lengths)
+        return run_on_gpu(run.files[ROLE], job.config, run, job.prefill_lengths)
 
     def run_on_arm(self, run: ArmRun) -> Outputs:
         return run_on_arm(run.kit, run.bundle.file(ROLE), run.texts, run.greedy, run.rows, run.scratch)

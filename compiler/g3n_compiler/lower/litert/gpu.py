@@ -6,7 +6,8 @@ A driver's fault can end the process, and the environment must name the driver b
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,11 @@ from g3n_compiler.lower.arm64_kit import Text
 from g3n_compiler.lower.isolated import isolated
 from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.container import extract, sections
+from g3n_compiler.lower.litert.layers import LayeredDecoder
 from g3n_compiler.lower.litert.opened import SECTIONS
+from g3n_compiler.lower.litert.partial_model import PARTIAL
 from g3n_compiler.lower.signatures.text import DECODE
+from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_runtime.chat import GREEDY, Placement
 from g3n_runtime.litert.engine import LiteRtEngine
 from g3n_runtime.litert.gpu import GpuModel
@@ -67,12 +71,13 @@ def _run_smallest() -> None:
         raise EngineError("the GPU does not add")
 
 
-def run_on_gpu(packed: Path, run: AcceleratorRun, lengths: Sequence[int]) -> AcceleratorOutputs:
+def run_on_gpu(packed: Path, config: TextConfig, run: AcceleratorRun, lengths: Sequence[int]) -> AcceleratorOutputs:
     """What the ``.litertlm`` at ``packed``, whose prefill signatures have ``lengths``, computes on the GPU."""
-    logits, prefilled = isolated(_run_texts, packed, list(run.texts), tuple(lengths))
+    logits, prefilled = isolated(_run_texts, packed, list(run.texts), tuple(lengths)) if run.texts else ([], [])
     images = isolated(_run_images, packed, dict(run.images)) if run.images else {}
-    answers = isolated(_ask, packed, list(run.prompts), run.max_new_tokens)
-    return AcceleratorOutputs(logits, prefilled, answers, images)
+    answers = isolated(_ask, packed, list(run.prompts), run.max_new_tokens) if run.prompts else []
+    layers = None if run.layers is None else isolated(_run_layers, packed, config, run.layers)
+    return AcceleratorOutputs(logits, prefilled, answers, layers, images)
 
 
 def _run_texts(
@@ -93,6 +98,47 @@ def _run_texts(
             loop.prefill(text.ids[: text.prompt - 1])
             prefilled.append(np.stack([loop.decode(token) for token in text.ids[text.prompt - 1 :]]))
         return logits, prefilled
+
+
+@dataclass(frozen=True)
+class RecordedLayers:
+    """What a decoder computed of one text, layer by layer; see :class:`g3n_compiler.lower.opened.LayeredModel`."""
+
+    rows: np.ndarray
+    ple_rows: np.ndarray
+    outputs: list[np.ndarray]
+
+    def embeddings(self, ids: Sequence[int]) -> np.ndarray:
+        return self.rows
+
+    def ple(self, ids: Sequence[int]) -> np.ndarray:
+        return self.ple_rows
+
+    def run(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> Iterator[np.ndarray]:
+        return iter(self.outputs)
+
+
+def _run_layers(packed: Path, config: TextConfig, text: Text) -> RecordedLayers:
+    """One layer at a time is on the GPU, so that no more than its weights are copied there."""
+    require_driver().use()
+    with tempfile.TemporaryDirectory(dir=packed.parent, prefix=".gpu-") as folder:
+        parts = [Path(folder) / f"{kind}.tflite" for kind in SECTIONS.values()]
+        for kind, part in zip(SECTIONS.values(), parts, strict=True):
+            extract(packed, kind, part)
+        tables = LiteRtTables(*parts[1:])
+        rows, ple = tables.embeddings(text.ids), tables.ple(text.ids)
+        decoder = LayeredDecoder(parts[0], config, opener=_GpuPart)
+        return RecordedLayers(rows, ple, list(decoder.run(rows, ple, text.prompt)))
+
+
+class _GpuPart:
+    """See :class:`g3n_compiler.lower.litert.partial_model.Part`."""
+
+    def __init__(self, path: Path, inputs: Sequence[str]) -> None:
+        self._inputs, self._model = tuple(inputs), GpuModel(path)
+
+    def __call__(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._model.call(PARTIAL, {name: values[name] for name in self._inputs})
 
 
 class _GpuText(TextLoop):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from g3n_compiler.lower.litert.partial_model import PartialModel, PartialSignature
+from g3n_compiler.lower.litert.partial_model import Opener, Part, PartialModel
 from g3n_compiler.lower.signatures.text import DECODE, prefill_name, streams_name
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_runtime.litert.elastic_names import signature_of
@@ -34,10 +34,11 @@ class LayeredDecoder:
     Args:
         path: its flatbuffer is overwritten, so give a copy.
         size: a smaller size of an elastic bundle, whose shape is ``config``.
+        opener: what runs a layer; by default XNNPACK on the CPU.
     """
 
-    def __init__(self, path: Path, config: TextConfig, threads: int = 2, size: str | None = None) -> None:
-        self._model = PartialModel(path, threads)
+    def __init__(self, path: Path, config: TextConfig, size: str | None = None, opener: Opener | None = None) -> None:
+        self._model = PartialModel(path, opener)
         self._config = config
         self._decode = signature_of(size, DECODE)
         shapes = self._model.input_shapes(self._decode)
@@ -79,7 +80,7 @@ class LayeredDecoder:
         kv = [f"kv_cache_k_{layer}", f"kv_cache_v_{layer}"] if layer <= last_owner else []
         caches = {cache: np.zeros(self._caches[cache], np.float32) for cache in kv}
         name = streams_name(layer)
-        part: PartialSignature | None = None
+        part: Part | None = None
         signature = ""
         out = []
         for call in calls:

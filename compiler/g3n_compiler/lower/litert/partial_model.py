@@ -12,9 +12,9 @@ keep their names; :class:`PartialModel` finds them by name, and a layer is what 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -25,6 +25,7 @@ from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.signatures.text import are_streams, streams_name
 
 PARTIAL = "piece"
+THREADS = 2
 
 
 def hide_layer_outputs(model: Any) -> None:
@@ -38,16 +39,27 @@ def hide_layer_outputs(model: Any) -> None:
             subgraph.tensors[index].name = name
 
 
+class Part(Protocol):
+    """A part of a signature, ready to run."""
+
+    def __call__(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run on those of ``values`` that are inputs; returns the outputs by name."""
+
+
+Opener = Callable[[Path, Sequence[str]], Part]
+"""Opens the only signature, :data:`PARTIAL`, of the model at a path, given the names of its inputs."""
+
+
 class PartialModel:
     """A bound TFLite model whose signatures can be run in part.
 
     Args:
         path: the model's file. Running a part overwrites its flatbuffer, so give a copy.
-        threads: CPU threads of the XNNPACK delegate.
+        opener: what runs a part; by default XNNPACK on the CPU.
     """
 
-    def __init__(self, path: Path, threads: int = 2) -> None:
-        self._path, self._threads = path, threads
+    def __init__(self, path: Path, opener: Opener | None = None) -> None:
+        self._path, self._open = path, opener or CpuPart
         self._header_room = min(b.offset for b in flatbuffer.external_buffers(flatbuffer.parse_file(path)))
         with path.open("rb") as file:
             self._model = flatbuffer.parse(file.read(self._header_room))
@@ -68,7 +80,7 @@ class PartialModel:
         tensors = self._model.subgraphs[definition.subgraphIndex].tensors
         return {t.name.decode(): tuple(int(n) for n in tensors[t.tensorIndex].shape) for t in definition.inputs}
 
-    def partial(self, signature: str, known: Iterable[str], outputs: Sequence[str]) -> PartialSignature:
+    def partial(self, signature: str, known: Iterable[str], outputs: Sequence[str]) -> Part:
         """The part of a signature that computes ``outputs`` from the tensors ``known`` and the signature's inputs. Only
         one part is usable at a time.
 
@@ -81,7 +93,7 @@ class PartialModel:
             raise AssertionError(f"a part of {len(content)} bytes does not fit in front of the constants")
         with self._path.open("r+b") as file:
             file.write(content)
-        return PartialSignature(self._path, self._threads, inputs)
+        return self._open(self._path, inputs)
 
     def _definition(self, signature: str) -> Any:
         found = [d for d in self._model.signatureDefs if d.signatureKey.decode() == signature]
@@ -117,12 +129,12 @@ class PartialModel:
         return model, [names[i] for i in begins]
 
 
-class PartialSignature:
-    """A part of a signature, ready to run; ``inputs`` are the names of its inputs."""
+class CpuPart:
+    """A part on the CPU, through XNNPACK; ``inputs`` are the names of its inputs."""
 
-    def __init__(self, path: Path, threads: int, inputs: Sequence[str]) -> None:
+    def __init__(self, path: Path, inputs: Sequence[str]) -> None:
         self.inputs = tuple(inputs)
-        self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+        self._interpreter = Interpreter(model_path=str(path), num_threads=THREADS)
         self._run = self._interpreter.get_signature_runner(PARTIAL)
 
     def __call__(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
