@@ -49,7 +49,8 @@ def shape(size: str) -> dict[str, Any]:
         "vocab_size": 4352, "vocab_size_per_layer_input": 4096,
         "hidden_size": 2048, "intermediate_size": width, "num_hidden_layers": layers, "layer_types": kinds,
         "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 256, "hidden_size_per_layer_input": 256,
-        "laurel_rank": 64, "sliding_window": 512, "num_kv_shared_layers": SHARED[size], "max_position_embeddings": 32768,
+        "laurel_rank": 64, "sliding_window": 512, "num_kv_shared_layers": SHARED[size],
+        "max_position_embeddings": 32768,
         "activation_sparsity_pattern": [0.95] * 10 + [0.0] * (layers - 10),
     }  # fmt: skip
 
