@@ -55,7 +55,8 @@ lint: setup ## ruff and mypy
 	$(BIN)/mypy
 
 test: setup lint ## lint, types and tests
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+	@# Two workers with two threads each would wait for each other on two cores.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 # The app's targets need Debian (or its apt) and npm: they fetch a Kotlin compiler and packaging tools by name.
 PARTS := build/android/parts

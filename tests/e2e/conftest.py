@@ -33,7 +33,14 @@ def noise(stderr: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all workers of a run, so that what one has compiled the others find."""
+    """One folder for all workers of a run, so that what one has compiled the others find.
+
+    ``G3N_BUNDLES`` names a folder ``exported`` in which bundles are to be left for the app's tests.
+    """
+    if "G3N_BUNDLES" in os.environ:
+        folder = Path(os.environ["G3N_BUNDLES"]).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "workspace"
     folder.mkdir(exist_ok=True)
