@@ -38,7 +38,6 @@ from g3n_runtime.errors import EngineError
         ),
         ("g3n-run exported/nano-host-int4", "a chat"),
         ('g3n-run exported/e2b-host-int4 --image cat.jpg "What is this?"', "about a picture"),
-        ('g3n-run exported/nano-pixel-int4 --backend gpu "Reverse: a b c"', "on the GPU"),
     ],
     groups={
         "Turn": ("images", "audio", "system", "expect"),
