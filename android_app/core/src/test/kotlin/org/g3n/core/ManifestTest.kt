@@ -28,7 +28,7 @@ class ManifestTest {
         assertEquals(2L shl 30, manifest.ledger(Runtime.LITERT).leastDeviceRam)
         val towers = manifest.ledger(Runtime.LITERT).parts.filter { it.kind == MemoryKind.ON_DEMAND }.map { it.name }
         assertEquals(listOf("vision", "audio"), towers)
-        assertEquals(259_002_195, manifest.ledger(Runtime.LITERT).peak)
+        assertEquals(259_038_838, manifest.ledger(Runtime.LITERT).peak)
     }
 
     @Test
