@@ -77,6 +77,7 @@ def compile_or_keep(
                 steps_folder=steps,
                 sizes=request.sizes[1:],
                 accelerator=request.accelerator,
+                run_large_models=request.require_accelerator,
             )
             lowered = join(backend.lower(job) for backend in backends.values())
             job = replace(job, files=lowered.paths(directory))

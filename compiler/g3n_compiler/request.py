@@ -104,6 +104,7 @@ class Request:
     command: str
     accelerator: str | None
     """What of this machine runs the subgraphs that the target places on an accelerator."""
+    require_accelerator: bool
     stem: str
     """Begins the names of the files that people move into other apps."""
 
@@ -207,6 +208,7 @@ def open_request(
             destination=claim(out, BUNDLE, read, progress),
             command=options.command,
             accelerator=accelerator,
+            require_accelerator=options.require_accelerator,
             stem=file_stem(options, size, choice, recipe),
         )
     except BaseException:

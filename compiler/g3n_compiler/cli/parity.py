@@ -62,6 +62,7 @@ def compare(
         resolutions=tuple((manifest.get("vision") or {}).get("image_sizes", ())),
         sizes=tuple(size for size in smaller if size is not None),
         accelerator=accelerator,
+        run_large_models=backend == "gpu",
     )
     parity = verify(job, backends) if arm is None else verify_arm64(job, opened, backends, arm)
     opened.require_unchanged()

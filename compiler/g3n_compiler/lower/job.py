@@ -41,6 +41,8 @@ class Job:
     """Image sides to compile the vision tower for; an engine that takes only one size takes the first."""
     accelerator: str | None = None
     """What of this machine runs the subgraphs that the target places on an accelerator, to compare them."""
+    run_large_models: bool = False
+    """Run on it also a model that takes a software driver very long."""
     steps_folder: Path | None = None
     """Where steps keep their files so that an interrupted compile can resume; by default inside ``directory``."""
     sizes: tuple[Size, ...] = ()

@@ -25,13 +25,15 @@ NEAR = 1e-3
 def verify_on_accelerator(job: Job, backend: Backend, expected: Expected, rounded: Reference, parity: Parity) -> None:
     """Run what the target places on the accelerator, and add to ``parity`` what was compared and where it ran.
 
-    A model that is too large for the references in float32 is run layer by layer, on one chunk of a prompt and the
-    tokens after it: a software driver takes minutes for a token of the whole.
+    A model that is too large for the references in float32 is run only on request, layer by layer, on one chunk of a
+    prompt and the tokens after it: a software driver takes minutes for a token of the whole.
     """
     placed = _placed(job)
     if not placed or job.accelerator is None:
         return
     whole = bool(expected.recipe)
+    if not whole and not job.run_large_models:
+        return
     job.progress(f"running on the GPU: {job.accelerator}")
     images = {side: golden_image(side) for side in job.resolutions} if "vision_encoder" in placed else {}
     run = AcceleratorRun(
