@@ -229,7 +229,7 @@ def find_accelerator(target: Target, backends: Mapping[Runtime, Backend], requir
     if required and name is None:
         raise TargetError(
             "a GPU was asked for, but this machine has no Vulkan driver that LiteRT's GPU delegate takes: install your "
-            "graphics card's, or make gpu-kit and run this in the same folder"
+            "graphics card's, or make gpu-kit in the checkout of g3n"
         )
     return name
 

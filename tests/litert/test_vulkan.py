@@ -67,6 +67,18 @@ def test_the_systems_driver_goes_before_a_kit_that_nobody_named(
     assert named is not None and named.name.startswith("SwiftShader")
 
 
+@pytest.mark.usefixtures("no_system_driver")
+def test_a_kit_in_the_users_folder_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is code, and the folder may have come with somebody's checkpoint."""
+    planted = tmp_path / "build" / "gpu"
+    planted.mkdir(parents=True)
+    for name in (LOADER, DESCRIPTION):
+        (planted / name).write_text("{}", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    found = find_driver({}, "linux")
+    assert found is None or not str(found.loader).startswith(str(tmp_path))
+
+
 def test_other_systems_have_their_own_interface(tmp_path: Path) -> None:
     assert find_driver({}, "darwin", tmp_path) == Driver("the system's GPU", None)
 
@@ -82,6 +94,7 @@ def test_a_gpu_without_a_driver_is_an_error_before_anything_is_loaded(
 
 @pytest.mark.usefixtures("no_system_driver")
 def test_a_compile_that_requires_a_gpu_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vulkan, "KIT", tmp_path / "absent")
     monkeypatch.chdir(tmp_path)
     for variable in (KIT_VARIABLE, *CHOSEN):
         monkeypatch.delenv(variable, raising=False)

@@ -23,8 +23,7 @@ class AcceleratorRun:
     max_new_tokens: int
     """Of each answer."""
     layers: Text | None = None
-    """A text to run layer by layer, for a model that is too large to be run whole; ``texts`` and ``prompts`` are empty
-    then."""
+    """A text to run layer by layer. A model that is too large to be run whole gets no ``texts`` and ``prompts``."""
     images: Mapping[int, np.ndarray] = field(default_factory=dict)
     """Pictures ``[S, S, 3]`` in 0..1 by their side; none where the vision encoder is not on the accelerator."""
 

@@ -92,8 +92,8 @@ def not_run(manifest: dict[str, Any]) -> list[str]:
     return [
         f"The {processor} was not run. On the device, {_listed(names)} would run there; here the same artifact was "
         f"compared with the reference on the CPU of the machine that compiled it, {TOOLS.get(tool, 'through ' + tool)},"
-        f" and its operators were looked up in the list of those that the {processor} takes. To run it on a "
-        f"{processor}, compile where there is a driver for it: see docs/gpu.md."
+        f" and its operators were looked up in the list of those that the {processor} takes. To have it run, "
+        f"compile with --require-gpu where there is a driver: see docs/gpu.md."
         for (processor, tool), names in unproven.items()
     ]
 

@@ -2,7 +2,7 @@
 
 The delegate loads ``libvulkan.so.1`` by that name, and that library finds drivers by their descriptions, JSON files in
 folders of the system or those that the environment names. The kit (SwiftShader) is a folder with both. It runs every
-operator on the CPU, in float32 and float16, so it shows whether results are right, and no speed.
+operator on the CPU, in float32 whatever is asked for, so it shows whether results are right, and no speed.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from g3n_runtime.errors import EngineError
 
 KIT_VARIABLE = "G3N_GPU_KIT"
 """In the environment: the kit's folder, to be used whatever else there is."""
-KIT = Path("build") / "gpu"
-"""Where ``make gpu-kit`` puts it."""
+KIT = Path(__file__).resolve().parents[3] / "build" / "gpu"
+"""Where ``make gpu-kit`` puts it: in our checkout, never in the folder that a user happens to be in, for it is code."""
 LOADER = "libvulkan.so.1"
 DESCRIPTION = "vk_swiftshader_icd.json"
 CHOSEN = ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")
@@ -58,7 +58,7 @@ class Driver:
 
 
 def find_driver(
-    environ: Mapping[str, str] = os.environ, platform: str = sys.platform, kit: Path = KIT
+    environ: Mapping[str, str] = os.environ, platform: str = sys.platform, kit: Path | None = None
 ) -> Driver | None:
     """The driver to run the GPU delegate on: the one that the user names, else the system's, else the kit's.
 
@@ -77,7 +77,7 @@ def find_driver(
         return Driver("the Vulkan driver of the environment")
     if any(any(folder.glob("*.json")) for folder in SYSTEM_FOLDERS):
         return Driver("the system's Vulkan driver")
-    return _kit(kit)
+    return _kit(KIT if kit is None else kit)
 
 
 def require_driver() -> Driver:
@@ -88,8 +88,8 @@ def require_driver() -> Driver:
     """
     if (driver := find_driver()) is None:
         raise EngineError(
-            "this machine has no Vulkan driver for the GPU: install your graphics card's, or make gpu-kit and run "
-            "this in the same folder"
+            "this machine has no Vulkan driver for the GPU: install your graphics card's, or make gpu-kit in "
+            "the checkout of g3n"
         )
     return driver
 

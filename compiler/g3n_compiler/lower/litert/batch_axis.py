@@ -28,11 +28,16 @@ def restore_batch_axis(model: Any) -> None:
             _restore(model, subgraph, operator, restored)
 
 
+def _is_one_sequence(tensor: Any) -> bool:
+    """Whether a tensor is ``[1, T, K]``."""
+    return tensor is not None and tensor.shape is not None and len(tensor.shape) == 3 and tensor.shape[0] == 1
+
+
 def _restore(model: Any, subgraph: Any, operator: Any, restored: set[int]) -> None:
     name = flatbuffer.operator_name(model, operator)
     result = subgraph.tensors[operator.outputs[0]]
     given = subgraph.tensors[operator.inputs[0]] if len(operator.inputs) else None
-    if name == "FULLY_CONNECTED" and given is not None and len(given.shape) == 3 and len(result.shape) == 2:
+    if name == "FULLY_CONNECTED" and _is_one_sequence(given) and len(result.shape) == 2:
         operator.builtinOptions.keepNumDims = True
         code = model.operatorCodes[operator.opcodeIndex]
         if code.version < KEEPS_AXES:
