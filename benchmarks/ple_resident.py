@@ -23,7 +23,8 @@ import click
 from lab import resident_bytes, save_random
 from rich.console import Console
 
-from g3n_compiler.checkpoint.tokenizer import PROMPT, load_tokenizer
+from g3n_compiler.bundle.manifest import template_fields
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.registry import BACKENDS, get_backend
 from g3n_compiler.lower.subgraphs import Runtime
@@ -87,7 +88,7 @@ def lower(source: Source, runtime: Runtime, directory: Path) -> None:
         "model": {"modalities": ["text"]},
         "files": files,
         "subgraphs": [{"runtime": runtime}],
-        "template": {"prompt": PROMPT},
+        "template": template_fields(load_tokenizer(source.directory, gemma3n_config(source.text))),
     }
     (directory / "bundle.json").write_text(json.dumps(manifest), encoding="utf-8")
 

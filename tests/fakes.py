@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from g3n_compiler.checkpoint.conversations import Conversation
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.lower.artifact import Delegation, Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert.memory import memory_ledger as litert_ledger
 from g3n_compiler.lower.opened import LayeredModel, TextModel, Towers
+from g3n_compiler.lower.prompts import Prompts, own_prompts
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.quantize.recipe import Recipe
@@ -70,6 +72,7 @@ class FakeBackend:
     packages = ("numpy",)
     only_one_size = None
     accelerator = None
+    needs_turns = False
 
     def __init__(
         self, runtime: Runtime, error: float = 0.0, text: str | None = None, writes_to: Path | None = None
@@ -129,7 +132,10 @@ class FakeBackend:
             return Towers()
         return Towers(FakeVision(self._job, self._error))
 
-    def answers(self, files: Files, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def prompts(self, job: Job, conversations: Sequence[Conversation]) -> Prompts:
+        return own_prompts(job, conversations, job.tokenizer.loaded().encode)
+
+    def answers(self, job: Job, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         assert self._job is not None
         tokenizer, reference = self._job.tokenizer, Reference(self._job.source)
         said = [tokenizer.decode(reference.greedy(tokenizer.chat(p), max_new_tokens)[0]) for p in prompts]

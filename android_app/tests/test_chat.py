@@ -16,6 +16,7 @@ from g3n_runtime.chat import GREEDY
 from g3n_runtime.engines import open_engine
 from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
 from g3n_runtime.executorch.roles import ROLES
+from g3n_runtime.prompt import read_template
 
 RUNTIMES = ("litert", "executorch")
 PROMPTS = ("What is a dog?", 'Use "river" in a sentence.', "What does 'quickly' mean?")
@@ -72,8 +73,8 @@ def test_the_loop_draws_pythons_tokens(host: Host, nano_int4: Path, tmp_path: Pa
 
     tokenizer = Tokenizer.from_file(str(bundle.file(ROLES["tokenizer"])))
     stops = bundle.manifest["tokenizer"]["stop_ids"]
-    prompt = bundle.manifest["template"]["prompt"].replace("{prompt}", PROMPTS[0])
-    ids = [bundle.manifest["tokenizer"]["bos_id"], *tokenizer.encode(prompt, add_special_tokens=False).ids]
+    prompt = read_template(bundle.manifest).render([{"role": "user", "content": PROMPTS[0]}])
+    ids = list(tokenizer.encode(prompt, add_special_tokens=False).ids)
     tokens = model.greedy(ids, TOKENS, stops)
     report = host.chat(nano_int4, "executorch", tmp_path / "session.json", PROMPTS[0])
     assert report["pieces"] == [len(tokens)]

@@ -22,6 +22,7 @@ from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.report import REPORT, write_report
 from g3n_compiler.request import CompileOptions, open_request
+from g3n_compiler.verify.prompts import require_equal_prompts
 from g3n_compiler.verify.run import verify
 
 
@@ -79,6 +80,8 @@ def compile_or_keep(
                 accelerator=request.accelerator,
                 run_large_models=request.require_accelerator,
             )
+            progress("comparing prompts with transformers")
+            require_equal_prompts(job, backends)
             lowered = join(backend.lower(job) for backend in backends.values())
             job = replace(job, files=lowered.paths(directory))
             parity = verify(job, backends)

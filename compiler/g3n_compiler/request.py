@@ -154,6 +154,10 @@ def open_request(
         _require_sizes(backends)
     accelerator = find_accelerator(target, backends, options.require_accelerator)
     progress("reading the checkpoint")
+
+    def remark(found: str) -> None:
+        progress(f"note: {found}")
+
     if options.lora is not None:
         require_adapter(options.lora)
     folder, inputs = resolve_checkpoint(size, options.checkpoint), Inputs()
@@ -185,7 +189,8 @@ def open_request(
         context = _context(options.context, source.text)
         prefill_lengths = _prefill_lengths(options.prefill_lengths, context)
         resolutions = _resolutions(options.resolutions, source)
-        tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text))
+        tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text), source.modalities, remark)
+        _require_turns(target, backends, tokenizer)
         out = (
             Path("exported") / bundle_name(size, choice, sizes, target, recipe) if options.out is None else options.out
         )
@@ -232,6 +237,12 @@ def find_accelerator(target: Target, backends: Mapping[Runtime, Backend], requir
             "graphics card's, or make gpu-kit in the checkout of g3n"
         )
     return name
+
+
+def _require_turns(target: Target, backends: Mapping[Runtime, Backend], tokenizer: TextTokenizer) -> None:
+    """Raise where a bundle is for the app's engines that have no Jinja, and the template cannot do without."""
+    if target.name != "host" and any(backend.needs_turns for backend in backends.values()):
+        tokenizer.require_turns()
 
 
 def _changed_by(options: CompileOptions, choice: Choice | None) -> str | None:

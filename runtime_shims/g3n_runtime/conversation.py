@@ -197,51 +197,8 @@ class Conversation(Generic[M]):
             self._turns = (*before, turn)
 
 
-@dataclass(frozen=True)
-class Template:
-    """Gemma's turns as plain text, for the engines that are given tokens.
-
-    Args:
-        before: what comes before a user's text.
-        after: what comes between it and the answer.
-        end: what ends a turn.
-    """
-
-    before: str
-    after: str
-    end: str
-
-    @classmethod
-    def parse(cls, template: str) -> Template:
-        """The manifest's prompt template, ``{prompt}`` for the user's text."""
-        before, _, after = template.partition("{prompt}")
-        # What ends the model's turn is what ends the user's: the text between the prompt and the next turn.
-        return cls(before, after, after.partition(TURN_BEGIN)[0])
-
-    def render(self, system: str | None, turns: Sequence[Turn[M]], prompt: Prompt[M]) -> list[str | M]:
-        """All turns and ``prompt`` as texts and media in their order, without bos.
-
-        As in the checkpoint's template, the system's text opens the first user's turn, and what is said is stripped.
-        """
-        parts: list[str | M] = []
-        for turn in turns:
-            parts += [*self._user(system if not parts else None, turn.prompt), turn.answer.strip() + self.end]
-        return [*parts, *self._user(system if not parts else None, prompt)]
-
-    def _user(self, system: str | None, prompt: Prompt[M]) -> Iterator[str | M]:
-        yield self.before
-        if system:
-            yield system + "\n\n"
-        for medium in prompt.media:
-            yield "\n\n"
-            yield medium
-            yield "\n\n"
-        yield prompt.text.strip()
-        yield self.after
-
-
 def text_of(parts: Sequence[object]) -> str:
-    """What :meth:`Template.render` gives for a conversation without media, as one text."""
+    """What :meth:`g3n_runtime.prompt.ChatTemplate.prompt` gives for a conversation without media, as one text."""
     return "".join(part for part in parts if isinstance(part, str))
 
 

@@ -24,7 +24,6 @@ RUNTIME_OF_ROLE = {
     "executorch_vision": "executorch",
     "executorch_audio": "executorch",
 }
-PROMPT = "{prompt}"
 RESERVED = frozenset({"manifest.json", "manifest.sig", "report.html"})
 """Files of a bundle that its manifest cannot list."""
 
@@ -52,8 +51,8 @@ def _contradictions(m: Mapping[str, Any]) -> Iterator[str]:
     yield from _shape(m)
     yield from _towers(m)
     yield from _sizes(m)
-    if m["template"]["prompt"].count(PROMPT) != 1:
-        yield f"template/prompt does not hold {PROMPT} once"
+    if (m["template"]["turns"] is None) != (m["template"]["no_turns"] is not None):
+        yield "template has neither turns nor a reason for having none, or both"
     if m["parity"]["passed"] != all(check["passed"] for check in m["parity"]["checks"]):
         yield "parity/passed is not what its checks say"
 

@@ -7,11 +7,15 @@ filters, tests, methods and functions, few loops inside each other, and no text 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError, nodes
-from jinja2.ext import loopcontrols
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from g3n_runtime.errors import G3nError
@@ -73,7 +77,7 @@ def render(text: str, messages: Sequence[Mapping[str, Any]], error: type[G3nErro
     names = {"bos_token": "<bos>", "eos_token": "<eos>", "add_generation_prompt": True} | variables
     output, size = [], 0
     try:
-        for piece in _environment().from_string(text).generate(messages=messages, **names):
+        for piece in _compiled(text).generate(messages=messages, **names):
             size += len(piece)
             if size > MAX_OUTPUT:
                 raise error(f"the chat template writes more than {MAX_OUTPUT} characters for a short conversation")
@@ -95,13 +99,41 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
+class _Generation(Extension):
+    """``{% generation %}``, which marks the model's words for training: only its content is written."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+@lru_cache(maxsize=8)
+def _compiled(text: str) -> Template:
+    return _environment().from_string(text)
+
+
 def _environment() -> _Sandbox:
+    """What ``transformers`` renders chat templates in, but for the format of ``%``."""
+
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
 
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    def to_json(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | str | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        # The built-in filter escapes what is special in HTML.
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: "2025-01-01"
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from g3n_compiler.checkpoint.tokenizer import PROMPT
+from g3n_compiler.checkpoint.turns import derive_turns
+from g3n_compiler.errors import TokenizerError
 from g3n_compiler.nano import checkpoint_dir
 from g3n_runtime.bundle import inside, open_bundle, schema
 from g3n_runtime.errors import BundleError
@@ -29,6 +29,15 @@ from tests.android.signed import signed_vectors
 DIRECTORY = Path(__file__).parents[2] / "android_app" / "core" / "src" / "test" / "resources" / "golden"
 BOS = "<bos>"
 HUGE = 5000
+CHATML = (
+    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+NO_SYSTEM = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{% for m in messages %}{{ '[' + m['role'] + ']' + (m['content'] | trim) + '[/]' }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
 
 CONVERSATIONS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("user", "What is a river?"),),
@@ -151,23 +160,28 @@ def path_vectors() -> list[dict[str, Any]]:
     return out
 
 
-def conversation_vectors() -> dict[str, Any]:
-    """Conversations and what nano's Jinja template makes of them, without bos."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    source = (checkpoint_dir() / "chat_template.jinja").read_text(encoding="utf-8")
-    template = environment.from_string(source)
-    cases = []
-    for turns in CONVERSATIONS:
-        messages = [{"role": role, "content": text} for role, text in turns]
-        prompt = template.render(messages=messages, bos_token=BOS, add_generation_prompt=True)
-        cases.append({"turns": messages, "prompt": prompt.removeprefix(BOS)})
-    return {"template": PROMPT, "cases": cases}
+def conversation_vectors() -> list[dict[str, Any]]:
+    """Chat templates as the app gets them, and what the Jinja templates make of conversations, without bos."""
+    out = []
+    own = (checkpoint_dir() / "chat_template.jinja").read_text(encoding="utf-8")
+    for source in (own, CHATML, NO_SYSTEM):
+        template = ChatTemplate(source, {"bos_token": BOS})
+        cases = []
+        for turns in CONVERSATIONS:
+            messages = [{"role": role, "content": text} for role, text in turns]
+            try:
+                prompt: str | None = template.render(messages, TokenizerError).removeprefix(BOS)
+            except TokenizerError:
+                prompt = None
+            cases.append({"turns": messages, "prompt": prompt})
+        out.append({"template": asdict(derive_turns(template, ())), "cases": cases})
+    return out
 
 
 def token_vectors() -> list[dict[str, Any]]:
     """Texts and their ids by the ``tokenizers`` library."""
     tokenizer = Tokenizer.from_file(str(checkpoint_dir() / "tokenizer.json"))
-    texts = [*TEXTS, *(case["prompt"] for case in conversation_vectors()["cases"])]
+    texts = [*TEXTS, *(case["prompt"] for case in conversation_vectors()[0]["cases"])]
     return [{"text": text, "ids": list(tokenizer.encode(text, add_special_tokens=False).ids)} for text in texts]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from g3n_compiler.checkpoint.tokenizer import PROMPT, TextTokenizer, load_tokenizer
+from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
 from g3n_compiler.lower.registry import BACKENDS, get_backend
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.transformers_model import load_hf
@@ -99,8 +99,8 @@ def test_chat_keeps_earlier_turns(runtime: Runtime, nano_fp32: Path, source: Sou
     finally:
         engine.close()
     assert one == alone
-    text = f"{PROMPT.format(prompt=first)}{one}<end_of_turn>\n{PROMPT.format(prompt=second)}"
-    ids = [tokenizer.bos_id, *tokenizer.encode(text)]
+    messages = [("user", first), ("assistant", one), ("user", second)]
+    ids = tokenizer.ids([{"role": role, "content": content} for role, content in messages])
     tokens, _ = hf_greedy(load_hf(source), ids, 60)
     stop = next((i for i, t in enumerate(tokens) if t in tokenizer.stop_ids), len(tokens))
     assert two == tokenizer.decode(tokens[:stop]).strip()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from g3n_compiler.checkpoint.tokenizer import PROMPT, load_tokenizer
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_runtime.chat import GREEDY, Sampler
 from g3n_runtime.conversation import Ended
 from g3n_runtime.errors import ContextFull, EngineError
@@ -20,6 +20,7 @@ from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
 from g3n_runtime.executorch.tokenizer import PieceDecoder, Vocabulary
 from tests.conftest import TINY
 from tests.executorch.conftest import CHUNK, CONTEXT, Lower
+from tests.prompts import nano_template, one_turn
 from tests.runtime.full import check_full_conversation
 
 
@@ -33,16 +34,16 @@ def test_it_says_the_greedy_tokens(lowered: Lower) -> None:
     names, decoder = Tokenizer.from_file(str(one.parts.tokenizer)), PieceDecoder()
     expected = "".join(decoder.feed(names.id_to_token(token).replace("▁", " ")) for token in tokens) + decoder.end()
     assert expected
-    assert "".join(ExecuTorchChat(one.parts, PROMPT).send("What is a river?", GREEDY, 20)) == expected
+    assert "".join(ExecuTorchChat(one.parts, nano_template()).send("What is a river?", GREEDY, 20)) == expected
 
 
 def test_a_conversation_goes_on_and_starts_again(lowered: Lower) -> None:
     one = lowered("fp32")
     assert one.parts.tokenizer is not None
     words, model, decoder = Vocabulary(one.parts.tokenizer), ExecuTorchModel(one.parts), PieceDecoder()
-    chat = ExecuTorchChat(one.parts, PROMPT)
+    chat = ExecuTorchChat(one.parts, nano_template())
     first, second = "".join(chat.send("one", GREEDY, 5)), "".join(chat.send("two", GREEDY, 1))
-    text = f"{PROMPT.format(prompt='one')}{first.strip()}<end_of_turn>\n{PROMPT.format(prompt='two')}"
+    text = f"{one_turn('one')}{first.strip()}<end_of_turn>\n{one_turn('two')}"
     (token,) = model.greedy([one.config.bos_id, *words.encode(text)], 1)
     assert second == decoder.feed(words.name(token)) + decoder.end()
     chat.reset()
@@ -55,7 +56,7 @@ def test_the_files_may_have_any_names(lowered: Lower, tmp_path: Path) -> None:
     renamed = ExecuTorchParts(tmp_path / "nano-fp32.pte", tmp_path / "other.ptd", parts.tokenizer)
     shutil.copyfile(parts.model, renamed.model)
     shutil.copyfile(parts.tables, renamed.tables)
-    said = ["".join(ExecuTorchChat(p, PROMPT).send("one", GREEDY, 5)) for p in (parts, renamed)]
+    said = ["".join(ExecuTorchChat(p, nano_template()).send("one", GREEDY, 5)) for p in (parts, renamed)]
     assert said[0] and said[0] == said[1]
 
 
@@ -82,7 +83,7 @@ def test_what_does_not_fit_is_refused_before_it_runs(lowered: Lower) -> None:
 
 
 def test_a_full_conversation_is_kept_and_goes_on_without_its_oldest_turns(lowered: Lower) -> None:
-    check_full_conversation(ExecuTorchChat(lowered("fp32").parts, PROMPT), CONTEXT)
+    check_full_conversation(ExecuTorchChat(lowered("fp32").parts, nano_template()), CONTEXT)
 
 
 def test_an_answer_that_begins_with_a_stop_token_is_empty(lowered: Lower, monkeypatch: pytest.MonkeyPatch) -> None:

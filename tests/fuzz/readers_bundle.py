@@ -9,6 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from g3n_compiler.checkpoint.chat_template import GEMMA
 from g3n_runtime.errors import G3nError
 from tests.android.golden import DIRECTORY
 from tests.android.signed import shrink
@@ -16,6 +17,7 @@ from tests.fuzz.case import Case
 from tests.fuzz.mutate_bytes import damaged, edited_parts, protobuf_fields, protobuf_of, protobuf_resized
 from tests.fuzz.mutate_json import edited_json
 from tests.fuzz.reader import Reader, files
+from tests.prompts import nano_tokenizer
 
 MANIFEST = "manifest.json"
 KINDS = ("prefill_decode", "embedder", "per_layer_embedder")
@@ -64,7 +66,7 @@ def litertlm(folder: Path) -> None:
         path.write_bytes(kind.encode() * 2000)
     tokenizer = (checkpoint_dir() / "tokenizer.model").read_bytes()
     executor = executor_metadata(load_text_config(checkpoint_dir()), 64)
-    llm = llm_metadata(64, 2, (1, 106))
+    llm = llm_metadata(64, nano_tokenizer(), GEMMA)
     views = (View(ELASTIC_VIEW, "prefill_decode", 16384),)
     write_litertlm(folder / "model.litertlm", models, tokenizer, llm, executor, views)
     for path in models.values():

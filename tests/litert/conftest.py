@@ -63,7 +63,7 @@ class Converted:
             "per_layer_embedder": parts.per_layer_embedder,
         }
         tokenizer = load_tokenizer(self.source.directory, self.config)
-        llm = llm_metadata(CONTEXT, tokenizer.bos_id, tokenizer.stop_ids, chat_template=tokenizer.chat_template)
+        llm = llm_metadata(CONTEXT, tokenizer, tokenizer.template.jinja)
         write_litertlm(path, models, tokenizer.sentencepiece, llm, executor_metadata(self.config, CONTEXT))
         return path
 

@@ -106,9 +106,7 @@ class AudioBundle:
         models |= {part.kind: part.path for part in self.parts(recipe)}
         views = [View(name, part.kind, at) for part in self.parts(recipe) for name, at in part.views.items()]
         tokenizer = job.tokenizer
-        llm = llm_metadata(
-            CONTEXT, tokenizer.bos_id, tokenizer.stop_ids, chat_template=tokenizer.chat_template, media=media_of(job)
-        )
+        llm = llm_metadata(CONTEXT, tokenizer, tokenizer.template.jinja, media_of(job))
         write_litertlm(path, models, tokenizer.sentencepiece, llm, executor_metadata(text, CONTEXT), views)
         return path
 

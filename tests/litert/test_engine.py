@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from g3n_compiler.lower.litert.metadata import CHAT_TEMPLATE, llm_metadata
+from g3n_compiler.checkpoint.chat_template import GEMMA
+from g3n_compiler.lower.litert.metadata import llm_metadata
 from g3n_runtime.chat import GREEDY, Sampler
 from g3n_runtime.conversation import Ended
 from g3n_runtime.errors import ContextFull, EngineError
@@ -160,6 +161,6 @@ def test_the_default_template_equals_the_checkpoints(converted: Converted, token
     for conversation in (turns, turns[1:], turns[1:2]):
         own, ours = (
             tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False, chat_template=t)
-            for t in (None, CHAT_TEMPLATE)
+            for t in (None, GEMMA)
         )
         assert ours == own

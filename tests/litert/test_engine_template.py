@@ -9,12 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from litert_lm_builder.runtime.proto import llm_metadata_pb2
 
+from g3n_compiler.checkpoint.chat_template import GEMMA
 from g3n_compiler.lower.litert.container import MODEL_KINDS, write_litertlm
-from g3n_compiler.lower.litert.metadata import CHAT_TEMPLATE, llm_metadata
+from g3n_compiler.lower.litert.metadata import llm_metadata
 from g3n_runtime.errors import BundleError
 from g3n_runtime.litert import engine as litert
 from g3n_runtime.litert.chat_template import check_engine_template, read_templates
 from g3n_runtime.open_file import OpenFile
+from tests.prompts import nano_tokenizer
 
 HOSTILE = '{{ "x" * 4000000000 }}'
 
@@ -29,8 +31,8 @@ def write(folder: Path, llm: bytes) -> Path:
 
 
 def test_the_template_is_the_engines(tmp_path: Path) -> None:
-    path = write(tmp_path, llm_metadata(64, 2, (1, 106)))
-    assert read_templates(OpenFile(path)) == [CHAT_TEMPLATE]
+    path = write(tmp_path, llm_metadata(64, nano_tokenizer(), GEMMA))
+    assert read_templates(OpenFile(path)) == [GEMMA]
     check_engine_template(OpenFile(path))
 
 
@@ -40,7 +42,7 @@ def test_a_template_that_could_run_away_never_reaches_the_engine(
     def engine(*_: object, **__: object) -> None:
         raise AssertionError("the engine was given the file")
 
-    path = write(tmp_path, llm_metadata(64, 2, (1, 106), chat_template=HOSTILE))
+    path = write(tmp_path, llm_metadata(64, nano_tokenizer(), HOSTILE))
     monkeypatch.setattr(litert.litert_lm, "Engine", engine)
     monkeypatch.setattr(litert, "_context", lambda path: 64)
     monkeypatch.setattr(litert, "check_header", lambda *_: None)
@@ -60,7 +62,7 @@ def test_each_of_several_templates_is_checked(tmp_path: Path) -> None:
 def test_a_damaged_file_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "a.litertlm"
     if not path.exists():
-        write(tmp_path, llm_metadata(64, 2, (1, 106)))
+        write(tmp_path, llm_metadata(64, nano_tokenizer(), GEMMA))
     whole = path.read_bytes()
     raw, metadata = bytearray(whole), 16384
     for place in data.draw(st.lists(st.integers(0, 900) | st.integers(metadata, metadata + 400), min_size=1)):

@@ -13,10 +13,12 @@ import pytest
 from litert_lm_builder import litertlm_peek
 from litert_lm_builder.runtime.proto import executor_metadata_pb2, llm_metadata_pb2
 
+from g3n_compiler.checkpoint.chat_template import GEMMA
 from g3n_compiler.errors import BundleError
 from g3n_compiler.lower.litert.container import SectionKind, extract, find_section, sections, write_litertlm
-from g3n_compiler.lower.litert.metadata import CHAT_TEMPLATE, executor_metadata, llm_metadata
+from g3n_compiler.lower.litert.metadata import executor_metadata, llm_metadata
 from tests.conftest import TinyModel
+from tests.prompts import nano_tokenizer
 
 KINDS: tuple[SectionKind, ...] = ("prefill_decode", "embedder", "per_layer_embedder")
 
@@ -52,7 +54,7 @@ def test_sections_read_back(bundle: Path, models: dict[SectionKind, Path], tmp_p
 def test_the_same_input_gives_the_same_bytes(models: dict[SectionKind, Path], tmp_path: Path) -> None:
     digests = set()
     for name in ("a", "b"):
-        write_litertlm(tmp_path / name, models, b"tokenizer", llm_metadata(64, 2, (1, 106)), b"executor")
+        write_litertlm(tmp_path / name, models, b"tokenizer", llm_metadata(64, nano_tokenizer(), GEMMA), b"executor")
         digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
     assert len(digests) == 1
 
@@ -96,17 +98,19 @@ def test_metadata_says_what_the_engine_needs(tiny: TinyModel) -> None:
     assert len(states) == 2 * config.num_kv_layers
     assert states["kv_cache_k_0"] == ("TYPE_LOCAL_KEY_CACHE", 16, 2)
     assert states["kv_cache_v_4"] == ("TYPE_GLOBAL_VALUE_CACHE", 96, 3)
-    llm = llm_metadata_pb2.LlmMetadata.FromString(llm_metadata(96, 2, (1, 106)))
+    llm = llm_metadata_pb2.LlmMetadata.FromString(llm_metadata(96, nano_tokenizer(), GEMMA))
     assert llm.start_token.token_ids.ids == [2]
     assert [list(t.token_ids.ids) or t.token_str for t in llm.stop_tokens] == [[1], [106], "<end_of_turn>"]
     assert (llm.max_num_tokens, llm.sampler_params.k, llm.sampler_params.temperature) == (96, 64, 1.0)
-    assert llm.jinja_prompt_template == CHAT_TEMPLATE
+    assert llm.jinja_prompt_template == GEMMA
 
 
 def test_only_the_named_models_ask_for_float32_on_a_gpu(models: dict[SectionKind, Path], tmp_path: Path) -> None:
     """Google's own reader finds the request where its engine looks for it."""
     path = tmp_path / "a.litertlm"
-    write_litertlm(path, models, b"tokenizer", llm_metadata(64, 2, (1, 106)), b"", in_float32=["prefill_decode"])
+    write_litertlm(
+        path, models, b"tokenizer", llm_metadata(64, nano_tokenizer(), GEMMA), b"", in_float32=["prefill_decode"]
+    )
     told = io.StringIO()
     litertlm_peek.peek_litertlm_file(str(path), None, told)
     found = {

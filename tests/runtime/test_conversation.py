@@ -7,10 +7,11 @@ from collections.abc import Generator, Sequence
 
 import pytest
 
-from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Template, Turn, limit_of
+from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Turn, limit_of
 from g3n_runtime.errors import ContextFull, EngineError
+from tests.prompts import nano_template
 
-TEMPLATE = Template.parse("<start_of_turn>user\n{prompt}<end_of_turn>\n<start_of_turn>model\n")
+TEMPLATE = nano_template()
 CONTEXT = 40
 
 
@@ -144,7 +145,7 @@ def test_the_system_opens_the_first_turn_that_is_left() -> None:
     start, model = "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"
 
     def text() -> str:
-        return "".join(TEMPLATE.render("Be brief.", conversation.turns, Prompt("c")))
+        return "".join(TEMPLATE.prompt("Be brief.", conversation.turns, Prompt("c")))
 
     rest = f"b{model}y<end_of_turn>\n{start}c{model}"
     assert text() == f"{start}Be brief.\n\na{model}x<end_of_turn>\n{start}{rest}"
@@ -155,5 +156,5 @@ def test_the_system_opens_the_first_turn_that_is_left() -> None:
 
 
 def test_media_come_before_the_text() -> None:
-    parts = TEMPLATE.render(None, (), Prompt("what?", ("PICTURE", "SOUND")))
+    parts = TEMPLATE.prompt(None, (), Prompt("what?", ("PICTURE", "SOUND")))
     assert parts[1:-1] == ["\n\n", "PICTURE", "\n\n", "\n\n", "SOUND", "\n\n", "what?"]

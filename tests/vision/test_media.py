@@ -13,13 +13,15 @@ import pytest
 from litert_lm_builder.runtime.proto import llm_metadata_pb2
 from PIL import Image
 
+from g3n_compiler.checkpoint.chat_template import GEMMA
 from g3n_compiler.lower.litert.media import ImageMedia, Media
-from g3n_compiler.lower.litert.metadata import CHAT_TEMPLATE, llm_metadata
+from g3n_compiler.lower.litert.metadata import llm_metadata
 from g3n_compiler.nano import checkpoint_dir
 from g3n_runtime.chat import NOTHING, Attachments
 from g3n_runtime.errors import EngineError
 from g3n_runtime.litert.media import MediaFrontEnd
 from g3n_runtime.media.image import load_image
+from tests.prompts import nano_tokenizer
 
 MEDIA = Media(ImageMedia(768, "<image_soft_token>", "<start_of_image>", "<end_of_image>"))
 TURNS = [
@@ -32,21 +34,21 @@ SPACED = "\n\n<image_soft_token>\n\n"
 
 def test_metadata_of_a_bundle_with_images() -> None:
     meta = llm_metadata_pb2.LlmMetadata()
-    meta.ParseFromString(llm_metadata(64, 2, (1,), media=MEDIA))
+    meta.ParseFromString(llm_metadata(64, nano_tokenizer(), GEMMA, MEDIA))
     model = meta.llm_model_type.generic_model
     assert model.image_enabled and not model.audio_enabled
     assert (model.image_tensor_height, model.image_tensor_width) == (768, 768)
     assert re.split(model.delimiter_regex, "a<image_soft_token>b") == ["a", "<image_soft_token>", "b"]
     assert model.start_of_image_token.token_str == "<start_of_image>" and not model.add_image_end
-    meta.ParseFromString(llm_metadata(64, 2, (1,)))
+    meta.ParseFromString(llm_metadata(64, nano_tokenizer(), GEMMA))
     assert not meta.llm_model_type.generic_model.image_enabled
-    assert meta.jinja_prompt_template == CHAT_TEMPLATE
+    assert meta.jinja_prompt_template == GEMMA
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["checkpoint's", "default"])
 def test_blank_lines_are_around_every_image(own: bool) -> None:
     """As ``Gemma3nProcessor`` expands a placeholder; text stays what it was."""
-    template = (checkpoint_dir() / "chat_template.jinja").read_text(encoding="utf-8") if own else CHAT_TEMPLATE
+    template = (checkpoint_dir() / "chat_template.jinja").read_text(encoding="utf-8") if own else GEMMA
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     plain, spaced = (
         environment.from_string(t).render(messages=TURNS, add_generation_prompt=True, bos_token="<bos>")

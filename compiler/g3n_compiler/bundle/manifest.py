@@ -15,7 +15,7 @@ from typing import Any
 from g3n_compiler.bundle.license import license_of
 from g3n_compiler.checkpoint.calibrated import read_calibration
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.checkpoint.tokenizer import PROMPT
+from g3n_compiler.checkpoint.tokenizer import TextTokenizer
 from g3n_compiler.lower.artifact import Delegation, Lowered, LoweredSubgraph
 from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.job import Job
@@ -107,8 +107,9 @@ def build_manifest(
             "sentencepiece_from": job.tokenizer.sentencepiece_origin,
             "bos_id": job.tokenizer.bos_id,
             "stop_ids": list(job.tokenizer.stop_ids),
+            "stop_texts": list(job.tokenizer.stop_texts),
         },
-        "template": {"prompt": PROMPT, "jinja": job.tokenizer.chat_template},
+        "template": template_fields(job.tokenizer),
         "sampler": asdict(job.tokenizer.sampler),
         "memory": {runtime: _memory(job, backend, lowered) for runtime, backend in backends.items()},
         "parity": parity.as_dict(),
@@ -131,6 +132,20 @@ def build_manifest(
     if (wrong := fault(manifest, schema())) is not None:
         raise BundleError(f"the manifest of {origin.name} {wrong}: this is a fault of g3n")
     return manifest
+
+
+def template_fields(tokenizer: TextTokenizer) -> dict[str, Any]:
+    """The chat template, for whatever renders Jinja, and the same as texts, for what does not."""
+    template, turns = tokenizer.template, tokenizer.turns
+    return {
+        "jinja": template.jinja,
+        "variables": dict(template.variables),
+        "content": template.content,
+        "media": template.media,
+        "placeholders": dict(template.placeholders),
+        "turns": None if turns is None else asdict(turns),
+        "no_turns": tokenizer.no_turns,
+    }
 
 
 def _placed(placement: Placement, ran_on: str | None) -> dict[str, Any]:

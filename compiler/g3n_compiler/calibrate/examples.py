@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from g3n_compiler.checkpoint.tokenizer import PROMPT, TURN_END, TextTokenizer
+from g3n_compiler.checkpoint.tokenizer import TextTokenizer
 from g3n_compiler.errors import ExampleError
 from g3n_compiler.models.embedding_tables import EmbeddingTables
 from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
@@ -112,23 +112,37 @@ class Reading:
             MediaError: a picture or a sound is damaged.
             ExampleError: the checkpoint has no tower for it, or the example is too long for the model.
         """
-        before, after = ("", "") if example.plain else PROMPT.split("{prompt}")
         ids, places = [self._tokenizer.bos_id], list[tuple[int, np.ndarray]]()
-        text = before
-        for opening, soft, closing, rows in self._media(example):
-            ids += self._tokenizer.encode(text + "\n\n")
-            places.append((len(ids) + 1, rows))
-            ids += [opening, *[soft] * (len(rows) - 1), closing]
-            text = "\n\n"
-        ids += self._tokenizer.encode(text + example.prompt + after)
+        media = self._media(example)
+        for piece, kind in self._pieces(example):
+            ids += self._tokenizer.encode(piece)
+            if kind is not None:
+                opening, soft, closing, rows = next(media)
+                places.append((len(ids) + 1, rows))
+                ids += [opening, *[soft] * (len(rows) - 1), closing]
         answered = len(ids) - 1
-        ids += self._tokenizer.encode(example.answer + ("" if example.plain else TURN_END))
+        ids += self._tokenizer.encode(example.answer) + self._end(example)
         if len(ids) > self._checkpoint.text.max_context:
             raise ExampleError(f"an example of {len(ids)} tokens is longer than the model's context: shorten it")
         embeddings = self._tables.embeddings(ids[:-1])[0]
         for at, rows in places:
             embeddings[at : at + len(rows)] = torch.from_numpy(rows)
         return Rows(embeddings, self._tables.ple(ids[:-1])[0], answered)
+
+    def _pieces(self, example: Example) -> list[tuple[str, str | None]]:
+        """The prompt's texts, each with the type of the medium that follows."""
+        template = self._tokenizer.template
+        media = [*("image" for _ in example.images), *("audio" for _ in example.audio)]
+        if example.plain:
+            return template.split("".join(template.placeholders[kind] for kind in media) + example.prompt)
+        parts = [*({"type": kind} for kind in media), {"type": "text", "text": example.prompt}]
+        text = template.render([{"role": "user", "content": parts if media else example.prompt}], ExampleError)
+        return template.split(text.removeprefix(template.bos))
+
+    def _end(self, example: Example) -> list[int]:
+        """The token that ends the answer, if the template writes one."""
+        end = self._tokenizer.turn_end
+        return [] if example.plain or end is None else [end]
 
     def _media(self, example: Example) -> Iterator[tuple[int, int, int, np.ndarray]]:
         """The ids that open, fill and close each picture and sound, and the rows from the second id on."""

@@ -15,6 +15,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from sentencepiece import sentencepiece_model_pb2 as pb
 from tokenizers import Tokenizer
 
+from g3n_compiler.checkpoint.fields import present
+from g3n_compiler.checkpoint.lfs import is_lfs_pointer
+from g3n_compiler.checkpoint.remark import Remark, no_remark
 from g3n_compiler.checkpoint.tokenizer_json import read_tokenizer_json
 from g3n_compiler.errors import TokenizerError, UnsupportedTokenizer
 from g3n_compiler.models.gemma3n.text_config import MAX_VOCABULARY
@@ -75,6 +78,66 @@ def _merge_ranks(model: Mapping[str, Any]) -> dict[str, int]:
         left, right = merge if isinstance(merge, list) else merge.split(" ")
         ranks.setdefault(left + right, rank)
     return ranks
+
+
+TEXTS = (
+    "What is a dog? It's 12,345.67 €; see (a) & [b]: x_1 = {y} <b>…</b>",
+    "  two\n\n\n\tindented   lines  \r\n",
+    "Grüße, naïve façade — Żółć, Ελληνικά, Русский, العربية, हिन्दी, 東京タワー, 한국어, ไทย 🙂🏽👩‍👩‍👧",
+    "def f(x):\n    return x ** 2  # ▁ underscore\n" + "=" * 40,
+)
+"""Texts on which a ``tokenizer.model`` is compared with the ``tokenizer.json`` beside it, besides the vocabulary."""
+
+
+def choose_sentencepiece(directory: Path, remark: Remark = no_remark) -> tuple[bytes, str]:
+    """The SentencePiece model that encodes as ``tokenizer.json`` does, and the name of the file that it comes from.
+
+    That is the folder's ``tokenizer.model`` if it agrees, otherwise one that is made from ``tokenizer.json``, which is
+    what ``transformers`` reads.
+
+    Raises:
+        TokenizerError: ``tokenizer.model`` is a git-lfs pointer.
+        UnsupportedTokenizer: no SentencePiece model can be made.
+    """
+    own, fast = directory / "tokenizer.model", directory / "tokenizer.json"
+    if not present(own):
+        return to_sentencepiece(fast), fast.name
+    if is_lfs_pointer(read_bytes(own, MAX_BYTES, TokenizerError)[:64]):
+        raise TokenizerError(f"{own} is a git-lfs pointer, not the file: run git lfs pull in its folder")
+    try:
+        model = read_sentencepiece(own)
+        if (difference := _difference(fast, model)) is None:
+            return model, own.name
+    except TokenizerError as error:
+        difference = str(error)
+    remark(
+        f"{own.name} is not used, {fast.name} is, as in transformers, and a SentencePiece model is made from it: "
+        f"{difference}"
+    )
+    return to_sentencepiece(fast), fast.name
+
+
+def _difference(tokenizer_json: Path, model: bytes) -> str | None:
+    """What a SentencePiece model has otherwise than ``tokenizer.json``: a token's name, or the ids of a text."""
+    spec, pieces = read_tokenizer_json(tokenizer_json), pb.ModelProto.FromString(model).pieces
+    names = {index: token for token, index in spec["model"]["vocab"].items()}
+    names |= {token["id"]: token["content"] for token in spec.get("added_tokens") or []}
+    for index, piece in enumerate(pieces):
+        if piece.type != pb.ModelProto.SentencePiece.UNUSED and piece.piece != names.get(index, piece.piece):
+            return f"it calls token {index} {piece.piece[:40]!r}, which is {names[index][:40]!r}"
+    known = {piece.piece for piece in pieces}
+    if missing := [index for index in names if index < len(pieces) and names[index] not in known]:
+        return f"it lacks token {missing[0]}, {names[missing[0]][:40]!r}"
+    in_turns = [names[index] for index in names if index >= len(pieces) and names[index] in known]
+    if in_turns:
+        return f"it has {in_turns[0][:40]!r} at another id"
+    longest = sorted(names.values(), key=len)[-200:]
+    plain = [text for text in (*TEXTS, *longest) if not any(symbol in text for symbol in (*CONTROL_SYMBOLS, "<unk>"))]
+    try:
+        check_equal(tokenizer_json, model, plain)
+    except (ValueError, RuntimeError) as error:
+        return str(error)[:200]
+    return None
 
 
 def read_sentencepiece(path: Path) -> bytes:

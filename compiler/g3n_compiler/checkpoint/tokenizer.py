@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from g3n_compiler.checkpoint.fields import Section, present, read_json
-from g3n_compiler.checkpoint.sentencepiece import pad_to_vocabulary, read_sentencepiece, to_sentencepiece
-from g3n_compiler.checkpoint.tokenizer_json import load_fast_tokenizer
-from g3n_compiler.errors import TokenizerError, WrongModel
-from g3n_compiler.models.gemma3n.text_config import MAX_ID, TextConfig
-from g3n_runtime.reading import read_text
-from g3n_runtime.template import MAX_TEMPLATE_BYTES, check_template, render
+from g3n_compiler.checkpoint.chat_template import load_chat_template
+from g3n_compiler.checkpoint.fields import present
+from g3n_compiler.checkpoint.generation import Sampler, load_sampler
+from g3n_compiler.checkpoint.remark import Remark, no_remark
+from g3n_compiler.checkpoint.sentencepiece import choose_sentencepiece, pad_to_vocabulary
+from g3n_compiler.checkpoint.tokenizer_json import load_fast_tokenizer, read_tokenizer_json
+from g3n_compiler.checkpoint.turns import NoTurns, Turns, derive_turns
+from g3n_compiler.errors import TokenizerError
+from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_runtime.prompt import ChatTemplate, Message
 
-TURN_END = "<end_of_turn>"
-PROMPT = "<start_of_turn>user\n{prompt}<end_of_turn>\n<start_of_turn>model\n"
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """Defaults from ``generation_config.json``; Gemma 3n's own for what is missing there."""
-
-    temperature: float = 1.0
-    top_k: int = 64
-    top_p: float = 0.95
+TOKENIZER_JSON = "tokenizer.json"
+MEDIA = {"vision": "image", "audio": "audio"}
+"""The type of a message's part for each tower, as chat templates call it."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +31,22 @@ class TextTokenizer:
     json_path: Path
     sentencepiece: bytes
     sentencepiece_origin: str
-    chat_template: str | None
+    template: ChatTemplate
+    turns: Turns | None
+    """The template as texts; ``None`` where it is more than these."""
+    no_turns: str | None
+    """In what it is more, then."""
     sampler: Sampler
     bos_id: int
     stop_ids: tuple[int, ...]
+    turn_end: int | None
+    """The token that ends a turn in the template; ``None`` if it ends otherwise."""
+
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """The tokens that end an answer, as texts."""
+        fast = load_fast_tokenizer(self.json_path)
+        return tuple(text for text in map(fast.id_to_token, self.stop_ids) if text is not None)
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``, without a leading bos."""
@@ -53,7 +61,25 @@ class TextTokenizer:
 
     def chat(self, prompt: str) -> list[int]:
         """Ids of one user turn and the beginning of the model's turn, with bos."""
-        return [self.bos_id, *self.encode(PROMPT.format(prompt=prompt))]
+        return self.ids([{"role": "user", "content": prompt}])
+
+    def ids(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation without media and the beginning of the model's turn, with bos."""
+        text = self.template.render(messages, TokenizerError).removeprefix(self.template.bos)
+        return [self.bos_id, *self.encode(text)]
+
+    def require_turns(self) -> Turns:
+        """:attr:`turns`, which whatever has no Jinja needs.
+
+        Raises:
+            TokenizerError: the template is more than such texts.
+        """
+        if self.turns is None:
+            raise TokenizerError(
+                f"the app renders no Jinja, and the chat template cannot be written without it: {self.no_turns}. "
+                "Compile with --runtime litert, whose engine renders the template, or make the template simpler"
+            )
+        return self.turns
 
     def decode(self, ids: list[int]) -> str:
         return str(load_fast_tokenizer(self.json_path).decode(ids, skip_special_tokens=False))
@@ -78,16 +104,23 @@ class LoadedTokenizer:
         return str(self.fast.decode(ids, skip_special_tokens=False))
 
 
-def load_tokenizer(directory: Path, config: TextConfig) -> TextTokenizer:
-    """Read ``tokenizer.json`` (required), ``tokenizer.model`` (converted if missing) and the chat template.
+def load_tokenizer(
+    directory: Path, config: TextConfig, modalities: Collection[str] = (), remark: Remark = no_remark
+) -> TextTokenizer:
+    """Read ``tokenizer.json`` (required), ``tokenizer.model`` (made from it if it is missing or stale), the chat template
+    and the sampler.
+
+    Args:
+        modalities: those that are compiled.
 
     Raises:
-        TokenizerError: there is no tokenizer, it does not parse, or its ids do not fit the model.
+        TokenizerError: there is no tokenizer, it does not parse, its ids do not fit the model, or the chat template
+            cannot be used.
     """
-    path = directory / "tokenizer.json"
+    path = directory / TOKENIZER_JSON
     if not present(path):
         raise TokenizerError(
-            f"tokenizer.json is missing from {directory}: copy it from the model the checkpoint came from"
+            f"{TOKENIZER_JSON} is missing from {directory}: copy it from the model the checkpoint came from"
         )
     tokenizer = load_fast_tokenizer(path)
     size = tokenizer.get_vocab_size(with_added_tokens=True)
@@ -95,46 +128,43 @@ def load_tokenizer(directory: Path, config: TextConfig) -> TextTokenizer:
         raise TokenizerError(
             f"{path} has {size} tokens, but the vocabulary has {config.vocab_size}: it is not the model's tokenizer"
         )
-    turn = {token: tokenizer.token_to_id(token) for token in ("<start_of_turn>", TURN_END)}
-    if missing := [token for token, i in turn.items() if i is None]:
-        raise TokenizerError(f"{path} has no {missing[0]} token: it is not a Gemma tokenizer")
-    own = directory / "tokenizer.model"
-    own_is_there = present(own)
-    stop = tuple(dict.fromkeys((*config.eos_ids, int(turn[TURN_END] or 0))))
+    media = [kind for tower, kind in MEDIA.items() if tower in modalities]
+    template = load_chat_template(directory, media, remark)
+    bos = tokenizer.token_to_id(template.bos)
+    if bos != config.bos_id:
+        raise TokenizerError(
+            f"the chat template begins with {template.bos!r}, which is token {bos} of {path.name}, but config.json says "
+            f"that bos is {config.bos_id}: make them agree"
+        )
+    turns: Turns | None = None
+    why: str | None = None
+    try:
+        turns = derive_turns(template, media)
+    except NoTurns as reason:
+        why = str(reason)
+        remark(f"the chat template cannot be written without Jinja, so the sample app cannot use it: {why}")
+    stop = list(config.eos_ids)
+    end = None if turns is None else _first_added(path, turns.next)
+    if end is not None and end not in stop:
+        stop.append(end)
+        remark(f"token {end} ends a turn in the chat template, but is no eos_token_id: answers end there too")
+    sentencepiece, origin = choose_sentencepiece(directory, remark)
     return TextTokenizer(
         path,
-        pad_to_vocabulary(read_sentencepiece(own) if own_is_there else to_sentencepiece(path), config.vocab_size),
-        own.name if own_is_there else path.name,
-        _chat_template(directory),
-        _sampler(directory),
+        pad_to_vocabulary(sentencepiece, config.vocab_size),
+        origin,
+        template,
+        turns,
+        why,
+        load_sampler(directory, remark),
         config.bos_id,
-        stop,
+        tuple(stop),
+        end,
     )
 
 
-def _chat_template(directory: Path) -> str | None:
-    jinja = directory / "chat_template.jinja"
-    if present(jinja):
-        template: object = read_text(jinja, MAX_TEMPLATE_BYTES, TokenizerError)
-    else:
-        settings = directory / "tokenizer_config.json"
-        template = read_json(settings, TokenizerError).get("chat_template") if present(settings) else None
-    if not isinstance(template, str):
-        return None
-    check_template(template, TokenizerError)
-    try:
-        render(template, [{"role": "user", "content": "Hello"}], TokenizerError)
-    except TokenizerError:  # some templates accept only a list of parts
-        render(template, [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}], TokenizerError)
-    return template
-
-
-def _sampler(directory: Path) -> Sampler:
-    path = directory / "generation_config.json"
-    raw = Section(read_json(path) if present(path) else {}, path.name, WrongModel)
-    default = Sampler()
-    return Sampler(
-        raw.number("temperature", default.temperature, 0.0, 1000.0) if "temperature" in raw else default.temperature,
-        raw.integer("top_k", default.top_k, 0, MAX_ID, null=True),
-        raw.number("top_p", default.top_p, 0.0, 1.0) if "top_p" in raw else default.top_p,
-    )
+def _first_added(path: Path, text: str) -> int | None:
+    """The id of the added token that ``text`` begins with, if it begins with one."""
+    added = {token["content"]: int(token["id"]) for token in read_tokenizer_json(path).get("added_tokens") or []}
+    found = [content for content in added if content and text.startswith(content)]
+    return added[max(found, key=len)] if found else None

@@ -11,11 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from g3n_compiler.checkpoint.conversations import Conversation
 from g3n_compiler.lower.accelerator import AcceleratorOutputs, AcceleratorRun
 from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Files, Lowered, LoweredSubgraph
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import TextEntry, Towers
+from g3n_compiler.lower.prompts import Prompts
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.slice.elastic import Size
@@ -37,6 +39,10 @@ class Backend(TextEntry, Protocol):
         """Why a bundle of this runtime cannot hold several sizes; ``None`` if it can."""
 
     @property
+    def needs_turns(self) -> bool:
+        """Whether the app writes this runtime's prompts itself, for which it has no Jinja."""
+
+    @property
     def accelerator(self) -> str | None:
         """What of this machine runs the subgraphs that a target places on an accelerator; ``None`` if nothing does."""
 
@@ -51,6 +57,13 @@ class Backend(TextEntry, Protocol):
         Args:
             prefill: the longest chunk of a prompt.
             subgraphs: those of this runtime.
+        """
+
+    def prompts(self, job: Job, conversations: Sequence[Conversation]) -> Prompts:
+        """What this runtime will make of conversations, seen before anything is lowered.
+
+        Raises:
+            TokenizerError: it cannot render the checkpoint's template.
         """
 
     def lower(self, job: Job) -> Lowered:
@@ -75,7 +88,7 @@ class Backend(TextEntry, Protocol):
         Shapes are those of :meth:`g3n_compiler.lower.opened.TextModel.prefilled_logits`.
         """
 
-    def answers(self, files: Files, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def answers(self, job: Job, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Greedy text of a chat's first turn after each of ``prompts``, from the unmodified stock engine."""
 
     def run_on_accelerator(self, job: Job, run: AcceleratorRun) -> AcceleratorOutputs:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
 from g3n_compiler.lower.artifact import Files
+from g3n_compiler.lower.prompts import SoftTokenIds
 from g3n_compiler.lower.resume import Steps
 from g3n_compiler.models.gemma3n.text_config import TextConfig, gemma3n_config
 from g3n_compiler.models.gemma3n.tower_config import AudioConfig, VisionConfig
@@ -55,6 +56,16 @@ class Job:
     @property
     def config(self) -> TextConfig:
         return gemma3n_config(self.source.text)
+
+    @property
+    def soft_tokens(self) -> dict[str, SoftTokenIds]:
+        """The ids of the media that the bundle accepts, by the type of their parts in a message."""
+        out = {}
+        if (vision := self.vision) is not None:
+            out["image"] = SoftTokenIds(vision.boi_id, vision.image_id, vision.eoi_id)
+        if (audio := self.audio) is not None:
+            out["audio"] = SoftTokenIds(audio.begin_id, audio.soft_id, audio.end_id)
+        return out
 
     @property
     def vision(self) -> VisionConfig | None:

@@ -134,7 +134,7 @@ def _hf_checks(job: Job, expected: Expected) -> list[Check]:
 def _text_checks(job: Job, runtime: Runtime, backend: Backend, greedy: Greedy, reference: str, parity: Parity) -> None:
     tokenizer, config = job.tokenizer, job.config
     # All of the engine's answers first, before the artifact is opened, so that only one of them is in memory.
-    for prompt, text in zip(PROMPTS, backend.answers(job.files, PROMPTS, GENERATED), strict=True):
+    for prompt, text in zip(PROMPTS, backend.answers(job, PROMPTS, GENERATED), strict=True):
         tokens, _ = greedy(tokenizer.chat(prompt), GENERATED)
         stop = next((i for i, t in enumerate(tokens) if t in tokenizer.stop_ids), len(tokens))
         said = tokenizer.encode(text)

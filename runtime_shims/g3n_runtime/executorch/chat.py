@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.chat import GREEDY, NOTHING, Attachments, Sampler, Speed
-from g3n_runtime.conversation import Answer, Conversation, Prompt, Template, Turn, text_of
+from g3n_runtime.conversation import Answer, Conversation, Prompt, Turn, text_of
 from g3n_runtime.executorch.engine import ExecuTorchEngine, benchmark
 from g3n_runtime.executorch.media import SoftTokens, TowerFiles, Towers, tower_files
 from g3n_runtime.executorch.model import ExecuTorchParts
 from g3n_runtime.executorch.roles import ROLES
 from g3n_runtime.executorch.row_loop import RowLoop
+from g3n_runtime.prompt import ChatTemplate, read_template
 
 
 class ExecuTorchChat:
@@ -21,12 +22,12 @@ class ExecuTorchChat:
 
     Args:
         parts: files of the text model.
-        template: prompt template, ``{prompt}`` for the user's text.
+        template: the checkpoint's chat template.
         towers: those that the bundle has.
     """
 
-    def __init__(self, parts: ExecuTorchParts, template: str = "{prompt}", towers: TowerFiles | None = None) -> None:
-        self._parts, self._template, self._towers = parts, Template.parse(template), Towers(towers or TowerFiles())
+    def __init__(self, parts: ExecuTorchParts, template: ChatTemplate, towers: TowerFiles | None = None) -> None:
+        self._parts, self._template, self._towers = parts, template, Towers(towers or TowerFiles())
         self.conversation: Conversation[SoftTokens] = Conversation()
         self._engine: ExecuTorchEngine | None = None
         self._loop: RowLoop | None = None
@@ -58,7 +59,7 @@ class ExecuTorchChat:
         return said.answered(prompt, pieces)
 
     def _render(self, turns: Sequence[Turn[SoftTokens]], prompt: Prompt[SoftTokens]) -> list[str | SoftTokens]:
-        return self._template.render(self.conversation.system, turns, prompt)
+        return self._template.prompt(self.conversation.system, turns, prompt, lambda soft: soft.kind)
 
     @property
     def loaded_towers(self) -> frozenset[str]:
@@ -111,4 +112,4 @@ def open_chat(bundle: Bundle, threads: int) -> ExecuTorchChat:
 
     _unsafe_reset_threadpool(threads)
     parts = ExecuTorchParts(*(bundle.open_file(ROLES[name]) for name in ("model", "tables", "tokenizer")))
-    return ExecuTorchChat(parts, bundle.manifest["template"]["prompt"], tower_files(bundle))
+    return ExecuTorchChat(parts, read_template(bundle.manifest), tower_files(bundle))

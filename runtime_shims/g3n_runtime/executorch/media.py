@@ -41,6 +41,8 @@ class SoftTokens:
     ``rows [N, hidden]`` belong to the ids from the second on; the first id is looked up.
     """
 
+    kind: str
+    """``image`` or ``audio``, as a chat template's parts are called."""
     ids: tuple[int, ...]
     rows: np.ndarray
 
@@ -73,10 +75,10 @@ class Towers:
         for path in attachments.images:
             vision, side = self._open_vision()
             image = load_image(path, side, self._files.resample).astype(np.float32) / 255
-            yield _soft_tokens(vision.ids, vision.embed(image))
+            yield _soft_tokens("image", vision.ids, vision.embed(image))
         for path in attachments.audio:
             audio = self._open_audio()
-            yield _soft_tokens(audio.ids, np.concatenate((_heard(audio, path), audio.end())))
+            yield _soft_tokens("audio", audio.ids, np.concatenate((_heard(audio, path), audio.end())))
 
     def _open_vision(self) -> tuple[ExecuTorchVision, int]:
         if self._files.vision is None or self._files.image_side is None:
@@ -103,9 +105,9 @@ def tower_files(bundle: Bundle) -> TowerFiles:
     return TowerFiles(vision, audio, shape["image_sizes"][0], shape["resample"])
 
 
-def _soft_tokens(ids: tuple[int, int, int], rows: np.ndarray) -> SoftTokens:
+def _soft_tokens(kind: str, ids: tuple[int, int, int], rows: np.ndarray) -> SoftTokens:
     begin, soft, end = ids
-    return SoftTokens((begin, *[soft] * (len(rows) - 1), end), rows)
+    return SoftTokens(kind, (begin, *[soft] * (len(rows) - 1), end), rows)
 
 
 def _heard(tower: ExecuTorchAudio, path: Path) -> np.ndarray:

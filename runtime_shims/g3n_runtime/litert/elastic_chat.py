@@ -13,12 +13,13 @@ import sentencepiece
 
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.chat import GREEDY, NOTHING, Attachments, Sampler, Speed
-from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Template, Turn, limit_of
+from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Turn, limit_of
 from g3n_runtime.errors import EngineError
 from g3n_runtime.litert.elastic import ElasticText, open_elastic
 from g3n_runtime.litert.size_policy import SizePolicy
 from g3n_runtime.litert.speculation import SpeculativeDecoder
 from g3n_runtime.machine import memory_room
+from g3n_runtime.prompt import read_template
 from g3n_runtime.sampling import draw
 
 AUTO = "auto"
@@ -55,7 +56,7 @@ class ElasticChat:
             self.model.signature(draft, "decode")
         self._draft = draft
         self._tokenizer = _tokenizer(bundle)
-        self._template = Template.parse(manifest["template"]["prompt"])
+        self._template = read_template(manifest)
         self._bos, self._stop = int(manifest["tokenizer"]["bos_id"]), frozenset(manifest["tokenizer"]["stop_ids"])
         self.conversation: Conversation[str] = Conversation()
         self._text = ElasticText(self.model)
@@ -94,7 +95,7 @@ class ElasticChat:
         return self.conversation.answered(prompt, Answer(pieces))
 
     def _ids(self, turns: Sequence[Turn[str]], prompt: Prompt[str]) -> list[int]:
-        text = "".join(self._template.render(self.conversation.system, turns, prompt))
+        text = "".join(self._template.prompt(self.conversation.system, turns, prompt))
         return [self._bos, *self._tokenizer.encode(text)]
 
     def _answer(self, ids: Sequence[int], sampler: Sampler, most: int, limit: Ended) -> Generator[str, None, Ended]:

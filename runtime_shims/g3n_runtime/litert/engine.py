@@ -129,8 +129,12 @@ class LiteRtEngine:
 
         A picture or a sound counts as the one token that stands for it.
         """
+        return len(self.encode(self.render(turns))) + 1
+
+    def render(self, turns: Sequence[Message]) -> str:
+        """The prompt of ``turns`` under the bundle's template, bos apart; empty where the template fails on them."""
         with self._engine.create_conversation(messages=list(turns[:-1])) as conversation:
-            return len(self.encode(conversation.render_message_to_string(turns[-1]))) + 1
+            return str(conversation.render_message_to_string(turns[-1]))
 
     def generate(
         self,

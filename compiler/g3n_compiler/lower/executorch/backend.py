@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from g3n_compiler.checkpoint.conversations import Conversation
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.checkpoint.tokenizer import PROMPT
 from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
 from g3n_compiler.errors import EngineError, TargetError
 from g3n_compiler.lower.accelerator import AcceleratorOutputs, AcceleratorRun
@@ -21,6 +23,7 @@ from g3n_compiler.lower.executorch.text import MODEL, TABLES, MethodName, lower_
 from g3n_compiler.lower.executorch.towers import lower_towers, open_towers
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import LayeredModel, TextEntry, TextModel, Towers
+from g3n_compiler.lower.prompts import Prompts, own_prompts
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.quantize.recipe import Recipe
@@ -30,6 +33,7 @@ from g3n_runtime.chat import GREEDY
 from g3n_runtime.executorch.chat import ExecuTorchChat
 from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
 from g3n_runtime.executorch.roles import ROLES
+from g3n_runtime.executorch.tokenizer import Vocabulary
 
 TOKENIZER = "tokenizer.json"
 """Keeps the name by which tokenizer libraries look for it."""
@@ -54,6 +58,7 @@ class ExecuTorchBackend:
     )
 
     accelerator = None
+    needs_turns = True
 
     def compile_memory(self, config: TextConfig, recipe: Recipe) -> int:
         return compile_memory(config, recipe)
@@ -81,9 +86,7 @@ class ExecuTorchBackend:
         program, data = f"{job.stem}.pte", f"{job.stem}.ptd"
         steps.publish(MODEL, job.directory / program)
         steps.publish(TABLES, job.directory / data)
-        # The runner fails on an id that its tokenizer lacks.
-        tokenizer = pad_to_vocabulary(job.tokenizer.json_path, job.config.vocab_size)
-        (job.directory / TOKENIZER).write_bytes(tokenizer)
+        (job.directory / TOKENIZER).write_bytes(_tokenizer(job))
         core = LoweredSubgraph(
             "core",
             self.runtime,
@@ -133,8 +136,14 @@ class ExecuTorchBackend:
     def verified_logits(self, files: Files, ids: Sequence[int], prompt: int) -> np.ndarray:
         raise TargetError(self.only_one_size)
 
-    def answers(self, files: Files, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        chat = ExecuTorchChat(_parts(files), PROMPT)
+    def prompts(self, job: Job, conversations: Sequence[Conversation]) -> Prompts:
+        with tempfile.TemporaryDirectory(prefix="g3n-prompts-") as folder:
+            path = Path(folder) / TOKENIZER
+            path.write_bytes(_tokenizer(job))
+            return own_prompts(job, conversations, Vocabulary(path).encode)
+
+    def answers(self, job: Job, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        chat = ExecuTorchChat(_parts(job.files), job.tokenizer.template)
         texts = []
         for prompt in prompts:
             texts.append("".join(chat.send(prompt, GREEDY, max_new_tokens)))
@@ -148,6 +157,11 @@ class ExecuTorchBackend:
         program, tables = run.bundle.file(ROLES["model"]), run.bundle.file(ROLES["tables"])
         reader = run.model if run.entry == ENTRY_POINTS[0] else None
         return run_on_arm(run.kit, program, tables, run.entry, reader, run.texts, run.greedy, run.scratch)
+
+
+def _tokenizer(job: Job) -> bytes:
+    """The tokenizer's file, with a token for every id: the runner fails on one that has none."""
+    return pad_to_vocabulary(job.tokenizer.json_path, job.config.vocab_size)
 
 
 def _parts(files: Files) -> ExecuTorchParts:

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from g3n_compiler.checkpoint.conversations import Conversation
 from g3n_compiler.heap import release_free_memory
 from g3n_compiler.lower.accelerator import AcceleratorOutputs, AcceleratorRun
 from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
@@ -35,10 +36,12 @@ from g3n_compiler.lower.litert.gpu_operators import require_gpu_operators
 from g3n_compiler.lower.litert.memory import compile_memory, memory_ledger
 from g3n_compiler.lower.litert.metadata import executor_metadata, llm_metadata
 from g3n_compiler.lower.litert.opened import SECTIONS, OpenedLayers, OpenedTextModel, verified_logits
+from g3n_compiler.lower.litert.prompts import engine_prompts, engine_template
 from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_embedder
 from g3n_compiler.lower.litert.text import convert
 from g3n_compiler.lower.litert.towers import lower_towers, media_of, open_towers
 from g3n_compiler.lower.opened import LayeredModel, TextEntry, TextModel, Towers
+from g3n_compiler.lower.prompts import Prompts
 from g3n_compiler.lower.resume import Steps
 from g3n_compiler.lower.signatures.text import DECODE, prefill_name
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
@@ -74,6 +77,7 @@ class LiteRtBackend:
     modalities = MODALITIES
     packages = ("torch", "litert-torch", "ai-edge-litert", "litert-lm", "numpy", "sentencepiece")
     only_one_size = None
+    needs_turns = False
 
     @property
     def accelerator(self) -> str | None:
@@ -152,8 +156,11 @@ class LiteRtBackend:
     def open_towers(self, files: Files) -> Towers:
         return open_towers(files[ROLE])
 
-    def answers(self, files: Files, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        texts = []
+    def prompts(self, job: Job, conversations: Sequence[Conversation]) -> Prompts:
+        return engine_prompts(job, engine_template(job), conversations)
+
+    def answers(self, job: Job, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        texts, files = [], job.files
         with tempfile.TemporaryDirectory(dir=files[ROLE].parent, prefix=".engine-") as cache:
             # The engine that packs the weights into the cache holds both copies; a second one maps only packed ones.
             LiteRtEngine(files[ROLE], cache_dir=Path(cache)).close()
@@ -206,14 +213,7 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     steps.value(TOWERS, lambda: {"parts": [asdict(t) | {"path": t.path.name} for t in towers]})
     job.progress("litert: packing the bundle")
     tokenizer = job.tokenizer
-    llm = llm_metadata(
-        job.context,
-        tokenizer.bos_id,
-        tokenizer.stop_ids,
-        chat_template=tokenizer.chat_template,
-        sampler=tokenizer.sampler,
-        media=media_of(job),
-    )
+    llm = llm_metadata(job.context, tokenizer, engine_template(job), media_of(job))
     models: dict[SectionKind, Path] = {
         "prefill_decode": core,
         "embedder": embedder,

@@ -2,7 +2,6 @@ package org.g3n.app
 
 import org.g3n.core.bundle.Manifest
 import org.g3n.core.bundle.Sampling
-import org.g3n.core.chat.ChatTemplate
 import org.g3n.core.chat.Turn
 import org.g3n.core.engine.Answer
 import org.g3n.core.engine.Engine
@@ -19,10 +18,10 @@ import org.pytorch.executorch.extension.llm.LlmModule
  */
 class LlmModuleEngine : Engine {
     private class Loaded(val module: LlmModule, val manifest: Manifest) {
-        val template = ChatTemplate(manifest.promptTemplate)
+        val template = manifest.chatTemplate()
 
         /** Pieces that end a turn; the runner hands them on like any other. */
-        val stops = setOf(manifest.promptTemplate.substringAfter("{prompt}").substringBefore("\n"), "<eos>")
+        val stops = manifest.stopTexts
     }
 
     @Volatile

@@ -1,10 +1,10 @@
 package org.g3n.core
 
-import org.g3n.core.bundle.InvalidManifest
 import org.g3n.core.bundle.Sampling
 import org.g3n.core.chat.ChatTemplate
 import org.g3n.core.chat.Role
 import org.g3n.core.chat.Turn
+import org.g3n.core.chat.TurnTexts
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.MappedTable
 import org.g3n.core.engine.Sampler
@@ -27,13 +27,30 @@ class TextTest {
 
     @Test
     fun `conversations are rendered as the Jinja template does`() {
-        val golden = Golden.read("conversations.json") as Map<*, *>
-        val template = ChatTemplate(golden["template"] as String)
-        for (case in golden["cases"] as List<*>) {
-            val turns = ((case as Map<*, *>)["turns"] as List<*>).map { turn(it as Map<*, *>) }
-            assertEquals(case["prompt"], template.render(turns))
+        for (golden in Golden.cases("conversations.json")) {
+            val template = ChatTemplate(texts(golden["template"] as Map<*, *>))
+            for (case in golden["cases"] as List<*>) {
+                val turns = ((case as Map<*, *>)["turns"] as List<*>).map { turn(it as Map<*, *>) }
+                val prompt = case["prompt"]
+                if (prompt == null) {
+                    assertFailsWith<IllegalArgumentException> { template.render(turns) }
+                } else {
+                    assertEquals(prompt, template.render(turns))
+                }
+            }
         }
     }
+
+    private fun texts(entry: Map<*, *>): TurnTexts = TurnTexts(
+        entry["first"] as String,
+        (entry["system"] as List<*>?)?.let { (before, after) -> before as String to after as String },
+        entry["answer"] as String,
+        entry["next"] as String,
+        entry["generation"] as String,
+        entry["strip_user"] as Boolean,
+        entry["strip_answer"] as Boolean,
+        entry["strip_system"] as Boolean,
+    )
 
     private fun turn(message: Map<*, *>): Turn {
         val role = mapOf("user" to Role.USER, "assistant" to Role.MODEL, "system" to Role.SYSTEM).getValue(message["role"] as String)
@@ -42,8 +59,8 @@ class TextTest {
 
     @Test
     fun `a template or conversation out of form is refused`() {
-        assertFailsWith<InvalidManifest> { ChatTemplate("no place for a prompt") }
-        val template = ChatTemplate("{prompt}")
+        val template = ChatTemplate(TurnTexts("", null, "", "", "", false, false, false))
+        assertFailsWith<IllegalArgumentException> { template.render(listOf(Turn(Role.SYSTEM, "x"), Turn(Role.USER, "y"))) }
         assertFailsWith<IllegalArgumentException> { template.render(emptyList()) }
         assertFailsWith<IllegalArgumentException> { template.render(listOf(Turn(Role.MODEL, "x"))) }
         assertFailsWith<IllegalArgumentException> { template.render(listOf(Turn(Role.USER, "x"), Turn(Role.USER, "y"))) }

@@ -1,5 +1,8 @@
 package org.g3n.core.bundle
 
+import org.g3n.core.chat.ChatTemplate
+import org.g3n.core.chat.TurnTexts
+
 /** Which engine family a part of a bundle is for. */
 enum class Runtime(val id: String) {
     LITERT("litert"),
@@ -79,7 +82,8 @@ data class Manifest(
     val memory: Map<Runtime, MemoryLedger>,
     val bosId: Int,
     val stopIds: Set<Int>,
-    val promptTemplate: String,
+    val stopTexts: Set<String>,
+    val turnTexts: TurnTexts?,
     val sampling: Sampling,
     val golden: List<GoldenText>,
     val sizes: List<BundleSize>,
@@ -87,6 +91,11 @@ data class Manifest(
     val licenseName: String,
     val licenseNotice: String,
 ) {
+    /** The chat template, for engines that take a plain prompt; raises [InvalidManifest] if it is not such texts. */
+    fun chatTemplate(): ChatTemplate = ChatTemplate(
+        turnTexts ?: throw InvalidManifest("the chat template of $name needs Jinja, which only the LiteRT engine has"),
+    )
+
     val totalBytes: Long get() = files.sumOf { it.bytes }
 
     /** The one file with [role]; raises [IncompleteBundle] if the bundle has none. */

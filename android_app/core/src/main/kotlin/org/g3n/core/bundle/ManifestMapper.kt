@@ -1,5 +1,7 @@
 package org.g3n.core.bundle
 
+import org.g3n.core.chat.TurnTexts
+
 /** Turns a manifest that follows the schema into a [Manifest]; what the schema promises is taken as given. */
 internal class ManifestMapper(private val root: Map<*, *>) {
     fun manifest(): Manifest {
@@ -19,13 +21,28 @@ internal class ManifestMapper(private val root: Map<*, *>) {
             memory = root.at("memory").entries.associate { (id, ledger) -> Runtime.of(id as String) to ledger(ledger as Map<*, *>) },
             bosId = root.at("tokenizer").int("bos_id"),
             stopIds = root.at("tokenizer").list("stop_ids").mapTo(LinkedHashSet()) { exactInt(it, "stop_ids") },
-            promptTemplate = root.at("template").text("prompt"),
+            stopTexts = root.at("tokenizer").strings("stop_texts").toSet(),
+            turnTexts = (root.at("template")["turns"] as Map<*, *>?)?.let(::turnTexts),
             sampling = sampling(root.at("sampler")),
             golden = root.at("parity").objects("texts").map(::golden),
             sizes = root.objects("sizes").map { BundleSize(it.text("name"), it.long("least_device_ram")) },
             parityPassed = root.at("parity")["passed"] as Boolean,
             licenseName = root.at("license").text("name"),
             licenseNotice = root.at("license").text("notice"),
+        )
+    }
+
+    private fun turnTexts(entry: Map<*, *>): TurnTexts {
+        val system = (entry["system"] as List<*>?)?.map { it as String }
+        return TurnTexts(
+            first = entry.text("first"),
+            system = system?.let { (before, after) -> before to after },
+            answer = entry.text("answer"),
+            next = entry.text("next"),
+            generation = entry.text("generation"),
+            stripUser = entry["strip_user"] as Boolean,
+            stripAnswer = entry["strip_answer"] as Boolean,
+            stripSystem = entry["strip_system"] as Boolean,
         )
     }
 

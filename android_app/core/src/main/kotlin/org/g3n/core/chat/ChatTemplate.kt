@@ -1,55 +1,66 @@
 package org.g3n.core.chat
 
-import org.g3n.core.bundle.InvalidManifest
+/**
+ * A checkpoint's chat template as the texts that stand between what people and the model say.
+ *
+ * They are derived from the Jinja template when a bundle is compiled, and proven to write the same prompts.
+ *
+ * @property first before the first user's text, if there is no system's text.
+ * @property system before and after the system's text; `null` if the template takes none.
+ * @property answer between a user's text and an answer that was given.
+ * @property next between an answer and the next user's text.
+ * @property generation between the last user's text and the answer to come.
+ */
+data class TurnTexts(
+    val first: String,
+    val system: Pair<String, String>?,
+    val answer: String,
+    val next: String,
+    val generation: String,
+    val stripUser: Boolean,
+    val stripAnswer: Boolean,
+    val stripSystem: Boolean,
+)
 
 /**
- * Renders a conversation the way Gemma's Jinja template does, from the manifest's one-turn prompt.
+ * Renders a conversation the way the checkpoint's Jinja template does.
  *
- * LiteRT-LM renders turns itself; this is for engines that take a plain prompt. The system's text is a prefix of the
- * first user turn, and texts are trimmed. No bos is added: the engine's first token is not text.
- *
- * @param prompt the manifest's `template.prompt`, with `{prompt}` where the user's text goes.
+ * LiteRT-LM renders turns itself; this is for engines that take a plain prompt. No bos is added: the engine's first
+ * token is not text.
  */
-class ChatTemplate(prompt: String) {
-    private val userOpening: String
-    private val turnEnd: String
-    private val modelOpening: String
-
-    init {
-        val parts = prompt.split(PLACEHOLDER)
-        if (parts.size != 2) {
-            throw InvalidManifest("the prompt template has ${parts.size - 1} times $PLACEHOLDER, it must have it once")
-        }
-        userOpening = parts[0]
-        val split = parts[1].indexOf(TURN_START)
-        turnEnd = if (split < 0) parts[1] else parts[1].substring(0, split)
-        modelOpening = if (split < 0) "" else parts[1].substring(split)
-    }
-
+class ChatTemplate(private val texts: TurnTexts) {
     /**
      * The prompt that [turns] make, ending where the model is to speak.
      *
-     * Raises [IllegalArgumentException] unless user and model alternate and a user speaks last.
+     * Raises [IllegalArgumentException] unless user and model alternate and a user speaks last, and if there is a
+     * system's text that the template does not take.
      */
     fun render(turns: List<Turn>): String {
         val system = turns.firstOrNull()?.takeIf { it.role == Role.SYSTEM }
         val spoken = if (system == null) turns else turns.drop(1)
         require(spoken.isNotEmpty() && spoken.last().role == Role.USER) { "there is no user turn to answer" }
         val out = StringBuilder()
-        for ((i, turn) in spoken.withIndex()) {
-            require((turn.role == Role.USER) == (i % 2 == 0)) { "user and model must alternate" }
-            out.append(if (turn.role == Role.USER) userOpening else modelOpening)
-            if (i == 0 && system != null) out.append(system.text).append("\n\n")
-            out.append(trimmed(turn.text)).append(turnEnd)
+        if (system == null) {
+            out.append(texts.first)
+        } else {
+            val (before, after) = requireNotNull(texts.system) { "this model's chat template takes no system text" }
+            out.append(before).append(said(system.text, texts.stripSystem)).append(after)
         }
-        return out.append(modelOpening).toString()
+        for ((i, turn) in spoken.withIndex()) {
+            val isUser = turn.role == Role.USER
+            require(isUser == (i % 2 == 0)) { "user and model must alternate" }
+            if (isUser) {
+                out.append(said(turn.text, texts.stripUser))
+            } else {
+                out.append(texts.answer).append(said(turn.text, texts.stripAnswer)).append(texts.next)
+            }
+        }
+        return out.append(texts.generation).toString()
     }
 
     private companion object {
-        const val PLACEHOLDER = "{prompt}"
-        const val TURN_START = "<start_of_turn>"
-
         // Python's str.strip() and Kotlin's trim() differ on a few control characters.
-        fun trimmed(text: String): String = text.trim { it.isWhitespace() || it == '\u001c' || it == '\u0085' }
+        fun said(text: String, isStripped: Boolean): String =
+            if (isStripped) text.trim { it.isWhitespace() || it == '\u001c' || it == '\u0085' } else text
     }
 }

@@ -31,7 +31,7 @@ class DecoderEngine(private val loader: ProgramLoader) : Engine {
             loaded = Loaded(
                 program,
                 tokenizer,
-                ChatTemplate(bundle.manifest.promptTemplate),
+                bundle.manifest.chatTemplate(),
                 MappedTable(tables, program.constants("get_table_embed_tokens")),
                 MappedTable(tables, program.constants("get_table_embed_tokens_per_layer")),
                 program.constants("get_max_seq_len").single().toInt(),

@@ -1,0 +1,73 @@
+"""The chat template that LiteRT-LM can render as ``transformers`` does, and the prompts that it makes of it.
+
+The engine's Jinja lacks methods that Python's texts have, writes nothing where a template fails, and hands every content
+over as a list of parts. So the checkpoint's own template is tried first, and where the engine makes other prompts of
+it, the same turns written for the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from g3n_compiler.checkpoint.conversations import Conversation, conversations
+from g3n_compiler.checkpoint.tokenizer import TextTokenizer
+from g3n_compiler.errors import TokenizerError
+from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.litert.metadata import llm_metadata
+from g3n_compiler.lower.litert.stand_in import CONTEXT, stand_in
+from g3n_compiler.lower.litert.towers import media_of
+from g3n_compiler.lower.prompts import RuntimePrompt
+from g3n_runtime.litert.engine import LiteRtEngine
+
+
+def engine_prompts(job: Job, template: str, wanted: Sequence[Conversation]) -> list[RuntimePrompt | None]:
+    """What the stock engine makes of conversations under ``template``."""
+    tokenizer = job.tokenizer
+    llm = llm_metadata(CONTEXT, tokenizer, template, media_of(job))
+    with stand_in(tokenizer.sentencepiece, llm) as engine:
+        return [_prompt(engine, job, messages) for messages in wanted]
+
+
+def engine_template(job: Job) -> str:
+    """The template for the engine's file: the checkpoint's own, or the same turns in the engine's Jinja.
+
+    Raises:
+        TokenizerError: the engine makes other prompts of both.
+    """
+    tokenizer, wanted = job.tokenizer, [messages for _, messages in conversations(sorted(job.soft_tokens))]
+    expected = [_expected(tokenizer, messages) for messages in wanted]
+    candidates = (
+        [tokenizer.template.jinja]
+        if tokenizer.turns is None
+        else [tokenizer.template.jinja, tokenizer.turns.as_jinja()]
+    )
+    for candidate in candidates:
+        made = engine_prompts(job, candidate, wanted)
+        if [None if prompt is None else prompt.text for prompt in made] == expected:
+            return candidate
+    more = "" if tokenizer.no_turns is None else f", and cannot be written more simply: {tokenizer.no_turns}"
+    raise TokenizerError(
+        f"LiteRT-LM renders the chat template otherwise than transformers does{more}. Its Jinja has no methods of texts "
+        "but strip, startswith, replace and the like: use filters instead, or compile with --runtime executorch"
+    )
+
+
+def _prompt(engine: LiteRtEngine, job: Job, messages: Conversation) -> RuntimePrompt | None:
+    text = engine.render(messages)
+    if not text:  # the engine swallows the template's errors
+        return None
+    out: list[int] = []
+    # The blank lines around placeholders are in the text already.
+    for piece, kind in job.tokenizer.template.split(text, around=""):
+        out += engine.encode(piece)
+        if kind is not None:
+            out += job.soft_tokens[kind]
+    return RuntimePrompt(text, tuple(out))
+
+
+def _expected(tokenizer: TextTokenizer, messages: Conversation) -> str | None:
+    try:
+        text = tokenizer.template.render(messages, TokenizerError)
+    except TokenizerError:
+        return None
+    return tokenizer.template.spaced(text.removeprefix(tokenizer.template.bos))

@@ -1,0 +1,122 @@
+"""Compare the prompts of every runtime with those of ``transformers``: text and token ids, before anything is traced.
+
+A wrong prompt is no error to any engine, and the model's answer to it is only worse. So all runtimes must make the same
+prompts of a set of conversations as ``apply_chat_template`` and the tokenizer that ``transformers`` loads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from g3n_compiler.checkpoint.chat_template import PREPROCESSOR_CONFIG, PROCESSOR_CONFIG, find_chat_template
+from g3n_compiler.checkpoint.conversations import Conversation, conversations
+from g3n_compiler.checkpoint.fields import present
+from g3n_compiler.errors import TokenizerError
+from g3n_compiler.lower.backend import Backend
+from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.prompts import RuntimePrompt
+from g3n_compiler.lower.subgraphs import Runtime
+from g3n_runtime.terminal import printable_line
+
+
+def require_equal_prompts(job: Job, backends: Mapping[Runtime, Backend]) -> int:
+    """Raise unless every runtime makes the prompts of ``transformers``; returns how many conversations were compared.
+
+    Raises:
+        TokenizerError: a prompt differs, or neither ``transformers`` nor a runtime can make it.
+    """
+    named = dict(conversations(sorted(job.soft_tokens)))
+    expected = transformers_prompts(job, list(named.values()))
+    for runtime, backend in backends.items():
+        made = backend.prompts(job, list(named.values()))
+        for name, ours, theirs in zip(named, made, expected, strict=True):
+            if ours != theirs:
+                raise TokenizerError(_difference(name, runtime, ours, theirs))
+    if all(prompt is None for prompt in expected):
+        raise TokenizerError("transformers makes no prompt of any conversation with this checkpoint's chat template")
+    return len(named)
+
+
+def transformers_prompts(job: Job, wanted: Sequence[Conversation]) -> list[RuntimePrompt | None]:
+    """What ``transformers`` makes of conversations with the checkpoint's folder alone.
+
+    A picture or a sound counts as in :class:`~g3n_compiler.lower.prompts.RuntimePrompt`.
+    """
+    directory, template = job.source.directory, job.tokenizer.template
+    with _quiet():
+        tokenizer, writer, around = _load(directory)
+    found = find_chat_template(directory)
+    given = {} if found.where is not None else {"chat_template": found.text}
+    soft = {ids.soft for ids in job.soft_tokens.values()}
+    out: list[RuntimePrompt | None] = []
+    for messages in wanted:
+        try:
+            text = writer.apply_chat_template(
+                [dict(template.adapted(message)) for message in messages],
+                tokenize=False,
+                add_generation_prompt=True,
+                **given,
+            )
+        except Exception:  # whatever a template's operations meet
+            out.append(None)
+            continue
+        for kind in job.soft_tokens:
+            text = text.replace(template.placeholders[kind], around[kind])
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        if ids[:1] != [job.tokenizer.bos_id]:
+            raise TokenizerError("transformers puts no bos before the prompt, and every engine does")
+        once = tuple(i for at, i in enumerate(ids[1:], 1) if i not in soft or ids[at - 1] != i)
+        for kind in job.soft_tokens:
+            text = text.replace(around[kind], f"\n\n{template.placeholders[kind]}\n\n")
+        out.append(RuntimePrompt(text.removeprefix(template.bos), once))
+    return out
+
+
+def _load(directory: Path) -> tuple[Any, Any, dict[str, str]]:
+    """The tokenizer, what writes prompts, and what the processor puts in place of each placeholder."""
+    from transformers import AutoProcessor, AutoTokenizer
+
+    try:
+        if any(present(directory / name) for name in (PROCESSOR_CONFIG, PREPROCESSOR_CONFIG)):
+            processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
+            around = {"image": processor.full_image_sequence, "audio": processor.full_audio_sequence}
+            own = processor if processor.chat_template is not None else processor.tokenizer
+            return processor.tokenizer, own, around
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # the library raises whatever it meets
+        reason = printable_line(str(error))[:300]
+        raise TokenizerError(f"transformers cannot load the tokenizer of {directory} ({reason})") from None
+    return tokenizer, tokenizer, {}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the library says while it loads off the terminal: it is compared, not believed."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _difference(name: str, runtime: Runtime, ours: RuntimePrompt | None, theirs: RuntimePrompt | None) -> str:
+    begin = f"{runtime} and transformers make different prompts of {name}"
+    if ours is None or theirs is None:
+        does = "transformers refuses it" if theirs is None else f"{runtime} refuses it"
+        return f"{begin}: {does}, the other does not. Make the chat template simpler"
+    if ours.text != theirs.text:
+        at = next((i for i, (a, b) in enumerate(zip(ours.text, theirs.text, strict=False)) if a != b), -1)
+        at = at if at >= 0 else min(len(ours.text), len(theirs.text))
+        own, other = (repr(text[max(at - 20, 0) : at + 40]) for text in (ours.text, theirs.text))
+        return f"{begin}: {own} instead of {other}. Make the chat template simpler"
+    at = next((i for i, (a, b) in enumerate(zip(ours.ids, theirs.ids, strict=False)) if a != b), -1)
+    return (
+        f"{begin}: the same text becomes other tokens, {list(ours.ids[at : at + 5])} instead of "
+        f"{list(theirs.ids[at : at + 5])}. The tokenizer's files do not agree: save it again with transformers"
+    )
