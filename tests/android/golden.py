@@ -12,6 +12,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from g3n_compiler.nano import checkpoint_dir
 from g3n_runtime.bundle import inside, open_bundle, schema
 from g3n_runtime.errors import BundleError
 from g3n_runtime.executorch.model import MappedTable
+from g3n_runtime.prompt import ChatTemplate
 from tests.android.signed import signed_vectors
 
 DIRECTORY = Path(__file__).parents[2] / "android_app" / "core" / "src" / "test" / "resources" / "golden"

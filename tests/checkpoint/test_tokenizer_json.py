@@ -9,7 +9,7 @@ import pytest
 from pytorch_tokenizers import CppHFTokenizer
 from tokenizers import Tokenizer
 
-from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
+from g3n_compiler.checkpoint.tokenizer_json import for_executorch
 from g3n_compiler.nano import checkpoint_dir
 
 SOURCE = checkpoint_dir() / "tokenizer.json"
@@ -18,7 +18,7 @@ TEXT = "What is a river?<end_of_turn>\n<start_of_turn>model\nlibÉré"
 
 
 def test_a_full_tokenizer_keeps_its_bytes() -> None:
-    assert pad_to_vocabulary(SOURCE, SIZE) == SOURCE.read_bytes()
+    assert for_executorch(SOURCE, SIZE) == SOURCE.read_bytes()
 
 
 def test_every_id_has_a_name_for_both_readers(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_every_id_has_a_name_for_both_readers(tmp_path: Path) -> None:
     spec["added_tokens"].append(moved)
     source, path = tmp_path / "source.json", tmp_path / "tokenizer.json"
     source.write_text(json.dumps(spec), encoding="utf-8")
-    path.write_bytes(pad_to_vocabulary(source, SIZE + 40))
+    path.write_bytes(for_executorch(source, SIZE + 40))
 
     ours, stock = Tokenizer.from_file(str(path)), CppHFTokenizer()
     stock.load(str(path))

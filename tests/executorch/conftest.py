@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
+from g3n_compiler.checkpoint.tokenizer_json import for_executorch
 from g3n_compiler.lower.executorch.delegates.text import DecoderPieces
 from g3n_compiler.lower.executorch.text import ExecuTorchArtifacts, MethodName, lower_text
 from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_parts
@@ -89,7 +89,7 @@ def lower(source: Source, recipe: str, folder: Path, context: int = CONTEXT) -> 
         chunk=CHUNK,
         methods=METHODS[recipe],
     )
-    tokenizer = pad_to_vocabulary(source.directory / "tokenizer.json", source.text.vocab_size)
+    tokenizer = for_executorch(source.directory / "tokenizer.json", source.text.vocab_size)
     (folder / "tokenizer.json").write_bytes(tokenizer)
     return made
 

@@ -269,7 +269,7 @@ def open_processor() -> Callable[[Path], object]:
 def open_tokenizer() -> Callable[[Path], object]:
     """The tokenizer as a compile takes it, and as it goes into an ExecuTorch bundle."""
     from g3n_compiler.checkpoint.tokenizer import load_tokenizer
-    from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
+    from g3n_compiler.checkpoint.tokenizer_json import for_executorch
     from g3n_compiler.models.gemma3n.text_config import load_text_config
     from g3n_compiler.nano import checkpoint_dir
 
@@ -280,7 +280,7 @@ def open_tokenizer() -> Callable[[Path], object]:
         for stop in tokenizer.stop_ids:
             tokenizer.token(stop)
         tokenizer.decode(tokenizer.chat("What is a river?\n é\u0000 <bos> 漢字"))
-        pad_to_vocabulary(tokenizer.json_path, config.vocab_size)
+        for_executorch(tokenizer.json_path, config.vocab_size)
 
     return read
 

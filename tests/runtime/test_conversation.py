@@ -156,5 +156,7 @@ def test_the_system_opens_the_first_turn_that_is_left() -> None:
 
 
 def test_media_come_before_the_text() -> None:
-    parts = TEMPLATE.prompt(None, (), Prompt("what?", ("PICTURE", "SOUND")))
+    parts = TEMPLATE.prompt(
+        None, (), Prompt("what?", ("PICTURE", "SOUND")), {"PICTURE": "image", "SOUND": "audio"}.__getitem__
+    )
     assert parts[1:-1] == ["\n\n", "PICTURE", "\n\n", "\n\n", "SOUND", "\n\n", "what?"]

@@ -58,7 +58,7 @@ def conversations(media: Sequence[str]) -> Iterator[tuple[str, Conversation]]:
         yield f"{kind} in the second turn", [user(_SHORT), model("An animal."), user("This?", kind)]
         yield (
             f"{kind} after a system's text",
-            [system("Be brief."), user("What is this?", kind), model("7"), user("Why?")],
+            [system("Be brief."), user("This?", kind), model("7"), user("Why?")],
         )
     if media:
         yield "several media", [user("Compare.", *media, *media)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from g3n_compiler.checkpoint.fields import Section, present, read_json
 from g3n_compiler.checkpoint.reader import GENERATION
@@ -11,7 +13,7 @@ from g3n_compiler.checkpoint.remark import Remark, no_remark
 from g3n_compiler.errors import WrongModel
 from g3n_compiler.models.gemma3n.text_config import MAX_ID
 
-NEUTRAL = {
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "repetition_penalty": (1, 1.0),
     "encoder_repetition_penalty": (1, 1.0),
     "no_repeat_ngram_size": (0,),

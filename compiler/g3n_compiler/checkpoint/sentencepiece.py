@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from g3n_compiler.checkpoint.fields import present
 from g3n_compiler.checkpoint.lfs import is_lfs_pointer
 from g3n_compiler.checkpoint.remark import Remark, no_remark
-from g3n_compiler.checkpoint.tokenizer_json import read_tokenizer_json
+from g3n_compiler.checkpoint.tokenizer_json import SPACE, read_tokenizer_json
 from g3n_compiler.errors import TokenizerError, UnsupportedTokenizer
 from g3n_compiler.models.gemma3n.text_config import MAX_VOCABULARY
 from g3n_runtime.reading import read_bytes
@@ -30,7 +30,6 @@ MAX_BYTES = 64 << 20
 MAX_PIECE = 1024
 """In characters."""
 _UNMERGED_SCORE = -1e7
-_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 def _require(path: Path, holds: bool, what: str) -> None:
@@ -45,7 +44,7 @@ def _require(path: Path, holds: bool, what: str) -> None:
 def _is_space_replacement(normalizer: Mapping[str, Any] | None) -> bool:
     if normalizer is None or normalizer.get("type") != "Replace":
         return False
-    return normalizer.get("pattern") == {"String": " "} and normalizer.get("content") == _SPACE
+    return normalizer.get("pattern") == {"String": " "} and normalizer.get("content") == SPACE
 
 
 def _is_idle_split(pre_tokenizer: Mapping[str, Any] | None) -> bool:

@@ -107,8 +107,9 @@ class LoadedTokenizer:
 def load_tokenizer(
     directory: Path, config: TextConfig, modalities: Collection[str] = (), remark: Remark = no_remark
 ) -> TextTokenizer:
-    """Read ``tokenizer.json`` (required), ``tokenizer.model`` (made from it if it is missing or stale), the chat template
-    and the sampler.
+    """Read ``tokenizer.json`` (required), the chat template and the sampler.
+
+    ``tokenizer.model`` is made from ``tokenizer.json`` if it is missing or stale.
 
     Args:
         modalities: those that are compiled.
@@ -133,8 +134,8 @@ def load_tokenizer(
     bos = tokenizer.token_to_id(template.bos)
     if bos != config.bos_id:
         raise TokenizerError(
-            f"the chat template begins with {template.bos!r}, which is token {bos} of {path.name}, but config.json says "
-            f"that bos is {config.bos_id}: make them agree"
+            f"the chat template begins with {template.bos!r}, which is token {bos} of {path.name}, but config.json "
+            f"says that bos is {config.bos_id}: make them agree"
         )
     turns: Turns | None = None
     why: str | None = None

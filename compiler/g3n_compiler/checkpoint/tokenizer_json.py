@@ -19,6 +19,7 @@ MAX_TOKEN = 1024
 MAX_RULES = 1 << 18
 """Bytes of JSON for everything but the vocabulary; Gemma's has less than 4 KB."""
 MAX_PATTERN = 4096
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
 _RULES = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding")
 
@@ -56,18 +57,25 @@ def load_fast_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def pad_to_vocabulary(path: Path, size: int) -> bytes:
-    """The file with an unused token for each id below ``size`` that has none; the original bytes if every id has one.
+def for_executorch(path: Path, size: int) -> bytes:
+    """The file as ExecuTorch's runner must have it to read texts as the ``tokenizers`` library does.
 
-    They are added tokens, in the order of their ids, because readers number added tokens by what precedes them.
+    Each id below ``size`` without a token gets an unused one, since the runner fails on an id that has none: they are
+    added tokens, in the order of their ids, because readers number added tokens by what precedes them. And the runner
+    looks for added tokens in a text before it replaces spaces, so those that are to be found afterwards, such as runs
+    of spaces, are written with spaces. The original bytes if nothing changes.
     """
     spec = read_tokenizer_json(path)
     added = spec.get("added_tokens") or []
     known = {token["id"] for token in added} | set(spec["model"]["vocab"].values())
     unused = [{"id": i, "content": f"<g3n_unused{i}>", **_PLAIN} for i in range(size) if i not in known]
-    if not unused:
+    spaced = [
+        {**token, "content": token["content"].replace(SPACE, " ")} if token.get("normalized") else token
+        for token in added
+    ]
+    if not unused and spaced == added:
         return _bytes(path)
-    spec["added_tokens"] = sorted([*added, *unused], key=lambda token: token["id"])
+    spec["added_tokens"] = sorted([*spaced, *unused], key=lambda token: token["id"])
     return json.dumps(spec, ensure_ascii=False).encode()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from g3n_compiler.checkpoint.conversations import Conversation
 from g3n_compiler.checkpoint.reader import file_sha256
-from g3n_compiler.checkpoint.tokenizer_json import pad_to_vocabulary
+from g3n_compiler.checkpoint.tokenizer_json import for_executorch
 from g3n_compiler.errors import EngineError, TargetError
 from g3n_compiler.lower.accelerator import AcceleratorOutputs, AcceleratorRun
 from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
@@ -160,8 +160,8 @@ class ExecuTorchBackend:
 
 
 def _tokenizer(job: Job) -> bytes:
-    """The tokenizer's file, with a token for every id: the runner fails on one that has none."""
-    return pad_to_vocabulary(job.tokenizer.json_path, job.config.vocab_size)
+    """The tokenizer's file, as the runner must have it."""
+    return for_executorch(job.tokenizer.json_path, job.config.vocab_size)
 
 
 def _parts(files: Files) -> ExecuTorchParts:

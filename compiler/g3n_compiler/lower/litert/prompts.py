@@ -1,8 +1,8 @@
 """The chat template that LiteRT-LM can render as ``transformers`` does, and the prompts that it makes of it.
 
-The engine's Jinja lacks methods that Python's texts have, writes nothing where a template fails, and hands every content
-over as a list of parts. So the checkpoint's own template is tried first, and where the engine makes other prompts of
-it, the same turns written for the engine.
+The engine's Jinja lacks methods that Python's texts have, writes nothing where a template fails, and hands every
+content over as a list of parts. So the checkpoint's own template is tried first, and where the engine makes other
+prompts of it, the same turns written for the engine.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def engine_template(job: Job) -> str:
             return candidate
     more = "" if tokenizer.no_turns is None else f", and cannot be written more simply: {tokenizer.no_turns}"
     raise TokenizerError(
-        f"LiteRT-LM renders the chat template otherwise than transformers does{more}. Its Jinja has no methods of texts "
-        "but strip, startswith, replace and the like: use filters instead, or compile with --runtime executorch"
+        f"LiteRT-LM renders the chat template otherwise than transformers does{more}. Its Jinja has few of Python's "
+        "methods of texts: use filters instead, or compile with --runtime executorch"
     )
 
 
