@@ -17,7 +17,7 @@ def make_job(source: Source, folder: Path, recipe: str = "fp32", target: str = "
     """Lower ``source`` into ``folder`` for a context of 64 tokens, unless ``fields`` say otherwise."""
     return Job(
         source=source,
-        tokenizer=load_tokenizer(source.directory, gemma3n_config(source.text)),
+        tokenizer=load_tokenizer(source.directory, gemma3n_config(source.text), source.modalities),
         recipe=RECIPES[recipe],
         target=get_target(target),
         directory=folder,

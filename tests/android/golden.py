@@ -12,7 +12,6 @@ import struct
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +175,7 @@ def conversation_vectors() -> list[dict[str, Any]]:
             except TokenizerError:
                 prompt = None
             cases.append({"turns": messages, "prompt": prompt})
-        out.append({"template": asdict(derive_turns(template, ())), "cases": cases})
+        out.append({"template": derive_turns(template, ()).as_json(), "cases": cases})
     return out
 
 

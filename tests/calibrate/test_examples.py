@@ -39,7 +39,7 @@ def nano() -> Source:
 
 
 def reading(source: Source, recipe: str = "fp32") -> Reading:
-    return Reading(source, load_tokenizer(source.directory, source.text), get_recipe(recipe))
+    return Reading(source, load_tokenizer(source.directory, source.text, source.modalities), get_recipe(recipe))
 
 
 def written(folder: Path, *lines: Any) -> Path:

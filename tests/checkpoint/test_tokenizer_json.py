@@ -17,8 +17,25 @@ SIZE = Tokenizer.from_file(str(SOURCE)).get_vocab_size()
 TEXT = "What is a river?<end_of_turn>\n<start_of_turn>model\nlibÉré"
 
 
-def test_a_full_tokenizer_keeps_its_bytes() -> None:
-    assert for_executorch(SOURCE, SIZE) == SOURCE.read_bytes()
+def test_a_full_tokenizer_without_spaces_in_added_tokens_keeps_its_bytes(tmp_path: Path) -> None:
+    spec = json.loads(SOURCE.read_text(encoding="utf-8"))
+    for token in spec["added_tokens"]:
+        token["normalized"] = False
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(spec), encoding="utf-8")
+    assert for_executorch(path, SIZE) == path.read_bytes()
+
+
+@pytest.mark.parametrize("text", ["  two", "a\n\n\n    b\t  c", " " * 40, "def f(x):\n    return x", "<end_of_turn>\n  x"])
+def test_the_runner_finds_runs_of_spaces(text: str, tmp_path: Path) -> None:
+    """It looks for added tokens before it replaces spaces; the file as it is gives it other ids."""
+    path, (stock, as_it_is) = tmp_path / "tokenizer.json", (CppHFTokenizer(), CppHFTokenizer())
+    path.write_bytes(for_executorch(SOURCE, SIZE))
+    stock.load(str(path))
+    as_it_is.load(str(SOURCE))
+    want = Tokenizer.from_file(str(SOURCE)).encode(text, add_special_tokens=False).ids
+    assert stock.encode(text, 0, 0) == want == Tokenizer.from_file(str(path)).encode(text, add_special_tokens=False).ids
+    assert as_it_is.encode(text, 0, 0) != want
 
 
 def test_every_id_has_a_name_for_both_readers(tmp_path: Path) -> None:

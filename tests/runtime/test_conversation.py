@@ -159,4 +159,5 @@ def test_media_come_before_the_text() -> None:
     parts = TEMPLATE.prompt(
         None, (), Prompt("what?", ("PICTURE", "SOUND")), {"PICTURE": "image", "SOUND": "audio"}.__getitem__
     )
-    assert parts[1:-1] == ["\n\n", "PICTURE", "\n\n", "\n\n", "SOUND", "\n\n", "what?"]
+    start, end = "<start_of_turn>user\n\n\n", "\n\nwhat?<end_of_turn>\n<start_of_turn>model\n"
+    assert parts == [start, "PICTURE", "\n\n\n\n", "SOUND", end]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from g3n_compiler.checkpoint.chat_template import GEMMA
 from g3n_compiler.lower.litert.media import AudioMedia, ImageMedia, Media
-from g3n_compiler.lower.litert.metadata import CHAT_TEMPLATE
 from g3n_compiler.nano import checkpoint_dir
 from g3n_runtime.errors import BundleError
 from g3n_runtime.template import MAX_OUTPUT, check_template, render
@@ -22,7 +22,7 @@ TWICE = "{% macro f(x) %}{{ x }}{{ x }}{% endmacro %}"
 MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}]
 
 
-@pytest.mark.parametrize("template", [OWN, CHAT_TEMPLATE, MEDIA.template(OWN)])
+@pytest.mark.parametrize("template", [OWN, GEMMA, MEDIA.template(OWN)])
 def test_gemmas_turns_are_written(template: str) -> None:
     expected = "<bos><start_of_turn>user\ns\n\nhi<end_of_turn>\n<start_of_turn>model\n"
     assert render(template, MESSAGES, BundleError) == expected

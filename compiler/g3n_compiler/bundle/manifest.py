@@ -143,7 +143,7 @@ def template_fields(tokenizer: TextTokenizer) -> dict[str, Any]:
         "content": template.content,
         "media": template.media,
         "placeholders": dict(template.placeholders),
-        "turns": None if turns is None else asdict(turns),
+        "turns": None if turns is None else turns.as_json(),
         "no_turns": tokenizer.no_turns,
     }
 

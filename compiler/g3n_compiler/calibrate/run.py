@@ -151,7 +151,7 @@ class CalibratingWeights(FakeQuantWeights):
 def _read(source: Source, recipe: Recipe, examples: Sequence[Example], progress: Progress) -> list[Rows]:
     """All examples as rows, if they fit into memory at once."""
     progress(f"reading {len(examples)} examples")
-    reading = Reading(source, load_tokenizer(source.directory, gemma3n_config(source.text)), recipe)
+    reading = Reading(source, load_tokenizer(source.directory, gemma3n_config(source.text), source.modalities), recipe)
     config, rows, tokens = source.text, list[Rows](), 0
     # the gate, the up projection, their product and its int8-rounded copy, plus the streams and the rows
     each = 4 * (4 * max(config.ffn_dims) + 8 * config.hidden_size + config.num_layers * config.ple_dim)

@@ -146,6 +146,8 @@ def load_tokenizer(
         remark(f"the chat template cannot be written without Jinja, so the sample app cannot use it: {why}")
     stop = list(config.eos_ids)
     end = None if turns is None else _first_added(path, turns.next)
+    if turns is not None and end is None:
+        remark("the chat template ends a turn with no token of its own: answers end at eos_token_id only")
     if end is not None and end not in stop:
         stop.append(end)
         remark(f"token {end} ends a turn in the chat template, but is no eos_token_id: answers end there too")

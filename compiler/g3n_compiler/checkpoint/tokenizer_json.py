@@ -75,6 +75,10 @@ def for_executorch(path: Path, size: int) -> bytes:
     ]
     if not unused and spaced == added:
         return _bytes(path)
+    spaces = {old["content"]: new["content"] for old, new in zip(added, spaced, strict=True)}
+    vocabulary: dict[str, int] = spec["model"]["vocab"]
+    # The library gives an added token a new id if its content is not in the vocabulary.
+    spec["model"]["vocab"] = {spaces.get(name, name): index for name, index in vocabulary.items()}
     spec["added_tokens"] = sorted([*spaced, *unused], key=lambda token: token["id"])
     return json.dumps(spec, ensure_ascii=False).encode()
 

@@ -7,7 +7,7 @@ and then compared with the template itself; a template that is more than such te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from g3n_compiler.checkpoint.conversations import Conversation, conversations, model, system, user
@@ -68,6 +68,10 @@ class Turns:
             return _stripped(content, self.strip_user)
         media = [placeholders[part["type"]] for part in content if part["type"] != "text"]
         return "".join(media) + _stripped(content[-1]["text"], self.strip_user_with_media)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return asdict(self) | {"system": None if self.system is None else list(self.system)}
 
     def as_jinja(self) -> str:
         """A chat template that writes the same, for an engine that gives every content as a list of parts."""

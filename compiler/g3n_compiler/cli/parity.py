@@ -51,7 +51,7 @@ def compare(
         source = source.divided(largest.config)
     job = Job(
         source=source,
-        tokenizer=load_tokenizer(source.directory, gemma3n_config(source.text)),
+        tokenizer=load_tokenizer(source.directory, gemma3n_config(source.text), source.modalities),
         recipe=get_recipe(manifest["recipe"]["name"]),
         target=target,
         context=manifest["context"],
