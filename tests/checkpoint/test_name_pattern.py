@@ -92,6 +92,14 @@ def test_hostile_patterns_end(pattern: str) -> None:
     assert time.monotonic() - started < 10
 
 
+def test_all_patterns_share_what_they_may_cost() -> None:
+    steps = Steps(1000)
+    patterns = [NamePattern("(.*a)*", steps) for _ in range(100)]
+    assert patterns[0].matches("a" * 20)
+    with pytest.raises(BadPattern, match="too long"):
+        [pattern.matches("a" * 20) for pattern in patterns]
+
+
 def test_hundreds_of_plain_names_take_no_time() -> None:
     names = [f"model.layers.{n}.self_attn.{part}_proj" for n in range(35) for part in "qkvo"]
     steps = Steps(0)
