@@ -180,7 +180,7 @@ def open_request(
             progress(f"slicing: {choice.why}")
         check_calibration(source.directory, recipe.name, _changed_by(options, choice))
         if options.lora is not None:
-            source = source.adapted(options.lora)
+            source = source.adapted(options.lora, progress)
         accounted = account(source)
         for backend in backends.values():
             _require_modalities(backend, source.modalities)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from g3n_compiler.checkpoint.lora import LoraAdapter
 from g3n_compiler.checkpoint.reader import Checkpoint
+from g3n_compiler.checkpoint.remark import Remark, no_remark
 from g3n_compiler.errors import UnknownTensor
 from g3n_compiler.models.embedding_tables import embedding_weights
 from g3n_compiler.models.family import Cut, Family, Ranges
@@ -82,8 +83,10 @@ class Source:
             raise
 
     def close(self) -> None:
-        """Close the checkpoint's files, which all views of it share."""
+        """Close the checkpoint's files, which all views of it share, and the adapter's."""
         self.checkpoint.close()
+        if self.adapter is not None:
+            self.adapter.close()
 
     # -- other views of the same checkpoint ----------------------------------------------------------------------------
 
@@ -99,9 +102,14 @@ class Source:
         """The same weights, divided into blocks as in ``shape``."""
         return replace(self, text=shape)
 
-    def adapted(self, adapter: Path) -> Source:
+    def adapted(self, adapter: Path, remark: Remark = no_remark) -> Source:
         """The same source, with a LoRA adapter merged into every weight when it is read."""
-        return replace(self, adapter=LoraAdapter(adapter, self.checkpoint))
+        merged = LoraAdapter(adapter, self.checkpoint, remark)
+        dead = {name: why for name, why in self.dead_tensors().items() if self.text_prefix + name in merged.names}
+        if dead:
+            name = min(dead)
+            remark(f"{len(dead)} tensors that the adapter changes have no effect, e.g. {name}: {dead[name]}")
+        return replace(self, adapter=merged)
 
     # -- what it contains ----------------------------------------------------------------------------------------------
 

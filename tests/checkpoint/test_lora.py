@@ -1,115 +1,215 @@
-"""A PEFT adapter merged while reading, against PEFT's own merge."""
+"""Adapters of every form merged while reading, against PEFT's own merge."""
 
 from __future__ import annotations
 
-import json
-import os
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
+import hypothesis.strategies as st
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
+from hypothesis import HealthCheck, given, settings
 
-from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS, LoraAdapter
-from g3n_compiler.errors import CheckpointError, NotFinite
 from g3n_compiler.models.registry import text_weights
+from g3n_compiler.nano import checkpoint_dir
+from g3n_compiler.source import Source
 from g3n_compiler.verify.checks import EXACT, relative_error
 from g3n_compiler.verify.reference import Reference, hf_logits
-from tests.conftest import ids_of, make_tiny
+from tests.checkpoint.adapters import (
+    ATTENTION,
+    PREFIX,
+    assert_merged,
+    edit_config,
+    edit_tensors,
+    merged,
+    write_adapter,
+)
+from tests.conftest import TinyModel, ids_of
+
+Q3 = "model.layers.3.self_attn.q_proj"
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rslora": {"use_rslora": True},
+    "ranks": {"rank_pattern": {"q_proj": 8}},
+    "alphas": {"alpha_pattern": {r"model.layers.\d.self_attn.v_proj": 32, f"^{Q3}": 3}},
+    "both": {"rank_pattern": {r"layers\.[0-4]\..*(q|k)_proj": 2}, "alpha_pattern": {Q3: 7}, "use_rslora": True},
+    "all": {"target_modules": "all-linear"},
+    "regex": {"target_modules": r".*\.(linear_left|per_layer_projection|per_layer_model_projection|down_proj)"},
+    "exclude": {"target_modules": "all-linear", "exclude_modules": r".*(altup|laurel).*"},
+    "layers": {"layers_to_transform": [0, 3], "layers_pattern": "layers"},
+    "gaussian": {"init_lora_weights": "gaussian"},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+    "mica": {"init_lora_weights": "mica"},
+    "dropout": {"lora_dropout": 0.1, "task_type": "CAUSAL_LM"},
+    "table": {"target_modules": ["q_proj", "embed_tokens_per_layer"], "fan_in_fan_out": True},
+    "parameters": {
+        "target_modules": ["q_proj"],
+        "target_parameters": ["mlp.gate_proj.weight"],
+        "rank_pattern": {"gate_proj": 2, "gate_proj.weight": 3},
+    },
+    "tokens": {"trainable_token_indices": [5, 6, 4351]},
+    "tokens of both": {"trainable_token_indices": {"embed_tokens": [9, 2], "lm_head": [9, 2]}},
+    "tokens of a table": {"trainable_token_indices": {"embed_tokens_per_layer": [9, 2]}},
+    "norms": {"modules_to_save": ["norm", "post_attention_layernorm"]},
+    "saved and tied": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "saved and absent": {"modules_to_save": ["classifier", "score", "layers.1.mlp"]},
+}
 
 
-@pytest.mark.parametrize("rslora", [False, True])
-def test_merged_reading_equals_peft(rslora: bool, tmp_path: Path) -> None:
-    model = make_tiny(tmp_path / "base")
-    config = LoraConfig(
-        r=4, lora_alpha=10, target_modules=["q_proj", "v_proj", "up_proj", "down_proj"], use_rslora=rslora
+@pytest.fixture(scope="module")
+def nano() -> Any:
+    """The multimodal model of ``transformers``."""
+    from transformers import Gemma3nForConditionalGeneration
+
+    return Gemma3nForConditionalGeneration.from_pretrained(checkpoint_dir(), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merged_reading_equals_pefts_merge(kind: str, tiny: TinyModel, tmp_path: Path) -> None:
+    write_adapter(tiny.hf, tmp_path, **{"target_modules": ATTENTION, **KINDS[kind]})
+    assert_merged(tiny.open().adapted(tmp_path), merged(tiny.hf, tmp_path))
+
+
+@given(
+    targets=st.sets(
+        st.sampled_from([*ATTENTION, "up_proj", "down_proj", "linear_left", "per_layer_input_gate"]), min_size=1
+    ),
+    rank=st.integers(1, 6),
+    alpha=st.integers(1, 40),
+    rslora=st.booleans(),
+    ranks=st.dictionaries(
+        st.sampled_from(["q_proj", "mlp.up_proj", "^model.layers.2.mlp.down_proj"]), st.integers(1, 9)
+    ),
+    alphas=st.dictionaries(
+        st.sampled_from(["o_proj", r"layers\.\d+\.laurel.*", f"{Q3}|model.layers.4.self_attn.v_proj"]),
+        st.integers(1, 90),
+    ),
+)
+@settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+def test_any_combination_of_options_equals_pefts_merge(
+    tiny: TinyModel,
+    tmp_path_factory: pytest.TempPathFactory,
+    targets: set[str],
+    rank: int,
+    alpha: int,
+    rslora: bool,
+    ranks: dict[str, int],
+    alphas: dict[str, int],
+) -> None:
+    folder = tmp_path_factory.mktemp("adapter")
+    adapted = write_adapter(
+        tiny.hf,
+        folder,
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=sorted(targets),
+        use_rslora=rslora,
+        rank_pattern=ranks,
+        alpha_pattern=alphas,
     )
-    adapted = get_peft_model(model.hf, config)
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name:
-                parameter.normal_(0, 0.1)
-    adapted.save_pretrained(tmp_path / "adapter")
-    source = model.open()
+    # What training holds is what is to be merged, not what survives PEFT's own loading.
+    assert_merged(tiny.open().adapted(folder), adapted.merge_and_unload().state_dict())
+
+
+def test_logits_are_those_of_the_merged_model(tiny: TinyModel, tmp_path: Path) -> None:
+    adapted = write_adapter(tiny.hf, tmp_path, target_modules=["q_proj", "up_proj"], trainable_token_indices=[5, 6])
+    source, ids = tiny.open().adapted(tmp_path), ids_of(30, 4352)
     spec = text_weights(source.text)["layers.0.mlp.up_proj"]
-    plain = source.read(spec, (3, 5))
-    source = source.adapted(tmp_path / "adapter")
-    assert not torch.allclose(source.read(spec, (3, 5)), plain)
-    merged = adapted.merge_and_unload()
-    torch.testing.assert_close(source.read(spec, (3, 5)), merged.model.layers[0].mlp.up_proj.weight[3:5])
-    ids = ids_of(30, 4352)
-    assert relative_error(Reference(source).logits(ids).numpy(), hf_logits(merged, ids).numpy()) < EXACT
+    together = adapted.merge_and_unload()
+    torch.testing.assert_close(source.read(spec, (3, 5)), together.model.layers[0].mlp.up_proj.weight[3:5])
+    assert relative_error(Reference(source).logits(ids).numpy(), hf_logits(together, ids).numpy()) < EXACT
+
+
+@pytest.mark.parametrize("form", ["half", "brain", "default", "french", "unprefixed", "multimodal", "old", "bare"])
+def test_other_forms_of_the_file_are_the_same_adapter(form: str, tiny: TinyModel, tmp_path: Path) -> None:
+    write_adapter(tiny.hf, tmp_path, target_modules=ATTENTION, use_rslora=True)
+    rename = {
+        "default": ("lora_", "lora_", ".weight", ".default.weight"),
+        "french": ("lora_", "lora_", ".weight", ".french.weight"),
+        "unprefixed": (PREFIX, ""),
+        "multimodal": (f"{PREFIX}model.", f"{PREFIX}model.language_model."),
+        "old": (f"{PREFIX}model.", f"{PREFIX}language_model.model."),
+        "bare": (f"{PREFIX}model.", PREFIX),
+    }.get(form, ())
+    dtype = {"half": torch.float16, "brain": torch.bfloat16}.get(form, torch.float32)
+    edit_tensors(tmp_path, lambda name, value: (name, value.to(dtype)))
+    expected = merged(tiny.hf, tmp_path)
+
+    def renamed(name: str, value: torch.Tensor) -> tuple[str, torch.Tensor]:
+        for old, new in zip(rename[::2], rename[1::2], strict=True):
+            name = name.replace(old, new)
+        return name, value
+
+    edit_tensors(tmp_path, renamed)
+    remarks: list[str] = []
+    assert_merged(tiny.open().adapted(tmp_path, remarks.append), expected)
+    assert any("other names" in r for r in remarks) == (form in ("multimodal", "old", "bare"))
 
 
 @pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        ({"use_dora": True}, "use_dora"),
-        ({"peft_type": "IA3"}, "IA3"),
-        ({"bias": "all"}, "biases"),
-        ({"r": 0}, "rank 0"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"init_lora_weights": "pissa"}, "'pissa' had changed"),
-        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
-        ({"a_setting_of_next_year": True}, "a_setting_of_next_year"),
-        ({"r": 10**9}, "rank 1000000000"),
-        ({"r": 8}, "has rank 4, but"),
-        ({"r": "4"}, "no usable r"),
-        ({"r": True}, "no usable r"),
-        ({"lora_alpha": 10**400}, "has lora_alpha 1000"),
-        ({"lora_alpha": "8"}, "no usable r and lora_alpha"),
-        ({"lora_alpha": float("nan")}, "NaN is not a JSON number"),
-        ({"use_rslora": [1]}, "no usable use_rslora"),
-        ({"peft_type": ["LORA"]}, "expected LORA"),
-    ],
+    "targets", ["all-linear", r".*(pw_exp\.conv|conv_stem\.conv|conv_1\.conv|embed_vision\.embedding)"]
 )
-def test_adapters_that_cannot_be_merged_right_are_refused(
-    change: dict[str, object], match: str, tmp_path: Path
-) -> None:
-    model = make_tiny(tmp_path / "base")
-    get_peft_model(model.hf, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
-    path = tmp_path / "adapter" / CONFIG
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=match):
-        model.open().adapted(tmp_path / "adapter")
+def test_towers_are_merged_with_their_convolutions(targets: str, nano: Any, tmp_path: Path) -> None:
+    write_adapter(nano, tmp_path, target_modules=targets)
+    assert_merged(Source.open(checkpoint_dir()).adapted(tmp_path), merged(nano, tmp_path))
 
 
-def test_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
-    other = make_tiny(tmp_path / "other", hidden_size=128)
-    get_peft_model(other.hf, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(CheckpointError, match="do not fit"):
-        make_tiny(tmp_path / "base").open().adapted(tmp_path / "adapter")
+def test_an_adapter_of_the_text_model_fits_the_multimodal_checkpoint(nano: Any, tmp_path: Path) -> None:
+    from transformers import Gemma3nForCausalLM
+
+    text = Gemma3nForCausalLM(nano.config.get_text_config())
+    options = {"rank_pattern": {r"^model\.layers\.2\..*": 2}, "alpha_pattern": {"^model.layers.1.self_attn.q_proj": 5}}
+    write_adapter(text, tmp_path, target_modules=["q_proj", "down_proj"], modules_to_save=["norm"], **options)
+    text.model.load_state_dict(nano.model.language_model.state_dict())
+    inner = {n.replace("model.", "model.language_model.", 1): v for n, v in merged(text, tmp_path).items()}
+    source = Source.open(checkpoint_dir()).adapted(tmp_path)
+    assert_merged(source, nano.state_dict() | inner)
 
 
-def test_an_adapter_that_is_no_folder_of_files_is_refused(tmp_path: Path) -> None:
-    checkpoint = make_tiny(tmp_path / "base").open()
-    (tmp_path / "file").touch()
-    for path in (tmp_path / "none", tmp_path / "file", tmp_path / "a\0b"):
-        with pytest.raises(CheckpointError):
-            LoraAdapter(path, checkpoint.checkpoint)
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    for content in (b"[1]", b"\xff", b"[" * 100_000, b'{"r": ' + b"1" * 5000 + b"}"):
-        (adapter / CONFIG).write_bytes(content)
-        with pytest.raises(CheckpointError, match=CONFIG):
-            LoraAdapter(adapter, checkpoint.checkpoint)
-    (adapter / CONFIG).unlink()
-    os.mkfifo(adapter / CONFIG)
-    with pytest.raises(CheckpointError, match="is a pipe"):
-        LoraAdapter(adapter, checkpoint.checkpoint)
+def test_tensors_without_effect_are_remarked_on(nano: Any, tmp_path: Path) -> None:
+    """Those of layers that share the KV cache of an earlier one: ``transformers`` of today has none, adapters do."""
+    write_adapter(nano, tmp_path, target_modules=r".*language_model\.layers\.[01]\.self_attn\.k_proj")
+    edit_tensors(tmp_path, lambda name, value: (name.replace("layers.1.", "layers.9."), value))
+    remarks: list[str] = []
+    assert Source.open(checkpoint_dir()).adapted(tmp_path, remarks.append).adapter
+    (remark,) = remarks
+    assert remark.startswith("1 tensors") and "layers.9.self_attn.k_proj" in remark and "earlier layer" in remark
 
 
-def test_patterns_are_not_compiled_and_weights_are_finite(tmp_path: Path) -> None:
-    """One that takes forever on the names of a checkpoint is not tried."""
-    model = make_tiny(tmp_path / "base")
-    get_peft_model(model.hf, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
-    path = tmp_path / "adapter" / CONFIG
-    config = json.loads(path.read_text(encoding="utf-8")) | {"target_modules": "(.*.*)*(.*.*)*x", "layers_pattern": "("}
-    path.write_text(json.dumps(config), encoding="utf-8")
-    assert LoraAdapter(tmp_path / "adapter", model.open().checkpoint).pairs
-    tensors = load_file(tmp_path / "adapter" / WEIGHTS)
-    tensors[min(tensors)][0, 0] = float("nan")
-    save_file(tensors, tmp_path / "adapter" / WEIGHTS)
-    with pytest.raises(NotFinite, match="holds a NaN"):
-        LoraAdapter(tmp_path / "adapter", model.open().checkpoint)
+def test_a_token_table_that_peft_adds_is_taken(tiny: TinyModel, tmp_path: Path) -> None:
+    changed = deepcopy(tiny.hf)
+    with torch.no_grad():
+        changed.model.embed_tokens.weight[7] += 1
+    write_adapter(changed, tmp_path, {"save_embedding_layers": True}, target_modules=["q_proj"])
+    expected, remarks = merged(tiny.hf, tmp_path), list[str]()
+    assert not torch.equal(expected["model.embed_tokens.weight"], tiny.hf.model.embed_tokens.weight)
+    assert_merged(tiny.open().adapted(tmp_path, remarks.append), expected)
+    assert any("from the adapter" in r for r in remarks)
+
+
+def test_harmless_settings_never_stop_a_merge(tiny: TinyModel, tmp_path: Path) -> None:
+    write_adapter(tiny.hf, tmp_path, target_modules=["q_proj"])
+    expected = merged(tiny.hf, tmp_path)
+    edit_config(
+        tmp_path,
+        peft_version="0.99.dev0@abc",
+        base_model_name_or_path=None,
+        revision="main",
+        task_type="QUESTION_ANS",
+        auto_mapping={"a": 1},
+        corda_config=None,
+        loftq_config={"loftq_bits": 4},
+        eva_config={"rho": 2.0},
+        lora_ga_config={"scale": "stable"},
+        a_setting_of_next_year=None,
+        another=[],
+        a_third={},
+        a_fourth=False,
+        target_modules="(.*.*)*(.*.*)*x",  # takes forever if it is tried
+        layers_pattern="(",
+        rank_pattern=None,
+        megatron_core="other",
+        runtime_config={"ephemeral_gpu_offload": True},
+    )
+    assert_merged(tiny.open().adapted(tmp_path), expected)
