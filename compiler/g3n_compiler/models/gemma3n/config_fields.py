@@ -68,6 +68,7 @@ FIXED: Mapping[str, Mapping[str, Fixed]] = {
 HARMLESS: Mapping[str, str] = {
     "altup_coef_clip": "it clips while training only",
     "attention_dropout": "it acts while training only",
+    "number_of_conv_states": "only layers of convolution read it, and a layer type of that kind is refused",
     "attention_chunk_size": "only layers of chunked attention read it, and a layer type of that name is refused",
     "initializer_range": "it initialises weights, which the checkpoint has",
     "num_labels": "it belongs to a classifier's head",

@@ -110,8 +110,11 @@ def _check_tokenizer(source: Source) -> None:
 
 def _check_processors(source: Source, remark: Remark) -> None:
     if "vision" in source.modalities and source.vision is not None:
-        if read_image_processor(source.directory, remark) is not None:
+        settings = processor_settings(source.directory, IMAGE, ())
+        if settings is not None and read_image_processor(source.directory, remark) is not None:
             check_count(source.directory, "image_seq_length", source.vision.soft_tokens)
+            if settings.raw("do_pan_and_scan") not in (None, False):
+                remark(f"{settings.where} has do_pan_and_scan, which Gemma 3n's processor does not read: left aside")
         else:
             remark(f"neither {NEW} nor {OLD} says how pictures are prepared: as for the published model")
     if "audio" in source.modalities and source.audio is not None:
@@ -120,9 +123,6 @@ def _check_processors(source: Source, remark: Remark) -> None:
             check_count(source.directory, "audio_seq_length", source.audio.max_soft_tokens)
         else:
             remark(f"neither {NEW} nor {OLD} says how sound is prepared: as for the published model")
-    settings = processor_settings(source.directory, IMAGE, ())
-    if settings is not None and settings.raw("do_pan_and_scan") not in (None, False):
-        remark(f"{settings.where} has do_pan_and_scan, which Gemma 3n's processor does not read: left aside")
 
 
 def _left_aside(source: Source) -> Iterator[str]:

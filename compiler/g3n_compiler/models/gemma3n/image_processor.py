@@ -69,15 +69,15 @@ def read_image_processor(directory: Path, remark: Remark = no_remark) -> ImagePr
     kind = settings.raw("image_processor_type")
     if kind is not None and kind not in CLASSES:
         raise settings.wrong("image_processor_type", f"Gemma 3n's, {CLASSES[0]}: take the file of the model itself")
+    number = settings.raw("resample") if settings.has("resample") else DEFAULTS["resample"]
+    if isinstance(number, bool) or not isinstance(number, int) or number not in FILTERS:
+        raise settings.wrong("resample", f"a filter of {sorted(FILTERS)}, which are {' and '.join(FILTERS.values())}")
     for name, why in (("do_resize", "the tower takes one size"), ("do_rescale", "the tower takes pixels in 0..1")):
         require(settings, name, DEFAULTS[name], True, why)
     for name in ("do_center_crop", "do_pad"):
         require(settings, name, DEFAULTS[name], False, "the runtime shows the tower the whole picture and no border")
     require(settings, "rescale_factor", DEFAULTS["rescale_factor"], 1 / 255, "the tower takes pixels in 0..1")
     _check_not_normalised(settings)
-    number = settings.raw("resample") if settings.has("resample") else DEFAULTS["resample"]
-    if isinstance(number, bool) or not isinstance(number, int) or number not in FILTERS:
-        raise settings.wrong("resample", f"a filter of {sorted(FILTERS)}, which are {' and '.join(FILTERS.values())}")
     return ImageProcessor(FILTERS[number], _side(settings))
 
 

@@ -217,8 +217,9 @@ def _tower(raw: Mapping[str, Any], name: str) -> Section:
     whole = Section(raw, "config.json")
     if whole.raw("model_type") == TEXT_ONLY:
         raise WrongModel(
-            f"{whole.where} has model_type '{TEXT_ONLY}', which has no {name.removesuffix('_config')} tower, but the "
-            "checkpoint holds tensors of one: take the config.json of the model with towers, or remove those tensors"
+            f"{whole.where} has model_type '{TEXT_ONLY}', which has no {name.removesuffix('_config')} tower and no "
+            f"{name}, but the checkpoint holds tensors of one: take the config.json of the model with towers, or "
+            "remove those tensors"
         )
     section = whole.part(name)
     check_fields(section, "tower")
