@@ -211,7 +211,7 @@ def test_a_request_is_refused_before_anything_is_done(nano: Path) -> None:
     edit(nano, CONFIG, put("boi_token_id", value=4093))
     edit(nano, CONFIG, put("text_config", "attn_logit_softcapping", value=50.0))
     options, lines = (
-        CompileOptions(checkpoint=nano, context=64, out=nano / "out", modalities=("text", "vision")),
+        CompileOptions(checkpoint=nano, context=64, out=nano.with_name("out"), modalities=("text", "vision")),
         list[str](),
     )
     with pytest.raises(WrongModel, match=r"boi_token_id 4093"):
