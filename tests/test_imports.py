@@ -40,6 +40,7 @@ UPWARD = {
     ("models.embedding_tables", "quantize.recipe"): "the eager look-ups can be those of a recipe",
     ("models.embedding_tables", "quantize.rows"): "the eager look-ups can be those of a recipe",
     ("models.gemma3n.family", "source"): "a family cuts the tensors of a source, whose type it names",
+    ("models.gemma3n.folder_check", "source"): "it holds the small files of a source against each other",
     ("models.gemma3n.transformers_model", "source"): "transformers' model is filled from a source",
     ("targets", "lower.registry"): "a target is refused whose backend is not there",
     ("targets", "lower.subgraphs"): "a target places subgraphs, whose names are data",

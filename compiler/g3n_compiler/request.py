@@ -22,6 +22,7 @@ from g3n_compiler.errors import ContextError, SliceError, TargetError
 from g3n_compiler.lower.artifact import LoweredSubgraph
 from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.subgraphs import Runtime
+from g3n_compiler.models.gemma3n.folder_check import check_folder
 from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.models.gemma3n.vision_layout import read_layout
@@ -167,6 +168,7 @@ def open_request(
     source = Source.open(folder, modalities=modalities)
     try:
         source.checkpoint.note(inputs)
+        check_folder(source, progress)
         source.family.published.check_size(size, source.whole)
         choice = choose_slice(size, options.slicing, source.whole, _peak_memory(options, recipe, backends))
         sizes = () if options.elastic is None else choose_sizes(options.elastic, source.whole)

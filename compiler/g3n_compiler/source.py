@@ -133,9 +133,10 @@ class Source:
 
     @cached_property
     def towers(self) -> tuple[str, ...]:
-        """The towers for which the checkpoint has tensors."""
-        present = {self.tower_of(name) for name in self.checkpoint.entries}
-        return tuple(tower for tower in self.family.towers if tower in present)
+        """The towers whose encoder the checkpoint has; an embedder alone embeds nothing."""
+        names = [name.removeprefix("model.") for name in self.checkpoint.entries]
+        encoders = {tower: tensors.tensors[0] for tower, tensors in self.family.towers.items()}
+        return tuple(t for t, prefix in encoders.items() if any(name.startswith(prefix) for name in names))
 
     @cached_property
     def vision(self) -> VisionConfig | None:

@@ -49,7 +49,11 @@ def account(source: Source) -> Account:
             _check_tied(source, name)
             dead[name] = "the same values as embed_tokens, to which the head is tied"
         elif (owner := source.tower_of(name)) and owner not in towers:
-            left_out[name] = f"{owner} was not asked for (--modalities {','.join(sorted(source.modalities))})"
+            left_out[name] = (
+                f"{owner} was not asked for (--modalities {','.join(sorted(source.modalities))})"
+                if owner in source.towers
+                else f"the checkpoint has no encoder of {owner} that would use it"
+            )
         else:
             unknown.append(name)
     if unknown:

@@ -104,7 +104,7 @@ def test_a_size_that_is_none_is_named(name: str, new: Any, tmp_path: Path) -> No
     ("path", "new", "words"),
     [
         (("text_config",), [], "text_config is a list of 0, expected an object"),
-        (("vision_config",), None, "vision_config null"),
+        (("vision_config",), None, r"vision_config \(null, so all of it is transformers' default"),
         (("audio_config",), [], "audio_config is a list"),
         (("eos_token_id",), {}, "eos_token_id an object"),
         (("eos_token_id",), [1] * 1000, "at most 256 ids"),

@@ -59,27 +59,39 @@ class Section:
         """The fields that are not null."""
         return tuple(name for name in self._fields if name in self)
 
+    def has(self, name: str) -> bool:
+        """Whether the field is there, be it null."""
+        return name in self._fields
+
     def wrong(self, name: str, expected: str) -> CheckpointError:
         """The error that says what ``name`` is and what was expected."""
-        return self._error(f"{self.where} has {printable_line(name)} {show(self.raw(name))}, expected {expected}")
+        found = f"has {printable_line(name)} {show(self.raw(name))}" if name in self._fields else f"has no {name}"
+        return self._error(f"{self.where} {found}, expected {expected}")
 
     def section(self, name: str) -> Section:
         """A nested object; empty if it is absent or null."""
         value = self.raw(name)
         return Section({} if value is None else value, f"{self.where}'s {name}", self._error)
 
+    def part(self, name: str) -> Section:
+        """As :meth:`section`, for a part that stands for its defaults if it is absent, which messages then say."""
+        if name in self:
+            return self.section(name)
+        found = "null" if name in self._fields else "absent"
+        return Section({}, f"{self.where}'s {name} ({found}, so all of it is transformers' default)", self._error)
+
     def integer(self, name: str, default: int, low: int, high: int, null: bool = False) -> int:
         """An integer from ``low`` to ``high``; with ``null``, null also means the default."""
         value = self._value(name, default, null)
         if not _is_integer(value, low, high):
-            raise self.wrong(name, f"an integer of {low} to {high}")
+            raise self.wrong(name, f"an integer of {low} to {high}{self._without(name, default)}")
         return int(value)
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
         """A finite number from ``low`` to ``high``."""
         value = self._value(name, default, False)
         if not _is_number(value, low, high):
-            raise self.wrong(name, f"a number of {low:g} to {high:g}")
+            raise self.wrong(name, f"a number of {low:g} to {high:g}{self._without(name, default)}")
         return float(value)
 
     def flag(self, name: str, default: bool, null: bool = True) -> bool:
@@ -133,6 +145,10 @@ class Section:
             raise self.wrong(name, f"a list of {count}")
         self._each(name, value, all(isinstance(v, str) and v in choices for v in value), " or ".join(choices))
         return tuple(value)
+
+    def _without(self, name: str, default: Any) -> str:
+        """What an absent field means, for the message about a null or absent one."""
+        return "" if name in self else f" (a config without this field means {default})"
 
     def _value(self, name: str, default: Any, null: bool) -> Any:
         value = self._fields.get(name, default)

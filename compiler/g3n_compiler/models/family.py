@@ -96,7 +96,7 @@ class TowerTensors(Protocol):
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """Prefixes of its tensors' names, after one of the checkpoint's prefixes."""
+        """Prefixes of its tensors' names, after one of the checkpoint's prefixes: its encoder's, then the others."""
 
     def weights(self, source: Source) -> Mapping[str, WeightSpec]:
         """Every tensor that the tower of ``source`` needs."""

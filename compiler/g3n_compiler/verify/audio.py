@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from g3n_compiler.checkpoint.fields import read_json
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import AudioModel, StreamTrace
 from g3n_compiler.lower.signatures.audio import Adapt, AudioSignature, Encode, StreamStep
@@ -20,7 +19,7 @@ from g3n_compiler.models.gemma3n.audio import AudioEncoder
 from g3n_compiler.models.gemma3n.audio_stream import state_shapes
 from g3n_compiler.models.gemma3n.audio_weights import TOWER, AudioReader, audio_embedder_weights, audio_weights
 from g3n_compiler.models.gemma3n.soft_tokens import Embedder
-from g3n_compiler.models.gemma3n.tower_config import AudioConfig
+from g3n_compiler.models.gemma3n.tower_config import AudioConfig, audio_reference
 from g3n_compiler.models.gemma3n.transformers_model import load_hf_embedder
 from g3n_compiler.models.weights import LazyWeights, TensorWeights, Weights
 from g3n_compiler.quantize.fake import FakeQuantWeights
@@ -158,8 +157,7 @@ def load_hf_audio(source: Source, config: AudioConfig) -> Callable[[np.ndarray],
     from transformers import Gemma3nAudioConfig, Gemma3nAudioFeatureExtractor
     from transformers.models.gemma3n.modeling_gemma3n import Gemma3nAudioEncoder
 
-    fields = read_json(source.directory / "config.json")["audio_config"]
-    tower = Gemma3nAudioEncoder(Gemma3nAudioConfig(**fields)).float().eval()
+    tower = Gemma3nAudioEncoder(Gemma3nAudioConfig(**audio_reference(source.checkpoint.config))).float().eval()
     with torch.no_grad():
         for name, parameter in tower.named_parameters():
             parameter.copy_(source.read_relative(f"{TOWER}{name}"))

@@ -8,12 +8,16 @@ from typing import Any
 from g3n_compiler.models.family import Cut
 from g3n_compiler.models.gemma3n.audio_weights import audio_tensors
 from g3n_compiler.models.gemma3n.decoder import TextDecoder
+from g3n_compiler.models.gemma3n.media_tokens import media_tokens
 from g3n_compiler.models.gemma3n.published import published
 from g3n_compiler.models.gemma3n.soft_tokens import HardTokenRows
+from g3n_compiler.models.gemma3n.sound_processor import check_sound_processor
 from g3n_compiler.models.gemma3n.text_config import MODEL_TYPES, TextConfig, gemma3n_config, parse_text_config
 from g3n_compiler.models.gemma3n.text_weights import core_parameters, dead_weights, text_weights
 from g3n_compiler.models.gemma3n.tower_config import (
+    TOWERS,
     AudioConfig,
+    EmbedderConfig,
     Tower,
     VisionConfig,
     load_audio_config,
@@ -97,14 +101,20 @@ class Gemma3n:
 
     def vision(self, source: Source) -> VisionConfig | None:
         stem_bias = source.tower_prefix + STEM_BIAS in source.checkpoint.entries
-        return load_vision_config(source.checkpoint.config, stem_bias)
+        return load_vision_config(source.checkpoint.config, stem_bias, lambda: media_tokens(source.directory))
 
     def audio(self, source: Source) -> AudioConfig | None:
-        return load_audio_config(source.checkpoint.config)
+        config = load_audio_config(source.checkpoint.config, lambda: media_tokens(source.directory))
+        check_sound_processor(source.directory, config.mel_bins)
+        return config
 
     def hard_token_rows(self, source: Source) -> HardTokenRows | None:
-        configs: dict[Tower, VisionConfig | AudioConfig | None] = {"vision": source.vision, "audio": source.audio}
-        embedders = {t: c.embedder for t, c in configs.items() if c is not None and t in source.modalities}
+        embedders: dict[Tower, EmbedderConfig] = {}
+        for tower in TOWERS:
+            # of a tower that is not compiled, not even the config is looked at
+            config = getattr(source, tower) if tower in source.modalities else None
+            if config is not None:
+                embedders[tower] = config.embedder
         return HardTokenRows(embedders, source.read, source.whole.hidden_size) if embedders else None
 
     def decoder(self, shape: TextShape, weights: Weights) -> TextDecoder:

@@ -1,7 +1,7 @@
 """The text model's configuration as a frozen dataclass, read from a Hugging Face ``config.json``.
 
 Source: ``transformers`` ``Gemma3nTextConfig``. Both the nested form (``text_config``) and the flat form of text-only
-checkpoints are read, and both spellings of the RoPE bases.
+checkpoints are read. A missing field means what it means to ``transformers``; :mod:`.config_fields` tells which matter.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from typing import Any, cast, get_args
 from g3n_compiler.checkpoint.fields import Section, present
 from g3n_compiler.checkpoint.fields import read_json as read_json
 from g3n_compiler.errors import WrongModel
+from g3n_compiler.models.gemma3n.config_fields import TEXT, check_fields, reference_fields
+from g3n_compiler.models.gemma3n.rope_config import rope_bases
 from g3n_compiler.models.shape import LayerType, TextShape
 
-MODEL_TYPES = ("gemma3n", "gemma3n_text")
+TEXT_ONLY = "gemma3n_text"
+"""The ``model_type`` of a config whose own fields are the text model's."""
+MODEL_TYPES = ("gemma3n", TEXT_ONLY)
 MAX_LAYERS = 512
 """The published models have at most 35."""
 MAX_WIDTH = 1 << 16
@@ -83,6 +87,8 @@ def parse_text_config(config: Mapping[str, Any], generation: Mapping[str, Any] |
         WrongModel: they do not describe a Gemma 3n text model.
     """
     text = text_section(config)
+    check_fields(Section(config, "config.json"), "whole")
+    check_fields(text, "text")
     stops = _stop_ids(text, (1,))
     stops = _stop_ids(Section(config, "config.json"), stops)
     if generation is not None:
@@ -99,10 +105,43 @@ def gemma3n_config(shape: TextShape) -> TextConfig:
 
 
 def text_section(raw: Mapping[str, Any]) -> Section:
-    """The text model's fields in a whole ``config.json``, nested or flat."""
-    if "text_config" in raw:
-        return Section(raw, "config.json").section("text_config")
-    return Section(raw, "config.json")
+    """The text model's fields in a whole ``config.json``, nested or flat.
+
+    Raises:
+        WrongModel: they are flat in a config whose model type has them nested, where ``transformers`` overlooks them.
+    """
+    whole = Section(raw, "config.json")
+    model_type = whole.raw("model_type")
+    if model_type == TEXT_ONLY or (model_type != "gemma3n" and "text_config" not in whole):
+        return whole
+    if "text_config" not in whole and "num_hidden_layers" in whole:
+        raise WrongModel(
+            f"{whole.where} has model_type 'gemma3n' and no text_config, but fields of the text model outside it, "
+            f"where transformers does not look: set model_type to '{TEXT_ONLY}', or move them into text_config"
+        )
+    return whole.part("text_config")
+
+
+def ties_embeddings(raw: Mapping[str, Any]) -> bool:
+    """Whether ``transformers`` makes the head of the embedding table; it asks the outermost config."""
+    value = raw.get("tie_word_embeddings", True)
+    return bool(value) or (value is None and raw.get("model_type") == TEXT_ONLY)
+
+
+def text_reference(raw: Mapping[str, Any], config: TextConfig) -> dict[str, Any]:
+    """Arguments of ``Gemma3nTextConfig``: the file's own fields, but those that a slice changes as ``config`` has
+    them, and the RoPE bases, of which the file has many forms.
+    """
+    bases = {"full_attention": config.rope_theta_full, "sliding_attention": config.rope_theta_sliding}
+    return {
+        **reference_fields(text_section(raw), TEXT, ("rms_norm_eps", "final_logit_softcapping")),
+        "num_hidden_layers": config.num_layers,
+        "intermediate_size": list(config.ffn_dims),
+        "layer_types": list(config.layer_types),
+        "activation_sparsity_pattern": list(config.sparsity),
+        "num_kv_shared_layers": config.num_kv_shared_layers,
+        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()},
+    }
 
 
 def _stop_ids(section: Section, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -119,7 +158,7 @@ def _parse(text: Section, stop_ids: tuple[int, ...]) -> TextConfig:
     n = text.integer("num_hidden_layers", 35, 1, MAX_LAYERS)
     streams = text.integer("altup_num_inputs", 4, 1, MAX_STREAMS)
     vocab = text.integer("vocab_size", 262_400, 2, MAX_VOCABULARY)
-    _check_rope(text)
+    full, sliding = rope_bases(text)
     config = TextConfig(
         hidden_size=text.integer("hidden_size", 2048, 1, MAX_WIDTH),
         num_layers=n,
@@ -139,8 +178,8 @@ def _parse(text: Section, stop_ids: tuple[int, ...]) -> TextConfig:
         altup_active_idx=text.integer("altup_active_idx", 0, 0, streams - 1),
         altup_correct_scale=text.flag("altup_correct_scale", True, null=False),
         rms_norm_eps=text.number("rms_norm_eps", 1e-6, 0.0, 1.0),
-        rope_theta_full=_rope_theta(text, "full_attention", "rope_theta", 1e6),
-        rope_theta_sliding=_rope_theta(text, "sliding_attention", "rope_local_base_freq", 1e4),
+        rope_theta_full=full,
+        rope_theta_sliding=sliding,
         final_logit_softcap=text.number("final_logit_softcapping", 30.0, _TINY, _HUGE),
         max_context=text.integer("max_position_embeddings", 32_768, 2, MAX_POSITIONS),
         bos_id=text.integer("bos_token_id", 2, 0, vocab - 1, null=True),
@@ -161,23 +200,6 @@ def _default_sparsity(n: int) -> tuple[float, ...]:
     return (0.95,) * 10 + (0.0,) * (n - 10) if n > 10 else (0.0,) * n
 
 
-def _rope_theta(text: Section, kind: LayerType, flat: str, default: float) -> float:
-    entry = text.section("rope_parameters").section(kind)
-    section, name = (entry, "rope_theta") if "rope_theta" in entry else (text, flat)
-    return section.number(name, default, _TINY, 1e15)
-
-
-def _check_rope(text: Section) -> None:
-    """Gemma 3n does not scale its positions; a RoPE setting may only name the default kind."""
-    scaling, rope = text.section("rope_scaling"), text.section("rope_parameters")
-    if scales := set(scaling.names()) - {"rope_type", "type"}:
-        raise WrongModel(f"{scaling.where} sets {min(scales)[:80]!r}: scaled RoPE is not part of Gemma 3n")
-    for section in (scaling, *(rope.section(kind) for kind in get_args(LayerType))):
-        for name in ("rope_type", "type"):
-            if section.raw(name) not in (None, "default"):
-                raise WrongModel(f"{section.wrong(name, 'default')}: scaled RoPE is not part of Gemma 3n")
-
-
 def _check(config: TextConfig, text: Section) -> None:
     owners = {config.layer_types[i] for i in range(config.num_kv_layers)}
     if owners != set(config.layer_types):
@@ -194,7 +216,3 @@ def _check(config: TextConfig, text: Section) -> None:
     if any(s >= 1.0 for s in config.sparsity):
         raise WrongModel("activation_sparsity_pattern must lie in [0, 1)")
     text.choice("hidden_activation", "gelu_pytorch_tanh", ("gelu_pytorch_tanh",))
-    if text.flag("attention_bias", False):
-        raise WrongModel("attention_bias is not part of Gemma 3n")
-    if not text.flag("tie_word_embeddings", True):
-        raise WrongModel("untied embeddings are not part of Gemma 3n")

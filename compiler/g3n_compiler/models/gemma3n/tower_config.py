@@ -1,19 +1,28 @@
 """What ``config.json`` says about the towers: their embedders, their ids, and their numbers of soft tokens.
 
 Source: ``transformers`` ``Gemma3nConfig``, ``Gemma3nVisionConfig``, ``Gemma3nAudioConfig`` and
-``Gemma3nMultimodalEmbedder``.
+``Gemma3nMultimodalEmbedder``. A tower whose section is absent or null has all of ``transformers``' defaults there,
+which are the published model's.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from g3n_compiler.checkpoint.fields import Section
 from g3n_compiler.errors import WrongModel
-from g3n_compiler.models.gemma3n.text_config import MAX_HEADS, MAX_LAYERS, MAX_VOCABULARY, MAX_WIDTH, text_section
+from g3n_compiler.models.gemma3n.config_fields import AUDIO, EMBEDDER, check_fields, reference_fields
+from g3n_compiler.models.gemma3n.text_config import (
+    MAX_HEADS,
+    MAX_LAYERS,
+    MAX_VOCABULARY,
+    MAX_WIDTH,
+    TEXT_ONLY,
+    text_section,
+)
 
 Tower = Literal["vision", "audio"]
 Modality = Literal["text", "vision", "audio"]
@@ -109,7 +118,11 @@ class AudioConfig:
         return -(-frames // self.frames_per_token)
 
 
-def load_vision_config(raw: Mapping[str, Any], stem_bias: bool) -> VisionConfig:
+Tokens = Callable[[], Mapping[str, int]]
+"""The ids of the tokens that the tokenizer names for media, such as ``boi_token``, which a config can leave open."""
+
+
+def load_vision_config(raw: Mapping[str, Any], stem_bias: bool, tokens: Tokens = dict) -> VisionConfig:
     """The vision tower's configuration from the whole ``config.json``.
 
     Raises:
@@ -123,17 +136,20 @@ def load_vision_config(raw: Mapping[str, Any], stem_bias: bool) -> VisionConfig:
         model_args=json.dumps(vision.raw("model_args") or {}, sort_keys=True),
         stem_bias=stem_bias,
         soft_tokens=whole.integer("vision_soft_tokens_per_image", 256, 1, MAX_SOFT_TOKENS),
-        boi_id=_id(whole, "boi_token_id", 255_999),
-        eoi_id=_id(whole, "eoi_token_id", 262_144),
+        boi_id=_mark(whole, "boi_token_id", 255_999, tokens),
+        eoi_id=_mark(whole, "eoi_token_id", 262_144, tokens),
         image_id=_id(whole, "image_token_id", 262_145),
     )
     if outside := [i for i in (config.eoi_id, config.image_id) if i not in config.embedder.ids]:
-        raise WrongModel(f"id {outside[0]} belongs to images, but embed_vision holds only {config.embedder.ids}")
-    _check_ids(raw, "vision_config", config.embedder, config.boi_id)
+        raise WrongModel(
+            f"config.json's id {outside[0]} belongs to images (eoi_token_id or image_token_id), but embed_vision "
+            f"({vision.where}) holds only {config.embedder.ids}"
+        )
+    _check_ids(raw, vision, config.embedder, config.boi_id)
     return config
 
 
-def load_audio_config(raw: Mapping[str, Any]) -> AudioConfig:
+def load_audio_config(raw: Mapping[str, Any], tokens: Tokens = dict) -> AudioConfig:
     """The audio tower's configuration from the whole ``config.json``.
 
     Raises:
@@ -170,9 +186,9 @@ def load_audio_config(raw: Mapping[str, Any]) -> AudioConfig:
         text_hidden_size=text.integer("hidden_size", 2048, 1, MAX_WIDTH),
         max_soft_tokens=whole.integer("audio_soft_tokens_per_image", 188, 1, MAX_SOFT_TOKENS),
         padding_id=text.integer("vocab_size", 262_400, 2, MAX_VOCABULARY) - 1,
-        begin_id=_id(whole, "boa_token_id", 256_000),
+        begin_id=_mark(whole, "boa_token_id", 256_000, tokens),
         soft_id=_id(whole, "audio_token_id", 262_273),
-        end_id=_id(whole, "eoa_token_id", 262_272),
+        end_id=_mark(whole, "eoa_token_id", 262_272, tokens),
     )
     if config.max_soft_tokens * config.frames_per_token > MAX_FRAMES:
         raise WrongModel(
@@ -181,22 +197,44 @@ def load_audio_config(raw: Mapping[str, Any]) -> AudioConfig:
         )
     if outside := [i for i in (config.end_id, config.padding_id) if i not in config.embedder.ids]:
         raise WrongModel(
-            f"the audio tower does not fit: id {outside[0]} belongs to sounds, but embed_audio "
-            f"holds only {config.embedder.ids}"
+            f"the audio tower does not fit: config.json's id {outside[0]} belongs to sounds (eoa_token_id, or the "
+            f"vocabulary's last, which pads clips), but embed_audio ({audio.where}) holds only {config.embedder.ids}"
         )
-    _check_ids(raw, "audio_config", config.embedder, config.begin_id)
+    _check_ids(raw, audio, config.embedder, config.begin_id)
     return config
+
+
+def audio_reference(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of ``Gemma3nAudioConfig``: the file's own fields."""
+    numbers = (
+        "rms_norm_eps", "gradient_clipping", "conf_attention_logit_cap", "conf_residual_weight",
+        "sscp_conv_group_norm_eps",
+    )  # fmt: skip
+    return reference_fields(_tower(raw, "audio_config"), (*EMBEDDER, *AUDIO), numbers)
 
 
 def _tower(raw: Mapping[str, Any], name: str) -> Section:
     whole = Section(raw, "config.json")
-    if name not in whole:
-        raise whole.wrong(name, f"the object that describes the {name.removesuffix('_config')} tower")
-    return whole.section(name)
+    if whole.raw("model_type") == TEXT_ONLY:
+        raise WrongModel(
+            f"{whole.where} has model_type '{TEXT_ONLY}', which has no {name.removesuffix('_config')} tower and no "
+            f"{name}, but the checkpoint holds tensors of one: take the config.json of the model with towers, or "
+            "remove those tensors"
+        )
+    section = whole.part(name)
+    check_fields(section, "tower")
+    return section
 
 
 def _id(section: Section, name: str, default: int) -> int:
     return section.integer(name, default, 0, MAX_VOCABULARY - 1)
+
+
+def _mark(section: Section, name: str, default: int, tokens: Tokens) -> int:
+    """The id of a token that begins or ends media. The model never asks for it, and a prompt takes the tokenizer's, so
+    that is what a config without it means.
+    """
+    return _id(section, name, default) if name in section else tokens().get(name.removesuffix("_id"), default)
 
 
 def _embedder(tower: Section, hidden_size: int, vocab_offset: int) -> EmbedderConfig:
@@ -209,8 +247,11 @@ def _embedder(tower: Section, hidden_size: int, vocab_offset: int) -> EmbedderCo
     )
 
 
-def _check_ids(raw: Mapping[str, Any], tower: str, embedder: EmbedderConfig, begin: int) -> None:
+def _check_ids(raw: Mapping[str, Any], tower: Section, embedder: EmbedderConfig, begin: int) -> None:
     """Check that a tower's ids are rows of the text model's table."""
     vocab = text_section(raw).integer("vocab_size", 262_400, 2, MAX_VOCABULARY)
     if (last := max(embedder.ids[-1], begin)) >= vocab:
-        raise WrongModel(f"{tower} has the id {last}, but the text model's vocab_size is {vocab}")
+        raise WrongModel(
+            f"{tower.where} has the id {last} (by vocab_offset and vocab_size, or the token that begins), but the text "
+            f"model's vocab_size is {vocab}: both must be of one model"
+        )

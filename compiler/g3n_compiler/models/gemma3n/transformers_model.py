@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from g3n_compiler.errors import WrongModel
-from g3n_compiler.models.gemma3n.text_config import TextConfig, gemma3n_config
+from g3n_compiler.models.gemma3n.text_config import gemma3n_config, text_reference
 from g3n_compiler.models.gemma3n.tower_config import EmbedderConfig, Tower
 from g3n_compiler.source import Source
 
@@ -17,10 +17,8 @@ def load_hf(source: Source) -> Any:
     """``Gemma3nForCausalLM`` in float32 with eager attention, loaded through our reader (so adapters are merged)."""
     from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
 
-    raw = source.checkpoint.config
-    fields = {k: v for k, v in raw.get("text_config", raw).items() if k not in ("dtype", "torch_dtype")}
     try:
-        config = Gemma3nTextConfig(**(fields | _per_layer_fields(gemma3n_config(source.text))))
+        config = Gemma3nTextConfig(**text_reference(source.checkpoint.config, gemma3n_config(source.text)))
     except Exception as error:  # its validation raises errors from several libraries
         raise WrongModel(f"transformers does not accept config.json: {str(error)[:300]}") from None
     config._attn_implementation = "eager"
@@ -37,17 +35,6 @@ def load_hf(source: Source) -> Any:
                 rows = load_hf_embedder(source, tower, embedder)(input_ids=ids[None])[0]
                 model.model.embed_tokens.weight[ids] = rows / source.text.hidden_size**0.5
     return model
-
-
-def _per_layer_fields(config: TextConfig) -> dict[str, Any]:
-    """The fields that a slice changes, as ``transformers`` names them."""
-    return {
-        "num_hidden_layers": config.num_layers,
-        "intermediate_size": list(config.ffn_dims),
-        "layer_types": list(config.layer_types),
-        "activation_sparsity_pattern": list(config.sparsity),
-        "num_kv_shared_layers": config.num_kv_shared_layers,
-    }
 
 
 def load_hf_embedder(source: Source, tower: Tower, config: EmbedderConfig) -> Any:
