@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -97,8 +98,10 @@ def test_nothing_is_asked_once_the_checkpoint_is_there() -> None:
 
 
 def test_progress_is_a_line_now_and_then() -> None:
-    lines: list[str] = []
-    meter = Meter("fetching", 1_000_000_000, lines.append)
-    for _ in range(1000):
-        meter.add(1_000_000)
-    assert lines[0] == "fetching: 1.0 GB" and lines[1] == "fetching: 0.1 GB of 1.0 GB (10%)" and len(lines) == 10
+    for pause, count in ((0.001, 1), (0.1, 10), (7.0, 112)):
+        lines: list[str] = []
+        meter = Meter("fetching", 1_000_000_000, lines.append, itertools.count(0, pause).__next__)
+        for _ in range(1000):
+            meter.add(1_000_000)
+        assert lines[0] == "fetching: 1.0 GB" and len(lines) == count, pause
+        assert pause != 0.1 or lines[1] == "fetching: 0.1 GB of 1.0 GB (10%)"

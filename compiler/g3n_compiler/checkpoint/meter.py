@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 SHARE = 0.1
 SECONDS = 60.0
-"""A line comes when so much more is done, or so much time has gone."""
+"""A line comes when so much more is done, or so much time has gone since the last one."""
+LEAST_SECONDS = 2.0
+"""Between two lines."""
 GB = 1e9
 
 
@@ -18,19 +20,24 @@ class Meter:
         what: the beginning of each line.
         total: bytes in all.
         say: called with each line; the first comes at once.
+        clock: tells seconds.
     """
 
-    def __init__(self, what: str, total: int, say: Callable[[str], None]) -> None:
-        self._what, self._total, self._say = what, total, say
-        self._done, self._said = 0, (0, time.monotonic())
+    def __init__(
+        self, what: str, total: int, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._what, self._total, self._say, self._clock = what, total, say, clock
+        self._done, self._said = 0, (0, clock())
         say(f"{what}: {in_words(total)}")
 
     def add(self, nbytes: int) -> None:
         """So many more bytes are done; fewer than none if some must be done again."""
         self._done += nbytes
         done, moment = self._said
-        now = time.monotonic()
-        if (self._done - done >= SHARE * self._total or now - moment >= SECONDS) and self._done < self._total:
+        now = self._clock()
+        if now - moment < LEAST_SECONDS or self._done >= self._total:
+            return
+        if self._done - done >= SHARE * self._total or now - moment >= SECONDS:
             self._said = self._done, now
             share = self._done / self._total
             self._say(f"{self._what}: {in_words(self._done)} of {in_words(self._total)} ({share:.0%})")
