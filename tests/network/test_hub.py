@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -153,7 +154,7 @@ def test_only_what_is_read_is_fetched_and_only_once(hub: Hub, machine: Machine) 
     assert machine.files("me/adapter") == {"adapter_config.json", "adapter_model.safetensors"}
     assert "model.safetensors" in machine.files("me/single") and not machine.files("me/single") & set(SHARDS)
     assert "model.safetensors.index.json" not in machine.files("me/single")
-    assert any("fetching me/tuned at 0123456789ab" in line and "(" in line for line in first["said"])
+    assert first["said"] == ["asking the hub for me/tuned", "fetching me/tuned at 0123456789ab: 0.5 MB"]
     assert {"folder"} <= adapter.keys() & single.keys()
     hub.asked.clear()
     (again,) = machine.resolve(("me/tuned", "checkpoint"))
@@ -166,8 +167,10 @@ def test_a_broken_connection_is_continued_where_it_broke(hub: Hub, machine: Mach
     large = bytes(range(256)) * 100_000  # the client keeps what came in pieces of 10 MB
     hub.repositories["me/tuned"].files[SHARDS[1]] = large
     hub.repositories["me/tuned"].breaks[SHARDS[1]] = 1
+    hub.repositories["me/tuned"].slow[SHARDS[1]] = 0.004
     (told,) = machine.resolve(("me/tuned", "checkpoint"))
     assert (Path(told["folder"]) / SHARDS[1]).read_bytes() == large
+    assert any(re.search(r": \d+\.\d MB of 25\.8 MB \(4\d%\)$", line) for line in told["said"]), told["said"]
     whole, rest = hub.got(SHARDS[1])
     assert whole is None and rest is not None and int(rest.removeprefix("bytes=").rstrip("-")) > 0
 
