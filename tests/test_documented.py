@@ -17,6 +17,7 @@ SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 RUN_BY = {
     "README.md": "tests/e2e/test_readme.py",
     "docs/elastic.md": "tests/elastic/test_bundle.py",
+    "docs/checkpoints.md": "tests/doctor/test_doctor.py",
     "docs/calibration.md": "tests/e2e/test_calibrated.py",
 }
 """Which test runs the examples of a page."""

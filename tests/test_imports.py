@@ -26,6 +26,7 @@ PLAN = (
     "bundle",
     "report",
     "request",
+    "doctor",
     "calibrate",
     "compile",
     "cli",

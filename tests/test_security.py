@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import fnmatch
 import json
 import re
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from g3n_compiler.bundle.signing import sign_bundle
-from g3n_compiler.checkpoint.hub import PATTERNS
+from g3n_compiler.checkpoint.hub_download import is_fetched
 from tests.android.golden import DIRECTORY
 from tests.android.signed import KEY, signed_vectors
 
@@ -32,10 +31,14 @@ def test_every_test_that_the_page_names_is_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["modeling_gemma3n.py", "pytorch_model.bin", "model.pt", "model.pkl", "run.sh", "model.ckpt", "lib.so"]
-)
+    "name",
+    [
+        "modeling_gemma3n.py", "pytorch_model.bin", "model.pt", "model.pkl", "run.sh", "model.ckpt", "lib.so",
+        "original/params.json", "onnx/model.safetensors", "../config.json", "/config.json", ".json", "a\n.json",
+    ],
+)  # fmt: skip
 def test_what_is_downloaded_holds_no_code(name: str) -> None:
-    assert not any(fnmatch.fnmatch(name, pattern) for pattern in PATTERNS)
+    assert not is_fetched(name) and is_fetched("config.json") and is_fetched("model-00001-of-00002.safetensors")
 
 
 def test_no_source_loads_pickles_or_a_checkpoints_code() -> None:

@@ -13,7 +13,8 @@ from g3n_compiler.bundle.kinds import BUNDLE
 from g3n_compiler.bundle.names import bundle_name, file_stem
 from g3n_compiler.bundle.signing import SigningKey
 from g3n_compiler.checkpoint.calibrated import check_calibration
-from g3n_compiler.checkpoint.hub import name_size, resolve_checkpoint
+from g3n_compiler.checkpoint.hub import name_size, resolve_adapter, resolve_checkpoint, stay_offline
+from g3n_compiler.checkpoint.hub_id import Named
 from g3n_compiler.checkpoint.identity import Inputs
 from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS, require_adapter
 from g3n_compiler.checkpoint.reader import note_texts
@@ -57,14 +58,14 @@ class CompileOptions:
 
     target: str = "host"
     size: str | None = None
-    checkpoint: Path | None = None
+    checkpoint: Named | None = None
     runtime: str | None = None
     recipe: str = "int4"
     context: int | None = None
     prefill_lengths: tuple[int, ...] | None = None
     modalities: tuple[str, ...] | None = None
     resolutions: tuple[int, ...] | None = None
-    lora: Path | None = None
+    lora: Named | None = None
     soc: str | None = None
     out: Path | None = None
     command: str = ""
@@ -159,16 +160,18 @@ def open_request(
     def remark(found: str) -> None:
         progress(f"note: {found}")
 
-    if options.lora is not None:
-        require_adapter(options.lora)
-    folder, inputs = resolve_checkpoint(size, options.checkpoint), Inputs()
+    adapter = None if options.lora is None else resolve_adapter(options.lora, progress)
+    if adapter is not None:
+        require_adapter(adapter)
+    folder, inputs = resolve_checkpoint(size, options.checkpoint, progress), Inputs()
+    stay_offline()
     note_texts(folder, inputs)
-    if options.lora is not None:
-        inputs.note(options.lora / name for name in (CONFIG, WEIGHTS))
+    if adapter is not None:
+        inputs.note(adapter / name for name in (CONFIG, WEIGHTS))
     source = Source.open(folder, modalities=modalities)
     try:
         source.checkpoint.note(inputs)
-        check_folder(source, progress)
+        check_folder(source, remark)
         source.family.published.check_size(size, source.whole)
         choice = choose_slice(size, options.slicing, source.whole, _peak_memory(options, recipe, backends))
         sizes = () if options.elastic is None else choose_sizes(options.elastic, source.whole)
@@ -181,8 +184,8 @@ def open_request(
             source = source.sliced(choice.plan)
             progress(f"slicing: {choice.why}")
         check_calibration(source.directory, recipe.name, _changed_by(options, choice))
-        if options.lora is not None:
-            source = source.adapted(options.lora, progress)
+        if adapter is not None:
+            source = source.adapted(adapter, remark)
         accounted = account(source)
         for backend in backends.values():
             _require_modalities(backend, source.modalities)
@@ -196,7 +199,7 @@ def open_request(
         out = (
             Path("exported") / bundle_name(size, choice, sizes, target, recipe) if options.out is None else options.out
         )
-        read = [folder] if options.lora is None else [folder, options.lora]
+        read = [folder] if adapter is None else [folder, adapter]
         return Request(
             target=target,
             recipe=recipe,

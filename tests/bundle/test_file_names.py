@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from g3n_compiler.bundle.names import MAX_STEM, file_stem
+from g3n_compiler.checkpoint.hub_id import HubId
 from g3n_compiler.compile import compile_bundle
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.request import CompileOptions
@@ -46,6 +48,8 @@ def test_what_was_made_of_the_checkpoint_is_in_the_name() -> None:
     assert file_stem(NOTHING, "nano", SLICE, int8) == "nano-slice-int8"
     assert file_stem(NOTHING, "e1.96b-layer", replace(SLICE, size="e1.96b-layer"), int8).endswith("-e1.96b-layer-int8")
     assert file_stem(replace(NOTHING, lora=Path("a/My Style")), "nano", None, int8) == "nano-my-style-int8"
+    hub = replace(NOTHING, checkpoint=HubId("me/Tuned", "v2"), lora=HubId("you/My_Style"))
+    assert file_stem(hub, "custom", None, int8) == "tuned-my-style-int8"
     assert file_stem(replace(NOTHING, elastic=("full",)), "nano", None, int8) == "nano-elastic-int8"
 
 
@@ -57,11 +61,15 @@ def test_a_backend_is_told_the_name(tiny: TinyModel, tmp_path: Path) -> None:
             told.append(job.stem)
             return super().lower(job)
 
+    # Where the hub's client keeps a repository: its name is the file's, and the manifest tells it with the commit.
+    snapshot = tmp_path / "models--me--tuned" / "snapshots" / ("0a" * 20)
+    shutil.copytree(tiny.directory, snapshot)
     options = CompileOptions(
-        checkpoint=tiny.directory, context=64, prefill_lengths=(16,), out=tmp_path / "out", runtime="litert"
+        checkpoint=snapshot, context=64, prefill_lengths=(16,), out=tmp_path / "out", runtime="litert"
     )
     bundle = open_bundle(compile_bundle(options, lambda line: None, Named))
-    assert told == [file_stem(options, "custom", None, RECIPES["int4"])]
+    assert told == [file_stem(options, "custom", None, RECIPES["int4"])] == ["tuned-int4"]
+    assert bundle.manifest["provenance"]["hub"] == {"id": "me/tuned", "revision": "0a" * 20}
     assert bundle.paths == {entry["role"]: bundle.file(entry["role"]) for entry in bundle.manifest["files"]}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from g3n_compiler.bundle.license import license_of
 from g3n_compiler.checkpoint.calibrated import read_calibration
+from g3n_compiler.checkpoint.hub_id import hub_origin, is_commit
 from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
 from g3n_compiler.lower.artifact import Delegation, Lowered, LoweredSubgraph
@@ -128,6 +129,10 @@ def build_manifest(
         manifest |= {"sizes": _sizes(job, origin.largest, backends, lowered, parity)}
     if calibration is not None:
         manifest["provenance"]["calibration"] = asdict(calibration)
+    # By where it lies, not by what was typed: the same files give the same bundle, wherever they came from.
+    hub = hub_origin(source.directory)
+    if hub is not None and hub.revision is not None and is_commit(hub.revision):
+        manifest["provenance"]["hub"] = {"id": hub.repo, "revision": hub.revision}
     manifest |= fields
     if (wrong := fault(manifest, schema())) is not None:
         raise BundleError(f"the manifest of {origin.name} {wrong}: this is a fault of g3n")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from g3n_compiler.checkpoint.hub import checkpoint_name
+from g3n_compiler.checkpoint.hub_id import called
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.slice.choose import Choice
 from g3n_compiler.slice.elastic import Size
@@ -32,7 +33,7 @@ def file_stem(options: CompileOptions, size: str, choice: Choice | None, recipe:
     """
     parts = [checkpoint_name(size, options.checkpoint)]
     if options.lora is not None:
-        parts.append(options.lora.resolve().name)
+        parts.append(called(options.lora))
     if choice is not None:
         parts.append(choice.size or "slice")
     if options.elastic is not None:

@@ -8,7 +8,7 @@ import click
 
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.cli.interrupt import insistent_interrupt
-from g3n_compiler.cli.options import QUIET, VERBOSE, FileName, Verb, Words
+from g3n_compiler.cli.options import QUIET, VERBOSE, CheckpointName, FileName, Verb, Words
 from g3n_compiler.cli.show import progress_steps, show
 
 
@@ -22,14 +22,16 @@ from g3n_compiler.cli.show import progress_steps, show
 )
 @click.argument("examples", type=FileName())
 @click.option("--size", type=Words(), help="Published model, e2b or e4b [default: nano, or as a --checkpoint is].")
-@click.option("--checkpoint", type=FileName(), help="Checkpoint folder [default: the hub's].")
+@click.option(
+    "--checkpoint", type=CheckpointName(), help="A folder, or owner/name[@revision] on the hub [default: the size's]."
+)
 @click.option("--quant", type=Words(), default="int4", show_default=True, help="Recipe that it will be compiled with.")
 @click.option("--out", type=FileName(), required=True, help="Folder for the calibrated checkpoint.")
 @QUIET
 @VERBOSE
 @reports_errors
 def main(
-    examples: Path, size: str | None, checkpoint: Path | None, quant: str, out: Path, quiet: bool, verbose: bool
+    examples: Path, size: str | None, checkpoint: str | None, quant: str, out: Path, quiet: bool, verbose: bool
 ) -> None:
     """Round a checkpoint's int4 matrices so that their outputs on EXAMPLES change least.
 
@@ -37,15 +39,19 @@ def main(
     The result is a checkpoint as large as the first, for g3n-compile --checkpoint.
     """
     from g3n_compiler.calibrate.run import calibrate  # toolchains, which --help needs not
-    from g3n_compiler.checkpoint.hub import name_size, resolve_checkpoint
+    from g3n_compiler.checkpoint.hub import name_size, resolve_checkpoint, stay_offline
+    from g3n_compiler.checkpoint.hub_id import named_by
     from g3n_compiler.errors import ExampleError
     from g3n_compiler.quantize.recipe import get_recipe
     from g3n_runtime.reading import open_regular
 
     get_recipe(quant)
     open_regular(examples, ExampleError).close()
-    directory = resolve_checkpoint(name_size(size, checkpoint), checkpoint)
+    named = named_by(checkpoint)
+    size = name_size(size, named)
     with insistent_interrupt(), quiet_toolchains(verbose), progress_steps(quiet) as step:
+        directory = resolve_checkpoint(size, named, step)
+        stay_offline()
         record = calibrate(directory, examples, quant, out, step)
     show(
         f"{record.matrices} matrices rounded by {record.examples} examples: squared error of their outputs "

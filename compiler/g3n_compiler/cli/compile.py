@@ -20,6 +20,7 @@ from g3n_compiler.cli.options import (
     QUIET,
     TOKENS,
     VERBOSE,
+    CheckpointName,
     FileName,
     IntegerList,
     NameList,
@@ -58,7 +59,11 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
     type=Words(),
     help="nano, e2b, e4b or a published slice such as e2.98b-layer [default: nano, or as a --checkpoint is].",
 )
-@click.option("--checkpoint", type=FileName(), help="Checkpoint folder [default: the hub's, for the size].")
+@click.option(
+    "--checkpoint",
+    type=CheckpointName(),
+    help="Checkpoint: a folder, or owner/name[@revision] on the hub [default: the hub's, for the size].",
+)
 @click.option("--runtime", type=click.Choice([*BACKENDS, "both"]), help="Runtime [default: the target's own].")
 @click.option("--quant", type=Words(), default="int4", show_default=True, help=f"Recipe: {', '.join(RECIPES)}.")
 @click.option("--context", type=TOKENS, help="Tokens of context [default: 4096 or the model's, if that is less].")
@@ -70,7 +75,7 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
     "--image-sizes", type=IntegerList(1, MOST_SIDE),
     help="Image sides in pixels, the engine's own first [default: 768,512,256, from the processor's own down].",
 )  # fmt: skip
-@click.option("--lora", type=FileName(), help="PEFT adapter folder to merge into the weights.")
+@click.option("--lora", type=CheckpointName(), help="PEFT adapter to merge into the weights, named as --checkpoint is.")
 @click.option("--skip-layers", type=IntegerList(0, MOST_LAYERS - 1), help="Layers of the checkpoint to leave out.")
 @click.option("--ffn-dims", type=IntegerList(1, MOST_WIDTH), help="FFN width, one for all kept layers or one for each.")
 @click.option("--budget", type=Words(), help="Best published slice of E4B within this peak memory, e.g. 2.5GB.")
@@ -88,14 +93,14 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
 def main(
     target: str,
     size: str | None,
-    checkpoint: Path | None,
+    checkpoint: str | None,
     runtime: str | None,
     quant: str,
     context: int | None,
     prefill_lengths: tuple[int, ...] | None,
     modalities: tuple[str, ...] | None,
     image_sizes: tuple[int, ...] | None,
-    lora: Path | None,
+    lora: str | None,
     skip_layers: tuple[int, ...] | None,
     ffn_dims: tuple[int, ...] | None,
     budget: str | None,
@@ -111,6 +116,7 @@ def main(
     verbose: bool,
 ) -> None:
     """Compile a Gemma 3n checkpoint into a bundle and compare it with the reference before it counts as made."""
+    from g3n_compiler.checkpoint.hub_id import named_by
     from g3n_compiler.compile import compile_or_keep  # toolchains, which --help needs not
     from g3n_compiler.request import CompileOptions
     from g3n_compiler.slice.choose import SliceOptions
@@ -119,8 +125,8 @@ def main(
     if key is not None and key.exposed:
         show(f"warning: others than you may read {sign}: chmod 600 it", err=True)
     options = CompileOptions(
-        target, size, checkpoint, runtime, quant, context, prefill_lengths, modalities, image_sizes,
-        lora, soc, out,
+        target, size, named_by(checkpoint), runtime, quant, context, prefill_lengths, modalities, image_sizes,
+        named_by(lora), soc, out,
         _asked(sys.argv), SliceOptions(skip_layers, ffn_dims, budget, params),
         elastic, key, force, require_gpu,
     )  # fmt: skip

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import click
 
+from g3n_compiler.checkpoint.hub import resolve_cached
+from g3n_compiler.checkpoint.hub_id import folder_or_hub
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
 from g3n_compiler.cli.show import DataTable, progress_steps, show, show_table
 from g3n_compiler.errors import CheckpointError
@@ -48,7 +50,7 @@ def show_frontier(
     if plot.suffix not in (".svg", ".png"):
         raise CheckpointError(f"--plot {plot} has the suffix {plot.suffix!r}, expected .svg or .png")
     require_writable(plot)
-    directory = checkpoint_dir() if checkpoint == NANO else Path(checkpoint)
+    directory = checkpoint_dir() if checkpoint == NANO else resolve_cached(folder_or_hub(checkpoint))
     if text is None and directory != checkpoint_dir():
         raise CheckpointError("there is no held-out text for a checkpoint of your own: pass a file with --text")
     source = Source.open(directory, modalities=(TEXT,))

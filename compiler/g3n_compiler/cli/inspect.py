@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from g3n_compiler.cli.common import reports_errors
-from g3n_compiler.cli.options import QUIET, FileName, NameList, Verb, Words
+from g3n_compiler.cli.options import QUIET, CheckpointName, FileName, NameList, Verb, Words
 from g3n_compiler.cli.show import DataTable, show, show_table, styled
 from g3n_compiler.report import human_bytes
 from g3n_runtime.bundle import open_bundle
@@ -24,11 +24,21 @@ BAR = 32
     examples=[
         ("g3n-inspect exported/nano-host-int4", "tables for people"),
         ("g3n-inspect exported/nano-host-int4 --format json", "the manifest, for programs"),
+        ("g3n-inspect --checkpoint ~/my-gemma-3n", "what a checkpoint is, and whether it would compile"),
         ("g3n-inspect --frontier nano --documents 20", "which slices of a checkpoint are worth their bytes"),
     ],
-    groups={"Comparing slices of a checkpoint": ("frontier", "text", "documents", "slices", "plot", "quiet")},
+    groups={
+        "Before compiling": ("checkpoint", "weights"),
+        "Comparing slices of a checkpoint": ("frontier", "text", "documents", "slices", "plot"),
+    },
 )
 @click.argument("bundle", type=FileName(), required=False)
+@click.option(
+    "--checkpoint",
+    type=CheckpointName(),
+    help="Tell of a checkpoint instead: a folder, owner/name[@revision] in the hub's cache, or nano.",
+)
+@click.option("--weights", is_flag=True, help="With --checkpoint: read every tensor too, for odd values and outliers.")
 @click.option(
     "--frontier", type=Words(), metavar="CHECKPOINT", help="Compare slices of a checkpoint folder, or of nano, instead."
 )
@@ -43,6 +53,8 @@ BAR = 32
 @reports_errors
 def main(
     bundle: Path | None,
+    checkpoint: str | None,
+    weights: bool,
     frontier: str | None,
     text: Path | None,
     documents: int,
@@ -53,15 +65,27 @@ def main(
 ) -> None:
     """Show a bundle's subgraphs, placement, bytes, signatures and memory ledger, after checking its hashes.
 
+    With --checkpoint: what a checkpoint is and what of it a compile would refuse, in seconds; the exit code is the
+    compile's.
+
     With --frontier: held-out loss of a checkpoint's MatFormer slices against their bytes and speed.
     """
+    if weights and checkpoint is None:
+        raise click.UsageError("--weights reads a checkpoint: name it with --checkpoint")
+    if checkpoint is not None:
+        if bundle is not None or frontier is not None:
+            raise click.UsageError("--checkpoint tells of one checkpoint: leave BUNDLE and --frontier out")
+        from g3n_compiler.cli.doctor import show_checkpoint
+
+        show_checkpoint(checkpoint, weights, output, quiet)
+        return
     if frontier is not None:
         from g3n_compiler.cli.frontier import show_frontier
 
         show_frontier(frontier, text, documents, slices, plot, output, quiet)
         return
     if bundle is None:
-        raise click.UsageError("name a BUNDLE, or a checkpoint with --frontier")
+        raise click.UsageError("name a BUNDLE, or a checkpoint with --checkpoint or --frontier")
     manifest = open_bundle(bundle).manifest
     if output == "json":
         click.echo(json.dumps(manifest))

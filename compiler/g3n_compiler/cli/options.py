@@ -145,6 +145,16 @@ class FileName(click.Path):
         return super().convert(value, param, ctx)
 
 
+class CheckpointName(FileName):
+    """A folder, or ``owner/name[@revision]`` on the hub, as it was typed; the verb tells which of them it is."""
+
+    name = "folder or owner/name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        super().convert(value, param, ctx)
+        return str(value)
+
+
 class IntegerList(click.ParamType[tuple[int, ...]]):
     """``128,256`` as a tuple of integers.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from g3n_compiler.checkpoint.hub import resolve_checkpoint
+from g3n_compiler.checkpoint.hub import compiled_from, resolve_adapter, resolve_checkpoint, stay_offline
+from g3n_compiler.checkpoint.hub_id import HubId, Named
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import CheckpointError
 from g3n_compiler.lower.arm64_kit import ArmKit
@@ -25,7 +26,12 @@ from g3n_runtime.chat import Device
 
 
 def compare(
-    opened: Bundle, checkpoint: Path | None, lora: Path | None, kit: Path | None, backend: Device | None, step: Progress
+    opened: Bundle,
+    checkpoint: Named | None,
+    lora: Named | None,
+    kit: Path | None,
+    backend: Device | None,
+    step: Progress,
 ) -> Parity:
     """Compare ``opened`` with its checkpoint or, with the emulated Arm machine in ``kit``, with itself on Arm.
 
@@ -38,8 +44,13 @@ def compare(
     """
     manifest = opened.manifest
     arm = None if kit is None else ArmKit(kit.absolute())
-    directory = resolve_checkpoint(manifest["model"]["size"], checkpoint)
-    source = Source.open(directory, _plan(opened), lora, manifest["model"]["modalities"])
+    size = manifest["model"]["size"]
+    if checkpoint is None:
+        checkpoint = compiled_from(size, _hub_origin(opened))
+    directory = resolve_checkpoint(size, checkpoint, step)
+    adapter = None if lora is None else resolve_adapter(lora, step)
+    stay_offline()
+    source = Source.open(directory, _plan(opened), adapter, manifest["model"]["modalities"])
     step("hashing the checkpoint")
     _check_origin(opened, source)
     backends = {r: get_backend(r) for r in BACKENDS if r in opened.runtimes}
@@ -73,6 +84,12 @@ def _plan(bundle: Bundle) -> Slice | None:
     """The slice of the checkpoint that the bundle was made from, if it is not the whole."""
     made = bundle.manifest["model"]["slice"]
     return Slice(tuple(made["kept"]), tuple(made["ffn_dims"])) if "kept" in made else None
+
+
+def _hub_origin(bundle: Bundle) -> HubId | None:
+    """The repository on the hub that the bundle's checkpoint was fetched from, as its manifest says."""
+    told = bundle.manifest["provenance"].get("hub")
+    return None if told is None else HubId(told["id"], told["revision"])
 
 
 def _check_origin(bundle: Bundle, source: Source) -> None:

@@ -10,7 +10,7 @@ import click
 
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.cli.guard import GuardedCommand
-from g3n_compiler.cli.options import QUIET, VERBOSE, FileName
+from g3n_compiler.cli.options import QUIET, VERBOSE, CheckpointName, FileName
 from g3n_compiler.cli.show import DataTable, progress_steps, show, show_table, styled
 from g3n_runtime.bundle import Bundle, open_bundle
 from g3n_runtime.chat import DEVICES, Device
@@ -33,8 +33,12 @@ ARM_KIT = Path("build") / "arm64"
     ],
 )
 @click.argument("bundle", type=FileName())
-@click.option("--checkpoint", type=FileName(), help="Checkpoint folder [default: the one of its size].")
-@click.option("--lora", type=FileName(), help="The adapter it was compiled with.")
+@click.option(
+    "--checkpoint",
+    type=CheckpointName(),
+    help="Its folder, or owner/name[@revision] on the hub [default: its size's].",
+)
+@click.option("--lora", type=CheckpointName(), help="The adapter it was compiled with, named as --checkpoint is.")
 @click.option("--key", type=FileName(), help="Public key (PEM) that must have signed the bundle.")
 @click.option("--signature-only", is_flag=True, help="With --key: look at nothing but the signature and the hashes.")
 @click.option(
@@ -50,8 +54,8 @@ ARM_KIT = Path("build") / "arm64"
 @reports_errors
 def main(
     bundle: Path,
-    checkpoint: Path | None,
-    lora: Path | None,
+    checkpoint: str | None,
+    lora: str | None,
     key: Path | None,
     signature_only: bool,
     arch: str,
@@ -77,10 +81,11 @@ def main(
         show(f"signed by: {signer.fingerprint}", err=output == "json")
     if signature_only:
         return
-    from g3n_compiler.cli.parity import compare  # toolchains, which neither --help nor a signature needs
+    from g3n_compiler.checkpoint.hub_id import named_by  # toolchains, which neither --help nor a signature needs
+    from g3n_compiler.cli.parity import compare
 
     with quiet_toolchains(verbose), progress_steps(quiet) as step:
-        parity = compare(opened, checkpoint, lora, kit if arch == "arm64" else None, backend, step)
+        parity = compare(opened, named_by(checkpoint), named_by(lora), kit if arch == "arm64" else None, backend, step)
     if output == "json":
         click.echo(json.dumps(parity.as_dict()))
     else:

@@ -1,0 +1,6 @@
+"""What a checkpoint's folder is, and whether it would compile: told before a toolchain is loaded."""
+
+from g3n_compiler.doctor.examine import examine
+from g3n_compiler.doctor.findings import Check, Fact, Findings
+
+__all__ = ["Check", "Fact", "Findings", "examine"]
