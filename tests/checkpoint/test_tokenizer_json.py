@@ -26,7 +26,9 @@ def test_a_full_tokenizer_without_spaces_in_added_tokens_keeps_its_bytes(tmp_pat
     assert for_executorch(path, SIZE) == path.read_bytes()
 
 
-@pytest.mark.parametrize("text", ["  two", "a\n\n\n    b\t  c", " " * 40, "def f(x):\n    return x", "<end_of_turn>\n  x"])
+@pytest.mark.parametrize(
+    "text", ["  two", "a\n\n\n    b\t  c", " " * 40, "def f(x):\n    return x", "<end_of_turn>\n  x"]
+)
 def test_the_runner_finds_runs_of_spaces(text: str, tmp_path: Path) -> None:
     """It looks for added tokens before it replaces spaces; the file as it is gives it other ids."""
     path, (stock, as_it_is) = tmp_path / "tokenizer.json", (CppHFTokenizer(), CppHFTokenizer())

@@ -86,12 +86,18 @@ def _shape(directory: Path) -> TextShape:
     return family_for(config).text_shape(config, read_json(path) if present(path) else None)
 
 
-def _check_text(findings: Findings, directory: Path, source: Source | None, shape: TextShape | None) -> TextTokenizer | None:
+def _check_text(
+    findings: Findings, directory: Path, source: Source | None, shape: TextShape | None
+) -> TextTokenizer | None:
     if shape is None:
         _skip(findings, "config.json is not understood", "tokenizer, template and sampler", "token ids")
         return None
     config, modalities = gemma3n_config(shape), () if source is None else source.modalities
-    tokenizer = _attempt(findings, "tokenizer, template and sampler", lambda: load_tokenizer(directory, config, modalities, findings.notes.append))
+    tokenizer = _attempt(
+        findings,
+        "tokenizer, template and sampler",
+        lambda: load_tokenizer(directory, config, modalities, findings.notes.append),
+    )
     if tokenizer is None:
         _skip(findings, "the tokenizer cannot be loaded", "token ids")
     else:
