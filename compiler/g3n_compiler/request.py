@@ -18,6 +18,7 @@ from g3n_compiler.checkpoint.identity import Inputs
 from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS, require_adapter
 from g3n_compiler.checkpoint.reader import note_texts
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
+from g3n_compiler.checkpoint.weight_files import require_adapter_named
 from g3n_compiler.errors import ContextError, SliceError, TargetError
 from g3n_compiler.lower.artifact import LoweredSubgraph
 from g3n_compiler.lower.backend import Backend
@@ -160,8 +161,9 @@ def open_request(
     note_texts(folder, inputs)
     if options.lora is not None:
         inputs.note(options.lora / name for name in (CONFIG, WEIGHTS))
-    source = Source.open(folder, modalities=modalities)
+    source = Source.open(folder, modalities=modalities, remark=progress)
     try:
+        require_adapter_named(source.directory, options.lora)
         source.checkpoint.note(inputs)
         source.family.published.check_size(size, source.whole)
         choice = choose_slice(size, options.slicing, source.whole, _peak_memory(options, recipe, backends))
@@ -177,7 +179,7 @@ def open_request(
         check_calibration(source.directory, recipe.name, _changed_by(options, choice))
         if options.lora is not None:
             source = source.adapted(options.lora)
-        accounted = account(source)
+        accounted = account(source, progress)
         for backend in backends.values():
             _require_modalities(backend, source.modalities)
         if sizes:

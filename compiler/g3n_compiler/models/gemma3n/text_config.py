@@ -196,5 +196,3 @@ def _check(config: TextConfig, text: Section) -> None:
     text.choice("hidden_activation", "gelu_pytorch_tanh", ("gelu_pytorch_tanh",))
     if text.flag("attention_bias", False):
         raise WrongModel("attention_bias is not part of Gemma 3n")
-    if not text.flag("tie_word_embeddings", True):
-        raise WrongModel("untied embeddings are not part of Gemma 3n")
