@@ -74,6 +74,10 @@ class SourceChanged(CheckpointError):
     exit_code = 19
 
 
+class QuantisedCheckpoint(WrongModel):
+    """The checkpoint's weights are quantised already."""
+
+
 class TargetError(G3nError):
     """The target is unknown or cannot do what was asked."""
 

@@ -19,6 +19,7 @@ from g3n_compiler.checkpoint.identity import Inputs
 from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS, require_adapter
 from g3n_compiler.checkpoint.reader import note_texts
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
+from g3n_compiler.checkpoint.weight_files import require_adapter_named
 from g3n_compiler.errors import ContextError, SliceError, TargetError
 from g3n_compiler.lower.artifact import LoweredSubgraph
 from g3n_compiler.lower.backend import Backend
@@ -168,8 +169,9 @@ def open_request(
     note_texts(folder, inputs)
     if adapter is not None:
         inputs.note(adapter / name for name in (CONFIG, WEIGHTS))
-    source = Source.open(folder, modalities=modalities)
+    source = Source.open(folder, modalities=modalities, remark=remark)
     try:
+        require_adapter_named(source.directory, adapter)
         source.checkpoint.note(inputs)
         check_folder(source, remark)
         source.family.published.check_size(size, source.whole)
@@ -186,7 +188,7 @@ def open_request(
         check_calibration(source.directory, recipe.name, _changed_by(options, choice))
         if adapter is not None:
             source = source.adapted(adapter, remark)
-        accounted = account(source)
+        accounted = account(source, remark)
         for backend in backends.values():
             _require_modalities(backend, source.modalities)
         if sizes:

@@ -19,15 +19,16 @@ from torch import Tensor
 from g3n_compiler.checkpoint.lora import LoraAdapter
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.checkpoint.remark import Remark, no_remark
-from g3n_compiler.errors import UnknownTensor
 from g3n_compiler.models.embedding_tables import embedding_weights
 from g3n_compiler.models.family import Cut, Family, Ranges
+from g3n_compiler.models.family_names import tensor_names
 from g3n_compiler.models.registry import family_for
 from g3n_compiler.models.shape import TextShape
 from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.slice.plan import Slice
 
 if TYPE_CHECKING:
+    from g3n_compiler.checkpoint.tensor_names import Naming
     from g3n_compiler.models.gemma3n.soft_tokens import HardTokenRows
     from g3n_compiler.models.gemma3n.tower_config import AudioConfig, VisionConfig
 
@@ -62,16 +63,21 @@ class Source:
         plan: Slice | None = None,
         adapter: Path | None = None,
         modalities: Collection[str] = MODALITIES,
+        remark: Remark = no_remark,
     ) -> Source:
         """Open a checkpoint's folder; only headers and small files are read.
+
+        Args:
+            remark: told what was found beside what is read.
 
         Raises:
             CheckpointError: the folder, a shard's header, the configuration or the adapter is damaged or does not fit.
         """
-        checkpoint = Checkpoint(directory)
+        checkpoint = Checkpoint(directory, remark)
         try:
             family = family_for(checkpoint.config)
             whole = family.text_shape(checkpoint.config, checkpoint.generation)
+            checkpoint = checkpoint.renamed(tensor_names(checkpoint, family, whole, remark))
             source = cls(checkpoint, family, whole, whole)
             chosen = tuple(m for m in MODALITIES if m in modalities and (m == TEXT or m in source.towers))
             source = replace(source, modalities=chosen)
@@ -118,18 +124,19 @@ class Source:
         return self.checkpoint.directory
 
     @cached_property
-    def text_prefix(self) -> str:
-        """Prefix of the text model's tensor names in the files."""
-        for prefix in self.family.text_prefixes:
-            if prefix + "embed_tokens.weight" in self.checkpoint.entries:
-                return prefix
-        raise UnknownTensor(f"the checkpoint has no embed_tokens.weight: it holds no {self.family.title} text model")
+    def naming(self) -> Naming:
+        """How the family's tensors are called in a checkpoint like this one."""
+        return self.family.naming(self.checkpoint.config)
 
-    @cached_property
+    @property
+    def text_prefix(self) -> str:
+        """What is before the names of the text model, whatever the saver put there."""
+        return self.naming.text[0].text
+
+    @property
     def tower_prefix(self) -> str:
-        """Prefix of the towers' tensor names in the files."""
-        names = self.checkpoint.entries
-        return "model." if any(self.tower_of(n) and n.startswith("model.") for n in names) else ""
+        """What is before the names of the towers, whatever the saver put there."""
+        return self.naming.towers[0].text
 
     @cached_property
     def towers(self) -> tuple[str, ...]:
@@ -155,7 +162,7 @@ class Source:
 
     def tower_of(self, name: str) -> str | None:
         """The tower that a tensor's full name belongs to."""
-        relative = name.removeprefix("model.")
+        relative = name.removeprefix(self.tower_prefix)
         return next((t for t, tower in self.family.towers.items() if relative.startswith(tower.tensors)), None)
 
     def tensor_name(self, relative: str) -> str:

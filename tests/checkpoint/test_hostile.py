@@ -147,6 +147,8 @@ def test_absent_sizes_mean_what_they_mean_to_transformers(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["config.json", INDEX, *JSON_FILES])
 def test_files_that_are_no_json_objects(name: str, text: bytes, tiny_copy: Path) -> None:
     (tiny_copy / name).write_bytes(text)
+    if name == INDEX:  # transformers looks for it second
+        (tiny_copy / SINGLE).unlink()
     if name == "tokenizer_config.json":
         (tiny_copy / "chat_template.jinja").unlink()
     with pytest.raises(CheckpointError, match=name):
@@ -160,6 +162,8 @@ def test_files_that_are_no_json_objects(name: str, text: bytes, tiny_copy: Path)
 def test_what_is_no_file(name: str, kind: str, tiny_copy: Path) -> None:
     if name == "tokenizer_config.json":
         (tiny_copy / "chat_template.jinja").unlink()
+    if name == INDEX:
+        (tiny_copy / SINGLE).unlink()
     (tiny_copy / name).unlink(missing_ok=True)
     (tiny_copy / name).mkdir() if kind == "folder" else os.mkfifo(tiny_copy / name)
     with pytest.raises(CheckpointError, match=f"{name} is a {kind}"):
@@ -185,6 +189,7 @@ def test_names_that_are_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["..", "", ".", "a/b", "/etc/passwd", "a\0b", "absent.safetensors"])
 def test_shards_that_are_no_plain_names(name: str, tiny_copy: Path) -> None:
+    (tiny_copy / SINGLE).unlink()
     (tiny_copy / INDEX).write_text(json.dumps({"weight_map": {"a": name}}), encoding="utf-8")
     with pytest.raises((CheckpointError, MissingShard)):
         Source.open(tiny_copy)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from g3n_compiler.checkpoint.tensor_names import Naming, Prefix
 from g3n_compiler.models.family import Cut, KVCache, State, Streams
 from g3n_compiler.models.published import PublishedModels
 from g3n_compiler.models.shape import LayerType, TextShape
@@ -93,12 +94,14 @@ class ToyDecoder:
 class ToyFamily:
     title = "Toy"
     model_types = ("toy",)
-    text_prefixes = ("model.",)
     published = PublishedModels()
 
     @property
     def towers(self) -> Mapping[str, Any]:
         return {}
+
+    def naming(self, config: Mapping[str, Any]) -> Naming:
+        return Naming((Prefix("model.", "its trainer"),))
 
     def text_shape(self, config: Mapping[str, Any], generation: Mapping[str, Any] | None) -> ToyShape:
         fields = {k: v for k, v in config.items() if k not in ("model_type", "head_dims")}

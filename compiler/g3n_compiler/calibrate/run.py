@@ -35,6 +35,7 @@ from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.recipe import Recipe, get_recipe
 from g3n_compiler.quantize.rows import fake_quantize, fake_quantize_activations
 from g3n_compiler.source import Source
+from g3n_compiler.tensor_account import account
 
 ROLES = ("attention", "ffn")
 """The matrices that are rounded, if the recipe uses int4 for them. Tables are not rounded this way: their rows are
@@ -68,7 +69,8 @@ def calibrate(directory: Path, examples: Path, recipe_name: str, destination: Pa
     given = load_examples(examples)
     inputs.note(file for example in given for file in (*example.images, *example.audio))
     progress("hashing the checkpoint")
-    hashes, origin = source.checkpoint.sha256(), examples_sha256(examples, given)
+    hashes = source.checkpoint.survey(account(source, progress).used, progress, progress).sha256
+    origin = examples_sha256(examples, given)
     key = bundle_key(directory, hashes, {"calibrate": recipe.name, "examples": origin}, PACKAGES)
     with staged(target, key) as (folder, steps_folder):
         weights = CalibratingWeights(source, specs, rounded, recipe, Steps(steps_folder, lambda line: None))
@@ -182,10 +184,12 @@ def _run(source: Source, weights: CalibratingWeights, examples: Sequence[Rows], 
 
 def _write(source: Source, rounded: Mapping[str, Path], folder: Path) -> None:
     """Copy the checkpoint's files to ``folder`` and replace the plain matrices with the rounded ones."""
-    for name in READ_BY_NAME:
+    index = source.checkpoint.files.index_file
+    for name in {*READ_BY_NAME, *([] if index is None else [index.name])}:
         if (source.directory / name).is_file():
             shutil.copyfile(source.directory / name, folder / name)
-    replaced = {source.tensor_name(relative): path for relative, path in rounded.items()}
+    stored = source.checkpoint.stored_name
+    replaced = {stored(source.tensor_name(relative)): path for relative, path in rounded.items()}
     for shard in source.checkpoint.shards:
         copy = folder / shard.path.name
         shutil.copyfile(shard.path, copy)

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from g3n_compiler.checkpoint.fields import present, read_json
 from g3n_compiler.checkpoint.identity import Inputs
-from g3n_compiler.checkpoint.safetensors import MAX_HEADER_BYTES, SafetensorsFile, TensorEntry
-from g3n_compiler.errors import BadHeader, CheckpointError, MissingShard, UnknownTensor
+from g3n_compiler.checkpoint.lfs import is_lfs_pointer
+from g3n_compiler.checkpoint.quantised import refuse_quantised
+from g3n_compiler.checkpoint.remark import Remark, no_remark
+from g3n_compiler.checkpoint.safetensors import SafetensorsFile, TensorEntry, pointer_message
+from g3n_compiler.checkpoint.survey import Scale, survey
+from g3n_compiler.checkpoint.tensor_names import Names, refuse_wrapped
+from g3n_compiler.checkpoint.weight_files import CONFIG, INDEX, SINGLE, WeightFiles, find_weight_files
+from g3n_compiler.errors import CheckpointError, UnknownTensor
 from g3n_compiler.models.weights import WeightSpec
-from g3n_runtime.reading import read_json_object
+from g3n_runtime.reading import open_regular
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-CONFIG = "config.json"
+__all__ = ["CONFIG", "GENERATION", "INDEX", "READ_BY_NAME", "SINGLE", "Checkpoint", "file_sha256", "note_texts"]
+
 GENERATION = "generation_config.json"
-MAX_SHARDS = 512
-"""All shards are held open; the published models have at most four."""
 READ_BY_NAME = (
     "config.json",
     INDEX,
@@ -40,23 +44,54 @@ READ_BY_NAME = (
 """Files of a checkpoint that are read by name, that is, all but the shards."""
 
 
+class WholeSurvey(NamedTuple):
+    """What one reading of all weights found."""
+
+    sha256: dict[str, str]
+    """Of each file that decides what is compiled, by file name."""
+    scales: dict[str, Scale]
+    """Of each tensor of floats, by the name that is used."""
+
+
 class Checkpoint:
     """Lazily read tensors by their full names; every read returns float32."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, remark: Remark = no_remark) -> None:
         if not present(directory) or not directory.is_dir():
             raise CheckpointError(f"{directory} is not a folder: expected a Hugging Face checkpoint")
         self.directory = directory
-        self.shards = self._open_shards()
-        self._owner: dict[str, SafetensorsFile] = {}
-        for shard in self.shards:
-            for name in shard.entries:
-                if name in self._owner:
-                    raise BadHeader(f"tensor {name!r} is in both {self._owner[name].path.name} and {shard.path.name}")
-                self._owner[name] = shard
-        self.entries: Mapping[str, TensorEntry] = MappingProxyType(
-            {name: shard.entries[name] for name, shard in self._owner.items()}
-        )
+        refuse_pointers(directory / name for name in READ_BY_NAME)
+        config = self.config if present(directory / CONFIG) else {}
+        self.files = find_weight_files(directory, config, remark)
+        self.shards: list[SafetensorsFile] = []
+        try:
+            for path in self.files.paths:
+                self.shards.append(SafetensorsFile(path))
+            self._places = _places(self.shards, self.files, remark)
+            self.aside: Mapping[str, str] = {}
+            """Stored names of which another one gives the same tensor, with the reason."""
+            refuse_quantised(self.entries, config, remark)
+            refuse_wrapped(self.entries)
+        except BaseException:
+            self.close()
+            raise
+
+    @cached_property
+    def entries(self) -> Mapping[str, TensorEntry]:
+        """Where each tensor is, by the name that is used."""
+        return MappingProxyType({name: shard.entries[stored] for name, (shard, stored) in self._places.items()})
+
+    def renamed(self, names: Names) -> Checkpoint:
+        """The same open files, their tensors called as ``names`` tells."""
+        other = copy(self)
+        other.__dict__.pop("entries", None)
+        other._places = {name: self._places[stored] for name, stored in names.stored.items()}
+        other.aside = names.aside
+        return other
+
+    def stored_name(self, name: str) -> str:
+        """What a tensor is called in its file."""
+        return self._places[name][1]
 
     def close(self) -> None:
         for shard in self.shards:
@@ -75,11 +110,12 @@ class Checkpoint:
 
     def read_tensor(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
         """A tensor, float32; ``rows`` selects ``[begin, end)`` of its first dimension."""
-        return self._owner[name].read(name, rows).to(torch.float32)
+        shard, stored = self._places[name]
+        return shard.read(stored, rows).to(torch.float32)
 
     def check_shape(self, name: str, spec: WeightSpec) -> None:
         """Raise :class:`UnknownTensor` unless tensor ``name`` exists with the shape that ``spec`` is cut from."""
-        if name not in self._owner:
+        if name not in self.entries:
             raise UnknownTensor(f"tensor {name!r} is not in the checkpoint, but its config.json needs it")
         shape = self.entries[name].shape
         if spec.axes is not None:
@@ -96,42 +132,75 @@ class Checkpoint:
         hashes["config.json"] = file_sha256(self.directory / "config.json")
         return dict(sorted(hashes.items()))
 
+    def survey(
+        self, needed: Collection[str], progress: Callable[[str], None] | None = None, remark: Remark = no_remark
+    ) -> WholeSurvey:
+        """Read all weights once: the hashes of :meth:`sha256`, and how large each tensor's values are.
+
+        Args:
+            needed: the tensors that are compiled, which must be finite.
+            progress: told every few seconds how far the reading is.
+
+        Raises:
+            NotFinite: one of ``needed`` holds a NaN or an infinity.
+        """
+        places = {(shard.path, stored): name for name, (shard, stored) in self._places.items()}
+        needed = frozenset(needed)
+        hashes, scales = dict[str, str](), dict[str, Scale]()
+        for shard in self.shards:
+            wanted = {stored for stored in shard.entries if places.get((shard.path, stored)) in needed}
+            found = survey(shard, wanted, progress)
+            hashes[shard.path.name] = found.sha256
+            scales |= {places[shard.path, n]: s for n, s in found.scales.items() if (shard.path, n) in places}
+        if strange := sorted(name for name, scale in scales.items() if not scale.finite):
+            remark(f"tensors that nothing reads hold NaN or infinity ({len(strange)}, e.g. {strange[0]!r})")
+        hashes[CONFIG] = file_sha256(self.directory / CONFIG)
+        return WholeSurvey(dict(sorted(hashes.items())), scales)
+
     def note(self, inputs: Inputs) -> None:
         """Note the opened files, as they were when they were opened; :func:`note_texts` is for files that are read by
         name.
         """
         for shard in self.shards:
             inputs.note_opened(shard.path, shard.identity)
-
-    def _open_shards(self) -> list[SafetensorsFile]:
-        index = self.directory / INDEX
-        if not present(index):
-            if not present(self.directory / SINGLE):
-                raise MissingShard(f"neither {INDEX} nor {SINGLE} is in {self.directory}: only safetensors are read")
-            return [SafetensorsFile(self.directory / SINGLE)]
-        weight_map = read_json_object(index, CheckpointError, MAX_HEADER_BYTES, infinite=True).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-            raise CheckpointError(f"{index} has no weight_map of tensor names to shard names")
-        promised: dict[str, set[str]] = {}
-        for tensor, name in weight_map.items():
-            promised.setdefault(name, set()).add(tensor)
-        if len(promised) > MAX_SHARDS:
-            raise CheckpointError(f"{index} names {len(promised)} shards, but at most {MAX_SHARDS} are read")
-        for name in promised:
-            if Path(name).name != name or not name.isprintable():
-                raise CheckpointError(f"{index} names the shard {name[:80]!r}, which is not a plain file name")
-        shards = [SafetensorsFile(self.directory / name) for name in sorted(promised)]
-        for shard in shards:
-            if wrong := promised[shard.path.name].symmetric_difference(shard.entries):
-                raise BadHeader(
-                    f"{index.name} and {shard.path.name} disagree on {len(wrong)} tensors, e.g. {min(wrong)[:200]!r}"
-                )
-        return shards
+        if self.files.index_file is not None:
+            inputs.note([self.files.index_file])
 
 
 def note_texts(directory: Path, inputs: Inputs) -> None:
     """Note all files of a checkpoint's folder that are read by name; call it before any of them is read."""
     inputs.note(directory / name for name in READ_BY_NAME)
+
+
+def refuse_pointers(paths: Iterable[Path]) -> None:
+    """Raise :class:`CheckpointError` if one of the files that exist is a git-lfs pointer."""
+    for path in paths:
+        if path.is_file():
+            with open_regular(path, CheckpointError) as file:
+                if is_lfs_pointer(file.read(64)):
+                    raise CheckpointError(pointer_message(path))
+
+
+def _places(
+    shards: Sequence[SafetensorsFile], files: WeightFiles, remark: Remark
+) -> dict[str, tuple[SafetensorsFile, str]]:
+    """The file and the stored name of each tensor: all that the shards hold, whatever their index says."""
+    places: dict[str, tuple[SafetensorsFile, str]] = {}
+    for shard in shards:
+        for name in shard.entries:
+            if name in places:
+                first, second = places[name][0].path.name, shard.path.name
+                remark(f"tensor {name!r} is in {first} and in {second}: the second is read, as transformers does")
+            places[name] = shard, name
+    if files.index_file is not None:
+        index = files.index_file.name
+        if absent := sorted(files.promised.keys() - places.keys()):
+            remark(f"{index} lists tensors that no shard holds ({len(absent)}, e.g. {absent[0][:200]!r})")
+        if extra := sorted(places.keys() - files.promised.keys()):
+            remark(
+                f"{index} does not list tensors that its shards hold ({len(extra)}, e.g. {extra[0]!r}): they are read"
+            )
+    return places
 
 
 def file_sha256(path: Path) -> str:

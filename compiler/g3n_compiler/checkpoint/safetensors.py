@@ -16,10 +16,19 @@ import torch
 from torch import Tensor
 
 from g3n_compiler.checkpoint.identity import FileIdentity, descriptor_sha256
+from g3n_compiler.checkpoint.lfs import is_lfs_pointer
 from g3n_compiler.errors import BadHeader, MissingShard, TruncatedShard
 from g3n_runtime.reading import open_regular, parse_json
 
-DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+"""Those that are read; ``transformers`` converts all of them to the model's own."""
+BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
+    "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+}  # fmt: skip
+"""Size of a value of each dtype that the format has; a tensor's own size must be whole bytes."""
 MAX_HEADER_BYTES = 32 << 20
 """A hundred times the largest published header; parsing JSON takes several times as much memory."""
 MAX_TENSORS = 1 << 17
@@ -32,10 +41,30 @@ class TensorEntry:
     """Where a tensor is: ``offset`` counts from the start of the file."""
 
     name: str
-    dtype: torch.dtype
+    kind: str
+    """The dtype's name in the format, one of :data:`BITS`."""
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it can be read."""
+        return self.kind in DTYPES
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its dtype.
+
+        Raises:
+            BadHeader: it holds integers, or floats that only quantised checkpoints have.
+        """
+        if not self.is_float:
+            raise BadHeader(
+                f"tensor {self.name!r} has dtype {self.kind}, expected {', '.join(DTYPES)}: pass the checkpoint from "
+                "before it was quantised or packed"
+            )
+        return DTYPES[self.kind]
 
 
 class SafetensorsFile:
@@ -72,10 +101,11 @@ class SafetensorsFile:
             shape, offset = (end - begin, *shape[1:]), offset + begin * stride
         out = torch.empty(shape, dtype=entry.dtype)
         if out.numel():
-            self._fill(out.view(-1).view(torch.uint8).numpy().data, offset)
+            self.fill(out.view(-1).view(torch.uint8).numpy().data, offset)
         return out
 
-    def _fill(self, view: memoryview, offset: int) -> None:
+    def fill(self, view: memoryview, offset: int) -> None:
+        """Read as many bytes as ``view`` has."""
         done = 0
         while done < len(view):
             try:
@@ -86,12 +116,17 @@ class SafetensorsFile:
                 raise TruncatedShard(f"{self.path} ended at byte {offset + done}: download the shard again")
             done += n
 
+    def _start(self, most: int) -> bytes:
+        return os.pread(self._fd, most, 0)
+
     def _read_header(self) -> dict[str, TensorEntry]:
         size = os.fstat(self._fd).st_size
         if size < 8:
             raise TruncatedShard(f"{self.path} has {size} bytes, too few for a safetensors header: download it again")
         start = bytearray(8)
-        self._fill(memoryview(start), 0)
+        self.fill(memoryview(start), 0)
+        if is_lfs_pointer(self._start(64)):
+            raise BadHeader(pointer_message(self.path))
         length = int.from_bytes(start, "little")
         if length > MAX_HEADER_BYTES:
             raise BadHeader(
@@ -102,7 +137,7 @@ class SafetensorsFile:
                 f"{self.path} has {size} bytes but its header alone claims {length}: download it again"
             )
         raw = bytearray(length)
-        self._fill(memoryview(raw), 8)
+        self.fill(memoryview(raw), 8)
         header = parse_json(bytes(raw), f"the header of {self.path}", BadHeader, unique=True)
         if not isinstance(header, dict):
             raise BadHeader(f"{self.path} has a header that is not a JSON object")
@@ -123,16 +158,16 @@ class SafetensorsFile:
         if shape is None or offsets is None or len(offsets) != 2:
             raise BadHeader(f"{self.path}: malformed entry for tensor {name!r}")
         begin, end = offsets
-        if not isinstance(dtype, str) or dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in BITS:
             raise BadHeader(
-                f"{self.path}: tensor {name!r} has dtype {str(dtype)[:20]!r}, expected one of {', '.join(DTYPES)}"
+                f"{self.path}: tensor {name!r} has dtype {str(dtype)[:20]!r}, expected one of {', '.join(BITS)}"
             )
-        expected = math.prod(shape) * DTYPES[dtype].itemsize
-        if end - begin != expected:
+        bits = math.prod(shape) * BITS[dtype]
+        if (end - begin) * 8 != bits:
             raise BadHeader(
-                f"{self.path}: tensor {name!r} {list(shape)} {dtype} needs {expected} bytes, not {end - begin}"
+                f"{self.path}: tensor {name!r} {list(shape)} {dtype} needs {bits / 8:g} bytes, not {end - begin}"
             )
-        return TensorEntry(name, DTYPES[dtype], shape, base + begin, end - begin)
+        return TensorEntry(name, dtype, shape, base + begin, end - begin)
 
     def _check_layout(self, entries: dict[str, TensorEntry], base: int, size: int) -> None:
         at = base
@@ -146,6 +181,11 @@ class SafetensorsFile:
             )
         if at < size:
             raise BadHeader(f"{self.path} has {size - at} bytes that no tensor claims")
+
+
+def pointer_message(path: Path) -> str:
+    """What to say of a git-lfs pointer at ``path``."""
+    return f"{path} is a git-lfs pointer, not the file itself: run git lfs pull in {path.parent}"
 
 
 def _sizes(value: object, most: int) -> tuple[int, ...] | None:

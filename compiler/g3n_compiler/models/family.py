@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from g3n_compiler.checkpoint.tensor_names import Naming
 from g3n_compiler.models.published import PublishedModels
 from g3n_compiler.models.shape import LayerType, TextShape
 from g3n_compiler.models.weights import Weights, WeightSpec
@@ -113,9 +114,8 @@ class Family(Protocol):
     def model_types(self) -> Sequence[str]:
         """Values of ``model_type`` in ``config.json``."""
 
-    @property
-    def text_prefixes(self) -> Sequence[str]:
-        """Prefixes under which the text model's tensors can be in a checkpoint, the most specific first."""
+    def naming(self, config: Mapping[str, Any]) -> Naming:
+        """How the tensors of a checkpoint with this ``config.json`` can be called."""
 
     @property
     def towers(self) -> Mapping[str, TowerTensors]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from g3n_compiler.checkpoint.tensor_names import Naming
 from g3n_compiler.models.family import Cut
 from g3n_compiler.models.gemma3n.audio_weights import audio_tensors
 from g3n_compiler.models.gemma3n.decoder import TextDecoder
 from g3n_compiler.models.gemma3n.media_tokens import media_tokens
 from g3n_compiler.models.gemma3n.published import published
+from g3n_compiler.models.gemma3n.saved_names import naming
 from g3n_compiler.models.gemma3n.soft_tokens import HardTokenRows
 from g3n_compiler.models.gemma3n.sound_processor import check_sound_processor
 from g3n_compiler.models.gemma3n.text_config import MODEL_TYPES, TextConfig, gemma3n_config, parse_text_config
@@ -59,8 +61,6 @@ class Gemma3n:
 
     title = "Gemma 3n"
     model_types = MODEL_TYPES
-    text_prefixes = ("model.language_model.", "language_model.model.", "model.")
-    """Of a multimodal checkpoint, an old one, and a text-only one."""
 
     @property
     def towers(self) -> Mapping[str, Vision | Audio]:
@@ -69,6 +69,9 @@ class Gemma3n:
     @property
     def published(self) -> PublishedModels:
         return published()
+
+    def naming(self, config: Mapping[str, Any]) -> Naming:
+        return naming(config)
 
     def text_shape(self, config: Mapping[str, Any], generation: Mapping[str, Any] | None) -> TextConfig:
         return parse_text_config(config, generation)
