@@ -1,0 +1,108 @@
+"""Prompts of both runtimes against ``transformers``, before anything is lowered."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from g3n_compiler.checkpoint.conversations import Conversation
+from g3n_compiler.errors import TokenizerError
+from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.litert.prompts import engine_template
+from g3n_compiler.lower.prompts import Prompts, RuntimePrompt
+from g3n_compiler.lower.registry import get_backend
+from g3n_compiler.lower.subgraphs import Runtime
+from g3n_compiler.nano import checkpoint_dir
+from g3n_compiler.source import Source
+from g3n_compiler.verify.prompts import require_equal_prompts
+from tests.android.golden import CHATML, NO_SYSTEM
+from tests.fakes import FakeBackend
+from tests.jobs import make_job
+
+RUNTIMES: tuple[Runtime, ...] = ("litert", "executorch")
+TRIMMED = (
+    "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + m['role'] + '\n' }}{{ m['content'] | trim }}"
+    "{{ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+METHODS = TRIMMED.replace("m['role']", "m['role'].lower()").replace("m['content'] | trim", "m['content'].strip()")
+DATED = TRIMMED.replace("{{ bos_token }}", "{{ bos_token }}{{ strftime_now('%Y') }}\n")
+
+
+@pytest.fixture
+def nano_copy(tmp_path: Path) -> Path:
+    """Nano's small files beside a link to its weights."""
+    path = tmp_path / "checkpoint"
+    path.mkdir()
+    for file in checkpoint_dir().iterdir():
+        if file.suffix == ".safetensors":
+            (path / file.name).hardlink_to(file)
+        else:
+            shutil.copyfile(file, path / file.name)
+    return path
+
+
+def job_of(checkpoint: Path, tmp_path: Path, modalities: Sequence[str] = ("text", "vision", "audio")) -> Job:
+    return make_job(Source.open(checkpoint, modalities=modalities), tmp_path, resolutions=(256,))
+
+
+@pytest.mark.parametrize("jinja", [None, TRIMMED, CHATML, NO_SYSTEM, METHODS, DATED])
+def test_both_runtimes_make_the_prompts_of_transformers(jinja: str | None, nano_copy: Path, tmp_path: Path) -> None:
+    if jinja is not None:
+        (nano_copy / "chat_template.jinja").write_text(jinja, encoding="utf-8")
+    job = job_of(nano_copy, tmp_path)
+    assert require_equal_prompts(job, {runtime: get_backend(runtime) for runtime in RUNTIMES}) > 12
+    assert (engine_template(job) == job.tokenizer.template.jinja) == (jinja is None)
+
+
+class OtherPrompts(FakeBackend):
+    """A runtime whose prompts are changed."""
+
+    def __init__(self, change: Callable[[RuntimePrompt], RuntimePrompt | None]) -> None:
+        super().__init__("litert")
+        self._change = change
+
+    def prompts(self, job: Job, conversations: Sequence[Conversation]) -> Prompts:
+        return [None if prompt is None else self._change(prompt) for prompt in super().prompts(job, conversations)]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda p: RuntimePrompt(p.text + " ", p.ids), "instead of"),
+        (lambda p: RuntimePrompt(p.text, (*p.ids[:-1], 7)), "becomes other tokens"),
+        (lambda p: None, "litert refuses it"),
+    ],
+)
+def test_a_difference_is_an_error(
+    change: Callable[[RuntimePrompt], RuntimePrompt | None], match: str, tmp_path: Path
+) -> None:
+    job = job_of(checkpoint_dir(), tmp_path, ("text",))
+    with pytest.raises(TokenizerError, match=match):
+        require_equal_prompts(job, {"litert": OtherPrompts(change)})
+
+
+def test_a_template_that_the_engine_cannot_render_is_refused(nano_copy: Path, tmp_path: Path) -> None:
+    jinja = TRIMMED.replace(
+        "{{ m['content'] | trim }}", "{{ m['content'].title() if 'two' in m['content'] else m['content'] }}"
+    )
+    (nano_copy / "chat_template.jinja").write_text(jinja, encoding="utf-8")
+    with pytest.raises(TokenizerError, match="LiteRT-LM renders the chat template otherwise"):
+        require_equal_prompts(job_of(nano_copy, tmp_path, ("text",)), {"litert": get_backend("litert")})
+
+
+def test_a_tokenizer_whose_rules_transformers_does_not_read_is_refused(nano_copy: Path, tmp_path: Path) -> None:
+    """``GemmaTokenizer`` takes the vocabulary and the merges of the file, and its own rules for the rest."""
+    path = nano_copy / "tokenizer.json"
+    spec = json.loads(path.read_text(encoding="utf-8"))
+    spec["model"]["merges"] = spec["model"]["merges"][:-40]
+    path.write_text(json.dumps(spec), encoding="utf-8")
+    job = job_of(nano_copy, tmp_path, ("text",))
+    assert require_equal_prompts(job, {runtime: get_backend(runtime) for runtime in RUNTIMES})
+    spec["normalizer"] = {"type": "Sequence", "normalizers": [spec["normalizer"], {"type": "Lowercase"}]}
+    path.write_text(json.dumps(spec), encoding="utf-8")
+    with pytest.raises(TokenizerError):
+        require_equal_prompts(job_of(nano_copy, tmp_path, ("text",)), {"executorch": get_backend("executorch")})
