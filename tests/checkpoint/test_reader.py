@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from g3n_compiler.checkpoint.reader import INDEX, SINGLE
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import (
-    BadHeader,
     CheckpointError,
     G3nError,
     MissingShard,
@@ -72,11 +71,8 @@ def test_shards(tmp_path: Path) -> None:
         model.open()
 
 
-def test_index_that_disagrees_or_escapes(tmp_path: Path, edit_json: Edit) -> None:
+def test_index_that_escapes(tmp_path: Path, edit_json: Edit) -> None:
     model = make_tiny(tmp_path, shards="1MB")
-    edit_json(tmp_path / INDEX, lambda index: index["weight_map"].pop("model.norm.weight"))
-    with pytest.raises(BadHeader, match=r"model\.norm\.weight"):
-        model.open()
     edit_json(tmp_path / INDEX, lambda index: index["weight_map"].update({"x": "../../etc/passwd"}))
     with pytest.raises(CheckpointError, match="plain file name"):
         model.open()

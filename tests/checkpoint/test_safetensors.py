@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from g3n_compiler.checkpoint.safetensors import SafetensorsFile
+from g3n_compiler.checkpoint.safetensors import BITS, SafetensorsFile
 from g3n_compiler.errors import BadHeader, CheckpointError, MissingShard, TruncatedShard
 
 
@@ -20,7 +21,7 @@ def write_raw(path: Path, header: Any, data: bytes = b"", length: int | None = N
     return path
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_reads_what_the_reference_wrote(dtype: torch.dtype, tmp_path: Path) -> None:
     tensors = {"a": torch.randn(7, 5).to(dtype), "b": torch.randn(3).to(dtype), "scalar": torch.tensor(2.0).to(dtype)}
     save_file(tensors, tmp_path / "x.safetensors")
@@ -76,3 +77,31 @@ def test_pages_are_read_not_mapped(tmp_path: Path) -> None:
     file = SafetensorsFile(tmp_path / "x.safetensors")
     file.read("a")
     assert "x.safetensors" not in Path("/proc/self/maps").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", BITS)
+@pytest.mark.parametrize("more", [0, 1])
+def test_sizes_of_all_dtypes_are_those_of_the_reference(kind: str, more: int, tmp_path: Path) -> None:
+    """Also of those that are never read: the layout of the others depends on them."""
+    nbytes = 8 * BITS[kind] // 8 + more
+    path = write_raw(
+        tmp_path / "x", {"a": {"dtype": kind, "shape": [2, 4], "data_offsets": [0, nbytes]}}, bytes(nbytes)
+    )
+    if more:
+        with pytest.raises(SafetensorError):
+            safe_open(path, "np")
+        with pytest.raises(BadHeader, match="needs"):
+            SafetensorsFile(path)
+        return
+    safe_open(path, "np")
+    entry = SafetensorsFile(path).entries["a"]
+    if not entry.is_float:
+        with pytest.raises(BadHeader, match=f"'a' has dtype {kind}"):
+            _ = entry.dtype
+
+
+def test_half_a_byte_is_no_size(tmp_path: Path) -> None:
+    with pytest.raises(BadHeader, match=r"needs 1\.5 bytes"):
+        SafetensorsFile(
+            write_raw(tmp_path / "x", {"a": {"dtype": "F4", "shape": [3], "data_offsets": [0, 1]}}, bytes(1))
+        )

@@ -76,7 +76,7 @@ def refuse_quantised(entries: Mapping[str, TensorEntry], config: Mapping[str, An
         # a saver that is not in the table, or that leaves nothing but integers in the weights' own names
         found = next(((n, "an unknown method") for n in sorted(entries) if _packed(entries[n])), None)
     elif found is None:
-        found = next(((n, "FP8") for n in sorted(entries) if entries[n].kind.startswith(("F8", "F6", "F4"))), None)
+        found = next(((n, "FP8") for n in sorted(entries) if entries[n].kind.startswith(("F8_", "F6_", "F4"))), None)
     if found is not None:
         tensor, saver = found
         raise QuantisedCheckpoint(

@@ -62,7 +62,7 @@ def match_names(
     """
     text_matches = list(_matches(names, naming.text, lambda rest: rest.partition(".")[0] in text))
     tower_matches = list(_matches(names, naming.towers, lambda rest: rest.startswith(towers)))
-    used: dict[str, Prefix] = {}
+    used = set[Prefix]()
     stored, aside = dict[str, str](), dict[str, str]()
     for matches in (text_matches, tower_matches):
         # Beside names that transformers takes it does not see the others, which may be of another training.
@@ -72,7 +72,7 @@ def match_names(
                 aside[match.name] = f"transformers takes {stored[match.meant]!r} for the same tensor"
             elif match.prefix.taken == taken:
                 stored[match.meant] = match.name
-                used[match.prefix.text] = match.prefix
+                used.add(match.prefix)
     _tell(naming, used, aside, remark)
     placed = {*stored.values(), *aside}
     return Names(stored | {name: name for name in names if name not in placed and name not in stored}, aside)
@@ -85,18 +85,17 @@ class _Match(NamedTuple):
 
 
 def _matches(names: Collection[str], known: Sequence[Prefix], belongs: Callable[[str], bool]) -> Iterator[_Match]:
-    """The names that begin with a known prefix before a part of the model; the longest prefix counts."""
-    longest, own = sorted(known, key=lambda prefix: -len(prefix.text)), known[0].text
+    """The names that are a known prefix and then a name within the model, of which no part is a prefix too."""
     for name in names:
-        for prefix in longest:
+        for prefix in known:
             if name.startswith(prefix.text) and belongs(rest := name[len(prefix.text) :]):
-                yield _Match(own + rest, name, prefix)
+                yield _Match(known[0].text + rest, name, prefix)
                 break
 
 
-def _tell(naming: Naming, used: Mapping[str, Prefix], aside: Mapping[str, str], remark: Remark) -> None:
+def _tell(naming: Naming, used: Collection[Prefix], aside: Mapping[str, str], remark: Remark) -> None:
     own = {naming.text[0].text, naming.towers[0].text}
-    for prefix in sorted(used.values()):
+    for prefix in sorted(used):
         shown = repr(prefix.text) if prefix.text else "no prefix"
         if not prefix.taken:
             remark(
