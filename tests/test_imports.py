@@ -33,6 +33,7 @@ PLAN = (
 )
 """The stages of ``docs/architecture.md``, files and folders of ``g3n_compiler``: each may import those before it."""
 UPWARD = {
+    ("checkpoint.generation", "models.gemma3n.text_config"): "the bound of an id",
     ("checkpoint.hub", "models.registry"): "sizes that a family published are names of checkpoints",
     ("checkpoint.reader", "models.weights"): "what is read is asked for by a tensor's description, which is data",
     ("checkpoint.sentencepiece", "models.gemma3n.text_config"): "the bound of a vocabulary",

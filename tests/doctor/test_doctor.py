@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from g3n_compiler import errors
+from g3n_compiler.checkpoint.chat_template import GEMMA
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.cli import inspect
 from g3n_compiler.doctor import Findings, examine, values
@@ -79,7 +80,7 @@ def test_nano_is_told_in_seconds_without_a_toolchain() -> None:
         "towers": "vision, audio",
     }
     assert found["facts"]["weights"]["dtype"] == "bfloat16 (425)" and found["notes"] == []
-    assert found["facts"]["chat template"]["whose"] == "Gemma's own"
+    assert found["facts"]["chat template"]["whose"] == "writes a turn as Gemma's does"
     assert found["facts"]["chat template"]["one turn"].startswith("<bos><start_of_turn>user\nHello<end_of_turn>")
 
 
@@ -150,17 +151,26 @@ def test_who_saved_it_and_what_lies_beside(tiny_copy: Path, edit_json: Edit) -> 
     (tiny_copy / "tokenizer.model").unlink()
     edit_json(
         tiny_copy / "tokenizer_config.json",
-        lambda c: c.update(chat_template=[{"name": "default", "template": "x"}, {"name": "tools", "template": "y"}]),
+        lambda c: c.update(chat_template=[{"name": "default", "template": GEMMA}, {"name": "tools", "template": "y"}]),
     )
     findings = look(tiny_copy)
     assert fact(findings, "saved by", "unsloth_version") == "2025.7.3"
     assert fact(findings, "saved by", "safetensors metadata") == "format: pt"
     assert fact(findings, "saved by", "quantization_config") == "bitsandbytes"
     assert fact(findings, "adapters", "checkpoint-9").startswith("LORA of rank 8")
-    assert fact(findings, "tokenizer", "tokenizer.model").startswith("missing")
-    assert "tokenizer_config.json (2 named ones: default, tools)" in fact(findings, "chat template", "found in")
+    assert fact(findings, "tokenizer", "tokenizer.model") == "is made from tokenizer.json"
+    assert fact(findings, "chat template", "found in") == "chat_template.jinja"
     notes = " ".join(findings.notes)
-    for words in ("pytorch_model.bin", "modeling.py", "q4.gguf", "--lora", "2 chat templates", "float32"):
+    words_told = ("not tools", "tokenizer_config.json is not used")
+    for words in ("pytorch_model.bin", "modeling.py", "q4.gguf", "--lora", *words_told, "float32"):
+        "pytorch_model.bin",
+        "modeling.py",
+        "q4.gguf",
+        "--lora",
+        "not tools",
+        "tokenizer_config.json is not used",
+        "float32",
+    ):
         assert words in notes, words
 
 
@@ -173,9 +183,8 @@ def test_another_models_tokenizer_is_named(tiny_copy: Path, edit_json: Edit) -> 
 
     edit_json(tiny_copy / "tokenizer.json", rename)
     findings = look(tiny_copy)
-    told = fact(findings, "tokenizer", "tokenizer.model")
-    assert "1 ids are other tokens, such as 6: '<|im_end|>'" in told
-    assert any("which is what transformers reads" in note for note in findings.notes)
+    assert fact(findings, "tokenizer", "tokenizer.model") == "is made from tokenizer.json"
+    assert any("it calls token 6 '<unused1>', which is '<|im_end|>'" in note for note in findings.notes)
 
 
 def test_a_template_of_another_form_is_shown(tiny_copy: Path) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from g3n_runtime.prompt import read_template
+
 HELLO = "What is a river?"
 
 
@@ -54,7 +56,8 @@ def _litert_lm(paths: Mapping[str, str], manifest: dict[str, Any]) -> Command:
 
 
 def _text_llm_runner(paths: Mapping[str, str], manifest: dict[str, Any]) -> Command:
-    said = manifest["template"]["prompt"].replace("{prompt}", _prompt(manifest, "executorch"))
+    template = read_template(manifest)
+    said = template.render([{"role": "user", "content": _prompt(manifest, "executorch")}]).removeprefix(template.bos)
     model, tokenizer, tables = (paths[role] for role in ("executorch_model", "tokenizer_json", "executorch_tables"))
     title = f"The stock engine alone: ExecuTorch {manifest['provenance']['versions'].get('executorch', '')}".rstrip()
     lines = (
