@@ -163,14 +163,6 @@ def test_who_saved_it_and_what_lies_beside(tiny_copy: Path, edit_json: Edit) -> 
     notes = " ".join(findings.notes)
     words_told = ("not tools", "tokenizer_config.json is not used")
     for words in ("pytorch_model.bin", "modeling.py", "q4.gguf", "--lora", *words_told, "float32"):
-        "pytorch_model.bin",
-        "modeling.py",
-        "q4.gguf",
-        "--lora",
-        "not tools",
-        "tokenizer_config.json is not used",
-        "float32",
-    ):
         assert words in notes, words
 
 
