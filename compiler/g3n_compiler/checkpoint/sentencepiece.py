@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from g3n_compiler.checkpoint.fields import present
 from g3n_compiler.checkpoint.lfs import is_lfs_pointer
 from g3n_compiler.checkpoint.remark import Remark, no_remark
-from g3n_compiler.checkpoint.tokenizer_json import SPACE, read_tokenizer_json
+from g3n_compiler.checkpoint.tokenizer_json import read_tokenizer_json, replaces_spaces, splits_at_spaces
 from g3n_compiler.errors import TokenizerError, UnsupportedTokenizer
 from g3n_compiler.models.gemma3n.text_config import MAX_VOCABULARY
 from g3n_runtime.reading import read_bytes
@@ -41,19 +41,6 @@ def _require(path: Path, holds: bool, what: str) -> None:
         )
 
 
-def _is_space_replacement(normalizer: Mapping[str, Any] | None) -> bool:
-    if normalizer is None or normalizer.get("type") != "Replace":
-        return False
-    return normalizer.get("pattern") == {"String": " "} and normalizer.get("content") == SPACE
-
-
-def _is_idle_split(pre_tokenizer: Mapping[str, Any] | None) -> bool:
-    """Gemma's own pre-tokenizer splits at spaces, but the normalizer has left none."""
-    if pre_tokenizer is None:
-        return True
-    return pre_tokenizer.get("type") == "Split" and pre_tokenizer.get("pattern") == {"String": " "}
-
-
 def _byte_name(value: int) -> str:
     return f"<0x{value:02X}>"
 
@@ -67,8 +54,12 @@ def _check(path: Path, spec: Mapping[str, Any]) -> None:
     absent = [_byte_name(b) for b in range(256) if _byte_name(b) not in vocab]
     _require(path, not absent, f"{len(absent)} of the 256 byte tokens are missing, first {absent[:1]}")
     _require(path, UNKNOWN_SYMBOL in vocab, f"it has no {UNKNOWN_SYMBOL}")
-    _require(path, _is_space_replacement(spec.get("normalizer")), "its normalizer is not the replacement of ' ' by '▁'")
-    _require(path, _is_idle_split(spec.get("pre_tokenizer")), "its pre-tokenizer splits the text before merging")
+    _require(path, replaces_spaces(spec), "its normalizer is not the replacement of ' ' by '▁'")
+    _require(
+        path,
+        spec.get("pre_tokenizer") is None or splits_at_spaces(spec),
+        "its pre-tokenizer splits the text before merging",
+    )
 
 
 def _merge_ranks(model: Mapping[str, Any]) -> dict[str, int]:

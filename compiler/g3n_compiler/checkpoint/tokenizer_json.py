@@ -62,25 +62,43 @@ def for_executorch(path: Path, size: int) -> bytes:
 
     Each id below ``size`` without a token gets an unused one, since the runner fails on an id that has none: they are
     added tokens, in the order of their ids, because readers number added tokens by what precedes them. And the runner
-    looks for added tokens in a text before it replaces spaces, so those that are to be found afterwards, such as runs
-    of spaces, are written with spaces. The original bytes if nothing changes.
+    looks for added tokens before it replaces spaces, and never makes one by merging: so Gemma's runs of spaces, which
+    are added tokens, are written with spaces. A split at spaces, of which there are none left where it belongs, is
+    taken out. The original bytes if nothing changes.
     """
     spec = read_tokenizer_json(path)
     added = spec.get("added_tokens") or []
     known = {token["id"] for token in added} | set(spec["model"]["vocab"].values())
     unused = [{"id": i, "content": f"<g3n_unused{i}>", **_PLAIN} for i in range(size) if i not in known]
+    replaces = replaces_spaces(spec)
     spaced = [
-        {**token, "content": token["content"].replace(SPACE, " ")} if token.get("normalized") else token
+        {**token, "content": token["content"].replace(SPACE, " ")} if replaces and SPACE in token["content"] else token
         for token in added
     ]
-    if not unused and spaced == added:
+    splits = replaces and splits_at_spaces(spec)
+    if not unused and spaced == added and not splits:
         return _bytes(path)
+    if splits:
+        spec["pre_tokenizer"] = None
     spaces = {old["content"]: new["content"] for old, new in zip(added, spaced, strict=True)}
     vocabulary: dict[str, int] = spec["model"]["vocab"]
     # The library gives an added token a new id if its content is not in the vocabulary.
     spec["model"]["vocab"] = {spaces.get(name, name): index for name, index in vocabulary.items()}
     spec["added_tokens"] = sorted([*spaced, *unused], key=lambda token: token["id"])
     return json.dumps(spec, ensure_ascii=False).encode()
+
+
+def replaces_spaces(spec: Mapping[str, Any]) -> bool:
+    """Whether the normalizer is Gemma's, which writes another character for a space."""
+    normalizer = spec.get("normalizer") or {}
+    wanted = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    return all(normalizer.get(name) == value for name, value in wanted.items())
+
+
+def splits_at_spaces(spec: Mapping[str, Any]) -> bool:
+    """Whether the pre-tokenizer is Gemma's, which does nothing once spaces are replaced."""
+    pre_tokenizer = spec.get("pre_tokenizer") or {}
+    return pre_tokenizer.get("type") == "Split" and pre_tokenizer.get("pattern") == {"String": " "}
 
 
 def _bytes(path: Path) -> bytes:

@@ -20,6 +20,7 @@ from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.prompts import RuntimePrompt
 from g3n_compiler.lower.subgraphs import Runtime
+from g3n_runtime.prompt import AROUND
 from g3n_runtime.terminal import printable_line
 
 
@@ -48,7 +49,11 @@ def transformers_prompts(job: Job, wanted: Sequence[Conversation]) -> list[Runti
     """
     directory, template = job.source.directory, job.tokenizer.template
     with _quiet():
-        tokenizer, writer, around = _load(directory)
+        tokenizer, writer, own = _load(directory)
+    # Without a processor's settings, those that its class has.
+    around = {
+        kind: AROUND + "".join(map(job.tokenizer.token, ids)) + AROUND for kind, ids in job.soft_tokens.items()
+    } | own
     found = find_chat_template(directory)
     given = {} if found.where is not None else {"chat_template": found.text}
     soft = {ids.soft for ids in job.soft_tokens.values()}
@@ -71,7 +76,7 @@ def transformers_prompts(job: Job, wanted: Sequence[Conversation]) -> list[Runti
             raise TokenizerError("transformers puts no bos before the prompt, and every engine does")
         once = tuple(i for at, i in enumerate(ids[1:], 1) if i not in soft or ids[at - 1] != i)
         for kind in job.soft_tokens:
-            text = text.replace(around[kind], f"\n\n{template.placeholders[kind]}\n\n")
+            text = text.replace(around[kind], AROUND + template.placeholders[kind] + AROUND)
         out.append(RuntimePrompt(text.removeprefix(template.bos), once))
     return out
 
