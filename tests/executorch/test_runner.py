@@ -61,7 +61,7 @@ def test_the_files_may_have_any_names(lowered: Lower, tmp_path: Path) -> None:
 
 
 def test_leaving_early_stops_the_runner(lowered: Lower) -> None:
-    chat = ExecuTorchChat(lowered("fp32").parts)
+    chat = ExecuTorchChat(lowered("fp32").parts, nano_template())
     whole = "".join(chat.send("one", GREEDY, 60))
     chat.reset()
     stream = chat.send("one", GREEDY, 60)
@@ -74,7 +74,7 @@ def test_leaving_early_stops_the_runner(lowered: Lower) -> None:
 
 
 def test_what_does_not_fit_is_refused_before_it_runs(lowered: Lower) -> None:
-    chat = ExecuTorchChat(lowered("fp32").parts)
+    chat = ExecuTorchChat(lowered("fp32").parts, nano_template())
     with pytest.raises(ContextFull, match=f"context of {CONTEXT}"):
         chat.send("river " * CONTEXT, GREEDY, 5)
     with pytest.raises(EngineError, match="temperature"):

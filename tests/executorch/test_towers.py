@@ -32,6 +32,7 @@ from g3n_runtime.executorch.media import SoftTokens, TowerFiles
 from g3n_runtime.executorch.row_loop import RowLoop
 from g3n_runtime.executorch.tokenizer import Vocabulary
 from g3n_runtime.executorch.vision import ExecuTorchVision
+from g3n_runtime.prompt import ChatTemplate
 from g3n_runtime.sampling import draw
 from tests.executorch.conftest import CONTEXT, Lower
 from tests.runtime.full import check_full_conversation
@@ -107,6 +108,13 @@ def test_what_xnnpack_does_not_take_is_refused() -> None:
         TowerTemplates(RECIPES["fp32"], StoredWeights())(piece)
 
 
+BRACKETS = ChatTemplate(
+    "{% for m in messages %}{{ '[' + m['content'] + ']' if m['role'] == 'user' else m['content'] }}{% endfor %}",
+    media="text",
+    placeholders={"image": "<image_soft_token>"},
+)
+
+
 class Eyes:
     """A tower that sees ``rows`` in every picture."""
 
@@ -125,7 +133,7 @@ def chat(lowered: Lower, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Exec
     one = lowered("int4")
     rows = np.random.default_rng(0).normal(0, 1, (6, one.config.hidden_size)).astype(np.float32)
     monkeypatch.setattr(media, "ExecuTorchVision", lambda path: Eyes(rows))
-    chat = ExecuTorchChat(one.parts, "[{prompt}]", TowerFiles(Path("vision.pte"), None, SIDE))
+    chat = ExecuTorchChat(one.parts, BRACKETS, TowerFiles(Path("vision.pte"), None, SIDE))
     yield chat, rows
     chat.close()
 
@@ -147,7 +155,7 @@ def test_a_picture_takes_the_place_of_its_tokens(
     positions = torch.arange(len(ids))
     want = one.reference.decoder.decode(embeddings, one.reference.tables.ple(ids), positions, EagerCache(one.config))
     loop = RowLoop(one.parts)
-    rows = loop.rows(["[", "\n\n", SoftTokens((5, *[PLACEHOLDER] * 5, 9), soft), "\n\n", "What?", "]"])
+    rows = loop.rows(["[", "\n\n", SoftTokens("image", (5, *[PLACEHOLDER] * 5, 9), soft), "\n\n", "What?", "]"])
     assert relative_error(rows[:, : one.config.hidden_size], embeddings[0].numpy()) < EXACT
     first = int(want[0, -1].argmax())
     said = list(engine.send("What?", GREEDY, 3, Attachments((picture,))))
