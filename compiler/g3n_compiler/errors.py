@@ -68,6 +68,22 @@ class HubError(CheckpointError):
     exit_code = 18
 
 
+class OutOfReach(HubError):
+    """The hub cannot be asked now: there is no network, no access, or the hub is down. A copy in the cache will do."""
+
+
+class PartialCopy(HubError):
+    """The cache holds only some of a repository's files.
+
+    Args:
+        lacks: those that are missing.
+    """
+
+    def __init__(self, message: str, lacks: str) -> None:
+        super().__init__(message)
+        self.lacks = lacks
+
+
 class SourceChanged(CheckpointError):
     """A file was changed while it was being compiled."""
 

@@ -215,8 +215,8 @@ def test_what_would_undo_it_is_refused(calibrated: Path, tmp_path: Path) -> None
         compile_with(slicing=SliceOptions(skip_layers=(6,)))
     with pytest.raises(TargetError, match="--elastic would undo that"):
         compile_with(elastic=("full", "half"))
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (tmp_path / name).write_text("{}")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}')
+    (tmp_path / "adapter_model.safetensors").write_text("{}")
     with pytest.raises(TargetError, match="--lora would undo that"):
         compile_with(lora=tmp_path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,11 @@ def test_an_answer_tells_why_it_ended(engine: LiteRtEngine, converted: Converted
     assert "".join(full).startswith(said) and full.ended is Ended.CONTEXT_FULL
     stop, metadata = engine.encode(said)[-1], llm_metadata
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(litert_conftest, "llm_metadata", lambda c, b, s, **k: metadata(c, b, [*s, stop], **k))
+        patch.setattr(
+            litert_conftest,
+            "llm_metadata",
+            lambda context, own, *rest: metadata(context, replace(own, stop_ids=(*own.stop_ids, stop)), *rest),
+        )
         path = converted.pack("fp32", tmp_path / "stops.litertlm")
     with LiteRtEngine(path, threads=2) as stopping:
         for most in (None, 6, 5):

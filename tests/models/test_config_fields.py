@@ -166,7 +166,6 @@ REFUSED = [
     (("", "per_layer_config", {"0": {}}), "per_layer_config"),
     (("audio_config", "per_layer_config", {"0": {"hidden_size": 8}}), "per_layer_config"),
     (("", "configuration_files", ["config.4.0.0.json"]), "configuration_files"),
-    (("", "transformers_weights", "other.safetensors"), "transformers_weights 'other.safetensors'"),
     (("text_config", "hidden_activation", "gelu"), "hidden_activation 'gelu'"),
     (("text_config", "rope_scaling", LINEAR), "rope_type 'linear'.*scaled RoPE"),
     (("text_config", "rope_scaling", {"type": "linear", "factor": 8.0}), "type 'linear'.*scaled RoPE"),

@@ -183,7 +183,7 @@ def test_ctrl_c_costs_no_finished_file(hub: Hub, machine: Machine) -> None:
         time.sleep(0.02)
     begun = time.monotonic()
     os.kill(process, signal.SIGINT)
-    assert machine.answers()[0]["said"] and time.monotonic() - begun < 10
+    assert machine.answers()[0]["said"] and time.monotonic() - begun < 60
     assert machine.unfinished() == [] and machine.files("me/tuned") == WANTED - {SHARDS[1]}
     (part,) = machine.resolve(("me/tuned", "checkpoint"), HF_HUB_OFFLINE="1")
     assert part["kind"] == "PartialCopy" and SHARDS[1] in part["error"] and SHARDS[0] not in part["error"]

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from g3n_compiler.checkpoint.hub_errors import OutOfReach, PartialCopy, explained
+from g3n_compiler.checkpoint.hub_errors import explained
 from g3n_compiler.checkpoint.hub_id import OFFLINE, HubId, Say
 from g3n_compiler.checkpoint.lora import CONFIG as ADAPTER_CONFIG
 from g3n_compiler.checkpoint.lora import WEIGHTS as ADAPTER_WEIGHTS
 from g3n_compiler.checkpoint.meter import Meter, in_words
 from g3n_compiler.checkpoint.reader import CONFIG, INDEX, READ_BY_NAME, SINGLE
 from g3n_compiler.checkpoint.safetensors import MAX_HEADER_BYTES
-from g3n_compiler.errors import CheckpointError, DiskError, HubError
+from g3n_compiler.errors import CheckpointError, DiskError, HubError, OutOfReach, PartialCopy
 from g3n_runtime.reading import read_json_object
 
 OPTIONAL = tuple(name for name in READ_BY_NAME if name not in (CONFIG, INDEX, "calibration.json"))

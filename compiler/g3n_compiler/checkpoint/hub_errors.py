@@ -8,22 +8,10 @@ from contextlib import contextmanager
 from typing import cast
 
 from g3n_compiler.checkpoint.hub_id import HubId
-from g3n_compiler.errors import CheckpointError, DiskError, HubError
+from g3n_compiler.errors import CheckpointError, DiskError, HubError, OutOfReach
 
 ELSEWHERE = "or download it elsewhere and pass its folder (--checkpoint DIR)"
 MOST_SHOWN = 200
-
-
-class OutOfReach(HubError):
-    """The hub cannot be asked now: there is no network, no access, or the hub is down. A copy in the cache will do."""
-
-
-class PartialCopy(HubError):
-    """The cache holds only some of a repository's files."""
-
-    def __init__(self, message: str, lacks: str) -> None:
-        super().__init__(message)
-        self.lacks = lacks
 
 
 @contextmanager

@@ -49,13 +49,14 @@ def transformers_prompts(job: Job, wanted: Sequence[Conversation]) -> list[Runti
     """
     directory, template = job.source.directory, job.tokenizer.template
     with _quiet():
-        tokenizer, writer, own = _load(directory)
+        tokenizer, writer, own = _load(directory, with_media=bool(job.soft_tokens))
     # Without a processor's settings, those that its class has.
     around = {
         kind: AROUND + "".join(map(job.tokenizer.token, ids)) + AROUND for kind, ids in job.soft_tokens.items()
-    } | own
+    } | (own or {})
     found = find_chat_template(directory)
-    given = {} if found.where is not None else {"chat_template": found.text}
+    # The library finds it by itself where all is there that this takes.
+    given = {} if own is not None and found.where is not None else {"chat_template": found.text}
     soft = {ids.soft for ids in job.soft_tokens.values()}
     out: list[RuntimePrompt | None] = []
     for messages in wanted:
@@ -81,21 +82,31 @@ def transformers_prompts(job: Job, wanted: Sequence[Conversation]) -> list[Runti
     return out
 
 
-def _load(directory: Path) -> tuple[Any, Any, dict[str, str]]:
-    """The tokenizer, what writes prompts, and what the processor puts in place of each placeholder."""
+def _load(directory: Path, with_media: bool) -> tuple[Any, Any, dict[str, str] | None]:
+    """The tokenizer, what writes prompts, and what the processor puts in place of each placeholder.
+
+    The last is ``None`` where the processor cannot be loaded and a text model does without.
+    """
     from transformers import AutoProcessor, AutoTokenizer
 
+    texts: dict[str, str] | None = {}
     try:
         if any(present(directory / name) for name in (PROCESSOR_CONFIG, PREPROCESSOR_CONFIG)):
-            processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
-            around = {"image": processor.full_image_sequence, "audio": processor.full_audio_sequence}
-            own = processor if processor.chat_template is not None else processor.tokenizer
-            return processor.tokenizer, own, around
+            try:
+                processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
+            except Exception:
+                if with_media:
+                    raise
+                texts = None
+            else:
+                around = {"image": processor.full_image_sequence, "audio": processor.full_audio_sequence}
+                writer = processor if processor.chat_template is not None else processor.tokenizer
+                return processor.tokenizer, writer, around
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # the library raises whatever it meets
         reason = printable_line(str(error))[:300]
         raise TokenizerError(f"transformers cannot load the tokenizer of {directory} ({reason})") from None
-    return tokenizer, tokenizer, {}
+    return tokenizer, tokenizer, texts
 
 
 @contextmanager

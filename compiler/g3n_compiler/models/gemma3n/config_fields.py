@@ -33,7 +33,7 @@ AUDIO = (
 WHOLE = (
     "text_config", "vision_config", "audio_config", "audio_soft_tokens_per_image", "vision_soft_tokens_per_image",
     "boi_token_id", "eoi_token_id", "image_token_id", "boa_token_id", "eoa_token_id", "audio_token_id",
-    "tie_word_embeddings",
+    "tie_word_embeddings", "transformers_weights",
 )  # fmt: skip
 LEGACY = ("rope_scaling", "rope_theta", "rope_local_base_freq")
 """Names that ``transformers`` converts."""
@@ -61,7 +61,6 @@ FIXED: Mapping[str, Mapping[str, Fixed]] = {
     "whole": {
         **_ANYWHERE,
         "configuration_files": Fixed((), "it names other files to read instead of this one"),
-        "transformers_weights": Fixed((None, "model.safetensors"), "it names another file of weights"),
     },
 }
 """By the kind of section; ``None`` among the values stands for null, and an absent field is always allowed."""
