@@ -20,7 +20,10 @@ TEXT = "What is a river?<end_of_turn>\n<start_of_turn>model\nlibÉré"
 def test_a_full_tokenizer_without_spaces_in_added_tokens_keeps_its_bytes(tmp_path: Path) -> None:
     spec = json.loads(SOURCE.read_text(encoding="utf-8"))
     for token in spec["added_tokens"]:
-        token["normalized"] = False
+        if "▁" in token["content"]:
+            vocabulary, content = spec["model"]["vocab"], f"<run{token['id']}>"
+            vocabulary[content] = vocabulary.pop(token["content"])
+            token["content"] = content
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(spec), encoding="utf-8")
     assert for_executorch(path, SIZE) == path.read_bytes()
