@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,29 @@ def job_of(checkpoint: Path, tmp_path: Path, modalities: Sequence[str] = ("text"
 def test_both_runtimes_make_the_prompts_of_transformers(jinja: str | None, nano_copy: Path, tmp_path: Path) -> None:
     if jinja is not None:
         (nano_copy / "chat_template.jinja").write_text(jinja, encoding="utf-8")
-    job = job_of(nano_copy, tmp_path)
+    said: list[str] = []
+    job = replace(job_of(nano_copy, tmp_path), progress=said.append)
     assert require_equal_prompts(job, {runtime: get_backend(runtime) for runtime in RUNTIMES}) > 12
-    assert (engine_template(job) == job.tokenizer.template.jinja) == (jinja in (None, DATED))
+    is_own = jinja in (None, DATED)
+    assert (engine_template(job) == job.tokenizer.template.jinja) == is_own
+    assert any("the same turns anew" in line for line in said) != is_own
+
+
+@pytest.mark.parametrize("towers", [(), ("vision",)])
+def test_a_processor_that_cannot_be_loaded_is_told_or_refused(
+    towers: tuple[str, ...], nano_copy: Path, tmp_path: Path
+) -> None:
+    """A text model does without it; pictures do not."""
+    said: list[str] = []
+    job = replace(job_of(nano_copy, tmp_path, ("text", *towers)), progress=said.append)
+    path = nano_copy / "processor_config.json"
+    path.write_text(json.dumps({"processor_class": "Gemma3nProcessor"}), encoding="utf-8")
+    if towers:
+        with pytest.raises(TokenizerError, match="transformers cannot load"):
+            require_equal_prompts(job, {"executorch": get_backend("executorch")})
+        return
+    require_equal_prompts(job, {"executorch": get_backend("executorch")})
+    assert any("its tokenizer alone was compared" in line for line in said)
 
 
 class OtherPrompts(FakeBackend):

@@ -50,6 +50,8 @@ def transformers_prompts(job: Job, wanted: Sequence[Conversation]) -> list[Runti
     directory, template = job.source.directory, job.tokenizer.template
     with _quiet():
         tokenizer, writer, own = _load(directory, with_media=bool(job.soft_tokens))
+    if own is None:
+        job.progress("note: transformers cannot load the processor, so its tokenizer alone was compared")
     # Without a processor's settings, those that its class has.
     around = {
         kind: AROUND + "".join(map(job.tokenizer.token, ids)) + AROUND for kind, ids in job.soft_tokens.items()

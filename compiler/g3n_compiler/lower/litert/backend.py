@@ -157,7 +157,12 @@ class LiteRtBackend:
         return open_towers(files[ROLE])
 
     def prompts(self, job: Job, conversations: Sequence[Conversation]) -> Prompts:
-        return engine_prompts(job, engine_template(job), conversations)
+        template = engine_template(job)
+        if template != job.tokenizer.template.jinja:
+            job.progress(
+                "note: LiteRT-LM makes other prompts of the chat template, so its file has the same turns anew"
+            )
+        return engine_prompts(job, template, conversations)
 
     def answers(self, job: Job, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         texts, files = [], job.files
