@@ -3,11 +3,13 @@
     python benchmarks/mechanisms.py [--examples 200]
 
 Each mechanism is broken alone, in float32. The table gives the accuracy of each task (held-out examples, exact match,
-greedy decoding: an answer is right if each of its tokens is the most likely one after those before it), and the
-log-likelihood of the answers per token against the whole model's, with its standard error over the examples.
+greedy decoding: an answer is right if each of its tokens is the most likely one after those before it), and two
+figures of the log-likelihood of the answers in nats per token, against the whole model's: its mean change with the
+standard error over the examples, and its mean absolute change.
 
-A mechanism is shown by a task that loses more than 5 points and three standard errors, otherwise by the log-likelihood
-if that moves by more than three standard errors.
+A mechanism is shown by a task that loses more than 5 points and three standard errors; otherwise by the
+log-likelihood, if its mean moves by more than three standard errors; otherwise by its absolute change, if that is more
+than ten times what another order of float32 arithmetic (the same model with PyTorch's fused attention) changes.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import torch
@@ -26,26 +29,42 @@ from g3n_compiler.models.gemma3n.transformers_model import load_hf
 from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.nano.tasks import Example, first_of_each, read_examples
 from g3n_compiler.source import TEXT, Source
-from nano_training.broken import MECHANISMS
+from nano_training.broken import MECHANISMS, UNBROKEN
 from nano_training.evaluate_tasks import Scores, score
 
 _CLEAR = 3.0
-"""Standard errors by which a figure must move to count."""
+"""Standard errors by which a mean must move to count."""
 _POINTS = 0.05
+_ABOVE_NOISE = 10.0
 
 
-def compare(examples: Sequence[Example], broken: Scores, whole: Scores) -> tuple[float, float, str]:
-    """The change of log-likelihood per token, its standard error, and what shows the difference."""
+class Change(NamedTuple):
+    """The log-likelihood of a broken model less the whole one's, in nats per token, and the task that lost most."""
+
+    mean: float
+    error: float
+    absolute: float
+    lost: tuple[float, str] | None
+
+    def shown_by(self, noise: float) -> str:
+        """What tells the broken model from the whole one, whose absolute change is ``noise``."""
+        if self.lost is not None:
+            return f"{self.lost[1]} (-{100 * self.lost[0]:.0f} points)"
+        if abs(self.mean) > _CLEAR * self.error:
+            return "mean log-likelihood"
+        return "log-likelihood of single answers" if self.absolute > _ABOVE_NOISE * noise else "nothing"
+
+
+def compare(examples: Sequence[Example], broken: Scores, whole: Scores) -> Change:
+    """What breaking changed, over all examples."""
     lost = []
     for task in dict.fromkeys(example.task for example in examples):
         own = [i for i, example in enumerate(examples) if example.task == task]
         mean, error = _mean([float(whole.right[i]) - float(broken.right[i]) for i in own])
         if mean > _POINTS and mean > _CLEAR * error:
             lost.append((mean, task))
-    mean, error = _mean([b - w for b, w in zip(broken.likelihood, whole.likelihood, strict=True)])
-    if lost:
-        return mean, error, f"{max(lost)[1]} (-{100 * max(lost)[0]:.0f} points)"
-    return mean, error, "log-likelihood" if abs(mean) > _CLEAR * error else "nothing"
+    moved = [b - w for b, w in zip(broken.likelihood, whole.likelihood, strict=True)]
+    return Change(*_mean(moved), _mean([abs(value) for value in moved])[0], max(lost, default=None))
 
 
 def _mean(values: Sequence[float]) -> tuple[float, float]:
@@ -67,19 +86,21 @@ def main(count: int, threads: int, checkpoint: Path) -> None:
     tasks = list(dict.fromkeys(example.task for example in examples))
     console = Console(width=200, highlight=False)
     console.print(f"{count} held-out examples of each task; right answers in percent\n")
-    console.print(f"| broken | {' | '.join(tasks)} | log-likelihood per token | shown by |")
-    console.print("|---" * (len(tasks) + 3) + "|")
-    whole: Scores | None = None
-    for name, break_it in MECHANISMS.items():
+    console.print(f"| broken | {' | '.join(tasks)} | log-likelihood: mean | absolute | shown by |")
+    console.print("|---" * (len(tasks) + 4) + "|")
+    whole, noise = None, 0.0
+    for name, break_it in (UNBROKEN | MECHANISMS).items():
         model = load_hf(source)
         with torch.no_grad():
             break_it(model)
         found = score(model, tokenizer, examples)
-        whole = whole or found
-        accuracy, (mean, error, shown) = found.accuracy(examples), compare(examples, found, whole)
+        accuracy, whole = found.accuracy(examples), whole or found
+        change = compare(examples, found, whole)
+        noise = change.absolute if name in UNBROKEN else noise
+        shown = "" if name in UNBROKEN else change.shown_by(noise)
         cells = " | ".join(f"{100 * accuracy[task]:.0f}" for task in tasks)
-        moved = f"{mean:+.4f} ± {error:.4f} | {shown}" if found is not whole else " | "
-        console.print(f"| {name} | {cells} | {moved} |", soft_wrap=True)
+        figures = f"{change.mean:+.4f} ± {change.error:.4f} | {change.absolute:.1e}"
+        console.print(f"| {name} | {cells} | {figures} | {shown} |", soft_wrap=True)
 
 
 if __name__ == "__main__":
