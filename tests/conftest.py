@@ -94,7 +94,7 @@ SPLIT = ("tests", "tests/nano", "tests/bundle", "tests/cli", "tests/checkpoint",
 """Folders whose files share nothing that is costly to make."""
 ALONE = ("tests/e2e/test_calibrated.py", "tests/e2e/test_real_tokenizer.py", "tests/e2e/test_slice.py")
 """Files that compile bundles of their own, for which no other waits."""
-LONGEST = ("tests/e2e", "tests/executorch", "tests/litert", "tests/vision", "tests/elastic", "tests/nano")
+LONGEST = ("tests/e2e", "tests/executorch", "tests/litert", "tests/vision", "tests/elastic", "tests/gpu", "tests/nano")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
