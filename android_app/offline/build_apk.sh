@@ -46,7 +46,7 @@ if ! has_class org/pytorch/executorch/Module.class; then
     done
 fi
 if ! has_class com/google/ai/edge/litertlm/Engine.class; then
-    compile "$OUT/litertlm-stubs.jar" "$android" "$APP/offline/stubs"
+    KOTLIN_OPTIONS="-no-jdk" compile "$OUT/litertlm-stubs.jar" "$android:$GSON:$KOTLIN_STDLIB" "$APP/host/src/main/kotlin/com/google"
     compile_only+=("$OUT/litertlm-stubs.jar")
 fi
 

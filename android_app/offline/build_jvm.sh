@@ -9,7 +9,8 @@ source "$APP/offline/kotlin.sh"
 mkdir -p "$OUT"
 
 # One call for all of it: most of a call's time is the compiler's own start.
-sources=("$APP/core/src/main/kotlin" "$APP/host/src/main/kotlin" "$APP/core/src/test/kotlin")
+engines=("$APP"/app/src/main/kotlin/org/g3n/app/{LiteRtLmEngine,NativeErrors}.kt)
+sources=("$APP/core/src/main/kotlin" "$APP/host/src/main/kotlin" "$APP/core/src/test/kotlin" "${engines[@]}")
 compile "$OUT/jvm.jar" "$GSON:$TEST_LIBRARIES" "${sources[@]}"
 
 classes=$(cd "$APP/core/src/test/kotlin" && grep -lr '@Test' . | sed -E 's|^\./||; s|/|.|g; s|\.kt$||' | sort)

@@ -19,6 +19,8 @@ import org.g3n.core.engine.Engine
 import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.Finish
+import org.g3n.core.engine.StopSignal
+import java.util.concurrent.BlockingQueue
 import java.util.concurrent.LinkedBlockingQueue
 import com.google.ai.edge.litertlm.Engine as LiteRtLm
 import com.google.ai.edge.litertlm.EngineConfig as LiteRtLmConfig
@@ -33,14 +35,12 @@ class LiteRtLmEngine : Engine {
     private var engine: LiteRtLm? = null
 
     @Volatile
-    private var running: Conversation? = null
-
-    @Volatile
-    private var stopRequested = false
+    override var modalities: Set<Modality> = emptySet()
+        private set
 
     override fun initialize(config: EngineConfig) {
         cleanUp()
-        config.requireNoSize()
+        config.requireWhole()
         val manifest = config.bundle.manifest
         val backend = if (config.device == Device.CPU) Backend.CPU(config.threads) else Backend.GPU()
         val made = translatedErrors {
@@ -57,13 +57,22 @@ class LiteRtLmEngine : Engine {
                 ),
             )
         }
-        translatedErrors { made.initialize() }
         engine = made
+        translatedErrors { made.initialize() }
+        modalities = manifest.modalities
+        // Without OpenCL a GPU is found missing, and a broken one broken, only when the first token is drawn.
+        if (config.device == Device.ACCELERATOR) run(listOf(Turn(Role.USER, "Hi")), Sampling.GREEDY, 1, StopSignal()) {}
     }
 
-    override fun run(turns: List<Turn>, sampling: Sampling, maxNewTokens: Int, onPiece: (String) -> Unit): Answer {
+    override fun run(
+        turns: List<Turn>,
+        sampling: Sampling,
+        maxNewTokens: Int,
+        stop: StopSignal,
+        onPiece: (String) -> Unit,
+    ): Answer {
         val loaded = engine ?: throw EngineException("the engine is not initialized")
-        stopRequested = false
+        if (stop.isRequested) return Answer(Finish.STOPPED, null, 0)
         val topK = if (sampling.temperature == 0.0) 1 else sampling.topK
         val config = ConversationConfig(
             initialMessages = turns.dropLast(1).map(::message),
@@ -72,17 +81,15 @@ class LiteRtLmEngine : Engine {
         )
         val conversation = translatedErrors { loaded.createConversation(config) }
         try {
-            running = conversation
-            return answer(conversation, message(turns.last()), maxNewTokens, onPiece)
+            val events = LinkedBlockingQueue<Event>()
+            translatedErrors { conversation.sendMessageAsync(message(turns.last()), Forwarding(events)) }
+            return stop.cancelling({ quietly { conversation.cancelProcess() } }) { answer(events, maxNewTokens, stop, onPiece) }
         } finally {
-            running = null
-            conversation.close()
+            quietly { conversation.close() }
         }
     }
 
-    private fun answer(conversation: Conversation, message: Message, maxNewTokens: Int, onPiece: (String) -> Unit): Answer {
-        val events = LinkedBlockingQueue<Event>()
-        translatedErrors { conversation.sendMessageAsync(message, Forwarding(events)) }
+    private fun answer(events: BlockingQueue<Event>, maxNewTokens: Int, stop: StopSignal, onPiece: (String) -> Unit): Answer {
         var pieces = 0
         while (true) {
             when (val event = events.take()) {
@@ -91,12 +98,12 @@ class LiteRtLmEngine : Engine {
                     onPiece(event.text)
                 }
                 is Event.Failure -> {
-                    if (stopRequested) return Answer(Finish.STOPPED, null, pieces)
+                    if (stop.isRequested) return Answer(Finish.STOPPED, null, pieces)
                     throw EngineException(event.error.message ?: "LiteRT-LM failed", event.error)
                 }
                 Event.Done -> {
                     val finish = when {
-                        stopRequested -> Finish.STOPPED
+                        stop.isRequested -> Finish.STOPPED
                         pieces >= maxNewTokens -> Finish.LENGTH
                         else -> Finish.END_OF_TURN
                     }
@@ -106,20 +113,12 @@ class LiteRtLmEngine : Engine {
         }
     }
 
-    override fun stop() {
-        stopRequested = true
-        try {
-            running?.cancelProcess()
-        } catch (_: IllegalStateException) {
-            // The conversation has just ended by itself.
-        }
-    }
-
     override fun reset() = Unit
 
     override fun cleanUp() {
-        engine?.let { if (it.isInitialized()) it.close() }
+        engine?.let { quietly { if (it.isInitialized()) it.close() } }
         engine = null
+        modalities = emptySet()
     }
 
     private fun message(turn: Turn): Message {
@@ -129,7 +128,11 @@ class LiteRtLmEngine : Engine {
                 Attachment.Kind.SOUND -> Content.AudioFile(attachment.path)
             }
         } + Content.Text(turn.text)
-        return if (turn.role == Role.MODEL) Message.model(Contents.of(contents)) else Message.user(Contents.of(contents))
+        return when (turn.role) {
+            Role.SYSTEM -> Message.system(Contents.of(contents))
+            Role.USER -> Message.user(Contents.of(contents))
+            Role.MODEL -> Message.model(Contents.of(contents))
+        }
     }
 
     private sealed class Event {
