@@ -45,6 +45,7 @@ struct Library {
     bind(conversation_delete, "conversation_delete");
     bind(conversation_send, "conversation_send_message_stream");
     bind(conversation_cancel, "conversation_cancel_process");
+    bind(conversation_tokens, "conversation_get_token_count");
     bind(chunk_text, "stream_chunk_get_text");
     bind(chunk_error, "stream_chunk_get_error");
     bind(chunk_is_final, "stream_chunk_is_final");
@@ -77,6 +78,7 @@ struct Library {
   void (*conversation_delete)(Handle);
   int (*conversation_send)(Handle, const char* message, const char* context, Handle, StreamCallback, void*);
   void (*conversation_cancel)(Handle);
+  int (*conversation_tokens)(Handle);
   const char* (*chunk_text)(Handle);
   const char* (*chunk_error)(Handle);
   bool (*chunk_is_final)(Handle);
@@ -261,6 +263,11 @@ G3N_JNI(void, receive)(JNIEnv* env, jclass, jlong handle, jobject listener) {
 
 G3N_JNI(void, cancel)(JNIEnv*, jclass, jlong handle) {
   the_library->conversation_cancel(conversation_of(handle).handle);
+}
+
+// Tokens in the caches, of the prompt and of the answer.
+G3N_JNI(jint, tokens)(JNIEnv*, jclass, jlong handle) {
+  return the_library->conversation_tokens(conversation_of(handle).handle);
 }
 
 G3N_JNI(void, closeConversation)(JNIEnv*, jclass, jlong handle) { delete &conversation_of(handle); }

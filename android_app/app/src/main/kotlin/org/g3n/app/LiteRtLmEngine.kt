@@ -15,6 +15,7 @@ import org.g3n.core.chat.Attachment
 import org.g3n.core.chat.Role
 import org.g3n.core.chat.Turn
 import org.g3n.core.engine.Answer
+import org.g3n.core.engine.ContextFull
 import org.g3n.core.engine.Engine
 import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineException
@@ -33,6 +34,7 @@ import com.google.ai.edge.litertlm.EngineConfig as LiteRtLmConfig
  */
 class LiteRtLmEngine : Engine {
     private var engine: LiteRtLm? = null
+    private var context = 0
 
     @Volatile
     override var modalities: Set<Modality> = emptySet()
@@ -58,6 +60,7 @@ class LiteRtLmEngine : Engine {
             )
         }
         engine = made
+        context = manifest.context
         translatedErrors { made.initialize() }
         modalities = manifest.modalities
         // Without OpenCL a GPU is found missing, and a broken one broken, only when the first token is drawn.
@@ -83,7 +86,9 @@ class LiteRtLmEngine : Engine {
         try {
             val events = LinkedBlockingQueue<Event>()
             translatedErrors { conversation.sendMessageAsync(message(turns.last()), Forwarding(events)) }
-            return stop.cancelling({ quietly { conversation.cancelProcess() } }) { answer(events, maxNewTokens, stop, onPiece) }
+            val answer = stop.cancelling({ quietly { conversation.cancelProcess() } }) { answer(events, maxNewTokens, stop, onPiece) }
+            val isFull = answer.finish == Finish.END_OF_TURN && tokens(conversation) >= context - 1
+            return if (isFull) answer.copy(finish = Finish.CONTEXT_FULL) else answer
         } finally {
             quietly { conversation.close() }
         }
@@ -99,7 +104,7 @@ class LiteRtLmEngine : Engine {
                 }
                 is Event.Failure -> {
                     if (stop.isRequested) return Answer(Finish.STOPPED, null, pieces)
-                    throw EngineException(event.error.message ?: "LiteRT-LM failed", event.error)
+                    throw failure(event.error)
                 }
                 Event.Done -> {
                     val finish = when {
@@ -111,6 +116,21 @@ class LiteRtLmEngine : Engine {
                 }
             }
         }
+    }
+
+    /** The engine ends an answer at the end of the context as if the model had ended it. */
+    private fun tokens(conversation: Conversation): Int = try {
+        conversation.getTokenCount()
+    } catch (_: RuntimeException) {
+        UNKNOWN
+    } catch (_: LinkageError) {
+        UNKNOWN
+    }
+
+    private fun failure(error: Throwable): Exception {
+        val message = error.message ?: "LiteRT-LM failed"
+        val (asked, held) = TOO_LONG.find(message)?.destructured ?: return EngineException(message, error)
+        return ContextFull("the conversation has $asked tokens, the bundle's context is $held: start anew")
     }
 
     override fun reset() = Unit
@@ -160,6 +180,10 @@ class LiteRtLmEngine : Engine {
 
     private companion object {
         const val NO_CACHE = ":nocache"
+        const val UNKNOWN = -1
+
+        /** How the engine says that a prompt does not fit, such as "tokens allowed: 523 >= 512". */
+        val TOO_LONG = Regex("tokens allowed: (\\d+) >= (\\d+)")
 
         fun <T> translatedErrors(call: () -> T): T = try {
             call()

@@ -111,6 +111,11 @@ class Conversation internal constructor(private var handle: Long) : AutoCloseabl
         NativeLiteRtLm.cancel(handle)
     }
 
+    fun getTokenCount(): Int {
+        check(handle != 0L) { "Conversation is not alive." }
+        return NativeLiteRtLm.tokens(handle)
+    }
+
     override fun close() {
         check(handle != 0L) { "Conversation is not alive." }
         answering?.join()

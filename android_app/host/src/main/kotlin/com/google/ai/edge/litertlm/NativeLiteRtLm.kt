@@ -54,6 +54,10 @@ internal object NativeLiteRtLm {
     @JvmStatic
     external fun cancel(conversation: Long)
 
+    /** Tokens in the caches, of the prompt and of the answer. */
+    @JvmStatic
+    external fun tokens(conversation: Long): Int
+
     @JvmStatic
     external fun closeConversation(conversation: Long)
 
