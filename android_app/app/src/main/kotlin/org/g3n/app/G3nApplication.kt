@@ -15,6 +15,7 @@ import org.g3n.core.session.FileCheckedFiles
 import org.g3n.core.session.FileSessionStore
 import org.g3n.core.ui.ChatEnvironment
 import org.g3n.core.ui.ChatPresenter
+import org.g3n.core.ui.Clock
 import org.g3n.core.ui.Lane
 import org.g3n.core.ui.LoadEnvironment
 import org.g3n.core.ui.LoadPresenter
@@ -26,6 +27,12 @@ import java.io.File
 open class G3nApplication : Application() {
     /** What runs bundles; a test of the screens gives its own. */
     open val engines: EngineFactory get() = Engines
+
+    /** Times answers. */
+    open val clock: Clock get() = Clock(System::nanoTime)
+
+    /** What the app occupies, in bytes; slow. */
+    open fun occupied(): Long = Debug.getPss() * KIB
 
     val threads: Threads by lazy { AndroidThreads() }
     val attachments: File by lazy { File(filesDir, "attachments").apply { mkdirs() } }
@@ -42,7 +49,7 @@ open class G3nApplication : Application() {
             checked = FileCheckedFiles(File(filesDir, "checked_files")),
             store = store,
         )
-        val chat = ChatEnvironment(store, FolderAttachments(attachments), threads, System::nanoTime) { Debug.getPss() * KIB }
+        val chat = ChatEnvironment(store, FolderAttachments(attachments), threads, clock, ::occupied)
         LoadPresenter(listOfNotNull(PUSHED, importFolder, getExternalFilesDir("bundles")), engines, environment) {
                 engine, config, session ->
             ChatPresenter(engine, config, session, chat)
