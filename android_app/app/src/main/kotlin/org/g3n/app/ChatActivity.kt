@@ -172,7 +172,7 @@ class ChatActivity : Activity(), ChatView {
     private fun record() {
         if (recorder != null) return
         recordStop.visibility = View.VISIBLE
-        recordStop.text = getString(R.string.chat_record_stop, WaveFile.MAX_SECONDS)
+        recordStop.text = Texts.sentence(this, R.string.chat_record_stop, WaveFile.MAX_SECONDS)
         recorder = SoundRecorder(store.newSound()) { file -> runOnUiThread { onRecorded(file) } }.also { it.start() }
     }
 
@@ -186,7 +186,7 @@ class ChatActivity : Activity(), ChatView {
             return status.setText(R.string.chat_record_short)
         }
         presenter?.add(Attachment(Attachment.Kind.SOUND, file.path))
-        if (seconds >= WaveFile.MAX_SECONDS) status.text = getString(R.string.chat_record_limit, WaveFile.MAX_SECONDS)
+        if (seconds >= WaveFile.MAX_SECONDS) status.text = Texts.sentence(this, R.string.chat_record_limit, WaveFile.MAX_SECONDS)
     }
 
     override fun showTurns(turns: List<Turn>, isRunning: Boolean) = this.turns.show(turns, isRunning)
@@ -221,8 +221,8 @@ class ChatActivity : Activity(), ChatView {
     }
 
     private fun stats(stats: Stats): String {
-        val parts = arrayListOf(getString(R.string.chat_stats_first, stats.firstTokenSeconds))
-        stats.tokensPerSecond?.let { parts += getString(R.string.chat_stats_rate, it) }
+        val parts = arrayListOf(Texts.sentence(this, R.string.chat_stats_first, stats.firstTokenSeconds))
+        stats.tokensPerSecond?.let { parts += Texts.sentence(this, R.string.chat_stats_rate, it) }
         stats.memoryBytes?.let { parts += getString(R.string.chat_stats_memory, Texts.bytes(this, it)) }
         return parts.joinToString()
     }

@@ -103,10 +103,10 @@ class LoadActivity : Activity(), LoadView {
     override fun showBusy(busy: Busy?) {
         this.busy = busy
         when (busy) {
-            is Busy.Copying -> showProgress(getString(R.string.load_copying, busy.progress.percent), busy.progress)
+            is Busy.Copying -> showProgress(Texts.sentence(this, R.string.load_copying, busy.progress.percent), busy.progress)
             is Busy.Checking -> {
-                val name = Texts.isolated(busy.name)
-                showProgress(getString(R.string.load_checking, name, busy.progress.percent), busy.progress)
+                val name = Texts.isolated(this, busy.name)
+                showProgress(Texts.sentence(this, R.string.load_checking, name, busy.progress.percent), busy.progress)
             }
             is Busy.Loading -> {
                 val device = Texts.device(this, busy.device)
@@ -146,9 +146,11 @@ class LoadActivity : Activity(), LoadView {
         if (prepared == null) return
         val manifest = prepared.bundle.manifest
         val modalities = manifest.modalities.joinToString { it.id }
-        val name = Texts.isolated(manifest.name)
+        val name = Texts.isolated(this, manifest.name)
         val lines = arrayListOf(
-            getString(R.string.load_summary, name, manifest.modelSize, manifest.recipe, modalities, manifest.context),
+            Texts.sentence(
+                this, R.string.load_summary, name, manifest.modelSize, manifest.recipe, modalities, manifest.context,
+            ),
         )
         if (prepared.wasHashed) lines += getString(R.string.load_was_hashed)
         if (!manifest.parityPassed) lines += getString(R.string.parity_failed)
@@ -175,7 +177,7 @@ class LoadActivity : Activity(), LoadView {
         CONFIRM_KEY,
         AlertDialog.Builder(this)
             .setTitle(R.string.origin_accept_title)
-            .setMessage(getString(R.string.origin_accept_message, Texts.isolated(fingerprint))),
+            .setMessage(getString(R.string.origin_accept_message, Texts.isolated(this, fingerprint))),
         R.string.origin_accept,
     ) { loader.acceptKey(fingerprint) }
 

@@ -1,6 +1,7 @@
 package org.g3n.app
 
 import android.content.Context
+import android.content.res.Configuration
 import android.text.BidiFormatter
 import android.text.format.Formatter
 import org.g3n.core.bundle.Device
@@ -8,6 +9,7 @@ import org.g3n.core.bundle.Origin
 import org.g3n.core.bundle.Runtime
 import org.g3n.core.device.Fit
 import org.g3n.core.device.Verdict
+import java.util.Locale
 
 /** Texts that several screens show. */
 internal object Texts {
@@ -21,20 +23,29 @@ internal object Texts {
         Device.ACCELERATOR -> context.getString(R.string.device_accelerator)
     }
 
-    fun bytes(context: Context, bytes: Long): String = isolated(Formatter.formatShortFileSize(context, bytes))
+    fun bytes(context: Context, bytes: Long): String =
+        isolated(context, Formatter.formatShortFileSize(inOwnLanguage(context), bytes))
 
     /** A phone's memory as it is sold: 8 GiB are called 8 GB. */
     fun memory(context: Context, bytes: Long): String =
-        isolated(context.getString(R.string.memory_sold, (bytes + GIB - 1) / GIB))
+        isolated(context, inOwnLanguage(context).getString(R.string.memory_sold, (bytes + GIB - 1) / GIB))
 
-    /** [text] with its own direction in a sentence of the other one: two sizes would change places. */
-    fun isolated(text: String): String = BidiFormatter.getInstance().unicodeWrap(text)
+    /** [text], which may be written the other way round, inside a sentence of this app. */
+    fun isolated(context: Context, text: String): String = BidiFormatter.getInstance(language(context)).unicodeWrap(text)
+
+    /** The text [id] with figures in its own language, which is not always the phone's. */
+    fun sentence(context: Context, id: Int, vararg figures: Any): String = inOwnLanguage(context).getString(id, *figures)
+
+    private fun inOwnLanguage(context: Context): Context =
+        context.createConfigurationContext(Configuration(context.resources.configuration).apply { setLocale(language(context)) })
+
+    private fun language(context: Context): Locale = Locale(context.getString(R.string.language))
 
     fun origin(context: Context, origin: Origin, accepted: Boolean): String = when (origin) {
         Origin.NotSigned -> context.getString(R.string.origin_not_signed)
         Origin.NotChecked -> context.getString(R.string.origin_not_checked)
         is Origin.Signed ->
-            context.getString(if (accepted) R.string.origin_accepted else R.string.origin_unknown, isolated(origin.fingerprint))
+            context.getString(if (accepted) R.string.origin_accepted else R.string.origin_unknown, isolated(context, origin.fingerprint))
     }
 
     fun fit(context: Context, fit: Fit): String = when (fit.verdict) {

@@ -5,6 +5,7 @@ import android.app.ActivityManager
 import android.app.AlertDialog
 import android.content.Context
 import android.content.Intent
+import android.content.res.Configuration
 import android.os.Looper
 import android.view.View
 import android.view.ViewGroup
@@ -136,7 +137,7 @@ internal object Screens {
     /** Turns the phone: the activity is made anew. */
     fun <A : Activity> ActivityController<A>.turn() {
         val before = get()
-        val isLandscape = before.resources.configuration.orientation == android.content.res.Configuration.ORIENTATION_LANDSCAPE
+        val isLandscape = before.resources.configuration.orientation == Configuration.ORIENTATION_LANDSCAPE
         RuntimeEnvironment.setQualifiers(if (isLandscape) "+port" else "+land")
         configurationChange(app.resources.configuration).visible()
         check(before !== get()) { "the activity was not made anew" }

@@ -14,6 +14,7 @@ import org.g3n.core.engine.Finish
 import org.g3n.core.engine.StopSignal
 import org.g3n.core.ui.Clock
 import java.util.concurrent.Semaphore
+import java.util.concurrent.TimeUnit
 
 /** The app with engines that say what a test tells them to. */
 class TestApplication : G3nApplication() {
@@ -92,7 +93,7 @@ private class ScriptedEngine(private val script: Script) : Engine {
     ): Answer {
         val pieces = script.answer(turns.last().text)
         for ((i, piece) in pieces.withIndex()) {
-            while (!stop.isRequested && !script.pieces.tryAcquire(POLL, java.util.concurrent.TimeUnit.MILLISECONDS)) continue
+            while (!stop.isRequested && !script.pieces.tryAcquire(POLL, TimeUnit.MILLISECONDS)) continue
             if (stop.isRequested) return Answer(Finish.STOPPED, null, i)
             if (i == script.failsAfter) throw EngineException("the driver was lost")
             onPiece(piece)

@@ -30,7 +30,8 @@ import kotlin.system.exitProcess
 /**
  * The app without its screens: the presenters check and load a bundle, then say prompts greedily and print the turns.
  *
- * Arguments: bundle folder, runtime, tokens an answer may have, session file, then prompts. System properties
+ * Arguments: bundle folder, runtime, tokens an answer may have, session file, then prompts, before which
+ * `--image=FILE` and `--sound=FILE` attach something. System properties
  * `g3n.shims` (folder of the native shims) and `g3n.litertlm` (path of LiteRT-LM's library) say where the engines are.
  */
 fun main(arguments: Array<String>) {
@@ -93,6 +94,12 @@ private class HostChat(
         chat.sampling = Sampling.GREEDY
         chat.attach(screen)
         for (prompt in prompts) {
+            val (option, path) = prompt.split('=', limit = 2).let { it.first() to it.last() }
+            val kind = KINDS[option]
+            if (kind != null) {
+                chat.add(Attachment(kind, path))
+                continue
+            }
             chat.edit(prompt)
             chat.send()
             threads.run()
@@ -100,6 +107,10 @@ private class HostChat(
         loader.release()
         threads.run()
         return screen.report()
+    }
+
+    private companion object {
+        val KINDS = mapOf("--image" to Attachment.Kind.IMAGE, "--sound" to Attachment.Kind.SOUND)
     }
 
     private fun hostMemory(): DeviceMemory {
