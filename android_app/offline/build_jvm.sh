@@ -13,7 +13,7 @@ mkdir -p "$OUT"
 engines=("$APP"/app/src/main/kotlin/org/g3n/app/{LiteRtLmEngine,LlmModuleEngine,ModuleProgram,NativeErrors}.kt)
 unzip -q -o -p "$PARTS"/maven-apk/fbjni-*.aar classes.jar >"$OUT/fbjni.jar"
 executorch="$PARTS/react-native-executorch/android/libs/classes.jar:$OUT/fbjni.jar:$(echo "$PARTS"/maven-apk/nativeloader-*.jar)"
-sources=("$APP/core/src/main/kotlin" "$APP/host/src/main/kotlin" "$APP/core/src/test/kotlin" "${engines[@]}")
+sources=("$APP/core/src/main/kotlin" "$APP/host/src/main/kotlin" "$APP/core/src/test/kotlin" "$APP/core/src/testShared/kotlin" "${engines[@]}")
 compile "$OUT/jvm.jar" "$GSON:$executorch:$TEST_LIBRARIES" "${sources[@]}"
 
 classes=$(cd "$APP/core/src/test/kotlin" && grep -lr '@Test' . | sed -E 's|^\./||; s|/|.|g; s|\.kt$||' | sort)

@@ -20,7 +20,7 @@ robolectric=$(printf '%s:' "$PARTS"/robolectric/*.jar)
 app="$OUT/app.jar:$OUT/apk/r.jar:$GSON:$KOTLIN_STDLIB:$APP/../runtime_shims/g3n_runtime"
 # The oldest level's classes first: Kotlin cannot inherit from those that Robolectric has rewritten.
 KOTLIN_OPTIONS="-Xfriend-paths=$OUT/app.jar" compile "$work/tests.jar" "$android:$framework:$app:$robolectric$TEST_LIBRARIES" \
-    "$APP/app/src/test/kotlin" "$APP/core/src/test/kotlin/org/g3n/core/Golden.kt"
+    "$APP/app/src/test/kotlin" "$APP/core/src/testShared/kotlin"
 
 [ $# -gt 0 ] || set -- $(cd "$APP/app/src/test/kotlin" && grep -lr '@Test' . | sed -E 's|^\./||; s|/|.|g; s|\.kt$||' | sort)
 # The framework's jar comes last: shadows name classes that an older one lacks.

@@ -173,7 +173,9 @@ class ChatActivity : Activity(), ChatView {
         if (recorder != null) return
         recordStop.visibility = View.VISIBLE
         recordStop.text = Texts.sentence(this, R.string.chat_record_stop, WaveFile.MAX_SECONDS)
-        recorder = SoundRecorder(store.newSound()) { file -> runOnUiThread { onRecorded(file) } }.also { it.start() }
+        val started = SoundRecorder(store.newSound()) { file -> runOnUiThread { onRecorded(file) } }
+        recorder = started
+        started.start()
     }
 
     private fun onRecorded(file: File?) {
