@@ -1,4 +1,4 @@
-"""The app's real screens on this machine's JVM: what they do, and pictures of them against those that were looked at."""
+"""The app's real screens on this machine's JVM: what they do, and their pictures against those that were looked at."""
 
 from __future__ import annotations
 

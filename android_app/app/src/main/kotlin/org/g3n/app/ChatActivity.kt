@@ -149,7 +149,7 @@ class ChatActivity : Activity(), ChatView {
     private fun attach(read: () -> File) {
         val loaded = presenter ?: return
         val threads = g3n.threads
-        threads.background(Lane.STORAGE) {
+        threads.background(Lane.MEDIA) {
             try {
                 val picture = read()
                 threads.main { loaded.add(Attachment(Attachment.Kind.IMAGE, picture.path)) }

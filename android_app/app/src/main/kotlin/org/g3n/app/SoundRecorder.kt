@@ -27,7 +27,7 @@ class SoundRecorder(private val file: File, private val onEnd: (File?) -> Unit) 
         record()
     } catch (_: SecurityException) {
         null
-    } catch (_: IllegalStateException) {
+    } catch (_: RuntimeException) {
         null
     } catch (_: IOException) {
         null

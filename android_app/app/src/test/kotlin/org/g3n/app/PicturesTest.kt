@@ -5,6 +5,7 @@ import android.view.View
 import android.view.ViewGroup
 import android.widget.Button
 import android.widget.EditText
+import android.widget.ScrollView
 import android.widget.TextView
 import org.g3n.app.Screens.answered
 import org.g3n.app.Screens.app
@@ -120,6 +121,8 @@ class PicturesTest(private val setting: String, private val qualifiers: String, 
         val activity = Robolectric.buildActivity(SelfTestActivity::class.java, intent).setup().get()
         activity.press(R.id.run)
         until("the end") { activity.view<View>(R.id.run).isEnabled && !activity.isShown(R.id.running) }
+        // Where it has scrolled to depends on when the rows came.
+        Screens.find(activity.window.decorView) { it is ScrollView }!!.scrollTo(0, 0)
         shoot("self-test", activity)
         photographer.report()
     }

@@ -144,15 +144,15 @@ class BundleTest {
     fun `what was hashed is known until a file changes`() {
         val checked = FileCheckedFiles(File(temporary.root, "deep/checked"))
         val bundle = Bundle.open(BundleMaker(folder).make())
-        assertFalse(checked.isUnchanged(bundle))
-        checked.remember(bundle)
-        assertTrue(FileCheckedFiles(File(temporary.root, "deep/checked")).isUnchanged(Bundle.open(folder)))
+        assertFalse(checked.isKnown(checked.state(bundle)))
+        checked.remember(bundle, checked.state(bundle))
+        assertTrue(FileCheckedFiles(File(temporary.root, "deep/checked")).isKnown(checked.state(Bundle.open(folder))))
         val copy = File(temporary.root, "copy")
         folder.copyRecursively(copy)
-        assertFalse(checked.isUnchanged(Bundle.open(copy)), "another folder")
+        assertFalse(checked.isKnown(checked.state(Bundle.open(copy))), "another folder")
         val program = File(folder, "model.pte")
         program.setLastModified(program.lastModified() + 2000)
-        assertFalse(checked.isUnchanged(Bundle.open(folder)))
+        assertFalse(checked.isKnown(checked.state(Bundle.open(folder))))
     }
 
     @Test

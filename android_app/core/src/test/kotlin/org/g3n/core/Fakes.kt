@@ -136,10 +136,12 @@ class MemoryStore(var json: String? = null) : SessionStore {
 class MemoryChecked : CheckedFiles {
     private val stamps = HashSet<String>()
 
-    override fun isUnchanged(bundle: Bundle): Boolean = bundle.directory.path in stamps
+    override fun state(bundle: Bundle): String = bundle.directory.path
 
-    override fun remember(bundle: Bundle) {
-        stamps += bundle.directory.path
+    override fun isKnown(state: String): Boolean = state in stamps
+
+    override fun remember(bundle: Bundle, state: String) {
+        stamps += state
     }
 }
 

@@ -279,6 +279,22 @@ class LoadPresenterTest {
     }
 
     @Test
+    fun `a check that gives way to loading does not say that nothing is going on`() {
+        val presenter = presenter(FakeEngine(refuses = setOf(Device.ACCELERATOR)), FakeEngine())
+        presenter.check(bundle(accelerated = true))
+        presenter.load(Runtime.LITERT, Device.ACCELERATOR)
+        threads.run()
+        view.onChecking = {
+            view.onChecking = {}
+            presenter.answerOffer(useCpu = true)
+            assertNull(view.busy as? Busy.Loading, "the offer went when the check began")
+        }
+        presenter.open(bundle("other"))
+        threads.run()
+        assertEquals("other", view.prepared?.bundle?.directory?.name)
+    }
+
+    @Test
     fun `a chat that was loaded in the background opens once`() {
         val presenter = presenter(FakeEngine())
         presenter.check(bundle())
@@ -378,8 +394,9 @@ class LoadPresenterTest {
             send()
         }
         presenter.releaseIfIdle()
-        assertEquals(0, engine.cleanUps)
         threads.run()
+        assertEquals(0, engine.cleanUps)
+        assertEquals("I do not know", store.load()?.turns?.last()?.text)
         presenter.releaseIfIdle()
         threads.run()
         assertEquals(1, engine.cleanUps)

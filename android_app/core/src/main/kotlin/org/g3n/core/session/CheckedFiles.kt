@@ -8,11 +8,14 @@ import java.io.IOException
 
 /** Which bundles were hashed earlier, so that gigabytes are not read again at every start. */
 interface CheckedFiles {
-    /** Whether all files of [bundle] were hashed and have kept their sizes and times since. */
-    fun isUnchanged(bundle: Bundle): Boolean
+    /** Sizes and times of all files of [bundle], and what its manifest says of them. */
+    fun state(bundle: Bundle): String
 
-    /** All files of [bundle] have the hashes that its manifest says. */
-    fun remember(bundle: Bundle)
+    /** Whether all files were hashed when they were in [state]. */
+    fun isKnown(state: String): Boolean
+
+    /** All files of [bundle] have their hashes; [state] was taken before they were read. */
+    fun remember(bundle: Bundle, state: String)
 }
 
 /**
@@ -21,14 +24,14 @@ interface CheckedFiles {
  * Whoever can set a file's time can deceive it, as someone with `adb` can; a person can have the files hashed again.
  */
 class FileCheckedFiles(private val file: File) : CheckedFiles {
-    override fun isUnchanged(bundle: Bundle): Boolean = stamp(bundle) in read()
+    override fun isKnown(state: String): Boolean = state in read()
 
-    override fun remember(bundle: Bundle) {
+    override fun remember(bundle: Bundle, state: String) {
         val part = File(file.path + ".part")
         part.parentFile?.mkdirs()
         val kept = read().filter { !it.endsWith(" ${path(bundle)}") }.takeLast(MAX_BUNDLES - 1)
         FileOutputStream(part).use {
-            it.write((kept + stamp(bundle)).joinToString("\n", postfix = "\n").encodeToByteArray())
+            it.write((kept + state).joinToString("\n", postfix = "\n").encodeToByteArray())
             it.fd.sync()
         }
         if (!part.renameTo(file)) throw IOException("${file.path} cannot be written")
@@ -37,7 +40,7 @@ class FileCheckedFiles(private val file: File) : CheckedFiles {
     private fun read(): List<String> =
         if (file.isFile && file.length() <= MAX_BYTES) file.readLines().filter { it.isNotBlank() } else emptyList()
 
-    private fun stamp(bundle: Bundle): String {
+    override fun state(bundle: Bundle): String {
         val files = bundle.manifest.files.map { SafePath.resolve(bundle.directory, it.path) }
         val states = files.joinToString(" ") { "${it.length()}:${it.lastModified()}" }
         return "${bundle.manifestSha256} $states ${path(bundle)}"

@@ -177,11 +177,18 @@ class LoadPresenter(
 
     private fun check(action: (Cancellation) -> Unit) {
         if (busy is Busy.Loading) return
-        cancellation.request()
-        val mine = Cancellation().also { cancellation = it }
+        val mine = renew()
         prepared = null
         view?.showPrepared(null)
         work(Lane.BUNDLES, mine) { action(mine) }
+    }
+
+    /** Something else begins: what was going on ends, and what it asked or said is forgotten. */
+    private fun renew(): Cancellation {
+        cancellation.request()
+        offer = null
+        error = null
+        return Cancellation().also { cancellation = it }
     }
 
     private fun prepare(directory: File, isHashedAnew: Boolean, mine: Cancellation) {
@@ -194,10 +201,11 @@ class LoadPresenter(
         }
         val signer = SignatureCheck.run(opened)
         val isAccepted = signer is Origin.Signed && environment.keys.contains(signer.fingerprint)
-        val wasHashed = !isHashedAnew && environment.checked.isUnchanged(opened)
+        val state = environment.checked.state(opened)
+        val wasHashed = !isHashedAnew && environment.checked.isKnown(state)
         if (!wasHashed) {
             HashCheck.run(opened, mine, throttled { show(mine, Busy.Checking(manifest.name, it)) })
-            environment.checked.remember(opened)
+            environment.checked.remember(opened, state)
         }
         val memory = environment.device.memory()
         val first = FitCheck.preferred(manifest, memory, offered)
@@ -220,10 +228,8 @@ class LoadPresenter(
 
     private fun load(config: EngineConfig) {
         if (busy is Busy.Loading) return
-        cancellation.request()
+        renew()
         closeChat()
-        offer = null
-        error = null
         show(Busy.Loading(config.runtime, config.device))
         threads.background(Lane.ENGINE) {
             try {

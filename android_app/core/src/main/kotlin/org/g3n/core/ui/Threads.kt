@@ -8,6 +8,9 @@ enum class Lane {
     /** Copying and hashing bundles: minutes. */
     BUNDLES,
 
+    /** Reading pictures, perhaps from a cloud: seconds. */
+    MEDIA,
+
     /** Listing, reading and saving small files: milliseconds. */
     STORAGE,
 }
