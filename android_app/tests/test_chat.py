@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import struct
+import sys
 import wave
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,15 @@ def test_the_limit_ends_an_answer(runtime: str, host: Host, nano_fp32: Path, tmp
 def test_a_conversation_beyond_the_context_is_told(runtime: str, host: Host, nano_fp32: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="the bundle's context is 512: start anew"):
         host.chat(nano_fp32, runtime, tmp_path / "session.json", "many words " * 300)
+
+
+def test_a_conversation_kept_by_litert_lm_still_differs(nano_fp32: Path, tmp_path: Path) -> None:
+    """When this fails the app may keep conversations: see ``docs/upstream/litert-lm-second-turn.md``."""
+    text = (ROOT / "docs" / "upstream" / "litert-lm-second-turn.md").read_text("utf-8")
+    script = tmp_path / "reproduce.py"
+    script.write_text(text.split("```python\n")[1].split("```")[0], "utf-8")
+    said = run(sys.executable, script, open_bundle(nano_fp32).file("litertlm"))
+    assert "kept:  A dog is a dog." in said and "fresh: The dog is dogs." in said
 
 
 def test_a_damaged_bundle_is_not_loaded(host: Host, nano_fp32: Path, tmp_path: Path) -> None:

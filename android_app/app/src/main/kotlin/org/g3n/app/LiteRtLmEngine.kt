@@ -29,8 +29,9 @@ import com.google.ai.edge.litertlm.EngineConfig as LiteRtLmConfig
 /**
  * LiteRT-LM's Android library.
  *
- * Every run makes a conversation of its own: the library can keep a conversation's caches, but feeds the token that
- * ended an answer as zeros at the next turn. Its API takes sound as a whole, so recordings are encoded when sent.
+ * Every run makes a conversation of its own and reads it anew: the library can keep a conversation's caches, but answers
+ * the next turn otherwise then (`docs/upstream/litert-lm-second-turn.md`). Its API takes sound as a whole, so recordings
+ * are encoded when sent.
  */
 class LiteRtLmEngine : Engine {
     private var engine: LiteRtLm? = null
