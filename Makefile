@@ -58,7 +58,7 @@ test: setup lint ## lint, types and tests
 	@# Two workers with two threads each would wait for each other on two cores.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
-# The app's targets need Debian (or its apt) and npm: they fetch a Kotlin compiler and packaging tools by name.
+# The app's targets need Debian (or its apt), npm and Maven Central: they fetch a Kotlin compiler and packaging tools by name.
 PARTS := build/android/parts
 
 apk: ## build the sample app into build/android/g3n.apk, without an Android SDK
@@ -78,7 +78,8 @@ gpu-kit: ## put a software Vulkan driver into build/gpu, on which the GPU delega
 test-gpu: setup gpu-kit ## nano on the GPU delegate: graphs, the stock engine's first three launches, a picture
 	G3N_REQUIRE_GPU=1 $(BIN)/python -m pytest tests/gpu
 
-test-app: apk arm64-kit ## the app's tests on the JVM, real chats in both engines, the APK read back, parity on Arm
+test-app: apk arm64-kit ## the app's screens, code and engines on the JVM, the APK read back, parity on Arm
+	@PYTHON=$(PYTHON) android_app/offline/fetch_parts.sh $(PARTS) screens
 	$(BIN)/python -m pytest android_app/tests
 
 clean: ## remove what the commands made

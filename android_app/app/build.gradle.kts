@@ -26,6 +26,19 @@ android {
         targetCompatibility = JavaVersion.VERSION_1_8
     }
 
+    testOptions {
+        unitTests {
+            // Robolectric draws the screens with the app's own resources.
+            isIncludeAndroidResources = true
+            all { it.systemProperty("g3n.pictures", layout.buildDirectory.dir("pictures").get().asFile.path) }
+        }
+    }
+
+    sourceSets.named("test") {
+        kotlin.srcDir("../core/src/testShared/kotlin")
+        resources.srcDir("../core/src/test/resources")
+    }
+
     lint {
         // The app targets the level whose window insets it was laid out for.
         disable += "OldTargetApi"
@@ -42,6 +55,10 @@ dependencies {
     implementation(project(":core"))
     implementation(libs.litertlm.android)
     implementation(libs.executorch.android)
+    testImplementation(libs.gson)
+    testImplementation(libs.junit)
+    testImplementation(libs.kotlin.test.junit)
+    testImplementation(libs.robolectric)
     androidTestImplementation(libs.androidx.test.runner)
     androidTestImplementation(libs.androidx.test.junit)
 }

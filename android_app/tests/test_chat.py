@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import struct
+import sys
+import wave
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from android_app.tests.conftest import ROOT, run
 from g3n_runtime.bundle import open_bundle
-from g3n_runtime.chat import GREEDY
+from g3n_runtime.chat import GREEDY, Attachments
 from g3n_runtime.engines import open_engine
 from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
 from g3n_runtime.executorch.roles import ROLES
@@ -31,12 +35,23 @@ class Host:
         schema = ROOT / "runtime_shims" / "g3n_runtime"
         self._command = [
             "java", "-Xmx512m", f"-Dg3n.shims={shims}", f"-Dg3n.litertlm={litertlm}",
-            "-cp", f"{android}/jvm.jar:/usr/share/java/gson.jar:{kotlin}:{schema}", "org.g3n.host.HostChatKt",
+            "-cp", f"{android}/jvm.jar:/usr/share/java/gson.jar:{kotlin}:{schema}:{executorch_classes(android)}",
         ]  # fmt: skip
 
-    def chat(self, bundle: Path, runtime: str, session: Path, *prompts: str, tokens: int = TOKENS) -> dict[str, Any]:
-        out = run(*self._command, bundle, runtime, str(tokens), session, *prompts)
+    def chat(
+        self, bundle: Path, runtime: str, session: Path, *prompts: str, tokens: int = TOKENS, module: bool = False
+    ) -> dict[str, Any]:
+        """``module``: by ExecuTorch's own Java class instead of our shim that also takes the ``.ptd``."""
+        chosen = f"-Dg3n.module={str(module).lower()}"
+        out = run(*self._command, chosen, "org.g3n.host.HostChatKt", bundle, runtime, str(tokens), session, *prompts)
         return json.loads(out.strip().splitlines()[-1])
+
+
+def executorch_classes(android: Path) -> str:
+    """The classes of ExecuTorch and of what it loads its library with, as the APK has them."""
+    parts = android / "parts"
+    loader = next((parts / "maven-apk").glob("nativeloader-*.jar"))
+    return f"{parts}/react-native-executorch/android/libs/classes.jar:{android}/fbjni.jar:{loader}"
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +96,49 @@ def test_the_loop_draws_pythons_tokens(host: Host, nano_int4: Path, tmp_path: Pa
     assert report["turns"][-1]["text"] == tokenizer.decode(tokens, skip_special_tokens=False)
 
 
+def test_executorchs_own_java_classes_draw_pythons_tokens(host: Host, nano_fp32: Path, tmp_path: Path) -> None:
+    """The app's ``ModuleProgram`` over the classes that the APK carries, with the wheel's library below them."""
+    report = host.chat(nano_fp32, "executorch", tmp_path / "session.json", *PROMPTS, module=True)
+    said = [turn["text"].strip() for turn in report["turns"] if turn["role"] == "MODEL"]
+    assert said == python_answers(nano_fp32, "executorch")
+
+
+def test_a_program_with_its_head_in_the_data_file_is_refused_by_them(
+    host: Host, nano_int4: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match="Failed to load method: text_decoder"):
+        host.chat(nano_int4, "executorch", tmp_path / "session.json", PROMPTS[0], module=True)
+
+
+@pytest.mark.parametrize("kind", ["image", "sound"])
+def test_the_apps_engine_takes_pictures_and_sounds(kind: str, host: Host, nano_int4: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(nano_int4)
+    if not {"vision", "audio"} <= set(bundle.manifest["model"]["modalities"]):
+        pytest.skip("this bundle was compiled for text alone: name one with towers by G3N_BUNDLES")
+    path = tmp_path / {"image": "a.png", "sound": "a.wav"}[kind]
+    if kind == "image":
+        Image.linear_gradient("L").resize((640, 480)).convert("RGB").save(path)
+    else:
+        with wave.open(str(path), "wb") as sound:
+            sound.setparams((1, 2, 16000, 0, "NONE", ""))
+            sound.writeframes(b"".join(struct.pack("<h", 90 * (i * i % 211)) for i in range(16000)))
+    prompt = "What is this?"
+    report = host.chat(nano_int4, "litert", tmp_path / "session.json", f"--{kind}={path}", prompt)
+    engine = open_engine(bundle, "litert", threads=1)
+    try:
+        given = Attachments(images=(path,)) if kind == "image" else Attachments(audio=(path,))
+        want = "".join(engine.send(prompt, GREEDY, TOKENS, given))
+    finally:
+        engine.close()
+    assert report["turns"][-1]["text"].strip() == want.strip() != ""
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_an_answer_that_fills_the_context_says_so(runtime: str, host: Host, nano_fp32: Path, tmp_path: Path) -> None:
+    report = host.chat(nano_fp32, runtime, tmp_path / "session.json", "many words " * 239, tokens=1000)
+    assert report["finishes"] == ["CONTEXT_FULL"]
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_conversation_goes_on_in_a_new_process(runtime: str, host: Host, nano_fp32: Path, tmp_path: Path) -> None:
     at_once = host.chat(nano_fp32, runtime, tmp_path / "one.json", *PROMPTS[:2])
@@ -99,6 +157,15 @@ def test_the_limit_ends_an_answer(runtime: str, host: Host, nano_fp32: Path, tmp
 def test_a_conversation_beyond_the_context_is_told(runtime: str, host: Host, nano_fp32: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="the bundle's context is 512: start anew"):
         host.chat(nano_fp32, runtime, tmp_path / "session.json", "many words " * 300)
+
+
+def test_a_conversation_kept_by_litert_lm_still_differs(nano_fp32: Path, tmp_path: Path) -> None:
+    """When this fails the app may keep conversations: see ``docs/upstream/litert-lm-second-turn.md``."""
+    text = (ROOT / "docs" / "upstream" / "litert-lm-second-turn.md").read_text("utf-8")
+    script = tmp_path / "reproduce.py"
+    script.write_text(text.split("```python\n")[1].split("```")[0], "utf-8")
+    said = run(sys.executable, script, open_bundle(nano_fp32).file("litertlm"))
+    assert "kept:  A dog is a dog." in said and "fresh: The dog is dogs." in said
 
 
 def test_a_damaged_bundle_is_not_loaded(host: Host, nano_fp32: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-// org.g3n.host.NativeLiteRtLm over LiteRT-LM's C library, as its Python wheel ships it.
+// com.google.ai.edge.litertlm.NativeLiteRtLm over LiteRT-LM's C library, as its Python wheel ships it.
 #include <dlfcn.h>
 #include <jni.h>
 
@@ -45,10 +45,7 @@ struct Library {
     bind(conversation_delete, "conversation_delete");
     bind(conversation_send, "conversation_send_message_stream");
     bind(conversation_cancel, "conversation_cancel_process");
-    bind(conversation_render, "conversation_render_message_to_string");
-    bind(tokenize, "engine_tokenize");
-    bind(tokens_count, "tokenize_result_get_num_tokens");
-    bind(tokens_delete, "tokenize_result_delete");
+    bind(conversation_tokens, "conversation_get_token_count");
     bind(chunk_text, "stream_chunk_get_text");
     bind(chunk_error, "stream_chunk_get_error");
     bind(chunk_is_final, "stream_chunk_is_final");
@@ -81,10 +78,7 @@ struct Library {
   void (*conversation_delete)(Handle);
   int (*conversation_send)(Handle, const char* message, const char* context, Handle, StreamCallback, void*);
   void (*conversation_cancel)(Handle);
-  const char* (*conversation_render)(Handle, const char* message);
-  Handle (*tokenize)(Handle engine, const char* text);
-  size_t (*tokens_count)(Handle);
-  void (*tokens_delete)(Handle);
+  int (*conversation_tokens)(Handle);
   const char* (*chunk_text)(Handle);
   const char* (*chunk_error)(Handle);
   bool (*chunk_is_final)(Handle);
@@ -147,69 +141,72 @@ void on_chunk(void* data, Handle chunk) {
   stream.put({text ? text : "", error ? error : "", error != nullptr || stream.library->chunk_is_final(chunk)});
 }
 
-struct Engine {
-  std::unique_ptr<Library> library;
-  Handle engine = nullptr;
-  std::mutex mutex;
-  Handle running = nullptr;  // the conversation that is being answered; guarded by mutex
+// Opened once and never closed: threads of the library may outlive the last engine.
+std::unique_ptr<Library> the_library;
 
-  ~Engine() {
-    if (engine != nullptr) library->engine_delete(engine);
+// One conversation, and the answer to the message that was sent last.
+struct Conversation {
+  Handle handle = nullptr;
+  Stream stream;
+
+  ~Conversation() {
+    if (handle != nullptr) the_library->conversation_delete(handle);
   }
 };
 
-// Names the conversation that a cancel reaches, for as long as it is answered.
-class Running {
- public:
-  Running(Engine& engine, Handle conversation) : engine_(engine) { set(conversation); }
-  ~Running() { set(nullptr); }
+Conversation& conversation_of(jlong handle) { return *reinterpret_cast<Conversation*>(handle); }
 
- private:
-  void set(Handle conversation) {
-    const std::lock_guard lock(engine_.mutex);
-    engine_.running = conversation;
-  }
-
-  Engine& engine_;
+// A Java string that may be null.
+struct Optional {
+  Optional(JNIEnv* env, jstring text) : is_there(text != nullptr), value(is_there ? g3n::utf8(env, text) : "") {}
+  const char* get() const { return is_there ? value.c_str() : nullptr; }
+  bool is_there;
+  std::string value;
 };
-
-Engine& engine_of(jlong handle) { return *reinterpret_cast<Engine*>(handle); }
 
 constexpr int kTopP = 2;
 constexpr int kErrors = 4;
 
 }  // namespace
 
+#define G3N_JNI(Result, name) JNIEXPORT Result JNICALL Java_com_google_ai_edge_litertlm_NativeLiteRtLm_##name
+
 extern "C" {
 
-JNIEXPORT jlong JNICALL Java_org_g3n_host_NativeLiteRtLm_open(
-    JNIEnv* env, jclass, jstring library, jstring model, jstring backend, jint threads, jint max_tokens, jstring cache) {
-  return g3n::guarded<jlong>(env, 0, [&] {
-    auto made = std::make_unique<Engine>();
-    made->library = std::make_unique<Library>(g3n::utf8(env, library));
-    const Library& lib = *made->library;
-    lib.set_min_log_level(kErrors);
-    const std::string path = g3n::utf8(env, model);
-    const Owned settings(
-        lib.settings_create(path.c_str(), g3n::utf8(env, backend).c_str(), nullptr, nullptr), lib.settings_delete,
-        "settings");
-    lib.settings_set_max_num_tokens(settings.get(), max_tokens);
-    lib.settings_set_num_threads(settings.get(), threads);
-    lib.settings_set_cache_dir(settings.get(), g3n::utf8(env, cache).c_str());
-    made->engine = lib.engine_create(settings.get());
-    if (made->engine == nullptr) throw std::runtime_error("LiteRT-LM does not load " + path);
-    return reinterpret_cast<jlong>(made.release());
+G3N_JNI(void, load)(JNIEnv* env, jclass, jstring path) {
+  g3n::guarded<int>(env, 0, [&] {
+    auto opened = std::make_unique<Library>(g3n::utf8(env, path));
+    opened->set_min_log_level(kErrors);
+    the_library = std::move(opened);
+    return 0;
   });
 }
 
-// Answers `message` after `history` (both JSON) and calls `listener.onPiece(byte[])` with each piece of JSON.
-// Returns the tokens of the prompt, negative when they do not fit `max_tokens` and nothing was run.
-JNIEXPORT jint JNICALL Java_org_g3n_host_NativeLiteRtLm_run(
-    JNIEnv* env, jclass, jlong handle, jstring history, jstring message, jint max_tokens, jint max_new_tokens,
-    jfloat temperature, jint top_k, jfloat top_p, jint seed, jobject listener) {
-  return g3n::guarded<jint>(env, 0, [&]() -> jint {
-    Engine& engine = engine_of(handle);
-    const Library& lib = *engine.library;
+G3N_JNI(jlong, open)(
+    JNIEnv* env, jclass, jstring model, jstring backend, jstring vision, jstring audio, jint threads, jint max_tokens,
+    jstring cache) {
+  return g3n::guarded<jlong>(env, 0, [&] {
+    const Library& lib = *the_library;
+    const std::string path = g3n::utf8(env, model);
+    const Optional on_vision(env, vision), on_audio(env, audio), cache_folder(env, cache);
+    const Owned settings(
+        lib.settings_create(path.c_str(), g3n::utf8(env, backend).c_str(), on_vision.get(), on_audio.get()),
+        lib.settings_delete, "settings");
+    if (max_tokens > 0) lib.settings_set_max_num_tokens(settings.get(), max_tokens);
+    if (threads > 0) lib.settings_set_num_threads(settings.get(), threads);
+    if (cache_folder.is_there) lib.settings_set_cache_dir(settings.get(), cache_folder.get());
+    Handle engine = lib.engine_create(settings.get());
+    if (engine == nullptr) throw std::runtime_error("LiteRT-LM does not load " + path);
+    return reinterpret_cast<jlong>(engine);
+  });
+}
+
+// A conversation that begins with `history`, a JSON list of messages.
+G3N_JNI(jlong, converse)(
+    JNIEnv* env, jclass, jlong engine, jstring history, jint max_new_tokens, jfloat temperature, jint top_k, jfloat top_p,
+    jint seed) {
+  return g3n::guarded<jlong>(env, 0, [&] {
+    const Library& lib = *the_library;
     const Owned session(lib.session_create(), lib.session_delete, "session");
     {
       const Owned sampler(lib.sampler_create(kTopP), lib.sampler_delete, "sampler");
@@ -219,27 +216,33 @@ JNIEXPORT jint JNICALL Java_org_g3n_host_NativeLiteRtLm_run(
       lib.sampler_set_seed(sampler.get(), seed);
       lib.session_set_sampler(session.get(), sampler.get());
     }
-    lib.session_set_max_output_tokens(session.get(), max_new_tokens);
+    if (max_new_tokens > 0) lib.session_set_max_output_tokens(session.get(), max_new_tokens);
     const Owned config(lib.config_create(), lib.config_delete, "configuration");
     lib.config_set_session(config.get(), session.get());
-    const std::string earlier = g3n::utf8(env, history), text = g3n::utf8(env, message);
-    lib.config_set_messages(config.get(), earlier.c_str());
+    lib.config_set_messages(config.get(), g3n::utf8(env, history).c_str());
+    auto made = std::make_unique<Conversation>();
+    made->stream.library = &lib;
+    made->handle = lib.conversation_create(reinterpret_cast<Handle>(engine), config.get());
+    if (made->handle == nullptr) throw std::runtime_error("LiteRT-LM made no conversation");
+    return reinterpret_cast<jlong>(made.release());
+  });
+}
 
-    Stream stream;
-    stream.library = &lib;
-    const Owned conversation(
-        lib.conversation_create(engine.engine, config.get()), lib.conversation_delete, "conversation");
-    const char* rendered = lib.conversation_render(conversation.get(), text.c_str());
-    if (rendered == nullptr) throw std::runtime_error("LiteRT-LM cannot render the conversation");
-    jint prompt_tokens;
-    {
-      const Owned tokens(lib.tokenize(engine.engine, rendered), lib.tokens_delete, "tokens");
-      prompt_tokens = static_cast<jint>(lib.tokens_count(tokens.get())) + 1;
-    }
-    if (prompt_tokens >= max_tokens) return -prompt_tokens;
-    const Running running(engine, conversation.get());
-    const int status = lib.conversation_send(conversation.get(), text.c_str(), "{}", nullptr, on_chunk, &stream);
+G3N_JNI(void, send)(JNIEnv* env, jclass, jlong handle, jstring message) {
+  g3n::guarded<int>(env, 0, [&] {
+    Conversation& conversation = conversation_of(handle);
+    const std::string text = g3n::utf8(env, message);
+    const int status = the_library->conversation_send(
+        conversation.handle, text.c_str(), "{}", nullptr, on_chunk, &conversation.stream);
     if (status != 0) throw std::runtime_error("LiteRT-LM refused the message");
+    return 0;
+  });
+}
+
+// Calls `listener.onPiece(byte[])` with each piece of JSON until the answer has ended.
+G3N_JNI(void, receive)(JNIEnv* env, jclass, jlong handle, jobject listener) {
+  g3n::guarded<int>(env, 0, [&] {
+    Stream& stream = conversation_of(handle).stream;
     const jmethodID on_piece = env->GetMethodID(env->GetObjectClass(listener), "onPiece", "([B)V");
     std::string error;
     for (bool is_final = false; !is_final;) {
@@ -254,18 +257,21 @@ JNIEXPORT jint JNICALL Java_org_g3n_host_NativeLiteRtLm_run(
       }
     }
     if (!error.empty() && !env->ExceptionCheck()) throw std::runtime_error(error);
-    return prompt_tokens;
+    return 0;
   });
 }
 
-JNIEXPORT void JNICALL Java_org_g3n_host_NativeLiteRtLm_cancel(JNIEnv*, jclass, jlong handle) {
-  Engine& engine = engine_of(handle);
-  const std::lock_guard lock(engine.mutex);
-  if (engine.running != nullptr) engine.library->conversation_cancel(engine.running);
+G3N_JNI(void, cancel)(JNIEnv*, jclass, jlong handle) {
+  the_library->conversation_cancel(conversation_of(handle).handle);
 }
 
-JNIEXPORT void JNICALL Java_org_g3n_host_NativeLiteRtLm_close(JNIEnv*, jclass, jlong handle) {
-  delete &engine_of(handle);
+// Tokens in the caches, of the prompt and of the answer.
+G3N_JNI(jint, tokens)(JNIEnv*, jclass, jlong handle) {
+  return the_library->conversation_tokens(conversation_of(handle).handle);
 }
+
+G3N_JNI(void, closeConversation)(JNIEnv*, jclass, jlong handle) { delete &conversation_of(handle); }
+
+G3N_JNI(void, close)(JNIEnv*, jclass, jlong engine) { the_library->engine_delete(reinterpret_cast<Handle>(engine)); }
 
 }  // extern "C"

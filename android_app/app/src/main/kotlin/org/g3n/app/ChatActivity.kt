@@ -6,7 +6,6 @@ import android.app.AlertDialog
 import android.content.Intent
 import android.content.pm.PackageManager
 import android.os.Bundle
-import android.os.Debug
 import android.text.Editable
 import android.text.TextWatcher
 import android.view.Menu
@@ -21,53 +20,79 @@ import org.g3n.core.chat.Attachment
 import org.g3n.core.chat.Turn
 import org.g3n.core.chat.WaveFile
 import org.g3n.core.engine.Finish
+import org.g3n.core.ui.AnswerEnd
 import org.g3n.core.ui.ChatPresenter
 import org.g3n.core.ui.ChatView
+import org.g3n.core.ui.Lane
 import org.g3n.core.ui.Stats
 import java.io.File
+import java.io.IOException
 
-/** The conversation with the loaded bundle. */
+/** The conversation with the loaded bundle. The presenter keeps all that is shown; a turned screen asks it again. */
 class ChatActivity : Activity(), ChatView {
-    private lateinit var presenter: ChatPresenter
-    private val attachments by lazy { AttachmentStore(this) }
+    private var presenter: ChatPresenter? = null
+    private val store by lazy { AttachmentStore(g3n.attachments, contentResolver) }
     private val turns by lazy { TurnAdapter(this) }
     private val draft: EditText by lazy { view(R.id.draft) }
     private val status: TextView by lazy { view(R.id.status) }
     private val send: Button by lazy { view(R.id.send) }
     private val recordStop: Button by lazy { view(R.id.record_stop) }
+    private val dialogs = Dialogs(this)
     private var recorder: SoundRecorder? = null
     private var isRunning = false
 
+    /** Where the camera app writes, while it is open. */
+    private var photo: File? = null
+
     override fun onCreate(savedInstanceState: Bundle?) {
         super.onCreate(savedInstanceState)
-        val loaded = g3n.chat
-        if (loaded == null) {
-            // The process was ended and the engine with it; the conversation is kept.
-            startActivity(Intent(this, LoadActivity::class.java))
-            finish()
-            return
-        }
+        photo = savedInstanceState?.getString(PHOTO)?.let(::File)
+        val loaded = g3n.loader.chat ?: return leave()
         presenter = loaded
         setContentView(R.layout.activity_chat)
         view<ListView>(R.id.turns).adapter = turns
-        draft.addTextChangedListener(Watcher())
-        send.setOnClickListener { if (isRunning) presenter.stop() else presenter.send() }
-        view<Button>(R.id.retry).setOnClickListener { presenter.retry() }
+        draft.addTextChangedListener(Watcher(loaded))
+        send.setOnClickListener { if (isRunning) loaded.stop() else loaded.send() }
+        view<Button>(R.id.retry).setOnClickListener { loaded.retry() }
         recordStop.setOnClickListener { recorder?.stop() }
         val attach = view<Button>(R.id.attach)
-        attach.setOnClickListener { showAttachMenu() }
-        attach.visibility = if (presenter.modalities.size > 1) View.VISIBLE else View.GONE
+        attach.setOnClickListener { showAttachMenu(loaded) }
+        attach.visibility = if (loaded.modalities.any { it != Modality.TEXT }) View.VISIBLE else View.GONE
     }
 
     override fun onStart() {
         super.onStart()
-        if (::presenter.isInitialized) presenter.attach(this)
+        val shown = presenter ?: return
+        // The engine was freed for another bundle, for the self-test, or because the system was short of memory.
+        if (shown === g3n.loader.chat) shown.attach(this) else leave()
     }
 
     override fun onStop() {
         recorder?.stop()
-        if (::presenter.isInitialized) presenter.detach()
+        presenter?.detach()
+        dialogs.close()
         super.onStop()
+    }
+
+    override fun onSaveInstanceState(outState: Bundle) {
+        super.onSaveInstanceState(outState)
+        outState.putString(PHOTO, photo?.path)
+    }
+
+    /** The engine is gone, perhaps with the process; the conversation is kept, and so is a photo taken meanwhile. */
+    private fun leave() {
+        photo?.let { keep(it) }
+        photo = null
+        startActivity(Intent(this, LoadActivity::class.java).addFlags(Intent.FLAG_ACTIVITY_CLEAR_TOP))
+        finish()
+    }
+
+    private fun keep(taken: File) = g3n.threads.background(Lane.STORAGE) {
+        try {
+            g3n.keepForLater(Attachment(Attachment.Kind.IMAGE, store.fromCamera(taken).path))
+        } catch (_: IOException) {
+            // No photo was taken.
+        }
     }
 
     override fun onCreateOptionsMenu(menu: Menu): Boolean {
@@ -77,8 +102,7 @@ class ChatActivity : Activity(), ChatView {
 
     override fun onOptionsItemSelected(item: MenuItem): Boolean = when (item.itemId) {
         MENU_RESET -> {
-            presenter.reset()
-            status.text = ""
+            presenter?.reset()
             true
         }
         android.R.id.home -> {
@@ -88,28 +112,51 @@ class ChatActivity : Activity(), ChatView {
         else -> super.onOptionsItemSelected(item)
     }
 
-    private fun showAttachMenu() {
+    private fun showAttachMenu(loaded: ChatPresenter) {
         val choices = ArrayList<Pair<Int, () -> Unit>>()
-        if (Modality.VISION in presenter.modalities) {
-            choices += R.string.chat_picture to { startActivityForResult(attachments.galleryIntent(), GALLERY) }
-            choices += R.string.chat_camera to { startActivityForResult(attachments.cameraIntent(), CAMERA) }
+        if (Modality.VISION in loaded.modalities) {
+            choices += R.string.chat_picture to { startOrTell(store.galleryIntent(), GALLERY) }
+            choices += R.string.chat_camera to { takePhoto() }
         }
-        if (Modality.AUDIO in presenter.modalities) choices += R.string.chat_record to { askAndRecord() }
-        choices += R.string.chat_remove to { presenter.removeAttachments() }
+        if (Modality.AUDIO in loaded.modalities) choices += R.string.chat_record to { askAndRecord() }
+        choices += R.string.chat_remove to { loaded.removeAttachments() }
         AlertDialog.Builder(this)
             .setTitle(R.string.chat_attach)
             .setItems(Array(choices.size) { getString(choices[it].first) }) { _, which -> choices[which].second() }
             .show()
     }
 
+    private fun takePhoto() {
+        val file = store.newPhoto()
+        photo = file
+        startOrTell(store.cameraIntent(file), CAMERA)
+    }
+
     override fun onActivityResult(requestCode: Int, resultCode: Int, data: Intent?) {
-        if (resultCode != RESULT_OK) return
-        val picture = when (requestCode) {
-            GALLERY -> attachments.fromGallery(data)
-            CAMERA -> attachments.fromCamera(data)
-            else -> null
+        val taken = photo
+        if (requestCode == CAMERA) photo = null
+        if (resultCode != RESULT_OK) {
+            if (requestCode == CAMERA) taken?.delete()
+            return
         }
-        picture?.let { presenter.add(Attachment(Attachment.Kind.IMAGE, it.path)) }
+        when (requestCode) {
+            GALLERY -> data?.data?.let { uri -> attach { store.fromGallery(uri) } }
+            CAMERA -> taken?.let { attach { store.fromCamera(it) } }
+        }
+    }
+
+    /** Attaches the picture that [read] makes, off the main thread. */
+    private fun attach(read: () -> File) {
+        val loaded = presenter ?: return
+        val threads = g3n.threads
+        threads.background(Lane.MEDIA) {
+            try {
+                val picture = read()
+                threads.main { loaded.add(Attachment(Attachment.Kind.IMAGE, picture.path)) }
+            } catch (error: IOException) {
+                threads.main { loaded.show(error) }
+            }
+        }
     }
 
     private fun askAndRecord() {
@@ -125,24 +172,26 @@ class ChatActivity : Activity(), ChatView {
     private fun record() {
         if (recorder != null) return
         recordStop.visibility = View.VISIBLE
-        recordStop.text = getString(R.string.chat_record_stop, WaveFile.MAX_SECONDS)
-        recorder = SoundRecorder(attachments.newSound()) { file -> runOnUiThread { onRecorded(file) } }.also { it.start() }
+        recordStop.text = Texts.sentence(this, R.string.chat_record_stop, WaveFile.MAX_SECONDS)
+        val started = SoundRecorder(store.newSound()) { file -> runOnUiThread { onRecorded(file) } }
+        recorder = started
+        started.start()
     }
 
     private fun onRecorded(file: File?) {
         recorder = null
         recordStop.visibility = View.GONE
-        if (file == null) {
-            status.setText(R.string.chat_no_microphone)
-        } else {
-            if (attachments.seconds(file) >= WaveFile.MAX_SECONDS) {
-                status.text = getString(R.string.chat_record_limit, WaveFile.MAX_SECONDS)
-            }
-            presenter.add(Attachment(Attachment.Kind.SOUND, file.path))
+        if (file == null) return status.setText(R.string.chat_record_failed)
+        val seconds = store.seconds(file)
+        if (seconds < WaveFile.MIN_SECONDS) {
+            file.delete()
+            return status.setText(R.string.chat_record_short)
         }
+        presenter?.add(Attachment(Attachment.Kind.SOUND, file.path))
+        if (seconds >= WaveFile.MAX_SECONDS) status.text = Texts.sentence(this, R.string.chat_record_limit, WaveFile.MAX_SECONDS)
     }
 
-    override fun showTurns(turns: List<Turn>) = this.turns.show(turns)
+    override fun showTurns(turns: List<Turn>, isRunning: Boolean) = this.turns.show(turns, isRunning)
 
     override fun showAnswer(text: String) = turns.grow(text)
 
@@ -152,7 +201,10 @@ class ChatActivity : Activity(), ChatView {
 
     override fun showAttachments(attachments: List<Attachment>) {
         val count = attachments.size
-        status.text = if (count == 0) "" else resources.getQuantityString(R.plurals.chat_attached, count, count)
+        view<TextView>(R.id.attached).apply {
+            visibility = if (count == 0) View.GONE else View.VISIBLE
+            text = resources.getQuantityString(R.plurals.chat_attached, count, count)
+        }
     }
 
     override fun showState(isRunning: Boolean, canRetry: Boolean) {
@@ -161,23 +213,27 @@ class ChatActivity : Activity(), ChatView {
         view<View>(R.id.retry).visibility = if (canRetry) View.VISIBLE else View.GONE
     }
 
-    override fun showStats(stats: Stats) {
-        val memory = Texts.bytes(this, Debug.getPss() * KIB)
-        status.text = when (val rate = stats.tokensPerSecond) {
-            null -> getString(R.string.chat_stats_short, stats.firstTokenSeconds, memory)
-            else -> getString(R.string.chat_stats, stats.firstTokenSeconds, rate, memory)
+    override fun showEnd(end: AnswerEnd?) {
+        val notice = when (end?.finish) {
+            Finish.CONTEXT_FULL -> getString(R.string.chat_context_full)
+            Finish.LENGTH -> getString(R.string.chat_length)
+            Finish.END_OF_TURN, Finish.STOPPED, null -> null
         }
+        status.text = listOfNotNull(notice, end?.stats?.let(::stats)).joinToString("\n")
     }
 
-    override fun showFinish(finish: Finish) = when (finish) {
-        Finish.CONTEXT_FULL -> status.setText(R.string.chat_context_full)
-        Finish.LENGTH -> status.setText(R.string.chat_length)
-        Finish.END_OF_TURN, Finish.STOPPED -> Unit
+    private fun stats(stats: Stats): String {
+        val parts = arrayListOf(Texts.sentence(this, R.string.chat_stats_first, stats.firstTokenSeconds))
+        stats.tokensPerSecond?.let { parts += Texts.sentence(this, R.string.chat_stats_rate, it) }
+        stats.memoryBytes?.let { parts += getString(R.string.chat_stats_memory, Texts.bytes(this, it)) }
+        return parts.joinToString()
     }
 
-    override fun showError(error: Throwable) = showErrorDialog(error)
+    override fun announce(answer: String) = draft.announceForAccessibility(getString(R.string.chat_said, answer))
 
-    private inner class Watcher : TextWatcher {
+    override fun showError(error: Throwable) = dialogs.show(error) { presenter?.errorSeen() }
+
+    private class Watcher(private val presenter: ChatPresenter) : TextWatcher {
         override fun beforeTextChanged(text: CharSequence?, start: Int, count: Int, after: Int) = Unit
 
         override fun onTextChanged(text: CharSequence?, start: Int, before: Int, count: Int) = Unit
@@ -190,6 +246,6 @@ class ChatActivity : Activity(), ChatView {
         const val GALLERY = 1
         const val CAMERA = 2
         const val RECORD = 3
-        const val KIB = 1024L
+        const val PHOTO = "photo"
     }
 }

@@ -9,15 +9,21 @@ import org.g3n.core.engine.FirstThatLoads
 
 /** The engines whose libraries are packed into this APK; one built without an SDK may lack some. */
 object Engines : EngineFactory {
-    private val classes = mapOf(
+    /** What each engine cannot do without. */
+    val classes: Map<Runtime, List<String>> = mapOf(
         Runtime.LITERT to listOf("com.google.ai.edge.litertlm.Engine"),
-        Runtime.EXECUTORCH to listOf("org.pytorch.executorch.Module", "com.facebook.jni.HybridData"),
+        Runtime.EXECUTORCH to listOf(
+            "org.pytorch.executorch.Module",
+            "org.pytorch.executorch.extension.llm.LlmModule",
+            "com.facebook.jni.HybridData",
+            "com.facebook.soloader.nativeloader.NativeLoader",
+        ),
     )
 
-    val available: Set<Runtime> = classes.filterValues { names -> names.all(::exists) }.keys
+    override val runtimes: Set<Runtime> = classes.filterValues { names -> names.all(::exists) }.keys
 
     override fun create(runtime: Runtime): Engine {
-        if (runtime !in available) throw EngineException("this build of the app carries no engine for ${runtime.id}")
+        if (runtime !in runtimes) throw EngineException("this build of the app carries no engine for ${runtime.id}")
         return when (runtime) {
             Runtime.LITERT -> LiteRtLmEngine()
             Runtime.EXECUTORCH -> FirstThatLoads(

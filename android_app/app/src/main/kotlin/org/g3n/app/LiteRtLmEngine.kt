@@ -15,10 +15,13 @@ import org.g3n.core.chat.Attachment
 import org.g3n.core.chat.Role
 import org.g3n.core.chat.Turn
 import org.g3n.core.engine.Answer
+import org.g3n.core.engine.ContextFull
 import org.g3n.core.engine.Engine
 import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.Finish
+import org.g3n.core.engine.StopSignal
+import java.util.concurrent.BlockingQueue
 import java.util.concurrent.LinkedBlockingQueue
 import com.google.ai.edge.litertlm.Engine as LiteRtLm
 import com.google.ai.edge.litertlm.EngineConfig as LiteRtLmConfig
@@ -26,21 +29,21 @@ import com.google.ai.edge.litertlm.EngineConfig as LiteRtLmConfig
 /**
  * LiteRT-LM's Android library.
  *
- * Every run makes a conversation of its own: the library can keep a conversation's caches, but feeds the token that
- * ended an answer as zeros at the next turn. Its API takes sound as a whole, so recordings are encoded when sent.
+ * Every run makes a conversation of its own and reads it anew: the library can keep a conversation's caches, but answers
+ * the next turn otherwise then (`docs/upstream/litert-lm-second-turn.md`). Its API takes sound as a whole, so recordings
+ * are encoded when sent.
  */
 class LiteRtLmEngine : Engine {
     private var engine: LiteRtLm? = null
+    private var context = 0
 
     @Volatile
-    private var running: Conversation? = null
-
-    @Volatile
-    private var stopRequested = false
+    override var modalities: Set<Modality> = emptySet()
+        private set
 
     override fun initialize(config: EngineConfig) {
         cleanUp()
-        config.requireNoSize()
+        config.requireWhole()
         val manifest = config.bundle.manifest
         val backend = if (config.device == Device.CPU) Backend.CPU(config.threads) else Backend.GPU()
         val made = translatedErrors {
@@ -57,13 +60,23 @@ class LiteRtLmEngine : Engine {
                 ),
             )
         }
-        translatedErrors { made.initialize() }
         engine = made
+        context = manifest.context
+        translatedErrors { made.initialize() }
+        modalities = manifest.modalities
+        // Without OpenCL a GPU is found missing, and a broken one broken, only when the first token is drawn.
+        if (config.device == Device.ACCELERATOR) run(listOf(Turn(Role.USER, "Hi")), Sampling.GREEDY, 1, StopSignal()) {}
     }
 
-    override fun run(turns: List<Turn>, sampling: Sampling, maxNewTokens: Int, onPiece: (String) -> Unit): Answer {
+    override fun run(
+        turns: List<Turn>,
+        sampling: Sampling,
+        maxNewTokens: Int,
+        stop: StopSignal,
+        onPiece: (String) -> Unit,
+    ): Answer {
         val loaded = engine ?: throw EngineException("the engine is not initialized")
-        stopRequested = false
+        if (stop.isRequested) return Answer(Finish.STOPPED, null, 0)
         val topK = if (sampling.temperature == 0.0) 1 else sampling.topK
         val config = ConversationConfig(
             initialMessages = turns.dropLast(1).map(::message),
@@ -72,17 +85,17 @@ class LiteRtLmEngine : Engine {
         )
         val conversation = translatedErrors { loaded.createConversation(config) }
         try {
-            running = conversation
-            return answer(conversation, message(turns.last()), maxNewTokens, onPiece)
+            val events = LinkedBlockingQueue<Event>()
+            translatedErrors { conversation.sendMessageAsync(message(turns.last()), Forwarding(events)) }
+            val answer = stop.cancelling({ quietly { conversation.cancelProcess() } }) { answer(events, maxNewTokens, stop, onPiece) }
+            val isFull = answer.finish == Finish.END_OF_TURN && tokens(conversation) >= context - 1
+            return if (isFull) answer.copy(finish = Finish.CONTEXT_FULL) else answer
         } finally {
-            running = null
-            conversation.close()
+            quietly { conversation.close() }
         }
     }
 
-    private fun answer(conversation: Conversation, message: Message, maxNewTokens: Int, onPiece: (String) -> Unit): Answer {
-        val events = LinkedBlockingQueue<Event>()
-        translatedErrors { conversation.sendMessageAsync(message, Forwarding(events)) }
+    private fun answer(events: BlockingQueue<Event>, maxNewTokens: Int, stop: StopSignal, onPiece: (String) -> Unit): Answer {
         var pieces = 0
         while (true) {
             when (val event = events.take()) {
@@ -91,12 +104,12 @@ class LiteRtLmEngine : Engine {
                     onPiece(event.text)
                 }
                 is Event.Failure -> {
-                    if (stopRequested) return Answer(Finish.STOPPED, null, pieces)
-                    throw EngineException(event.error.message ?: "LiteRT-LM failed", event.error)
+                    if (stop.isRequested) return Answer(Finish.STOPPED, null, pieces)
+                    throw failure(event.error)
                 }
                 Event.Done -> {
                     val finish = when {
-                        stopRequested -> Finish.STOPPED
+                        stop.isRequested -> Finish.STOPPED
                         pieces >= maxNewTokens -> Finish.LENGTH
                         else -> Finish.END_OF_TURN
                     }
@@ -106,20 +119,27 @@ class LiteRtLmEngine : Engine {
         }
     }
 
-    override fun stop() {
-        stopRequested = true
-        try {
-            running?.cancelProcess()
-        } catch (_: IllegalStateException) {
-            // The conversation has just ended by itself.
-        }
+    /** The engine ends an answer at the end of the context as if the model had ended it. */
+    private fun tokens(conversation: Conversation): Int = try {
+        conversation.getTokenCount()
+    } catch (_: RuntimeException) {
+        UNKNOWN
+    } catch (_: LinkageError) {
+        UNKNOWN
+    }
+
+    private fun failure(error: Throwable): Exception {
+        val message = error.message ?: "LiteRT-LM failed"
+        val (asked, held) = TOO_LONG.find(message)?.destructured ?: return EngineException(message, error)
+        return ContextFull("the conversation has $asked tokens, the bundle's context is $held: start anew")
     }
 
     override fun reset() = Unit
 
     override fun cleanUp() {
-        engine?.let { if (it.isInitialized()) it.close() }
+        engine?.let { quietly { if (it.isInitialized()) it.close() } }
         engine = null
+        modalities = emptySet()
     }
 
     private fun message(turn: Turn): Message {
@@ -129,7 +149,11 @@ class LiteRtLmEngine : Engine {
                 Attachment.Kind.SOUND -> Content.AudioFile(attachment.path)
             }
         } + Content.Text(turn.text)
-        return if (turn.role == Role.MODEL) Message.model(Contents.of(contents)) else Message.user(Contents.of(contents))
+        return when (turn.role) {
+            Role.SYSTEM -> Message.system(Contents.of(contents))
+            Role.USER -> Message.user(Contents.of(contents))
+            Role.MODEL -> Message.model(Contents.of(contents))
+        }
     }
 
     private sealed class Event {
@@ -157,6 +181,10 @@ class LiteRtLmEngine : Engine {
 
     private companion object {
         const val NO_CACHE = ":nocache"
+        const val UNKNOWN = -1
+
+        /** How the engine says that a prompt does not fit, such as "tokens allowed: 523 >= 512". */
+        val TOO_LONG = Regex("tokens allowed: (\\d+) >= (\\d+)")
 
         fun <T> translatedErrors(call: () -> T): T = try {
             call()

@@ -1,13 +1,17 @@
 package org.g3n.app
 
 import org.g3n.core.bundle.Manifest
+import org.g3n.core.bundle.Modality
 import org.g3n.core.bundle.Sampling
 import org.g3n.core.chat.Turn
 import org.g3n.core.engine.Answer
+import org.g3n.core.engine.ContextFull
 import org.g3n.core.engine.Engine
 import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.Finish
+import org.g3n.core.engine.StopSignal
+import org.g3n.core.text.GemmaTokenizer
 import org.pytorch.executorch.extension.llm.LlmCallback
 import org.pytorch.executorch.extension.llm.LlmModule
 
@@ -17,7 +21,7 @@ import org.pytorch.executorch.extension.llm.LlmModule
  * Of the sampling it knows only the temperature, and it reads the conversation anew at every turn.
  */
 class LlmModuleEngine : Engine {
-    private class Loaded(val module: LlmModule, val manifest: Manifest) {
+    private class Loaded(val module: LlmModule, val manifest: Manifest, val tokenizer: GemmaTokenizer) {
         val template = manifest.chatTemplate()
 
         /** Pieces that end a turn; the runner hands them on like any other. */
@@ -27,12 +31,11 @@ class LlmModuleEngine : Engine {
     @Volatile
     private var loaded: Loaded? = null
 
-    @Volatile
-    private var stopRequested = false
+    override val modalities: Set<Modality> get() = if (loaded == null) emptySet() else setOf(Modality.TEXT)
 
     override fun initialize(config: EngineConfig) {
         cleanUp()
-        config.requireNoSize()
+        config.requireWhole()
         val bundle = config.bundle
         val tables = listOf(bundle.file("executorch_tables").path)
         val module = translated {
@@ -48,42 +51,53 @@ class LlmModuleEngine : Engine {
         }
         try {
             translated { module.load() }
-            loaded = Loaded(module, bundle.manifest)
+            loaded = Loaded(module, bundle.manifest, GemmaTokenizer.load(bundle.file("tokenizer_json")))
         } finally {
-            if (loaded == null) module.close()
+            if (loaded == null) quietly { module.close() }
         }
     }
 
-    override fun run(turns: List<Turn>, sampling: Sampling, maxNewTokens: Int, onPiece: (String) -> Unit): Answer {
+    override fun run(
+        turns: List<Turn>,
+        sampling: Sampling,
+        maxNewTokens: Int,
+        stop: StopSignal,
+        onPiece: (String) -> Unit,
+    ): Answer {
         val it = loaded ?: throw EngineException("the engine is not initialized")
         if (turns.any { turn -> turn.attachments.isNotEmpty() }) {
             throw EngineException("this engine takes text only: use the LiteRT runtime for pictures and sound")
         }
-        stopRequested = false
-        val collector = Collector(it, maxNewTokens, onPiece)
+        val context = it.manifest.context
+        val prompt = it.template.render(turns)
+        val promptTokens = it.tokenizer.encode(prompt).size + 1
+        if (promptTokens >= context) {
+            throw ContextFull("the conversation has $promptTokens tokens, the bundle's context is $context: start anew")
+        }
+        if (stop.isRequested) return Answer(Finish.STOPPED, promptTokens, 0)
+        val collector = Collector(it, maxNewTokens, stop, onPiece)
         val temperature = sampling.temperature.toFloat()
-        translated {
-            it.module.resetContext()
-            it.module.generate(it.template.render(turns), it.manifest.context, collector, false, temperature, 1, 0)
+        stop.cancelling({ it.module.stop() }) {
+            translated {
+                it.module.resetContext()
+                it.module.generate(prompt, context, collector, false, temperature, 1, 0)
+            }
         }
         collector.failure?.let { reason -> throw EngineException(reason) }
         val finish = when {
-            stopRequested -> Finish.STOPPED
+            collector.hasModelEnded -> Finish.END_OF_TURN
+            stop.isRequested -> Finish.STOPPED
             collector.pieces >= maxNewTokens -> Finish.LENGTH
-            else -> Finish.END_OF_TURN
+            // The runner ends by itself only at a stop token or at the end of the context.
+            else -> Finish.CONTEXT_FULL
         }
-        return Answer(finish, null, collector.pieces)
-    }
-
-    override fun stop() {
-        stopRequested = true
-        loaded?.module?.stop()
+        return Answer(finish, promptTokens, collector.pieces)
     }
 
     override fun reset() = Unit
 
     override fun cleanUp() {
-        loaded?.module?.close()
+        loaded?.module?.let { quietly { it.close() } }
         loaded = null
     }
 
@@ -91,23 +105,27 @@ class LlmModuleEngine : Engine {
     private class Collector(
         private val loaded: Loaded,
         private val limit: Int,
+        private val stop: StopSignal,
         private val onPiece: (String) -> Unit,
     ) : LlmCallback {
         private var hasEnded = false
+        var hasModelEnded = false
+            private set
         var pieces = 0
+            private set
         var failure: String? = null
+            private set
 
         override fun onResult(result: String) {
             if (hasEnded) return
-            hasEnded = result in loaded.stops
-            if (!hasEnded) {
+            hasModelEnded = result in loaded.stops
+            if (!hasModelEnded) {
                 pieces++
                 onPiece(result)
             }
-            if (hasEnded || pieces >= limit) {
-                hasEnded = true
-                loaded.module.stop()
-            }
+            // The runner forgets a stop that comes before it begins: it is told again.
+            hasEnded = hasModelEnded || pieces >= limit || stop.isRequested
+            if (hasEnded) loaded.module.stop()
         }
 
         override fun onStats(stats: String) = Unit

@@ -1,6 +1,5 @@
 package org.g3n.app
 
-import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.Program
 import org.pytorch.executorch.EValue
 import org.pytorch.executorch.Module
@@ -17,7 +16,7 @@ class ModuleProgram(path: String, method: String, threads: Int) : Program {
         try {
             loaded.apply { loadMethod(method) }
         } catch (error: RuntimeException) {
-            loaded.destroy()
+            quietly { loaded.destroy() }
             throw error
         }
     }
@@ -37,15 +36,5 @@ class ModuleProgram(path: String, method: String, threads: Int) : Program {
         if (all.size == vocabulary) all else all.copyOfRange(all.size - vocabulary, all.size)
     }
 
-    override fun close() = module.destroy()
-
-}
-
-/** Runs [call] into ExecuTorch: its own errors, and those of a library that does not load, become an [EngineException]. */
-internal fun <T> translated(call: () -> T): T = try {
-    call()
-} catch (error: RuntimeException) {
-    throw EngineException(error.message ?: "ExecuTorch failed", error)
-} catch (error: LinkageError) {
-    throw EngineException("ExecuTorch's library does not load: ${error.message}", error)
+    override fun close() = quietly { module.destroy() }
 }

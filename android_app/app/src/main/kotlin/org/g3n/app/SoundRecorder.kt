@@ -5,8 +5,9 @@ import android.media.AudioRecord
 import android.media.MediaRecorder
 import org.g3n.core.chat.WaveFile
 import java.io.File
+import java.io.IOException
 
-/** Records what Gemma 3n hears: one channel of 16-bit samples at 16 kHz. The permission is there already. */
+/** Records what Gemma 3n hears: one channel of 16-bit samples at 16 kHz. The permission should be there already. */
 class SoundRecorder(private val file: File, private val onEnd: (File?) -> Unit) {
     @Volatile
     private var isRunning = true
@@ -18,7 +19,21 @@ class SoundRecorder(private val file: File, private val onEnd: (File?) -> Unit) 
 
     /** Starts on a thread of its own and ends by itself after [WaveFile.MAX_SECONDS]. */
     fun start() {
-        Thread({ onEnd(record()) }, "g3n-record").start()
+        Thread({ onEnd(recorded()) }, "g3n-record").start()
+    }
+
+    /** The file, or `null` where the microphone is taken, not allowed, or gone, or the disk is full. */
+    private fun recorded(): File? = try {
+        record()
+    } catch (_: SecurityException) {
+        null
+    } catch (_: RuntimeException) {
+        null
+    } catch (_: IOException) {
+        null
+    } ?: run {
+        file.delete()
+        null
     }
 
     private fun record(): File? {

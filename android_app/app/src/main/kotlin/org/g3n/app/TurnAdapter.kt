@@ -11,16 +11,19 @@ import org.g3n.core.chat.Turn
 /** The conversation as rows: who speaks, and what. A row is one thing for TalkBack to read. */
 class TurnAdapter(private val activity: Activity) : BaseAdapter() {
     private var turns: List<Turn> = emptyList()
+    private var isRunning = false
 
-    fun show(turns: List<Turn>) {
+    /** The last of [turns] is still coming while [isRunning]. */
+    fun show(turns: List<Turn>, isRunning: Boolean) {
         this.turns = turns
+        this.isRunning = isRunning
         notifyDataSetChanged()
     }
 
     /** Replaces the last turn's text. */
     fun grow(text: String) {
         if (turns.isEmpty()) return
-        show(turns.dropLast(1) + turns.last().copy(text = text))
+        show(turns.dropLast(1) + turns.last().copy(text = text), isRunning)
     }
 
     override fun getCount(): Int = turns.size
@@ -33,7 +36,8 @@ class TurnAdapter(private val activity: Activity) : BaseAdapter() {
         val row = convertView ?: activity.layoutInflater.inflate(R.layout.item_turn, parent, false)
         val turn = turns[position]
         val name = activity.getString(if (turn.role == Role.MODEL) R.string.chat_model else R.string.chat_you)
-        val speaker = if (turn.isPartial && turn.text.isNotEmpty()) activity.getString(R.string.chat_partial, name) else name
+        val isComing = isRunning && position == turns.size - 1
+        val speaker = if (turn.isPartial && !isComing && turn.text.isNotEmpty()) activity.getString(R.string.chat_partial, name) else name
         (row.findViewById(R.id.speaker) as TextView).text = speaker
         (row.findViewById(R.id.text) as TextView).text = text(turn)
         return row

@@ -12,6 +12,9 @@ import org.g3n.core.bundle.NoSpace
 import org.g3n.core.bundle.NotABundle
 import org.g3n.core.bundle.Progress
 import org.g3n.core.bundle.UnsafePath
+import org.g3n.core.chat.Attachment
+import org.g3n.core.chat.FolderAttachments
+import org.g3n.core.session.FileCheckedFiles
 import org.junit.Rule
 import org.junit.Test
 import org.junit.rules.TemporaryFolder
@@ -128,6 +131,40 @@ class BundleTest {
         assertTrue("make room" in assertFailsWith<NoSpace> { BundleImporter { 10 }.copy(source, target) }.message!!)
         val copy = BundleImporter().copy(source, target)
         assertEquals(target, copy.parentFile)
+    }
+
+    @Test
+    fun `a folder that does not exist yet is made and has the disk's room`() {
+        val target = File(temporary.root, "files/bundles")
+        val copy = BundleImporter().copy(FolderSource(BundleMaker(folder).make()), target)
+        HashCheck.run(Bundle.open(copy))
+    }
+
+    @Test
+    fun `what was hashed is known until a file changes`() {
+        val checked = FileCheckedFiles(File(temporary.root, "deep/checked"))
+        val bundle = Bundle.open(BundleMaker(folder).make())
+        assertFalse(checked.isKnown(checked.state(bundle)))
+        checked.remember(bundle, checked.state(bundle))
+        assertTrue(FileCheckedFiles(File(temporary.root, "deep/checked")).isKnown(checked.state(Bundle.open(folder))))
+        val copy = File(temporary.root, "copy")
+        folder.copyRecursively(copy)
+        assertFalse(checked.isKnown(checked.state(Bundle.open(copy))), "another folder")
+        val program = File(folder, "model.pte")
+        program.setLastModified(program.lastModified() + 2000)
+        assertFalse(checked.isKnown(checked.state(Bundle.open(folder))))
+    }
+
+    @Test
+    fun `attachments are deleted in their own folder only`() {
+        val own = temporary.newFolder("attachments")
+        val other = temporary.newFile("other.jpg")
+        val names = listOf("a.jpg", "b.jpg", "c.jpg").map { File(own, it).apply { writeText("x") } }
+        val files = FolderAttachments(own)
+        files.delete(listOf(other, names[0]).map { Attachment(Attachment.Kind.IMAGE, it.path) })
+        assertTrue(other.exists() && !names[0].exists())
+        files.keepOnly(setOf(names[1].path))
+        assertEquals(listOf("b.jpg"), own.list()!!.toList())
     }
 
     @Test

@@ -2,6 +2,7 @@ package org.g3n.core
 
 import org.g3n.core.bundle.Bundle
 import org.g3n.core.bundle.Device
+import org.g3n.core.bundle.Modality
 import org.g3n.core.bundle.Runtime
 import org.g3n.core.bundle.Sampling
 import org.g3n.core.chat.Attachment
@@ -9,8 +10,11 @@ import org.g3n.core.chat.Role
 import org.g3n.core.chat.Turn
 import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.Finish
+import org.g3n.core.ui.AnswerEnd
+import org.g3n.core.ui.ChatEnvironment
 import org.g3n.core.ui.ChatPresenter
 import org.g3n.core.ui.ChatView
+import org.g3n.core.ui.Lane
 import org.g3n.core.ui.Stats
 import org.junit.Before
 import org.junit.Rule
@@ -26,6 +30,7 @@ class ChatPresenterTest {
 
     private val threads = QueuedThreads()
     private val store = MemoryStore()
+    private val files = MemoryFiles()
     private val view = RecordingView()
     private lateinit var config: EngineConfig
 
@@ -37,7 +42,19 @@ class ChatPresenterTest {
 
     private fun presenter(engine: FakeEngine, maxNewTokens: Int = 100, saveEvery: Int = 2): ChatPresenter {
         engine.initialize(config)
-        return ChatPresenter(engine, config, store, threads, TickingClock(), maxNewTokens, saveEvery).also { it.attach(view) }
+        return chat(engine, config, store, maxNewTokens, saveEvery).also { it.attach(view) }
+    }
+
+    private fun chat(
+        engine: FakeEngine,
+        config: EngineConfig,
+        store: MemoryStore,
+        maxNewTokens: Int = 100,
+        saveEvery: Int = 2,
+    ): ChatPresenter {
+        if (engine.config == null) engine.initialize(config)
+        val environment = ChatEnvironment(store, files, threads, TickingClock()) { 7L shl 20 }
+        return ChatPresenter(engine, config, store.load(), environment, maxNewTokens, saveEvery)
     }
 
     private fun ChatPresenter.say(text: String) {
@@ -54,10 +71,11 @@ class ChatPresenterTest {
         threads.run()
         assertEquals(listOf("Hel", "Hello", "Hello!"), view.answers)
         assertEquals(listOf(Turn(Role.USER, "hi"), Turn(Role.MODEL, "Hello!")), view.turns)
-        assertEquals(Finish.END_OF_TURN, view.finish)
+        assertEquals(Finish.END_OF_TURN, view.end?.finish)
         assertEquals("", view.draft)
         assertTrue(!view.isRunning && !view.canRetry)
-        assertEquals(Stats(pieces = 3, firstTokenSeconds = 0.25, tokensPerSecond = 4.0), view.stats)
+        assertEquals(Stats(pieces = 3, firstTokenSeconds = 0.25, tokensPerSecond = 4.0, memoryBytes = 7L shl 20), view.end?.stats)
+        assertEquals("Hello!", view.announced)
         assertEquals(view.turns, store.load()?.turns)
         assertEquals(config.bundle.manifest.sampling, engine.samplings.single())
     }
@@ -97,7 +115,7 @@ class ChatPresenterTest {
         presenter.say("go")
         threads.run()
         assertEquals(Turn(Role.MODEL, "I do", isPartial = true), view.turns.last())
-        assertEquals(Finish.STOPPED, view.finish)
+        assertEquals(Finish.STOPPED, view.end?.finish)
         assertTrue(view.canRetry)
         engine.beforePiece = {}
         presenter.retry()
@@ -110,7 +128,7 @@ class ChatPresenterTest {
     fun `the length limit is told`() {
         presenter(FakeEngine(), maxNewTokens = 2).say("go")
         threads.run()
-        assertEquals(Finish.LENGTH, view.finish)
+        assertEquals(Finish.LENGTH, view.end?.finish)
     }
 
     @Test
@@ -122,7 +140,7 @@ class ChatPresenterTest {
         threads.run()
         assertEquals(emptyList(), view.turns)
         assertEquals(1, engine.resets)
-        assertNull(store.load())
+        assertEquals(emptyList(), store.load()?.turns)
         engine.beforePiece = {}
         presenter.say("again")
         threads.run()
@@ -158,10 +176,11 @@ class ChatPresenterTest {
             send()
         }
         runCatching { threads.run() }
+        threads.run(Lane.STORAGE)
         val restored = RecordingView()
         val second = FakeEngine()
         second.initialize(config)
-        val presenter = ChatPresenter(second, config, MemoryStore(store.json), threads, TickingClock())
+        val presenter = chat(second, config, MemoryStore(store.json))
         presenter.attach(restored)
         assertEquals(listOf(Turn(Role.USER, "go"), Turn(Role.MODEL, "I do", isPartial = true)), restored.turns)
         assertTrue(restored.canRetry)
@@ -177,10 +196,14 @@ class ChatPresenterTest {
         threads.run()
         presenter.edit("half a th")
         presenter.detach()
-        presenter.attach(view)
-        assertEquals("half a th", view.draft)
+        threads.run()
+        val turned = RecordingView()
+        presenter.attach(turned)
+        assertEquals("half a th", turned.draft)
+        assertEquals(view.end, turned.end)
+        assertNull(turned.announced, "what was heard is not read again")
         val next = RecordingView()
-        ChatPresenter(FakeEngine(), config, store, threads, TickingClock()).attach(next)
+        chat(FakeEngine(), config, store).attach(next)
         assertEquals("half a th", next.draft)
         assertEquals(view.turns, next.turns)
     }
@@ -201,7 +224,7 @@ class ChatPresenterTest {
         threads.run()
         val other = config.copy(bundle = Bundle.open(BundleMaker(temporary.newFolder("other")).make()))
         val next = RecordingView()
-        ChatPresenter(FakeEngine(), other, store, threads, TickingClock()).attach(next)
+        chat(FakeEngine(), other, store).attach(next)
         assertEquals(emptyList(), next.turns)
     }
 
@@ -210,7 +233,7 @@ class ChatPresenterTest {
         val blind = Bundle.open(
             BundleMaker(temporary.newFolder("blind")).make { JsonTree.map(it["model"])["modalities"] = listOf("text") },
         )
-        val first = ChatPresenter(FakeEngine(), config.copy(bundle = blind), MemoryStore(), threads, TickingClock())
+        val first = chat(FakeEngine(), config.copy(bundle = blind), MemoryStore())
         first.attach(view)
         first.add(Attachment(Attachment.Kind.IMAGE, "a.jpg"))
         assertTrue("--modalities text,vision" in view.error!!.message!!)
@@ -227,6 +250,99 @@ class ChatPresenterTest {
         assertEquals(emptyList(), view.attachments)
     }
 
+    @Test
+    fun `stop counts while the answer waits for the engine`() {
+        val engine = FakeEngine()
+        val presenter = presenter(engine)
+        presenter.say("go")
+        presenter.stop()
+        threads.run()
+        assertEquals(Finish.STOPPED, view.end?.finish)
+        assertEquals(emptyList(), view.answers)
+        assertTrue(view.canRetry && !view.isRunning)
+        presenter.retry()
+        threads.run()
+        assertEquals("I do not know", view.turns.last().text, "an earlier stop ends no later answer")
+    }
+
+    @Test
+    fun `nothing is read or written by the thread of the screen`() {
+        val presenter = presenter(FakeEngine())
+        presenter.say("one")
+        presenter.detach()
+        assertEquals(0, store.saves)
+        threads.run(Lane.STORAGE)
+        assertEquals(2, store.saves)
+    }
+
+    @Test
+    fun `an engine that takes text only offers and takes no attachment`() {
+        val presenter = presenter(FakeEngine(takes = setOf(Modality.TEXT)))
+        assertEquals(setOf(Modality.TEXT), presenter.modalities)
+        presenter.add(Attachment(Attachment.Kind.IMAGE, "a.jpg"))
+        assertTrue("load it with LiteRT" in view.error!!.message!!)
+        assertEquals(emptyList(), view.attachments)
+        threads.run()
+        assertEquals(listOf("a.jpg"), files.deleted)
+    }
+
+    @Test
+    fun `files of attachments go when nothing names them`() {
+        val presenter = presenter(FakeEngine(failsAfter = 0))
+        fun attach(name: String) = presenter.add(Attachment(Attachment.Kind.IMAGE, name))
+        attach("a.jpg")
+        presenter.removeAttachments()
+        threads.run()
+        assertEquals(listOf("a.jpg"), files.deleted)
+        attach("b.jpg")
+        presenter.say("never answered")
+        threads.run()
+        attach("c.jpg")
+        presenter.say("instead")
+        threads.run()
+        assertEquals(listOf("a.jpg", "b.jpg"), files.deleted)
+        attach("d.jpg")
+        presenter.reset()
+        threads.run()
+        assertEquals(listOf("a.jpg", "b.jpg", "c.jpg"), files.deleted)
+        chat(FakeEngine(), config, store)
+        threads.run()
+        assertEquals(setOf("d.jpg"), files.kept, "what earlier processes left behind goes")
+    }
+
+    @Test
+    fun `attachments of a draft survive the end of the process`() {
+        presenter(FakeEngine()).add(Attachment(Attachment.Kind.SOUND, "a.wav"))
+        threads.run()
+        val next = RecordingView()
+        chat(FakeEngine(), config, store).attach(next)
+        assertEquals("a.wav", next.attachments.single().path)
+    }
+
+    @Test
+    fun `what no engine should throw is told and not fatal`() {
+        val presenter = presenter(FakeEngine(failsAfter = 1, failure = IllegalArgumentException("user and model must alternate")))
+        presenter.say("go")
+        threads.run()
+        assertEquals("user and model must alternate", view.error?.message)
+        assertTrue(view.canRetry)
+        val turned = RecordingView()
+        presenter.attach(turned)
+        assertEquals("user and model must alternate", turned.error?.message, "until it was seen")
+        presenter.errorSeen()
+        presenter.attach(RecordingView().also { assertNull(it.error) })
+    }
+
+    @Test
+    fun `closing ends the answer and keeps it`() {
+        val engine = FakeEngine()
+        val presenter = presenter(engine)
+        engine.beforePiece = { if (it == 2) presenter.close() }
+        presenter.say("go")
+        threads.run()
+        assertEquals(Turn(Role.MODEL, "I do", isPartial = true), store.load()?.turns?.last())
+    }
+
     private class ProcessDied : Error()
 
     private class RecordingView : ChatView {
@@ -236,11 +352,11 @@ class ChatPresenterTest {
         var attachments: List<Attachment> = emptyList()
         var isRunning = false
         var canRetry = false
-        var stats: Stats? = null
-        var finish: Finish? = null
+        var end: AnswerEnd? = null
+        var announced: String? = null
         var error: Throwable? = null
 
-        override fun showTurns(turns: List<Turn>) {
+        override fun showTurns(turns: List<Turn>, isRunning: Boolean) {
             this.turns = turns
         }
 
@@ -261,12 +377,12 @@ class ChatPresenterTest {
             this.canRetry = canRetry
         }
 
-        override fun showStats(stats: Stats) {
-            this.stats = stats
+        override fun showEnd(end: AnswerEnd?) {
+            this.end = end
         }
 
-        override fun showFinish(finish: Finish) {
-            this.finish = finish
+        override fun announce(answer: String) {
+            announced = answer
         }
 
         override fun showError(error: Throwable) {

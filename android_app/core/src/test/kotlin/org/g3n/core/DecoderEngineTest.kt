@@ -12,6 +12,7 @@ import org.g3n.core.engine.DecoderEngine
 import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.Finish
+import org.g3n.core.engine.StopSignal
 import org.g3n.core.engine.Program
 import org.g3n.core.text.GemmaTokenizer
 import org.junit.Before
@@ -61,8 +62,10 @@ class DecoderEngineTest {
         return out.array()
     }
 
+    private val stop = StopSignal()
+
     private fun ask(vararg turns: Turn, maxNewTokens: Int = 100, onPiece: (String) -> Unit = {}) =
-        engine.run(turns.toList(), Sampling.GREEDY, maxNewTokens, onPiece)
+        engine.run(turns.toList(), Sampling.GREEDY, maxNewTokens, stop, onPiece)
 
     private fun user(text: String) = Turn(Role.USER, text)
 
@@ -109,7 +112,14 @@ class DecoderEngineTest {
     fun `an answer ends at the limit when stopped or at the context`() {
         assertEquals(Finish.LENGTH, ask(user("a"), maxNewTokens = 3).finish)
         program.rewind()
-        assertEquals(Finish.STOPPED, ask(user("b")) { engine.stop() }.finish)
+        assertEquals(Finish.STOPPED, ask(user("b")) { stop.request() }.finish)
+        val before = program.fed.size
+        assertEquals(Finish.STOPPED, ask(user("c")).finish, "stopped before it began")
+        assertEquals(before, program.fed.size)
+    }
+
+    @Test
+    fun `a full context is told`() {
         program.endless()
         assertEquals(Finish.CONTEXT_FULL, ask(user("c"), maxNewTokens = 1000).finish)
         assertFailsWith<ContextFull> { ask(user("many words ".repeat(40))) }

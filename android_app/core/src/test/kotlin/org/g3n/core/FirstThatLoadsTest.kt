@@ -2,6 +2,7 @@ package org.g3n.core
 
 import org.g3n.core.bundle.Bundle
 import org.g3n.core.bundle.Device
+import org.g3n.core.bundle.Modality
 import org.g3n.core.bundle.Runtime
 import org.g3n.core.bundle.Sampling
 import org.g3n.core.chat.Role
@@ -9,6 +10,7 @@ import org.g3n.core.chat.Turn
 import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.FirstThatLoads
+import org.g3n.core.engine.StopSignal
 import org.junit.Rule
 import org.junit.Test
 import org.junit.rules.TemporaryFolder
@@ -25,7 +27,7 @@ class FirstThatLoadsTest {
 
     private fun FirstThatLoads.answer(): String {
         val text = StringBuilder()
-        run(listOf(Turn(Role.USER, "hi")), Sampling.GREEDY, 9) { text.append(it) }
+        run(listOf(Turn(Role.USER, "hi")), Sampling.GREEDY, 9, StopSignal()) { text.append(it) }
         return text.toString()
     }
 
@@ -40,6 +42,7 @@ class FirstThatLoadsTest {
         assertEquals("second", engine.answer())
         assertEquals(1, refusing.cleanUps, "what it left half loaded is freed")
         assertNull(third.config)
+        assertEquals(Modality.entries.toSet(), engine.modalities)
         engine.reset()
         engine.cleanUp()
         assertEquals(1 to 1, second.resets to second.cleanUps)

@@ -47,9 +47,9 @@ class FitTest {
     @Test
     fun `the largest size that the device holds is preferred`() {
         val elastic = manifest.copy(sizes = listOf(BundleSize("full", 8L shl 30), BundleSize("half", 4L shl 30)))
-        assertEquals("full", SizePolicy.preferred(elastic, device(7_400, 0))?.name)
-        assertEquals("half", SizePolicy.preferred(elastic, device(5_600, 0))?.name)
-        assertEquals("half", SizePolicy.preferred(elastic, device(1_800, 0))?.name)
-        assertNull(SizePolicy.preferred(manifest, device(7_400, 0)))
+        assertEquals("full", SizePolicy.preferred(elastic.sizes, device(7_400, 0))?.name)
+        assertEquals("half", SizePolicy.preferred(elastic.sizes, device(5_600, 0))?.name)
+        assertEquals("half", SizePolicy.preferred(elastic.sizes, device(1_800, 0))?.name)
+        assertNull(SizePolicy.preferred(manifest.sizes, device(7_400, 0)))
     }
 }

@@ -8,6 +8,7 @@ import org.g3n.core.bundle.Sampling
 import org.g3n.core.engine.EngineConfig
 import org.g3n.core.ui.SelfTestPresenter
 import org.g3n.core.ui.SelfTestRow
+import org.g3n.core.ui.SelfTestSummary
 import org.g3n.core.ui.SelfTestVerdict
 import org.g3n.core.ui.SelfTestView
 import org.junit.Rule
@@ -97,6 +98,42 @@ class SelfTestPresenterTest {
     }
 
     @Test
+    fun `a turned screen gets the rows so far and the rest`() {
+        val bundle = Bundle.open(BundleMaker(temporary.newFolder()).make())
+        val threads = QueuedThreads()
+        val presenter = SelfTestPresenter(FakeFactory(FakeEngine(right)), EngineConfig(bundle, Runtime.LITERT, Device.CPU, 2, null), threads)
+        val turned = RecordingView()
+        val first = object : SelfTestView by RecordingView() {
+            override fun showRow(row: SelfTestRow) = presenter.attach(turned)
+        }
+        presenter.attach(first)
+        presenter.start()
+        threads.run()
+        assertEquals(2, turned.rows.size)
+        assertEquals(SelfTestVerdict.SAME, turned.summary?.first)
+        assertFalse(turned.isRunning)
+        val later = RecordingView()
+        presenter.attach(later)
+        assertEquals(turned.rows, later.rows)
+        assertEquals(turned.summary, later.summary)
+    }
+
+    @Test
+    fun `it gives way to what needs the engine`() {
+        val bundle = Bundle.open(BundleMaker(temporary.newFolder()).make())
+        val threads = QueuedThreads()
+        val engine = FakeEngine(right)
+        val presenter = SelfTestPresenter(FakeFactory(engine), EngineConfig(bundle, Runtime.LITERT, Device.CPU, 2, null), threads)
+        val view = RecordingView()
+        presenter.attach(view)
+        engine.beforePiece = { presenter.stop() }
+        presenter.start()
+        threads.run()
+        assertEquals(SelfTestVerdict.FAILED, view.summary?.first)
+        assertEquals(1, engine.cleanUps)
+    }
+
+    @Test
     fun `broken text is told from plain text`() {
         for (text in listOf("", "  ", "<pad><pad>", "the ".repeat(20).trim(), "aaaaaaaaaaaaaaaaaaaaaaaa")) {
             assertTrue(SelfTestPresenter.isBroken(text), text)
@@ -107,13 +144,18 @@ class SelfTestPresenterTest {
     private class RecordingView : SelfTestView {
         val rows = ArrayList<SelfTestRow>()
         var summary: Pair<SelfTestVerdict, SelfTestVerdict?>? = null
+        var isRunning = false
+
+        override fun showRunning(isRunning: Boolean) {
+            this.isRunning = isRunning
+        }
 
         override fun showRow(row: SelfTestRow) {
             rows += row
         }
 
-        override fun showSummary(cpu: SelfTestVerdict, accelerator: SelfTestVerdict?) {
-            summary = cpu to accelerator
+        override fun showSummary(summary: SelfTestSummary) {
+            this.summary = summary.cpu to summary.accelerator
         }
     }
 }

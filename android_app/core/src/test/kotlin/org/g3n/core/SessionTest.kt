@@ -32,12 +32,16 @@ class SessionTest {
             Turn(Role.MODEL, "half an ans", isPartial = true),
         ),
         "draft",
+        listOf(Attachment(Attachment.Kind.IMAGE, "/a/c.jpg")),
     )
 
     @Test
     fun `a session comes back as it was`() {
         assertEquals(session, SessionJson.read(SessionJson.write(session)))
         assertEquals(session.copy(size = null), SessionJson.read(SessionJson.write(session.copy(size = null))))
+        val earlier = SessionJson.write(session).replace(Regex("\"attached\":\\[[^]]*],"), "")
+        assertEquals(session.copy(attachments = emptyList()), SessionJson.read(earlier), "as versions before wrote it")
+        assertEquals(setOf("/a/b.wav", "/a/c.jpg"), session.files)
     }
 
     @Test
@@ -53,8 +57,6 @@ class SessionTest {
             assertNull(store.load(), text.take(30))
         }
         file.writeText(" ".repeat(9 shl 20))
-        assertNull(store.load())
-        store.clear()
         assertNull(store.load())
     }
 

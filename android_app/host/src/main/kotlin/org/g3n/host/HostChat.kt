@@ -2,28 +2,27 @@ package org.g3n.host
 
 import com.google.gson.JsonArray
 import com.google.gson.JsonObject
-import org.g3n.core.bundle.Bundle
-import org.g3n.core.bundle.BundleSize
 import org.g3n.core.bundle.Device
-import org.g3n.core.bundle.Origin
-import org.g3n.core.bundle.Progress
 import org.g3n.core.bundle.Runtime
 import org.g3n.core.bundle.Sampling
 import org.g3n.core.chat.Attachment
+import org.g3n.core.chat.FolderAttachments
 import org.g3n.core.chat.Turn
 import org.g3n.core.device.DeviceMemory
-import org.g3n.core.engine.DecoderEngine
-import org.g3n.core.engine.EngineConfig
-import org.g3n.core.engine.EngineFactory
-import org.g3n.core.engine.Finish
 import org.g3n.core.session.FileAcceptedKeys
+import org.g3n.core.session.FileCheckedFiles
 import org.g3n.core.session.FileSessionStore
+import org.g3n.core.ui.AnswerEnd
+import org.g3n.core.ui.Busy
+import org.g3n.core.ui.ChatEnvironment
 import org.g3n.core.ui.ChatPresenter
 import org.g3n.core.ui.ChatView
-import org.g3n.core.ui.LoadOption
+import org.g3n.core.ui.Choice
+import org.g3n.core.ui.Lane
+import org.g3n.core.ui.LoadEnvironment
 import org.g3n.core.ui.LoadPresenter
 import org.g3n.core.ui.LoadView
-import org.g3n.core.ui.Stats
+import org.g3n.core.ui.Prepared
 import org.g3n.core.ui.Threads
 import java.io.File
 import kotlin.system.exitProcess
@@ -31,7 +30,8 @@ import kotlin.system.exitProcess
 /**
  * The app without its screens: the presenters check and load a bundle, then say prompts greedily and print the turns.
  *
- * Arguments: bundle folder, runtime, tokens an answer may have, session file, then prompts. System properties
+ * Arguments: bundle folder, runtime, tokens an answer may have, session file, then prompts, before which
+ * `--image=FILE` and `--sound=FILE` attach something. System properties
  * `g3n.shims` (folder of the native shims) and `g3n.litertlm` (path of LiteRT-LM's library) say where the engines are.
  */
 fun main(arguments: Array<String>) {
@@ -48,7 +48,7 @@ fun main(arguments: Array<String>) {
 private class WorkQueue : Threads {
     private val waiting = ArrayDeque<() -> Unit>()
 
-    override fun background(work: () -> Unit) {
+    override fun background(lane: Lane, work: () -> Unit) {
         waiting.addLast(work)
     }
 
@@ -67,10 +67,18 @@ private class HostChat(
     private val threads: WorkQueue,
 ) {
     private val screen = Screen()
+    private val store = FileSessionStore(session)
     private val loader = LoadPresenter(
-        emptyList(), engines(), Runtime.entries.toSet(), ::hostMemory, threads, cacheDirectory = null, engineThreads = 1,
-        keys = FileAcceptedKeys(File(session.path + ".keys")),
-    )
+        emptyList(),
+        HostEngines(),
+        LoadEnvironment(
+            ::hostMemory, threads, cacheDirectory = null, engineThreads = 1,
+            keys = FileAcceptedKeys(File(session.path + ".keys")), checked = FileCheckedFiles(File(session.path + ".checked")), store,
+        ),
+    ) { engine, config, kept ->
+        val environment = ChatEnvironment(store, FolderAttachments(File(session.path + ".attachments")), threads, System::nanoTime)
+        ChatPresenter(engine, config, kept, environment, limit)
+    }
 
     /** Says each of [prompts] after the other in one conversation; the turns, finishes and speed as JSON. */
     fun say(prompts: List<String>): JsonObject {
@@ -78,15 +86,20 @@ private class HostChat(
         loader.open(bundle)
         threads.run()
         if (screen.error == null) {
-            loader.load(runtime, Device.CPU, null)
+            loader.choose(Choice(runtime, Device.CPU, null))
+            loader.load()
             threads.run()
         }
-        val engine = loader.engine ?: return screen.report()
-        val config = checkNotNull(screen.config)
-        val chat = ChatPresenter(engine, config, FileSessionStore(session), threads, System::nanoTime, limit)
+        val chat = loader.chat ?: return screen.report()
         chat.sampling = Sampling.GREEDY
         chat.attach(screen)
         for (prompt in prompts) {
+            val (option, path) = prompt.split('=', limit = 2).let { it.first() to it.last() }
+            val kind = KINDS[option]
+            if (kind != null) {
+                chat.add(Attachment(kind, path))
+                continue
+            }
             chat.edit(prompt)
             chat.send()
             threads.run()
@@ -96,18 +109,8 @@ private class HostChat(
         return screen.report()
     }
 
-    private fun engines() = EngineFactory { wanted ->
-        val shims = checkNotNull(System.getProperty("g3n.shims")) { "run with -Dg3n.shims=FOLDER" }
-        when (wanted) {
-            Runtime.EXECUTORCH -> {
-                System.load("$shims/libg3n_executorch.so")
-                DecoderEngine(::HostProgram)
-            }
-            Runtime.LITERT -> {
-                System.load("$shims/libg3n_litertlm.so")
-                LiteRtLmHostEngine(checkNotNull(System.getProperty("g3n.litertlm")) { "run with -Dg3n.litertlm=FILE" })
-            }
-        }
+    private companion object {
+        val KINDS = mapOf("--image" to Attachment.Kind.IMAGE, "--sound" to Attachment.Kind.SOUND)
     }
 
     private fun hostMemory(): DeviceMemory {
@@ -119,7 +122,6 @@ private class HostChat(
 }
 
 private class Screen : LoadView, ChatView {
-    var config: EngineConfig? = null
     var error: Throwable? = null
     private var turns: List<Turn> = emptyList()
     private val finishes = JsonArray()
@@ -140,21 +142,20 @@ private class Screen : LoadView, ChatView {
         addProperty("partial", turn.isPartial)
     }
 
-    override fun showReady(bundle: Bundle, options: List<LoadOption>, size: BundleSize?) {
-        verdict = options.first().fit.verdict.name
+    override fun showPrepared(prepared: Prepared?) {
+        verdict = prepared?.options?.first()?.fit?.verdict?.name ?: return
     }
 
-    override fun showLoaded(config: EngineConfig) {
-        this.config = config
-    }
-
-    override fun showTurns(turns: List<Turn>) {
+    override fun showTurns(turns: List<Turn>, isRunning: Boolean) {
         this.turns = turns
     }
 
-    override fun showStats(stats: Stats) = pieces.add(stats.pieces)
+    override fun showEnd(end: AnswerEnd?) {
+        end?.let { finishes.add(it.finish.name) }
+        end?.stats?.let { pieces.add(it.pieces) }
+    }
 
-    override fun showFinish(finish: Finish) = finishes.add(finish.name)
+    override fun announce(answer: String) = Unit
 
     override fun showError(error: Throwable) {
         this.error = error
@@ -164,13 +165,11 @@ private class Screen : LoadView, ChatView {
 
     override fun showBundles(bundles: List<File>) = Unit
 
-    override fun showCopying(progress: Progress) = Unit
+    override fun showBusy(busy: Busy?) = Unit
 
-    override fun showChecking(name: String, progress: Progress) = Unit
+    override fun showResume(isPossible: Boolean) = Unit
 
-    override fun showOrigin(origin: Origin, accepted: Boolean) = Unit
-
-    override fun showLoading(runtime: Runtime, device: Device) = Unit
+    override fun openChat() = Unit
 
     override fun showAnswer(text: String) = Unit
 

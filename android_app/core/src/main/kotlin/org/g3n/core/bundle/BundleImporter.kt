@@ -35,8 +35,9 @@ class BundleImporter(private val freeBytes: (File) -> Long = { it.usableSpace })
             ?: throw NotABundle("the chosen folder has no ${ManifestReader.FILE_NAME}: choose the bundle's own folder")
         val manifest = ManifestReader.read(text.inputStream())
         val folder = File(parent, folderName(manifest.name))
-        requireSpace(manifest, folder, parent)
+        // Made first: the free space of a folder that does not exist is 0.
         if (!folder.isDirectory && !folder.mkdirs()) throw NoSpace("${folder.path} cannot be made")
+        requireSpace(manifest, folder)
         // Without its manifest a folder is no bundle, whatever else it holds.
         File(folder, ManifestReader.FILE_NAME).delete()
         File(folder, SignatureCheck.FILE_NAME).delete()
@@ -52,9 +53,9 @@ class BundleImporter(private val freeBytes: (File) -> Long = { it.usableSpace })
         return folder
     }
 
-    private fun requireSpace(manifest: Manifest, folder: File, parent: File) {
+    private fun requireSpace(manifest: Manifest, folder: File) {
         val missing = manifest.files.sumOf { if (isWhole(SafePath.resolve(folder, it.path), it)) 0 else it.bytes }
-        val free = freeBytes(parent)
+        val free = freeBytes(folder)
         if (missing > free) throw NoSpace("the bundle needs ${missing - free} bytes more than the device has free: make room")
     }
 

@@ -42,7 +42,12 @@ class WaveFile(file: File, private val rate: Int) : Closeable {
     companion object {
         const val GEMMA_RATE = 16_000
         const val MAX_SECONDS = 30
-        private const val HEADER = 44
+
+        /** Less than this is a slip of the finger. */
+        const val MIN_SECONDS = 0.3f
+        const val BYTES_PER_SECOND = GEMMA_RATE * Short.SIZE_BYTES
+        const val HEADER_BYTES = 44
+        private const val HEADER = HEADER_BYTES
         private const val CHUNK_HEADER = 8
         private const val FORMAT_BYTES = 16
         private const val PCM: Short = 1

@@ -1,5 +1,6 @@
 package org.g3n.core.engine
 
+import org.g3n.core.bundle.Modality
 import org.g3n.core.bundle.Sampling
 import org.g3n.core.chat.ChatTemplate
 import org.g3n.core.chat.Turn
@@ -14,15 +15,15 @@ import kotlin.math.sqrt
  * the caches of what the conversation has in common with the last run, and reads embedding rows from flash.
  */
 class DecoderEngine(private val loader: ProgramLoader) : Engine {
+    @Volatile
     private var loaded: Loaded? = null
     private val cached = ArrayList<Int>()
 
-    @Volatile
-    private var stopRequested = false
+    override val modalities: Set<Modality> get() = if (loaded == null) emptySet() else setOf(Modality.TEXT)
 
     override fun initialize(config: EngineConfig) {
         cleanUp()
-        config.requireNoSize()
+        config.requireWhole()
         val bundle = config.bundle
         val tokenizer = GemmaTokenizer.load(bundle.file("tokenizer_json"))
         val tables = bundle.file("executorch_tables")
@@ -44,17 +45,16 @@ class DecoderEngine(private val loader: ProgramLoader) : Engine {
         }
     }
 
-    override fun run(turns: List<Turn>, sampling: Sampling, maxNewTokens: Int, onPiece: (String) -> Unit): Answer {
+    override fun run(turns: List<Turn>, sampling: Sampling, maxNewTokens: Int, stop: StopSignal, onPiece: (String) -> Unit): Answer {
         val it = loaded ?: throw EngineException("the engine is not initialized")
         if (turns.any { turn -> turn.attachments.isNotEmpty() }) {
             throw EngineException("this engine takes text only: use the LiteRT runtime for pictures and sound")
         }
-        stopRequested = false
         val prompt = intArrayOf(it.bosId) + it.tokenizer.encode(it.template.render(turns))
         if (prompt.size >= it.context) {
             throw ContextFull("the conversation has ${prompt.size} tokens, the bundle's context is ${it.context}: start anew")
         }
-        var logits = prefill(it, prompt) ?: return Answer(Finish.STOPPED, prompt.size, 0)
+        var logits = prefill(it, prompt, stop) ?: return Answer(Finish.STOPPED, prompt.size, 0)
         val sampler = Sampler(sampling)
         val text = PieceStream(it.tokenizer, onPiece)
         var drawn = 0
@@ -63,15 +63,11 @@ class DecoderEngine(private val loader: ProgramLoader) : Engine {
             if (token in it.stopIds) return finish(text, Finish.END_OF_TURN, prompt.size, drawn)
             text.feed(token)
             drawn++
-            if (stopRequested) return finish(text, Finish.STOPPED, prompt.size, drawn)
+            if (stop.isRequested) return finish(text, Finish.STOPPED, prompt.size, drawn)
             if (drawn >= maxNewTokens) return finish(text, Finish.LENGTH, prompt.size, drawn)
             if (cached.size >= it.context) return finish(text, Finish.CONTEXT_FULL, prompt.size, drawn)
             logits = step(it, intArrayOf(token))
         }
-    }
-
-    override fun stop() {
-        stopRequested = true
     }
 
     override fun reset() = cached.clear()
@@ -83,7 +79,7 @@ class DecoderEngine(private val loader: ProgramLoader) : Engine {
     }
 
     /** Logits after [prompt], or `null` when stopped on the way. Positions that the caches already hold are kept. */
-    private fun prefill(it: Loaded, prompt: IntArray): FloatArray? {
+    private fun prefill(it: Loaded, prompt: IntArray, stop: StopSignal): FloatArray? {
         var common = 0
         while (common < minOf(cached.size, prompt.size - 1) && cached[common] == prompt[common]) common++
         // A ring of a sliding layer has lost the positions before the cut, so a cut conversation is read from its start.
@@ -92,7 +88,7 @@ class DecoderEngine(private val loader: ProgramLoader) : Engine {
         var logits: FloatArray? = null
         var begin = common
         while (begin < prompt.size) {
-            if (stopRequested) return null
+            if (stop.isRequested) return null
             val end = minOf(begin + it.chunk, prompt.size)
             logits = step(it, prompt.copyOfRange(begin, end))
             begin = end

@@ -1,7 +1,10 @@
 package org.g3n.core.engine
 
 import org.g3n.core.bundle.Bundle
+import org.g3n.core.bundle.BundleSize
 import org.g3n.core.bundle.Device
+import org.g3n.core.bundle.Manifest
+import org.g3n.core.bundle.Modality
 import org.g3n.core.bundle.Runtime
 import org.g3n.core.bundle.Sampling
 import org.g3n.core.chat.Turn
@@ -11,7 +14,7 @@ import java.io.File
  * How to load a bundle.
  *
  * @property cacheDirectory where an engine may keep what makes its next load faster.
- * @property size the name of an elastic bundle's size; `null` where there is no choice.
+ * @property size the name of an elastic bundle's size; `null` for the whole model.
  */
 data class EngineConfig(
     val bundle: Bundle,
@@ -21,9 +24,11 @@ data class EngineConfig(
     val cacheDirectory: File?,
     val size: String? = null,
 ) {
-    /** For engines that run a bundle at the one size it was compiled for; raises [EngineException] if one was chosen. */
-    fun requireNoSize() {
-        if (size != null) throw EngineException("this engine cannot run the bundle at the size $size: update the app")
+    /** For engines that run a bundle whole, which is its first size; raises [EngineException] if another was chosen. */
+    fun requireWhole() {
+        if (size != null && size != bundle.manifest.sizes.firstOrNull()?.name) {
+            throw EngineException("this engine cannot run the bundle at the size $size: choose the largest")
+        }
     }
 }
 
@@ -38,7 +43,7 @@ enum class Finish {
     /** The context is full. */
     CONTEXT_FULL,
 
-    /** [Engine.stop] was called. */
+    /** A [StopSignal] was requested. */
     STOPPED,
 }
 
@@ -54,31 +59,37 @@ class ContextFull(message: String) : Exception(message)
 /**
  * A loaded bundle, whatever runs it.
  *
- * All calls but [stop] come from one background thread.
+ * All calls come from one background thread; only a [StopSignal] is requested from others.
  */
 interface Engine {
+    /** What of the loaded bundle this engine takes; empty before [initialize]. Readable from any thread. */
+    val modalities: Set<Modality>
+
     /** Loads; may take seconds. Raises [EngineException]. */
     fun initialize(config: EngineConfig)
 
     /**
      * Answers the last of [turns], a user's, and returns when the answer has ended; [onPiece] gets its text as it comes.
      *
-     * Raises [EngineException] and [ContextFull].
+     * Ends soon after [stop] is requested, and runs nothing if that was before. Raises [EngineException] and [ContextFull].
      */
-    fun run(turns: List<Turn>, sampling: Sampling, maxNewTokens: Int, onPiece: (String) -> Unit): Answer
-
-    /** Ends a running [run] soon; callable from any thread, and without effect where nothing runs. */
-    fun stop()
+    fun run(turns: List<Turn>, sampling: Sampling, maxNewTokens: Int, stop: StopSignal, onPiece: (String) -> Unit): Answer
 
     /** Forgets what earlier runs left in the caches. */
     fun reset()
 
-    /** Frees everything; the engine may be initialized again. */
+    /** Frees everything, whatever the library says to it; the engine may be initialized again. */
     fun cleanUp()
 }
 
 /** Makes the engine of a runtime. */
-fun interface EngineFactory {
+interface EngineFactory {
+    /** The runtimes that this build of the app carries engines for. */
+    val runtimes: Set<Runtime>
+
     /** Raises [EngineException] for a runtime that this build of the app does not carry. */
     fun create(runtime: Runtime): Engine
+
+    /** The sizes of [manifest] at which the engine of [runtime] can run it; the first of a manifest is the whole model. */
+    fun sizes(manifest: Manifest, runtime: Runtime): List<BundleSize> = manifest.sizes.take(1)
 }

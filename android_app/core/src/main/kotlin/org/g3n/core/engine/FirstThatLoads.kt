@@ -1,5 +1,6 @@
 package org.g3n.core.engine
 
+import org.g3n.core.bundle.Modality
 import org.g3n.core.bundle.Sampling
 import org.g3n.core.chat.Turn
 
@@ -7,6 +8,8 @@ import org.g3n.core.chat.Turn
 class FirstThatLoads(private vararg val engines: Engine) : Engine {
     @Volatile
     private var chosen: Engine? = null
+
+    override val modalities: Set<Modality> get() = chosen?.modalities.orEmpty()
 
     override fun initialize(config: EngineConfig) {
         cleanUp()
@@ -24,11 +27,15 @@ class FirstThatLoads(private vararg val engines: Engine) : Engine {
         throw EngineException(refusals.joinToString("; ") { it.message.orEmpty() }, refusals.lastOrNull())
     }
 
-    override fun run(turns: List<Turn>, sampling: Sampling, maxNewTokens: Int, onPiece: (String) -> Unit): Answer =
-        (chosen ?: throw EngineException("the engine is not initialized")).run(turns, sampling, maxNewTokens, onPiece)
-
-    override fun stop() {
-        chosen?.stop()
+    override fun run(
+        turns: List<Turn>,
+        sampling: Sampling,
+        maxNewTokens: Int,
+        stop: StopSignal,
+        onPiece: (String) -> Unit,
+    ): Answer {
+        val engine = chosen ?: throw EngineException("the engine is not initialized")
+        return engine.run(turns, sampling, maxNewTokens, stop, onPiece)
     }
 
     override fun reset() {

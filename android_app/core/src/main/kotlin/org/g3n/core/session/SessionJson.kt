@@ -24,6 +24,7 @@ object SessionJson {
             name("device").value(session.device.id)
             session.size?.let { name("size").value(it) }
             name("draft").value(session.draft)
+            write("attached", session.attachments)
             name("turns").beginArray()
             session.turns.forEach { write(it) }
             endArray()
@@ -37,15 +38,19 @@ object SessionJson {
         name("role").value(turn.role.name)
         name("text").value(turn.text)
         name("partial").value(turn.isPartial)
-        name("attachments").beginArray()
-        for (attachment in turn.attachments) {
+        write("attachments", turn.attachments)
+        endObject()
+    }
+
+    private fun JsonWriter.write(name: String, attachments: List<Attachment>) {
+        name(name).beginArray()
+        for (attachment in attachments) {
             beginObject()
             name("kind").value(attachment.kind.name)
             name("path").value(attachment.path)
             endObject()
         }
         endArray()
-        endObject()
     }
 
     /** Raises [InvalidManifest] for anything that [write] has not written. */
@@ -60,6 +65,8 @@ object SessionJson {
                 root["size"] as String?,
                 (root["turns"] as List<*>).map { turn(it as Map<*, *>) },
                 root["draft"] as String,
+                // Earlier versions of the app did not keep them.
+                attachments(root["attached"] ?: emptyList<Any?>()),
             )
         } catch (error: ClassCastException) {
             throw InvalidManifest("the session is malformed", error)
@@ -75,9 +82,11 @@ object SessionJson {
     private fun turn(entry: Map<*, *>): Turn = Turn(
         Role.valueOf(entry["role"] as String),
         entry["text"] as String,
-        (entry["attachments"] as List<*>).map { attachment(it as Map<*, *>) },
+        attachments(entry["attachments"]),
         entry["partial"] as Boolean,
     )
+
+    private fun attachments(entries: Any?): List<Attachment> = (entries as List<*>).map { attachment(it as Map<*, *>) }
 
     private fun attachment(entry: Map<*, *>): Attachment =
         Attachment(Attachment.Kind.valueOf(entry["kind"] as String), entry["path"] as String)

@@ -11,8 +11,6 @@ interface SessionStore {
 
     /** The session that was saved last, or `null` if there is none or it cannot be read. */
     fun load(): Session?
-
-    fun clear()
 }
 
 /** Keeps the session in [file]; a save that breaks off leaves the one before it. */
@@ -36,10 +34,6 @@ class FileSessionStore(private val file: File) : SessionStore {
         } catch (_: IOException) {
             null
         }
-    }
-
-    override fun clear() {
-        file.delete()
     }
 
     private companion object {

@@ -1,9 +1,7 @@
 package org.g3n.core.ui
 
 import org.g3n.core.bundle.Bundle
-import org.g3n.core.bundle.BundleException
 import org.g3n.core.bundle.BundleImporter
-import org.g3n.core.bundle.BundleSize
 import org.g3n.core.bundle.BundleSource
 import org.g3n.core.bundle.Cancellation
 import org.g3n.core.bundle.Cancelled
@@ -15,7 +13,6 @@ import org.g3n.core.bundle.Progress
 import org.g3n.core.bundle.Runtime
 import org.g3n.core.bundle.SignatureCheck
 import org.g3n.core.device.DeviceProbe
-import org.g3n.core.device.Fit
 import org.g3n.core.device.FitCheck
 import org.g3n.core.device.SizePolicy
 import org.g3n.core.engine.Engine
@@ -23,71 +20,71 @@ import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.EngineFactory
 import org.g3n.core.session.AcceptedKeys
+import org.g3n.core.session.CheckedFiles
+import org.g3n.core.session.Session
+import org.g3n.core.session.SessionStore
 import java.io.File
-import java.io.IOException
 
-/** How a checked bundle may be loaded, one for each runtime. */
-data class LoadOption(val runtime: Runtime, val devices: List<Device>, val fit: Fit)
+/** What loading needs of the device and the app's storage. */
+class LoadEnvironment(
+    val device: DeviceProbe,
+    val threads: Threads,
+    val cacheDirectory: File?,
+    val engineThreads: Int,
+    val keys: AcceptedKeys,
+    val checked: CheckedFiles,
+    val store: SessionStore,
+    val importer: BundleImporter = BundleImporter(),
+)
 
-/** What the screen that loads a bundle can show. */
-interface LoadView {
-    fun showBundles(bundles: List<File>)
-
-    fun showCopying(progress: Progress)
-
-    fun showChecking(name: String, progress: Progress)
-
-    /** The bundle is whole: what it is and whether it fits. The first option and [size] are what the app would choose. */
-    fun showReady(bundle: Bundle, options: List<LoadOption>, size: BundleSize?)
-
-    /** Who made the bundle that is ready, and whether the user has [accepted] the key. */
-    fun showOrigin(origin: Origin, accepted: Boolean)
-
-    fun showLoading(runtime: Runtime, device: Device)
-
-    fun showLoaded(config: EngineConfig)
-
-    /** The accelerator refused the bundle; the same can be tried on the CPU. */
-    fun offerCpu(reason: String)
-
-    fun showError(error: Throwable)
-}
+/** Makes the conversation with a loaded engine, where [Session] is the one that was kept last. */
+typealias ChatFactory = (Engine, EngineConfig, Session?) -> ChatPresenter
 
 /**
  * From a folder to a loaded engine: read, check, judge, load.
  *
+ * It outlives its screens: what was prepared, what is going on and what has not been answered is shown to the next one.
+ *
  * @param places folders in which bundles may lie.
- * @param runtimes the ones this build of the app carries engines for.
- * @param keys the signing keys that the user has accepted.
  */
 class LoadPresenter(
     private val places: List<File>,
     private val engines: EngineFactory,
-    private val runtimes: Set<Runtime>,
-    private val device: DeviceProbe,
-    private val threads: Threads,
-    private val cacheDirectory: File?,
-    private val engineThreads: Int,
-    private val keys: AcceptedKeys,
-    private val importer: BundleImporter = BundleImporter(),
+    private val environment: LoadEnvironment,
+    private val chats: ChatFactory,
 ) {
+    private val threads = environment.threads
     private var view: LoadView? = null
     private var cancellation = Cancellation()
-    private var last: EngineConfig? = null
+    private var bundles: List<File>? = null
+    private var prepared: Prepared? = null
+    private var busy: Busy? = null
+    private var offer: CpuOffer? = null
+    private var error: Throwable? = null
+    private var isChatWaiting = false
 
-    /** The engine that was loaded last and not yet released. */
-    var engine: Engine? = null
+    private class CpuOffer(val config: EngineConfig, val reason: String)
+
+    /** The engine that was loaded last and not yet released; used on [Lane.ENGINE]. */
+    @Volatile
+    private var engine: Engine? = null
+
+    /** The conversation with the loaded engine. */
+    var chat: ChatPresenter? = null
         private set
 
     /** The bundle that is checked and can be loaded. */
-    var bundle: Bundle? = null
-        private set
-
-    /** Who made [bundle]. */
-    private var origin: Origin = Origin.NotSigned
+    val bundle: Bundle? get() = prepared?.bundle
 
     fun attach(view: LoadView) {
         this.view = view
+        bundles?.let(view::showBundles)
+        view.showPrepared(prepared)
+        view.showBusy(busy)
+        view.showResume(chat != null)
+        error?.let(view::showError)
+        offer?.let { view.offerCpu(it.reason) }
+        openChat()
     }
 
     fun detach() {
@@ -95,101 +92,201 @@ class LoadPresenter(
     }
 
     /** Lists the folders that hold a manifest. */
-    fun refresh() = work { list() }
+    fun refresh() = work(Lane.STORAGE) { list() }
+
+    /** Opens the bundle of the conversation that was kept last; loading it is up to the user. */
+    fun restore() = work(Lane.STORAGE) {
+        val folder = environment.store.load()?.let { File(it.bundlePath) } ?: return@work
+        if (!File(folder, ManifestReader.FILE_NAME).isFile) return@work
+        threads.main { if (prepared == null && busy == null) open(folder) }
+    }
 
     /** Copies a bundle from [source] into [target] and checks it there. */
-    fun copyAndOpen(source: BundleSource, target: File) {
-        val mine = renew()
-        work {
-            val folder = importer.copy(source, target, mine, throttled { show { showCopying(it) } })
-            check(folder, mine)
-        }
+    fun copyAndOpen(source: BundleSource, target: File) = check { mine ->
+        val folder = environment.importer.copy(source, target, mine, throttled { show(mine, Busy.Copying(it)) })
+        list()
+        prepare(folder, isHashedAnew = true, mine)
     }
 
-    /** Reads and hashes the bundle in [directory] and says whether it fits. */
-    fun open(directory: File) {
-        val mine = renew()
-        work { check(directory, mine) }
-    }
+    /** Reads the bundle in [directory], hashes what was not hashed before or all if [isHashedAnew], and judges it. */
+    fun open(directory: File, isHashedAnew: Boolean = false) = check { mine -> prepare(directory, isHashedAnew, mine) }
 
     /** From now on the user knows the key with this [fingerprint], if it is the one that signed the checked bundle. */
     fun acceptKey(fingerprint: String) {
-        val signed = Origin.Signed(fingerprint)
-        if (origin != signed) return
-        work {
-            keys.add(signed.fingerprint)
-            show { showOrigin(signed, true) }
+        if (prepared?.origin != Origin.Signed(fingerprint)) return
+        work(Lane.STORAGE) {
+            environment.keys.add(fingerprint)
+            threads.main {
+                if (prepared?.origin == Origin.Signed(fingerprint)) prepared = prepared?.copy(isAccepted = true)
+                view?.showPrepared(prepared)
+            }
         }
     }
 
     /** Ends copying or checking. */
     fun cancel() = cancellation.request()
 
-    /** Loads the checked bundle. */
-    fun load(runtime: Runtime, device: Device, size: String?) {
-        val checked = bundle ?: return
-        load(EngineConfig(checked, runtime, device, engineThreads, cacheDirectory, size))
+    /** What the user wants of the prepared bundle. */
+    fun choose(choice: Choice) {
+        prepared = prepared?.copy(choice = choice)
     }
 
-    /** After [LoadView.offerCpu]: the same bundle on the CPU. */
-    fun loadOnCpu() {
-        last?.let { load(it.copy(device = Device.CPU)) }
+    /** Loads the checked bundle as it was chosen. */
+    fun load() {
+        val (runtime, device, size) = prepared?.choice ?: return
+        val whole = size == null || size == prepared?.bundle?.manifest?.sizes?.firstOrNull()?.name
+        load(config(runtime, device, size.takeUnless { whole }) ?: return)
     }
 
-    /** Frees the engine. */
-    fun release() = work { freeEngine() }
+    /** The checked bundle's configuration. */
+    fun config(runtime: Runtime, device: Device, size: String? = null): EngineConfig? =
+        bundle?.let { EngineConfig(it, runtime, device, environment.engineThreads, environment.cacheDirectory, size) }
+
+    /** Answers [LoadView.offerCpu]: the same bundle on the CPU, or nothing. */
+    fun answerOffer(useCpu: Boolean) {
+        val config = offer?.config ?: return
+        offer = null
+        if (useCpu) load(config.copy(device = Device.CPU))
+    }
+
+    /** Answers [LoadView.showError]. */
+    fun errorSeen() {
+        error = null
+    }
+
+    /** Frees the engine; the conversation is kept. */
+    fun release() {
+        closeChat()
+        threads.background(Lane.ENGINE) { freeEngine() }
+    }
+
+    /** Frees the engine unless it is answering or being loaded: the system is short of memory. */
+    fun releaseIfIdle() {
+        if (chat?.isRunning != true && busy !is Busy.Loading) release()
+    }
 
     private fun list() {
         val found = places.flatMap { it.listFiles().orEmpty().toList() }
             .filter { File(it, ManifestReader.FILE_NAME).isFile }
             .sortedBy { it.name }
-        show { showBundles(found) }
+        threads.main {
+            bundles = found
+            view?.showBundles(found)
+        }
     }
 
-    private fun check(directory: File, cancellation: Cancellation) {
+    private fun check(action: (Cancellation) -> Unit) {
+        if (busy is Busy.Loading) return
+        val mine = renew()
+        prepared = null
+        view?.showPrepared(null)
+        work(Lane.BUNDLES, mine) { action(mine) }
+    }
+
+    /** Something else begins: what was going on ends, and what it asked or said is forgotten. */
+    private fun renew(): Cancellation {
+        cancellation.request()
+        offer = null
+        error = null
+        return Cancellation().also { cancellation = it }
+    }
+
+    private fun prepare(directory: File, isHashedAnew: Boolean, mine: Cancellation) {
         val opened = Bundle.open(directory)
-        val offered = opened.manifest.runtimes.filter { it in runtimes }
+        val manifest = opened.manifest
+        val offered = manifest.runtimes.filter { it in engines.runtimes }
         if (offered.isEmpty()) {
-            val has = opened.manifest.runtimes.joinToString { it.id }
-            throw EngineException("${opened.manifest.name} was compiled for $has, for which this app has no engine")
+            val has = manifest.runtimes.joinToString { it.id }
+            throw EngineException("${manifest.name} was compiled for $has, for which this app has no engine")
         }
-        val name = opened.manifest.name
         val signer = SignatureCheck.run(opened)
-        val accepted = signer is Origin.Signed && keys.contains(signer.fingerprint)
-        HashCheck.run(opened, cancellation, throttled { show { showChecking(name, it) } })
-        val memory = device.memory()
-        val first = FitCheck.preferred(opened.manifest, memory, offered)
-        val options = offered.sortedBy { it != first }.map { runtime ->
-            val accelerated = runtime in opened.manifest.acceleratedRuntimes
-            val devices = if (accelerated) listOf(Device.ACCELERATOR, Device.CPU) else listOf(Device.CPU)
-            LoadOption(runtime, devices, FitCheck.of(opened.manifest.ledger(runtime), memory))
+        val isAccepted = signer is Origin.Signed && environment.keys.contains(signer.fingerprint)
+        val state = environment.checked.state(opened)
+        val wasHashed = !isHashedAnew && environment.checked.isKnown(state)
+        if (!wasHashed) {
+            HashCheck.run(opened, mine, throttled { show(mine, Busy.Checking(manifest.name, it)) })
+            environment.checked.remember(opened, state)
         }
-        val size = SizePolicy.preferred(opened.manifest, memory)
+        val memory = environment.device.memory()
+        val first = FitCheck.preferred(manifest, memory, offered)
+        val options = offered.sortedBy { it != first }.map { runtime ->
+            val isAccelerated = runtime in manifest.acceleratedRuntimes
+            val devices = if (isAccelerated) listOf(Device.ACCELERATOR, Device.CPU) else listOf(Device.CPU)
+            val sizes = engines.sizes(manifest, runtime)
+            val size = SizePolicy.preferred(sizes, memory)
+            LoadOption(runtime, devices, FitCheck.of(manifest.ledger(runtime), memory), sizes, size)
+        }
+        val choice = options.first().let { Choice(it.runtime, it.devices.first(), it.size?.name) }
         threads.main {
-            bundle = opened
-            origin = signer
-            view?.showReady(opened, options, size)
-            view?.showOrigin(signer, accepted)
+            if (mine.isRequested) return@main
+            busy = null
+            prepared = Prepared(opened, options, choice, signer, isAccepted, wasHashed)
+            view?.showBusy(null)
+            view?.showPrepared(prepared)
         }
     }
 
     private fun load(config: EngineConfig) {
-        last = config
-        view?.showLoading(config.runtime, config.device)
-        work {
-            freeEngine()
-            val made = engines.create(config.runtime)
+        if (busy is Busy.Loading) return
+        renew()
+        closeChat()
+        show(Busy.Loading(config.runtime, config.device))
+        threads.background(Lane.ENGINE) {
             try {
-                made.initialize(config)
-            } catch (error: EngineException) {
-                made.cleanUp()
-                if (config.device == Device.CPU) throw error
-                show { offerCpu(error.message ?: "the accelerator refused the bundle") }
-                return@work
+                freeEngine()
+                engine = initialized(config)
+                // By way of the main thread: what the conversation before has still to save comes first.
+                threads.main { threads.background(Lane.STORAGE) { converse(config) } }
+            } catch (error: Exception) {
+                threads.main { fail(config, error) }
             }
-            engine = made
-            show { showLoaded(config) }
         }
+    }
+
+    private fun initialized(config: EngineConfig): Engine {
+        val made = engines.create(config.runtime)
+        try {
+            made.initialize(config)
+        } catch (error: Exception) {
+            made.cleanUp()
+            throw error
+        }
+        return made
+    }
+
+    private fun converse(config: EngineConfig) {
+        val session = environment.store.load()
+        threads.main {
+            val loaded = engine
+            show(null)
+            if (loaded == null) return@main
+            chat = chats(loaded, config, session)
+            isChatWaiting = true
+            view?.showResume(true)
+            openChat()
+        }
+    }
+
+    private fun openChat() {
+        val shown = view ?: return
+        if (!isChatWaiting) return
+        isChatWaiting = false
+        shown.openChat()
+    }
+
+    private fun fail(config: EngineConfig, failure: Exception) {
+        show(null)
+        if (config.device == Device.CPU) return show(failure)
+        val reason = failure.message ?: "the accelerator refused the bundle"
+        offer = CpuOffer(config, reason)
+        view?.offerCpu(reason)
+    }
+
+    private fun closeChat() {
+        chat?.close()
+        chat = null
+        isChatWaiting = false
+        view?.showResume(false)
     }
 
     private fun freeEngine() {
@@ -197,26 +294,32 @@ class LoadPresenter(
         engine = null
     }
 
-    private fun renew(): Cancellation {
-        cancellation.request()
-        return Cancellation().also { cancellation = it }
-    }
-
-    private fun work(action: () -> Unit) = threads.background {
+    /** Runs [action] on [lane]; whatever is thrown at the app from a stranger's file or provider is told, not fatal. */
+    private fun work(lane: Lane, mine: Cancellation? = null, action: () -> Unit) = threads.background(lane) {
         try {
             action()
         } catch (_: Cancelled) {
             list()
-        } catch (error: BundleException) {
-            show { showError(error) }
-        } catch (error: EngineException) {
-            show { showError(error) }
-        } catch (error: IOException) {
-            show { showError(error) }
+            threads.main { if (mine === cancellation) show(null) }
+        } catch (failure: Exception) {
+            threads.main {
+                if (mine === cancellation) show(null)
+                if (mine?.isRequested != true) show(failure)
+            }
         }
     }
 
-    private fun show(action: LoadView.() -> Unit) = threads.main { view?.action() }
+    private fun show(failure: Exception) {
+        error = failure
+        view?.showError(failure)
+    }
+
+    private fun show(busy: Busy?) {
+        this.busy = busy
+        view?.showBusy(busy)
+    }
+
+    private fun show(mine: Cancellation, busy: Busy) = threads.main { if (!mine.isRequested) show(busy) }
 
     /** Passes on only what changes the percentage: a bundle is read in thousands of pieces. */
     private fun throttled(onProgress: (Progress) -> Unit): (Progress) -> Unit {

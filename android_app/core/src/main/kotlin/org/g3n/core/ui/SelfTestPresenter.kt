@@ -5,10 +5,10 @@ import org.g3n.core.bundle.GoldenText
 import org.g3n.core.bundle.Sampling
 import org.g3n.core.chat.Role
 import org.g3n.core.chat.Turn
-import org.g3n.core.engine.ContextFull
+import org.g3n.core.engine.Engine
 import org.g3n.core.engine.EngineConfig
-import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.EngineFactory
+import org.g3n.core.engine.StopSignal
 
 /** What one golden prompt gave on one device. */
 data class SelfTestRow(val device: Device, val prompt: String, val text: String, val verdict: SelfTestVerdict, val detail: String)
@@ -30,75 +30,102 @@ enum class SelfTestVerdict {
 
 /** What the self-test screen can show. */
 interface SelfTestView {
+    /** Whether prompts are being run. */
+    fun showRunning(isRunning: Boolean)
+
     fun showRow(row: SelfTestRow)
 
-    /** All is run; [accelerator] sums up the accelerator's rows, `null` where the bundle has none for it. */
-    fun showSummary(cpu: SelfTestVerdict, accelerator: SelfTestVerdict?)
+    /** All is run. */
+    fun showSummary(summary: SelfTestSummary)
 }
 
-/** Runs the bundle's golden prompts greedily on the CPU and the accelerator: some GPUs corrupt results in silence. */
+/** What the rows come to; [accelerator] is `null` where the bundle has nothing for it. */
+data class SelfTestSummary(val cpu: SelfTestVerdict, val accelerator: SelfTestVerdict?)
+
+/**
+ * Runs the bundle's golden prompts greedily on the CPU and the accelerator: some GPUs corrupt results in silence.
+ *
+ * It outlives its screens: the next one gets the rows so far.
+ */
 class SelfTestPresenter(
     private val engines: EngineFactory,
-    private val config: EngineConfig,
+    val config: EngineConfig,
     private val threads: Threads,
     private val maxNewTokens: Int = 24,
 ) {
     private var view: SelfTestView? = null
+    private val rows = ArrayList<SelfTestRow>()
+    private var summary: SelfTestSummary? = null
+    private val stop = StopSignal()
 
     fun attach(view: SelfTestView) {
         this.view = view
+        view.showRunning(summary == null)
+        rows.forEach(view::showRow)
+        summary?.let(view::showSummary)
     }
 
     fun detach() {
         view = null
     }
 
+    /** Ends the test: the engine is needed for something else. */
+    fun stop() = stop.request()
+
     /** Runs everything; the engine of the chat must have been released, since memory holds one. */
-    fun start() = threads.background {
+    fun start() = threads.background(Lane.ENGINE) {
         val manifest = config.bundle.manifest
         val golden = manifest.golden.filter { it.runtime == config.runtime }
         val cpu = runOn(Device.CPU, golden, golden.map { it.text })
-        val accelerated = config.runtime in manifest.acceleratedRuntimes
-        val accelerator = if (accelerated) runOn(Device.ACCELERATOR, golden, cpu.map { it.text }) else null
-        threads.main { view?.showSummary(worst(cpu), accelerator?.let(::worst)) }
+        val isAccelerated = config.runtime in manifest.acceleratedRuntimes
+        val accelerator = if (isAccelerated) runOn(Device.ACCELERATOR, golden, cpu.map { it.text }) else null
+        threads.main {
+            summary = SelfTestSummary(worst(cpu), accelerator?.let(::worst)).also { view?.showSummary(it) }
+            view?.showRunning(false)
+        }
     }
 
     private fun runOn(device: Device, golden: List<GoldenText>, expected: List<String>): List<SelfTestRow> {
-        val rows = ArrayList<SelfTestRow>()
+        val found = ArrayList<SelfTestRow>()
         var failure: String? = null
-        val engine = try {
-            engines.create(config.runtime).also { it.initialize(config.copy(device = device)) }
-        } catch (error: EngineException) {
+        var made: Engine? = null
+        try {
+            made = engines.create(config.runtime)
+            made.initialize(config.copy(device = device))
+        } catch (error: Exception) {
             failure = error.message ?: "the engine does not load"
-            null
         }
+        val engine = made
         try {
             for ((prompt, want) in golden.map { it.prompt }.zip(expected)) {
-                val row = when (engine) {
-                    null -> SelfTestRow(device, prompt, "", SelfTestVerdict.FAILED, failure.orEmpty())
-                    else -> compare(device, prompt, want) { text ->
+                val row = if (engine == null || failure != null) {
+                    SelfTestRow(device, prompt, "", SelfTestVerdict.FAILED, failure.orEmpty())
+                } else {
+                    compare(device, prompt, want) { text ->
                         engine.reset()
-                        engine.run(listOf(Turn(Role.USER, prompt)), Sampling.GREEDY, maxNewTokens) { text.append(it) }
+                        engine.run(listOf(Turn(Role.USER, prompt)), Sampling.GREEDY, maxNewTokens, stop) { text.append(it) }
                     }
                 }
-                rows += row
-                threads.main { view?.showRow(row) }
+                found += row
+                threads.main {
+                    rows += row
+                    view?.showRow(row)
+                }
             }
         } finally {
             engine?.cleanUp()
         }
-        return rows
+        return found
     }
 
     private fun compare(device: Device, prompt: String, want: String, run: (StringBuilder) -> Unit): SelfTestRow {
         val text = StringBuilder()
         try {
             run(text)
-        } catch (error: EngineException) {
-            return SelfTestRow(device, prompt, "$text", SelfTestVerdict.FAILED, error.message.orEmpty())
-        } catch (error: ContextFull) {
+        } catch (error: Exception) {
             return SelfTestRow(device, prompt, "$text", SelfTestVerdict.FAILED, error.message.orEmpty())
         }
+        if (stop.isRequested) return SelfTestRow(device, prompt, "$text", SelfTestVerdict.FAILED, "stopped")
         val got = text.toString().trim()
         val same = got.commonPrefixWith(want.trim()).length
         return when {

@@ -1,0 +1,275 @@
+package org.g3n.app
+
+import android.app.Activity
+import android.content.ComponentCallbacks2
+import android.content.Intent
+import android.net.Uri
+import android.os.Bundle
+import android.provider.MediaStore
+import android.view.accessibility.AccessibilityManager
+import android.widget.EditText
+import android.widget.TextView
+import org.g3n.app.Screens.answered
+import org.g3n.app.Screens.app
+import org.g3n.app.Screens.bundle
+import org.g3n.app.Screens.chat
+import org.g3n.app.Screens.choose
+import org.g3n.app.Screens.dialog
+import org.g3n.app.Screens.idle
+import org.g3n.app.Screens.isAnswering
+import org.g3n.app.Screens.isShown
+import org.g3n.app.Screens.load
+import org.g3n.app.Screens.memory
+import org.g3n.app.Screens.message
+import org.g3n.app.Screens.press
+import org.g3n.app.Screens.say
+import org.g3n.app.Screens.started
+import org.g3n.app.Screens.text
+import org.g3n.app.Screens.turn
+import org.g3n.app.Screens.turns
+import org.g3n.app.Screens.until
+import org.g3n.core.bundle.Modality
+import org.g3n.core.engine.Finish
+import org.junit.Before
+import org.junit.Test
+import org.junit.runner.RunWith
+import org.robolectric.Robolectric
+import org.robolectric.RobolectricTestRunner
+import org.robolectric.Shadows.shadowOf
+import org.robolectric.android.controller.ActivityController
+import org.robolectric.annotation.Config
+import org.robolectric.annotation.GraphicsMode
+import org.robolectric.shadows.ShadowAudioRecord
+import java.io.ByteArrayInputStream
+import java.io.File
+import java.util.concurrent.Semaphore
+import kotlin.test.assertEquals
+import kotlin.test.assertFalse
+import kotlin.test.assertNotNull
+import kotlin.test.assertTrue
+
+@RunWith(RobolectricTestRunner::class)
+@Config(application = TestApplication::class)
+@GraphicsMode(GraphicsMode.Mode.NATIVE)
+class ChatScreenTest {
+    @Before
+    fun set() = memory(8, 6000)
+
+    private fun ChatActivity.attach(choice: Int) {
+        press(R.id.attach)
+        val list = dialog().listView
+        list.performItemClick(list.adapter.getView(choice, null, list), choice, choice.toLong())
+        idle()
+    }
+
+    private fun ChatActivity.gallery(bytes: ByteArray?) {
+        attach(0)
+        val uri = Uri.parse("content://gallery/1")
+        if (bytes != null) shadowOf(contentResolver).registerInputStream(uri, ByteArrayInputStream(bytes))
+        val asked = shadowOf(this).nextStartedActivityForResult.intent
+        shadowOf(this).receiveResult(asked, Activity.RESULT_OK, Intent().setData(uri))
+    }
+
+    @Test
+    fun `a coming answer is not called interrupted and a stopped one is`() {
+        app.script.pieces = Semaphore(4)
+        val controller = chat()
+        val activity = controller.get()
+        activity.say("What is a river?")
+        until("four pieces") { activity.turns.last().text == "A river is a" }
+        fun speaker() = Screens.find(activity.view(R.id.turns)) { it.id == R.id.speaker && (it as TextView).text.startsWith("Gemma") }
+        assertEquals("Gemma", (speaker() as TextView).text.toString())
+        activity.press(R.id.send)
+        activity.answered()
+        activity.window.decorView.layout(0, 0, 320, 470)
+        until("the row") { (speaker() as? TextView)?.text.toString() == "Gemma (interrupted)" }
+        assertTrue(activity.isShown(R.id.retry))
+    }
+
+    @Test
+    fun `turning keeps a coming answer and the draft`() {
+        app.script.pieces = Semaphore(4)
+        val controller = chat()
+        controller.get().say("What is a river?")
+        controller.get().view<EditText>(R.id.draft).setText("typed while it speaks")
+        until("four pieces") { controller.get().turns.last().text == "A river is a" }
+        controller.turn()
+        app.script.pieces.release(100)
+        until("the end") { controller.get().turns.last().text.endsWith("the sea.") && !controller.get().isAnswering }
+        assertEquals("typed while it speaks", controller.get().text(R.id.draft))
+        val said = controller.get().text(R.id.status)
+        assertTrue("tokens per second" in said && "memory in use" in said, said)
+        controller.turn()
+        assertEquals(said, controller.get().text(R.id.status))
+    }
+
+    @Test
+    fun `an answer is announced once`() {
+        val manager = app.getSystemService(AccessibilityManager::class.java)
+        shadowOf(manager).setEnabled(true)
+        val controller = chat()
+        controller.get().say("What is a river?")
+        controller.get().answered()
+        controller.turn()
+        val heard = shadowOf(manager).sentAccessibilityEvents.flatMap { it.text }.map { it.toString() }
+        assertEquals(1, heard.count { it == "Gemma: A river is a large stream of water that flows to the sea." }, "$heard")
+        assertTrue(heard.any { it.startsWith("Loading for") }, "$heard")
+    }
+
+    @Test
+    fun `attachments are offered only where the engine takes them`() {
+        app.script.takes = setOf(Modality.TEXT)
+        assertFalse(chat().get().isShown(R.id.attach))
+    }
+
+    @Test
+    fun `a full context is told`() {
+        app.script.finish = Finish.CONTEXT_FULL
+        val activity = chat().get()
+        activity.say("go on")
+        activity.answered()
+        assertTrue(activity.text(R.id.status).startsWith(activity.getString(R.string.chat_context_full)))
+    }
+
+    @Test
+    fun `a picture lying on its side is set upright and brought to the encoder's side`() {
+        val activity = chat().get()
+        activity.gallery(Pictures.jpeg(1500, 1000, orientation = 6))
+        until("the picture") { activity.isShown(R.id.attached) }
+        val picture = Pictures.read(app.attachments.listFiles()!!.single())
+        assertEquals(512 to 768, picture.width to picture.height)
+        // The left third was red: turned clockwise it is on top.
+        assertTrue(Pictures.isRed(picture.getPixel(256, 100)) && !Pictures.isRed(picture.getPixel(256, 600)))
+    }
+
+    @Test
+    fun `a picture that cannot be read is told`() {
+        val activity = chat().get()
+        activity.gallery("no picture".encodeToByteArray())
+        assertTrue("no picture that this phone can read" in dialog().message)
+        assertEquals(emptyList(), app.attachments.list()!!.toList())
+    }
+
+    @Test
+    fun `the camera's photo comes whole`() {
+        val activity = chat().get()
+        activity.attach(1)
+        val asked = shadowOf(activity).nextStartedActivityForResult.intent
+        assertEquals(MediaStore.ACTION_IMAGE_CAPTURE, asked.action)
+        @Suppress("DEPRECATION")
+        val uri = asked.getParcelableExtra<Uri>(MediaStore.EXTRA_OUTPUT)!!
+        app.contentResolver.openOutputStream(uri)!!.use { it.write(Pictures.jpeg(1600, 1200, orientation = 1)) }
+        shadowOf(activity).receiveResult(asked, Activity.RESULT_OK, null)
+        until("the photo") { activity.isShown(R.id.attached) }
+        val picture = Pictures.read(app.attachments.listFiles()!!.single())
+        assertEquals(768 to 576, picture.width to picture.height)
+    }
+
+    @Test
+    fun `a photo taken while the system ended the process is kept with the draft`() {
+        val controller = chat()
+        controller.get().say("What is a river?")
+        controller.get().answered()
+        controller.get().view<EditText>(R.id.draft).setText("and this?")
+        controller.get().attach(1)
+        val state = Bundle()
+        controller.saveInstanceState(state).pause().stop().destroy()
+        app.attachments.listFiles()!!.single().writeBytes(Pictures.jpeg(800, 600, orientation = 1))
+        app.loader.release()
+        val next = Robolectric.buildActivity(ChatActivity::class.java).create(state)
+        assertTrue(next.get().isFinishing)
+        assertNotNull(started(LoadActivity::class.java))
+        until("the photo") { app.attachments.list()!!.any { it.startsWith("picture") } }
+        val loaded = chat(File(app.importFolder, "nano-host-int4")).get()
+        assertEquals("and this?", loaded.text(R.id.draft))
+        assertEquals(2, loaded.turns.size)
+        assertTrue(loaded.isShown(R.id.attached))
+    }
+
+    @Test
+    fun `new conversation deletes what was attached`() {
+        val activity = chat().get()
+        activity.gallery(Pictures.jpeg(80, 60, orientation = 1))
+        until("the picture") { activity.isShown(R.id.attached) }
+        activity.say("What is this?")
+        activity.answered()
+        assertEquals(1, app.attachments.list()!!.size)
+        shadowOf(activity).clickMenuItem(1)
+        until("no file") { app.attachments.list()!!.isEmpty() }
+        assertEquals(emptyList(), activity.turns)
+    }
+
+    private fun record(activity: ChatActivity, seconds: Float) {
+        shadowOf(app).grantPermissions(android.Manifest.permission.RECORD_AUDIO)
+        var left = (seconds * 16_000).toInt() * 2
+        ShadowAudioRecord.setSourceProvider {
+            object : ShadowAudioRecord.AudioRecordSource {
+                override fun readInShortArray(audioData: ShortArray, offset: Int, size: Int, isBlocking: Boolean): Int {
+                    if (left <= 0) activity.view<TextView>(R.id.record_stop).performClick()
+                    left -= size * 2
+                    return size
+                }
+            }
+        }
+        activity.attach(2)
+        until("the end of the recording") { !activity.isShown(R.id.record_stop) }
+    }
+
+    @Test
+    fun `recording ends at 30 seconds and says so`() {
+        val activity = chat().get()
+        record(activity, 40f)
+        assertEquals(activity.getString(R.string.chat_record_limit, 30), activity.text(R.id.status))
+        assertTrue(activity.isShown(R.id.attached))
+    }
+
+    @Test
+    fun `a slip of the finger is no recording`() {
+        val activity = chat().get()
+        record(activity, 0f)
+        assertEquals(activity.getString(R.string.chat_record_short), activity.text(R.id.status))
+        assertFalse(activity.isShown(R.id.attached))
+        assertEquals(emptyList(), app.attachments.list()!!.toList())
+    }
+
+    @Test
+    fun `leaving a chat that speaks leaves the other screens free, and there is a way back`() {
+        app.script.pieces = Semaphore(2)
+        val controller = chat()
+        controller.get().say("What is a river?")
+        controller.pause().stop().destroy()
+        bundle("another")
+        val activity = load().get()
+        activity.choose("another")
+        until("the verdict") { activity.isShown(R.id.ready) }
+        activity.press(R.id.resume)
+        assertNotNull(started(ChatActivity::class.java))
+        app.script.pieces.release(100)
+        val back = Robolectric.buildActivity(ChatActivity::class.java).setup().get()
+        back.answered()
+        assertTrue(back.turns.last().text.endsWith("the sea."))
+    }
+
+    @Test
+    fun `an engine freed for want of memory leads back to loading with the conversation kept`() {
+        val controller: ActivityController<ChatActivity> = chat()
+        controller.get().say("What is a river?")
+        controller.get().answered()
+        controller.pause().stop()
+        @Suppress("DEPRECATION")
+        app.onTrimMemory(ComponentCallbacks2.TRIM_MEMORY_MODERATE)
+        controller.restart().start()
+        assertTrue(controller.get().isFinishing)
+        assertEquals(2, chat(File(app.importFolder, "nano-host-int4")).get().turns.size)
+    }
+
+    @Test
+    fun `an engine that fails is told until it was seen`() {
+        app.script.failsAfter = 2
+        val controller = chat()
+        controller.get().say("What is a river?")
+        assertEquals("the driver was lost", dialog().message)
+        controller.turn()
+        assertEquals("the driver was lost", dialog().message)
+    }
+}
