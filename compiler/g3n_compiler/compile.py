@@ -13,6 +13,7 @@ from g3n_compiler.bundle.manifest import VERSIONS, Provenance, build_manifest, w
 from g3n_compiler.bundle.signing import sign_bundle
 from g3n_compiler.bundle.staging import staged
 from g3n_compiler.bundle.up_to_date import is_up_to_date, sign_again
+from g3n_compiler.checkpoint.calibrated import read_calibration
 from g3n_compiler.heap import release_free_memory
 from g3n_compiler.lower.artifact import join
 from g3n_compiler.lower.backend import Backend
@@ -21,7 +22,8 @@ from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.report import REPORT, write_report
-from g3n_compiler.request import CompileOptions, open_request
+from g3n_compiler.request import CompileOptions, Request, open_request
+from g3n_compiler.source import Source
 from g3n_compiler.verify.prompts import require_equal_prompts
 from g3n_compiler.verify.run import verify
 
@@ -65,7 +67,7 @@ def compile_or_keep(
         progress(require(needs, request.destination.path))
         with staged(request.destination, key) as (directory, steps):
             job = Job(
-                source=source,
+                source=_rewritten(request, progress),
                 tokenizer=request.tokenizer,
                 recipe=request.recipe,
                 target=request.target,
@@ -96,3 +98,12 @@ def compile_or_keep(
     finally:
         source.close()
     return Outcome(request.out, up_to_date=False)
+
+
+def _rewritten(request: Request, progress: Progress) -> Source:
+    """The source that is lowered: rewritten if the recipe asks for it, but a calibrated one stays as it was rounded."""
+    source = request.source
+    if not request.recipe.rewrites or read_calibration(source.directory) is not None:
+        return source
+    progress("choosing how to spread the weights' scales before they are rounded")
+    return source.rewritten()

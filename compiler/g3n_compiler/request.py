@@ -49,8 +49,9 @@ BESIDE_THE_FILES = {
     "command": "the manifest quotes it, but other words for the same request make the same files otherwise",
 }
 """Fields of :class:`Request` that are not in the bundle's key, and why; all others are."""
-FROM_CHECKPOINT = ("checkpoint", "family", "whole")
-"""Fields of :class:`Source` that follow from the checkpoint's files, which the key has by their digests."""
+FROM_CHECKPOINT = ("checkpoint", "family", "whole", "rewrites")
+"""Fields of :class:`Source` that follow from the checkpoint's files, which the key has by their digests; whether weights
+are rewritten follows from the recipe too."""
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ def build_manifest(
             "name": recipe.name,
             "roles": {role: scheme.label for role, scheme in recipe.roles.items()},
             "patterns": {pattern: scheme.label for pattern, scheme in recipe.patterns},
+            "rewritten": source.rewrites is not None,
         },
         "context": job.context,
         "prefill_lengths": list(job.prefill_lengths),
