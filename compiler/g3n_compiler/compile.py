@@ -24,6 +24,8 @@ from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.report import REPORT, write_report
 from g3n_compiler.request import CompileOptions, Request, open_request
 from g3n_compiler.source import Source
+from g3n_compiler.verify.loss import Loss
+from g3n_compiler.verify.measure_loss import measure_loss
 from g3n_compiler.verify.prompts import require_equal_prompts
 from g3n_compiler.verify.run import verify
 
@@ -84,12 +86,14 @@ def compile_or_keep(
             )
             progress("comparing prompts with transformers")
             require_equal_prompts(job, backends)
+            loss = _loss(job, request)
             lowered = join(backend.lower(job) for backend in backends.values())
             job = replace(job, files=lowered.paths(directory))
             parity = verify(job, backends)
+            parity.checks += [] if loss is None else loss.check()
             parity.require()
             progress("writing the manifest and the report")
-            manifest = build_manifest(job, backends, lowered, parity, Provenance.of(request, hashes, key))
+            manifest = build_manifest(job, backends, lowered, parity, Provenance.of(request, hashes, key), loss)
             write_report(directory, manifest)
             write_manifest(directory, manifest, REPORT)
             request.inputs.require_unchanged()
@@ -98,6 +102,24 @@ def compile_or_keep(
     finally:
         source.close()
     return Outcome(request.out, up_to_date=False)
+
+
+def _loss(job: Job, request: Request) -> Loss | None:
+    """What the recipe costs on the held texts, measured once however often the compile is interrupted.
+
+    Raises:
+        LossError: more is lost than was allowed.
+    """
+    held = request.held
+    if held is None:
+        return None
+    what = f"measuring what {job.recipe.name} costs on {held.predicted} tokens of {held.origin}"
+    loss = Loss.of_json(
+        job.steps.value("loss.json", lambda: measure_loss(job.source, job.recipe, held).as_json(), what)
+    )
+    if request.max_loss is not None:
+        loss.require(request.max_loss)
+    return loss
 
 
 def _rewritten(request: Request, progress: Progress) -> Source:

@@ -36,6 +36,8 @@ from g3n_compiler.slice.elastic import Size, choose_sizes
 from g3n_compiler.source import MODALITIES, TEXT, Source
 from g3n_compiler.targets import Target, choose_runtimes, get_target
 from g3n_compiler.tensor_account import Account, account
+from g3n_compiler.verify.held import HeldTexts, own_held_texts, read_held_texts
+from g3n_compiler.verify.reference import is_small
 from g3n_runtime.names import unknown
 
 DEFAULT_CONTEXT = 4096
@@ -50,8 +52,8 @@ BESIDE_THE_FILES = {
 }
 """Fields of :class:`Request` that are not in the bundle's key, and why; all others are."""
 FROM_CHECKPOINT = ("checkpoint", "family", "whole", "rewrites")
-"""Fields of :class:`Source` that follow from the checkpoint's files, which the key has by their digests; whether weights
-are rewritten follows from the recipe too."""
+"""Fields of :class:`Source` that follow from the checkpoint's files, which the key has by their digests (and whether
+weights are rewritten, from the recipe)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,10 @@ class CompileOptions:
     """Compile also what is up to date."""
     require_accelerator: bool = False
     """Refuse to compile where nothing can run what the target places on an accelerator."""
+    held_texts: Path | None = None
+    """A file of texts to measure the loss of rounding on."""
+    max_loss: float | None = None
+    """Refuse a bundle that loses more of the perplexity: 0.03 for 3%."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +115,10 @@ class Request:
     accelerator: str | None
     """What of this machine runs the subgraphs that the target places on an accelerator."""
     require_accelerator: bool
+    held: HeldTexts | None
+    """The texts on which the loss of rounding is measured; none if nothing is rounded."""
+    max_loss: float | None
+    """Part of the perplexity that may be lost."""
     stem: str
     """Begins the names of the files that people move into other apps."""
 
@@ -222,11 +232,26 @@ def open_request(
             command=options.command,
             accelerator=accelerator,
             require_accelerator=options.require_accelerator,
+            held=_held_texts(options, recipe, source, tokenizer, inputs),
+            max_loss=options.max_loss,
             stem=file_stem(options, size, choice, recipe),
         )
     except BaseException:
         source.close()
         raise
+
+
+def _held_texts(
+    options: CompileOptions, recipe: Recipe, source: Source, tokenizer: TextTokenizer, inputs: Inputs
+) -> HeldTexts | None:
+    if recipe.name == "fp32":
+        if options.held_texts is not None or options.max_loss is not None:
+            raise TargetError("fp32 rounds nothing, so that nothing is lost: leave --eval and --max-loss out")
+        return None
+    if options.held_texts is None:
+        return own_held_texts(source, tokenizer, is_small(source))
+    inputs.note([options.held_texts])
+    return read_held_texts(options.held_texts, tokenizer, source.text.max_context)
 
 
 def find_accelerator(target: Target, backends: Mapping[Runtime, Backend], required: bool) -> str | None:

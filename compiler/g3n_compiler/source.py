@@ -122,7 +122,7 @@ class Source:
         return replace(self, adapter=merged)
 
     def rewritten(self, sizes: Mapping[str, Tensor] | None = None) -> Source:
-        """The same function in weights that rounding spoils less, see :func:`~g3n_compiler.rewrite.choose.choose_rewrites`.
+        """The same function in weights that rounding spoils less, see :mod:`g3n_compiler.rewrite.choose`.
 
         The rewrites are chosen for the whole checkpoint with its adapter, so that all slices and sizes have the same.
 

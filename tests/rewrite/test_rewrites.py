@@ -67,9 +67,7 @@ def test_rows_are_those_of_the_whole_tensor(rewritten: Source) -> None:
             torch.testing.assert_close(rewritten.read_relative(name, (begin, end)), whole[begin:end], rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    "change", [hidden(32), hidden(1 / 32), norm(16), norm(1 / 16), small(16), small(1 / 16)]
-)
+@pytest.mark.parametrize("change", [hidden(32), hidden(1 / 32), norm(16), norm(1 / 16), small(16), small(1 / 16)])
 def test_factors_that_were_moved_before_make_no_difference(
     change: Plant, tiny: TinyModel, rewritten: Source, tmp_path: Path
 ) -> None:
@@ -82,9 +80,7 @@ def test_factors_that_were_moved_before_make_no_difference(
         assert ratio.min() > 0 and ratio.max() / ratio.min() < 1.0001 and 1 / 2.001 < ratio.max() < 2.001, name
 
 
-def test_a_turn_that_was_made_before_makes_no_difference(
-    tiny: TinyModel, rewritten: Source, tmp_path: Path
-) -> None:
+def test_a_turn_that_was_made_before_makes_no_difference(tiny: TinyModel, rewritten: Source, tmp_path: Path) -> None:
     again = Source.open(plant(tiny.directory, tmp_path / "planted", TURN)).rewritten()
     for name, spec in specs(rewritten).items():
         if name.endswith(("v_proj", "o_proj")):

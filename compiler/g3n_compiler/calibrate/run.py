@@ -21,7 +21,6 @@ from g3n_compiler.bundle.kinds import CALIBRATED
 from g3n_compiler.bundle.staging import staged
 from g3n_compiler.calibrate.examples import Example, Reading, Rows, examples_sha256, load_examples
 from g3n_compiler.calibrate.gptq import Curvature, curvature_of, output_error, round_with_feedback
-from g3n_compiler.models.packed_cache import PackedCache
 from g3n_compiler.checkpoint.calibrated import Calibration, read_calibration, write_calibration
 from g3n_compiler.checkpoint.identity import Inputs
 from g3n_compiler.checkpoint.reader import READ_BY_NAME, note_texts
@@ -29,6 +28,7 @@ from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import CheckpointError, ExampleError, NotFinite, TargetError
 from g3n_compiler.lower.resume import Progress, Steps
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
+from g3n_compiler.models.packed_cache import PackedCache
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.fake import FakeQuantWeights

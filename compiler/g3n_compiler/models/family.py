@@ -152,7 +152,11 @@ class Family(Protocol):
         """
 
     def channels(self, shape: TextShape) -> Sequence[Channels]:
-        """Where a factor can be moved from one weight of the decoder to another; ``shape`` is that of the checkpoint."""
+        """Where a factor can be moved from one weight of the decoder to another.
+
+        Args:
+            shape: that of the whole checkpoint.
+        """
 
     def turns(self, shape: TextShape) -> Sequence[Turn]:
         """Where values of attention can be turned."""

@@ -1,10 +1,10 @@
 """Which factors and rotations are moved, so that rounding loses least.
 
-With ``x`` the size of a channel's values and ``w`` that of the columns that read it, the error of rounding the columns to
-one grid a row goes with ``sum(x^2) * sum(w^2)``, and so does that of rounding the values to one grid a token. Both are
-least if each channel's ``x`` and ``w`` are made equal, by a factor of ``sqrt(x / w)`` (Cauchy and Schwarz; SmoothQuant,
-arXiv 2211.10438, finds the same exponent by trial). The result does not depend on how a checkpoint had divided a
-channel's size between the two.
+With ``x`` the size of a channel's values and ``w`` that of the columns that read it, the error of rounding the columns
+to one grid a row goes with ``sum(x^2) * sum(w^2)``, and so does that of rounding the values to one grid a token. Both
+are least if each channel's ``x`` and ``w`` are made equal, by a factor of ``sqrt(x / w)`` (Cauchy and Schwarz;
+SmoothQuant, arXiv 2211.10438, finds the same exponent by trial). What a checkpoint had moved already between the two
+makes no difference to the result.
 """
 
 from __future__ import annotations

@@ -8,10 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from g3n_compiler.errors import LossError
-from g3n_compiler.verify.checks import EXACT, Check
+from g3n_compiler.verify.checks import EXACT, Check, rounded
 
-WARNING = 0.03
-"""Loss of perplexity from which a compile warns."""
 NAMED = 3
 """Layers, and matrices, that a message names."""
 
@@ -58,8 +56,13 @@ class Loss:
             raise LossError(
                 f"the recipe loses {self.lost:.1%} of the perplexity ({self.exact_perplexity:.2f} in float32, "
                 f"{self.perplexity:.2f} rounded, on {self.tokens} tokens of {self.texts}), over --max-loss {most:.4g}: "
-                f"{self.worst}. Use --quant int8, calibrate with g3n-calibrate, or allow more"
+                f"{self.worst}. Use --quant int8, calibrate with g3n-calibrate, or allow more with --max-loss"
             )
+
+    @classmethod
+    def of_json(cls, fields: Mapping[str, Any]) -> Loss:
+        """The inverse of :meth:`as_json`."""
+        return cls(**{name: value for name, value in fields.items() if name != "lost"})
 
     def check(self) -> list[Check]:
         """The comparison of the rewritten weights with those of the checkpoint, if they are rewritten."""
@@ -76,6 +79,7 @@ class Loss:
             fields[name] = _digits(fields[name], 5)
         for name in ("layers", "matrices"):
             fields[name] = {part: _digits(error, 2) for part, error in fields[name].items()}
+        fields["rewritten"] = None if self.rewritten is None else rounded(self.rewritten)
         return fields | {"lost": _digits(self.lost, 3)}
 
 
