@@ -12,7 +12,7 @@ from g3n_compiler.bundle.fingerprint import as_json
 from g3n_compiler.bundle.kinds import BUNDLE
 from g3n_compiler.bundle.names import bundle_name, file_stem
 from g3n_compiler.bundle.signing import SigningKey
-from g3n_compiler.checkpoint.calibrated import check_calibration
+from g3n_compiler.checkpoint.calibrated import check_calibration, read_calibration
 from g3n_compiler.checkpoint.hub import name_size, resolve_adapter, resolve_checkpoint, stay_offline
 from g3n_compiler.checkpoint.hub_id import Named
 from g3n_compiler.checkpoint.identity import Inputs
@@ -248,6 +248,11 @@ def _held_texts(
         if options.held_texts is not None or options.max_loss is not None:
             raise TargetError("fp32 rounds nothing, so that nothing is lost: leave --eval and --max-loss out")
         return None
+    if options.max_loss is not None and read_calibration(source.directory) is not None:
+        raise TargetError(
+            f"{source.directory} is rounded already, and what that cost cannot be told without the checkpoint that it "
+            "was made from: leave --max-loss out"
+        )
     if options.held_texts is None:
         return own_held_texts(source, tokenizer, is_small(source))
     inputs.note([options.held_texts])

@@ -24,10 +24,11 @@ def loss_sentence(manifest: dict[str, Any]) -> str | None:
     loss = manifest.get("loss")
     if loss is None:
         return None
+    beside = ", besides what was lost when it was calibrated" if "calibration" in manifest["provenance"] else ""
     return (
         f"{manifest['recipe']['name']} on {loss['tokens']} tokens of {loss['texts']}: perplexity "
         f"{loss['exact_perplexity']:.2f} to {loss['perplexity']:.2f} ({loss['lost']:+.1%}), the same first choice at "
-        f"{loss['same_top']:.1%} of them, divergence {loss['kl_divergence']:.2g} nats"
+        f"{loss['same_top']:.1%} of them, divergence {loss['kl_divergence']:.2g} nats{beside}"
     )
 
 
