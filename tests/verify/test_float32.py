@@ -17,6 +17,7 @@ from g3n_compiler.verify.run import _hf_checks, _run_references
 from tests.conftest import TinyModel, ids_of, make_tiny
 
 IDS = ids_of(103, 4000)
+SHARPNESS = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,6 @@ def sharp(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
                 parameter.mul_(SHARPNESS)
     tiny.hf.save_pretrained(folder)
     return tiny
-
-
-SHARPNESS = 3.0
 
 
 def checks_of(source: Source) -> list[Check]:

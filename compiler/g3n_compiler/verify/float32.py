@@ -1,8 +1,8 @@
 """How exact float32 is on the checkpoint at hand: what two right implementations in float32 may differ by.
 
-A decoder repeats the rounding of float32 over all its layers, and a sharp attention makes more of it. So the whole model
-is held to what float32 itself differs by from float64 there, and a fault is looked for layer by layer, where nothing adds
-up: each layer of ``transformers`` against ours on the same inputs.
+Rounding adds up over the layers, and a sharp attention makes more of it. So the whole model is held to what float32
+itself differs by from float64 there, and a fault is looked for layer by layer, where nothing adds up: each layer of
+``transformers`` against ours on the same inputs.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def logits_in_float64(source: Source, ids: Sequence[int]) -> np.ndarray:
 
 
 def float32_limit(exact: Reference, source: Source, ids: Sequence[int]) -> float:
-    """The relative error of logits that float32 implementations may have: :data:`EXACT`, or more where float32 has more.
+    """Relative error of logits that float32 implementations may have: :data:`EXACT`, or more where float32 has more.
 
     Args:
         exact: our decoder over the weights of ``source``.
