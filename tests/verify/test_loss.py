@@ -112,12 +112,8 @@ def test_the_users_texts(file: Path, tokenizer: TextTokenizer) -> None:
     assert tokenizer.decode(list(found.ids[0][1:])) == TEXTS[0]["text"]
     assert tokenizer.decode(list(found.ids[1])).endswith("An animal.<end_of_turn>") and found.origin == "mine.jsonl"
     assert [len(ids) for ids in read_held_texts(file, tokenizer, 9).ids] == [9, 9]
-    for line, why in (
-        ("{", "line 1"),
-        ('{"text": 3}', "of strings"),
-        ('{"title": "x"}', "expected a text"),
-        ("", "no"),
-    ):
+    wrong = {"{": "line 1", '{"text": 3}': "of strings", '{"title": "x"}': "expected a text", "": "holds no texts"}
+    for line, why in wrong.items():
         file.write_text(line, encoding="utf-8")
         with pytest.raises(ExampleError, match=why):
             read_held_texts(file, tokenizer, 4096)
