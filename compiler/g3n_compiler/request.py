@@ -37,7 +37,6 @@ from g3n_compiler.source import MODALITIES, TEXT, Source
 from g3n_compiler.targets import Target, choose_runtimes, get_target
 from g3n_compiler.tensor_account import Account, account
 from g3n_compiler.verify.held import HeldTexts, own_held_texts, read_held_texts
-from g3n_compiler.verify.reference import is_small
 from g3n_runtime.names import unknown
 
 DEFAULT_CONTEXT = 4096
@@ -254,7 +253,7 @@ def _held_texts(
             "was made from: leave --max-loss out"
         )
     if options.held_texts is None:
-        return own_held_texts(source, tokenizer, is_small(source))
+        return own_held_texts(source, tokenizer)
     inputs.note([options.held_texts])
     return read_held_texts(options.held_texts, tokenizer, source.text.max_context)
 

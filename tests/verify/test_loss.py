@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.report.loss import loss_sentence, loss_warning
 from g3n_compiler.source import Source
-from g3n_compiler.verify.held import LARGE_TOKENS, HeldTexts, own_held_texts, read_held_texts
+from g3n_compiler.verify.held import HeldTexts, own_held_texts, read_held_texts
 from g3n_compiler.verify.loss import Loss
 from g3n_compiler.verify.measure_loss import measure_loss
 from g3n_compiler.verify.reference import Reference
@@ -53,7 +54,8 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def held(nano: Source, tokenizer: TextTokenizer) -> HeldTexts:
-    return own_held_texts(nano, tokenizer, small=False)
+    found = own_held_texts(nano, tokenizer)
+    return replace(found, ids=found.ids[:6])  # as many as tell it in a second
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,7 @@ def test_the_figures_are_those_of_whole_runs(nano: Source, held: HeldTexts, loss
         divergence += float((p.exp() * (p - q)).sum())
         same += int((p.argmax(-1) == q.argmax(-1)).sum())
     want = [math.exp(float(n) / held.predicted) for n in nats]
-    assert held.predicted == loss.tokens == LARGE_TOKENS
+    assert held.predicted == loss.tokens > 200
     # a packed chunk sums in another order, which can turn a rounding to eight bits
     assert [loss.exact_perplexity, loss.perplexity] == pytest.approx(want, rel=2e-3)
     assert loss.exact_perplexity == pytest.approx(want[0], rel=1e-5)

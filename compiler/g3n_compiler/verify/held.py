@@ -25,8 +25,8 @@ from g3n_runtime.reading import parse_json, read_text
 
 MAX_BYTES = 16 << 20
 """For the user's file."""
-SMALL_TOKENS, LARGE_TOKENS = 1024, 256
-"""Of our own texts for a model that is held in float32 as a whole, and for one that is streamed layer by layer."""
+OWN_TOKENS, NANO_TOKENS = 256, 1024
+"""Of our own texts, and of nano's: a larger model takes a second or more for each layer."""
 MOST_TOKENS = 4096
 """Of the user's texts; the rest is not read."""
 SHORTEST = 8
@@ -62,14 +62,13 @@ def read_held_texts(path: Path, tokenizer: TextTokenizer, longest: int) -> HeldT
     return _held(text, path.name, path.name, tokenizer, longest, MOST_TOKENS)
 
 
-def own_held_texts(source: Source, tokenizer: TextTokenizer, small: bool) -> HeldTexts:
+def own_held_texts(source: Source, tokenizer: TextTokenizer) -> HeldTexts:
     """The texts in this package; nano has its own, as it knows few words."""
     if comes_from_nano(source.checkpoint):
-        text, origin = heldout_path().read_text(encoding="utf-8"), "nano's held-out documents"
+        text, origin, most = heldout_path().read_text(encoding="utf-8"), "nano's held-out documents", NANO_TOKENS
     else:
         text = files("g3n_compiler.verify").joinpath("held_texts.jsonl").read_text(encoding="utf-8")
-        origin = "the texts that come with g3n"
-    most = SMALL_TOKENS if small else LARGE_TOKENS
+        origin, most = "the texts that come with g3n", OWN_TOKENS
     return _held(text, "held texts", origin, tokenizer, source.text.max_context, most)
 
 

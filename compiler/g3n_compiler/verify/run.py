@@ -106,8 +106,9 @@ def size_checks(job: Job, size: Size, entry: TextEntry) -> list[Check]:
 
 def _run_references(source: Source, golden: list[Golden], exact: Reference, rounded: Reference) -> Expected:
     exact_logits = [exact.logits(g.ids).numpy() for g in golden]
+    limits = [float32_limit(exact, source, g.ids, own) for g, own in zip(golden, exact_logits, strict=True)]
     recipe_logits = exact_logits if rounded is exact else [rounded.logits(g.ids).numpy() for g in golden]
-    return Expected(golden, exact_logits, recipe_logits, [float32_limit(exact, source, g.ids) for g in golden])
+    return Expected(golden, exact_logits, recipe_logits, limits)
 
 
 def _own_greedy(job: Job, backend: Backend) -> Greedy:
