@@ -19,7 +19,7 @@ from g3n_compiler.models.embedding_tables import EmbeddingTables
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.source import Source
 from g3n_compiler.verify.checks import EXACT, relative_error
-from g3n_compiler.verify.layers import LayerErrors, layer_errors
+from g3n_compiler.verify.layers import JITTER, LayerErrors, layer_errors
 from g3n_compiler.verify.reference import Reference
 
 REACH = 4.0
@@ -27,6 +27,11 @@ REACH = 4.0
 and which of their many sums comes out worse is chance."""
 CHUNK = 24
 """Positions in a chunk of ours, run once more: the same sums in another order."""
+SUSPECT = 1 / 16
+"""Share of the plain limit from which on it is asked how far some last bits of the input can reach: a sharp attention
+makes of the same bit now little, now much."""
+DRAWS = 3
+"""Of such inputs."""
 
 
 class DoubleWeights:
@@ -62,7 +67,21 @@ def float32_limit(exact: Reference, source: Source, ids: Sequence[int], logits: 
     """
     want = logits_in_float64(source, ids)
     own = max(relative_error(got, want) for got in (logits, exact.logits(ids, CHUNK).numpy()))
+    if own > SUSPECT * EXACT:
+        own = max(own, *(relative_error(_jittered(exact, ids, draw), want) for draw in range(DRAWS)))
     return max(EXACT, REACH * own)
+
+
+@torch.no_grad()
+def _jittered(exact: Reference, ids: Sequence[int], draw: int) -> np.ndarray:
+    """Logits ``[T, vocab]`` of rows that are off by :data:`~g3n_compiler.verify.layers.JITTER`."""
+    generator = torch.Generator().manual_seed(draw)
+
+    def move(x: Tensor) -> Tensor:
+        return x * (1 + JITTER * torch.randn(x.shape, generator=generator))
+
+    rows = move(exact.tables.embeddings(ids)), move(exact.tables.ple(ids))
+    return exact.decoder.decode(*rows, torch.arange(len(ids)), EagerCache(exact.config))[0].numpy()
 
 
 class TransformersLayers:
