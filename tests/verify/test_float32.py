@@ -55,7 +55,7 @@ def test_an_ordinary_checkpoint_keeps_the_plain_limit(tiny: TinyModel) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda hf: hf.model.layers[7].mlp.down_proj.weight.mul_(1.002),
+        lambda hf: hf.model.layers[7].post_feedforward_layernorm.weight.mul_(1.002),
         lambda hf: hf.model.layers[2].altup.prediction_coefs.weight.add_(1e-3),
         lambda hf: hf.model.norm.weight.mul_(1.002),
     ],

@@ -27,7 +27,7 @@ REACH = 4.0
 and which of their many sums comes out worse is chance."""
 CHUNK = 24
 """Positions in a chunk of ours, run once more: the same sums in another order."""
-SUSPECT = 1 / 16
+SUSPECT = 1 / REACH
 """Share of the plain limit from which on it is asked how far some last bits of the input can reach: a sharp attention
 makes of the same bit now little, now much."""
 DRAWS = 3
