@@ -17,6 +17,7 @@ PLAN = (
     "checkpoint",
     "models",
     "slice",
+    "rewrite",
     "source",
     "tensor_account",
     "quantize",

@@ -13,6 +13,7 @@ from g3n_compiler.bundle.manifest import VERSIONS, Provenance, build_manifest, w
 from g3n_compiler.bundle.signing import sign_bundle
 from g3n_compiler.bundle.staging import staged
 from g3n_compiler.bundle.up_to_date import is_up_to_date, sign_again
+from g3n_compiler.checkpoint.calibrated import read_calibration
 from g3n_compiler.heap import release_free_memory
 from g3n_compiler.lower.artifact import join
 from g3n_compiler.lower.backend import Backend
@@ -21,7 +22,10 @@ from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.report import REPORT, write_report
-from g3n_compiler.request import CompileOptions, open_request
+from g3n_compiler.request import CompileOptions, Request, open_request
+from g3n_compiler.source import Source
+from g3n_compiler.verify.loss import Loss
+from g3n_compiler.verify.measure_loss import measure_loss
 from g3n_compiler.verify.prompts import require_equal_prompts
 from g3n_compiler.verify.run import verify
 
@@ -65,7 +69,7 @@ def compile_or_keep(
         progress(require(needs, request.destination.path))
         with staged(request.destination, key) as (directory, steps):
             job = Job(
-                source=source,
+                source=_rewritten(request, progress),
                 tokenizer=request.tokenizer,
                 recipe=request.recipe,
                 target=request.target,
@@ -82,12 +86,14 @@ def compile_or_keep(
             )
             progress("comparing prompts with transformers")
             require_equal_prompts(job, backends)
+            loss = _loss(job, request)
             lowered = join(backend.lower(job) for backend in backends.values())
             job = replace(job, files=lowered.paths(directory))
             parity = verify(job, backends)
+            parity.checks += [] if loss is None else loss.check()
             parity.require()
             progress("writing the manifest and the report")
-            manifest = build_manifest(job, backends, lowered, parity, Provenance.of(request, hashes, key))
+            manifest = build_manifest(job, backends, lowered, parity, Provenance.of(request, hashes, key), loss)
             write_report(directory, manifest)
             write_manifest(directory, manifest, REPORT)
             request.inputs.require_unchanged()
@@ -96,3 +102,30 @@ def compile_or_keep(
     finally:
         source.close()
     return Outcome(request.out, up_to_date=False)
+
+
+def _loss(job: Job, request: Request) -> Loss | None:
+    """What the recipe costs on the held texts, measured once however often the compile is interrupted.
+
+    Raises:
+        LossError: more is lost than was allowed.
+    """
+    held = request.held
+    if held is None:
+        return None
+    what = f"measuring what {job.recipe.name} costs on {held.predicted} tokens of {held.origin}"
+    loss = Loss.of_json(
+        job.steps.value("loss.json", lambda: measure_loss(job.source, job.recipe, held).as_json(), what)
+    )
+    if request.max_loss is not None:
+        loss.require(request.max_loss)
+    return loss
+
+
+def _rewritten(request: Request, progress: Progress) -> Source:
+    """The source that is lowered: rewritten if the recipe asks for it, but a calibrated one stays as it was rounded."""
+    source = request.source
+    if not request.recipe.rewrites or read_calibration(source.directory) is not None:
+        return source
+    progress("choosing how to spread the weights' scales before they are rounded")
+    return source.rewritten()

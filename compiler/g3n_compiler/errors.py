@@ -142,6 +142,12 @@ class ResourceError(G3nError):
     exit_code = 31
 
 
+class LossError(G3nError):
+    """The recipe loses more of the model's quality than was allowed."""
+
+    exit_code = 41
+
+
 class ParityError(G3nError):
     """An artifact does not compute what the reference computes."""
 

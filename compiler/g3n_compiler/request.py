@@ -12,7 +12,7 @@ from g3n_compiler.bundle.fingerprint import as_json
 from g3n_compiler.bundle.kinds import BUNDLE
 from g3n_compiler.bundle.names import bundle_name, file_stem
 from g3n_compiler.bundle.signing import SigningKey
-from g3n_compiler.checkpoint.calibrated import check_calibration
+from g3n_compiler.checkpoint.calibrated import check_calibration, read_calibration
 from g3n_compiler.checkpoint.hub import name_size, resolve_adapter, resolve_checkpoint, stay_offline
 from g3n_compiler.checkpoint.hub_id import Named
 from g3n_compiler.checkpoint.identity import Inputs
@@ -36,6 +36,7 @@ from g3n_compiler.slice.elastic import Size, choose_sizes
 from g3n_compiler.source import MODALITIES, TEXT, Source
 from g3n_compiler.targets import Target, choose_runtimes, get_target
 from g3n_compiler.tensor_account import Account, account
+from g3n_compiler.verify.held import HeldTexts, own_held_texts, read_held_texts
 from g3n_runtime.names import unknown
 
 DEFAULT_CONTEXT = 4096
@@ -49,8 +50,9 @@ BESIDE_THE_FILES = {
     "command": "the manifest quotes it, but other words for the same request make the same files otherwise",
 }
 """Fields of :class:`Request` that are not in the bundle's key, and why; all others are."""
-FROM_CHECKPOINT = ("checkpoint", "family", "whole")
-"""Fields of :class:`Source` that follow from the checkpoint's files, which the key has by their digests."""
+FROM_CHECKPOINT = ("checkpoint", "family", "whole", "rewrites")
+"""Fields of :class:`Source` that follow from the checkpoint's files, which the key has by their digests (and whether
+weights are rewritten, from the recipe)."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class CompileOptions:
     """Compile also what is up to date."""
     require_accelerator: bool = False
     """Refuse to compile where nothing can run what the target places on an accelerator."""
+    held_texts: Path | None = None
+    """A file of texts to measure the loss of rounding on."""
+    max_loss: float | None = None
+    """Refuse a bundle that loses more of the perplexity: 0.03 for 3%."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +114,10 @@ class Request:
     accelerator: str | None
     """What of this machine runs the subgraphs that the target places on an accelerator."""
     require_accelerator: bool
+    held: HeldTexts | None
+    """The texts on which the loss of rounding is measured; none if nothing is rounded."""
+    max_loss: float | None
+    """Part of the perplexity that may be lost."""
     stem: str
     """Begins the names of the files that people move into other apps."""
 
@@ -221,11 +231,31 @@ def open_request(
             command=options.command,
             accelerator=accelerator,
             require_accelerator=options.require_accelerator,
+            held=_held_texts(options, recipe, source, tokenizer, inputs),
+            max_loss=options.max_loss,
             stem=file_stem(options, size, choice, recipe),
         )
     except BaseException:
         source.close()
         raise
+
+
+def _held_texts(
+    options: CompileOptions, recipe: Recipe, source: Source, tokenizer: TextTokenizer, inputs: Inputs
+) -> HeldTexts | None:
+    if recipe.name == "fp32":
+        if options.held_texts is not None or options.max_loss is not None:
+            raise TargetError("fp32 rounds nothing, so that nothing is lost: leave --eval and --max-loss out")
+        return None
+    if options.max_loss is not None and read_calibration(source.directory) is not None:
+        raise TargetError(
+            f"{source.directory} is rounded already, and what that cost cannot be told without the checkpoint that it "
+            "was made from: leave --max-loss out"
+        )
+    if options.held_texts is None:
+        return own_held_texts(source, tokenizer)
+    inputs.note([options.held_texts])
+    return read_held_texts(options.held_texts, tokenizer, source.text.max_context)
 
 
 def find_accelerator(target: Target, backends: Mapping[Runtime, Backend], required: bool) -> str | None:

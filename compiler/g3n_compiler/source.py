@@ -25,6 +25,8 @@ from g3n_compiler.models.family_names import tensor_names
 from g3n_compiler.models.registry import family_for
 from g3n_compiler.models.shape import TextShape
 from g3n_compiler.models.weights import WeightSpec
+from g3n_compiler.rewrite.apply import Rewrites
+from g3n_compiler.rewrite.choose import choose_rewrites
 from g3n_compiler.slice.plan import Slice
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ class Source:
     adapter: LoraAdapter | None = None
     modalities: tuple[str, ...] = (TEXT,)
     """Those modalities of the checkpoint that are compiled."""
+    rewrites: Rewrites | None = None
+    """Exact rewrites that every read applies, chosen for the whole checkpoint."""
 
     @classmethod
     def open(
@@ -116,6 +120,29 @@ class Source:
             name = min(dead)
             remark(f"{len(dead)} tensors that the adapter changes have no effect, e.g. {name}: {dead[name]}")
         return replace(self, adapter=merged)
+
+    def rewritten(self, sizes: Mapping[str, Tensor] | None = None) -> Source:
+        """The same function in weights that rounding spoils less, see :mod:`g3n_compiler.rewrite.choose`.
+
+        The rewrites are chosen for the whole checkpoint with its adapter, so that all slices and sizes have the same.
+
+        Args:
+            sizes: what examples say of the channels, by their names; others are told from the weights.
+        """
+        prefix, entries = self.text_prefix, self.checkpoint.entries
+        chosen = choose_rewrites(
+            self.family.channels(self.whole),
+            self.family.turns(self.whole),
+            lambda tensor: tuple(entries[prefix + tensor].shape),
+            lambda tensor, rows=None: self._stored(prefix + tensor, rows),
+            sizes,
+        )
+        return replace(self, rewrites=chosen)
+
+    @property
+    def original(self) -> Source:
+        """The same source as the checkpoint has it, without rewrites."""
+        return replace(self, rewrites=None)
 
     # -- what it contains ----------------------------------------------------------------------------------------------
 
@@ -222,6 +249,12 @@ class Source:
         return torch.cat([value[:, begin:end] for begin, end in cut.columns], 1)
 
     def _read(self, name: str, rows: tuple[int, int] | None) -> Tensor:
+        if self.rewrites is None or not name.startswith(self.text_prefix):
+            return self._stored(name, rows)
+        relative = name.removeprefix(self.text_prefix)
+        return self.rewrites.read(relative, rows, lambda part: self._stored(name, part))
+
+    def _stored(self, name: str, rows: tuple[int, int] | None) -> Tensor:
         value = self.checkpoint.read_tensor(name, rows)
         return value if self.adapter is None else self.adapter(name, rows, value)
 

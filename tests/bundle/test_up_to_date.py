@@ -132,7 +132,8 @@ def test_an_input_that_changed(name: str, change: Callable[[Path], object], comp
 
 
 @pytest.mark.parametrize(
-    "changes", [{"context": 65}, {"recipe": "int4"}, {"target": "pixel"}, {"prefill_lengths": (8,)}]
+    "changes",
+    [{"context": 65}, {"recipe": "int4"}, {"target": "pixel"}, {"prefill_lengths": (8,)}, {"max_loss": 9.0}],
 )
 def test_another_request(changes: Mapping[str, Any], compiling: Compiling) -> None:
     with pytest.raises(Lowers):

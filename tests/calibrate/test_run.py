@@ -42,6 +42,11 @@ EXAMPLES = [
 ]
 
 
+REWRITTEN = ("pre_feedforward_layernorm", "correct_output_scale", "per_layer_input_gate", "per_layer_projection.",
+             "per_layer_projection_norm", "embed_tokens_per_layer", "laurel.linear")  # fmt: skip
+"""Parts of the names of tensors in which factors are moved; those of int4 matrices apart."""
+
+
 def silent(line: str) -> None:
     pass
 
@@ -74,7 +79,8 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
 
 
-def test_only_int4_matrices_change_and_they_lie_on_the_grid(source: Path, calibrated: Path) -> None:
+def test_int4_matrices_lie_on_the_grid_and_the_rest_is_rewritten_or_the_same(source: Path, calibrated: Path) -> None:
+    """A factor is a power of two, so that what was only rewritten has the same digits."""
     before, after = tensors(source), tensors(calibrated)
     assert before.keys() == after.keys()
     opened, recipe = Source.open(calibrated), get_recipe("int4")
@@ -83,12 +89,28 @@ def test_only_int4_matrices_change_and_they_lie_on_the_grid(source: Path, calibr
         for spec in text_weights(opened.text).values()
         if spec.role in ("attention", "ffn")
     }
+    moved = 0
     for name, value in after.items():
         assert value.dtype == before[name].dtype
         if name in rounded:
             assert torch.equal(fake_quantize(value.float(), rounded[name]), value.float()), name
+        elif any(part in name for part in REWRITTEN):
+            was, now = torch.frexp(before[name].float()), torch.frexp(value.float())
+            assert torch.equal(was.mantissa, now.mantissa), name
+            moved += int((was.exponent != now.exponent).any())
         else:
             assert torch.equal(value, before[name]), name
+    assert moved > 20
+
+
+def test_it_is_rewritten_by_what_the_examples_say_and_not_again(source: Path, calibrated: Path) -> None:
+    """The factors are not those that the weights alone tell; the bundle takes the checkpoint as it is."""
+    record = read_calibration(calibrated)
+    assert record is not None and record.rewritten
+    name = "model.layers.4.pre_feedforward_layernorm.weight"
+    by_weights = Source.open(source).rewritten().read_relative(name.removeprefix("model."))
+    assert not torch.equal(tensors(calibrated)[name], tensors(source)[name])
+    assert not torch.equal(tensors(calibrated)[name], by_weights)
 
 
 def test_nano_keeps_more_of_its_english(tmp_path: Path) -> None:
@@ -125,6 +147,8 @@ def test_a_bundle_says_that_it_was_calibrated(calibrated: Path, tmp_path: Path) 
     compile_bundle(options, silent, lambda runtime: FakeBackend(runtime))
     found, record = open_bundle(out).manifest["provenance"]["calibration"], read_calibration(calibrated)
     assert record is not None and found == asdict(record)
+    manifest = open_bundle(out).manifest
+    assert manifest["recipe"]["rewritten"] is False and manifest["loss"]["rewritten"] is None
 
 
 def test_the_same_inputs_give_the_same_bytes_even_after_a_kill(
@@ -172,7 +196,8 @@ def test_several_shards_and_bfloat16(source: Path, examples: Path, tmp_path: Pat
     after = tensors(tmp_path / "out")
     assert after.keys() == whole.keys() and all(value.dtype == torch.bfloat16 for value in after.values())
     changed = {name for name in whole if not torch.equal(after[name], whole[name])}
-    assert len(changed) == 60 and all("_proj" in name for name in changed)
+    rounded = {name for name in changed if ("self_attn." in name or ".mlp." in name) and "_proj" in name}
+    assert len(rounded) == 60 and all(any(part in name for part in REWRITTEN) for name in changed - rounded)
 
 
 def test_what_cannot_be_calibrated(source: Path, examples: Path, calibrated: Path, tmp_path: Path) -> None:
@@ -211,6 +236,8 @@ def test_what_would_undo_it_is_refused(calibrated: Path, tmp_path: Path) -> None
 
     with pytest.raises(TargetError, match="holds no finer weights: compile it with --quant int4"):
         compile_with(recipe="int8")
+    with pytest.raises(TargetError, match=r"what that cost cannot be told .* leave --max-loss out"):
+        compile_with(max_loss=0.5)
     with pytest.raises(TargetError, match="a slice would undo that"):
         compile_with(slicing=SliceOptions(skip_layers=(6,)))
     with pytest.raises(TargetError, match="--elastic would undo that"):

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from g3n_compiler.checkpoint.tensor_names import Naming, Prefix
+from g3n_compiler.models.commuting import Channels, Producer, Turn
 from g3n_compiler.models.family import Cut, KVCache, State, Streams
 from g3n_compiler.models.published import PublishedModels
 from g3n_compiler.models.shape import LayerType, TextShape
@@ -144,6 +145,13 @@ class ToyFamily:
         if match is not None and match[2] in ("gate_proj.weight", "up_proj.weight"):
             return Cut(rows=width)
         return Cut(columns=width) if match is not None and match[2] == "down_proj.weight" else Cut()
+
+    def channels(self, shape: TextShape) -> list[Channels]:
+        layers = [f"layers.{i}." for i in range(shape.num_layers)]
+        return [Channels(p, (Producer(p + "up_proj.weight"),), (p + "down_proj.weight",)) for p in layers]
+
+    def turns(self, shape: TextShape) -> list[Turn]:
+        return []
 
     def vision(self, source: Source) -> None:
         return None

@@ -30,6 +30,7 @@ from g3n_compiler.source import Source
 from g3n_compiler.targets import Placement
 from g3n_compiler.tensor_account import Account
 from g3n_compiler.verify.checks import Parity
+from g3n_compiler.verify.loss import Loss
 from g3n_runtime.bundle import MANIFEST, SCHEMA_VERSION, schema
 from g3n_runtime.errors import BundleError
 from g3n_runtime.json_digest import with_digest
@@ -69,9 +70,18 @@ class Provenance:
 
 
 def build_manifest(
-    job: Job, backends: Mapping[Runtime, Backend], lowered: Lowered, parity: Parity, origin: Provenance
+    job: Job,
+    backends: Mapping[Runtime, Backend],
+    lowered: Lowered,
+    parity: Parity,
+    origin: Provenance,
+    loss: Loss | None = None,
 ) -> dict[str, Any]:
-    """The manifest for the files in ``job.directory``, checked against the schema."""
+    """The manifest for the files in ``job.directory``, checked against the schema.
+
+    Args:
+        loss: what the recipe costs, if it rounds anything.
+    """
     config, recipe, source, target = job.config, job.recipe, job.source, job.target
     adapter, calibration = source.adapter, read_calibration(source.directory)
     fields: dict[str, Any] = {}
@@ -95,6 +105,7 @@ def build_manifest(
             "name": recipe.name,
             "roles": {role: scheme.label for role, scheme in recipe.roles.items()},
             "patterns": {pattern: scheme.label for pattern, scheme in recipe.patterns},
+            "rewritten": source.rewrites is not None,
         },
         "context": job.context,
         "prefill_lengths": list(job.prefill_lengths),
@@ -125,6 +136,8 @@ def build_manifest(
         },
         "license": license_of(origin.checkpoint, None if calibration is None else calibration.source),
     }
+    if loss is not None:
+        manifest["loss"] = loss.as_json()
     if origin.largest is not None:
         manifest |= {"sizes": _sizes(job, origin.largest, backends, lowered, parity)}
     if calibration is not None:

@@ -65,6 +65,8 @@ class Rows:
     embeddings: Tensor
     ple: Tensor
     answered: int
+    ids: tuple[int, ...]
+    """Of the rows; those of media stand for soft tokens."""
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -127,7 +129,7 @@ class Reading:
         embeddings = self._tables.embeddings(ids[:-1])[0]
         for at, rows in places:
             embeddings[at : at + len(rows)] = torch.from_numpy(rows)
-        return Rows(embeddings, self._tables.ple(ids[:-1])[0], answered)
+        return Rows(embeddings, self._tables.ple(ids[:-1])[0], answered, tuple(ids[:-1]))
 
     def _pieces(self, example: Example) -> list[tuple[str, str | None]]:
         """The prompt's texts, each with the type of the medium that follows."""

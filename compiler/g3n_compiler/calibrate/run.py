@@ -1,13 +1,13 @@
 """The whole calibration: examples go through the decoder once, layer by layer, and each matrix is rounded when it is
 used.
 
-A layer's inputs come from the rounded layers before it, so its rounding also compensates for theirs.
+A layer's inputs come from the rounded layers before it, so its rounding also compensates for theirs. Before that the
+weights are rewritten by what the examples make of their channels (:mod:`g3n_compiler.rewrite`).
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,16 +21,18 @@ from g3n_compiler.bundle.kinds import CALIBRATED
 from g3n_compiler.bundle.staging import staged
 from g3n_compiler.calibrate.examples import Example, Reading, Rows, examples_sha256, load_examples
 from g3n_compiler.calibrate.gptq import Curvature, curvature_of, output_error, round_with_feedback
-from g3n_compiler.calibrate.packed_cache import PackedCache
+from g3n_compiler.calibrate.write import write_calibrated
 from g3n_compiler.checkpoint.calibrated import Calibration, read_calibration, write_calibration
 from g3n_compiler.checkpoint.identity import Inputs
-from g3n_compiler.checkpoint.reader import READ_BY_NAME, note_texts
+from g3n_compiler.checkpoint.reader import note_texts
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import CheckpointError, ExampleError, NotFinite, TargetError
 from g3n_compiler.lower.resume import Progress, Steps
+from g3n_compiler.models.embedding_tables import EmbeddingTables
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
+from g3n_compiler.models.packed_cache import PackedCache
 from g3n_compiler.models.registry import text_weights
-from g3n_compiler.models.weights import WeightSpec
+from g3n_compiler.models.weights import LazyWeights, Weights, WeightSpec
 from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.recipe import Recipe, get_recipe
 from g3n_compiler.quantize.rows import fake_quantize, fake_quantize_activations
@@ -73,11 +75,18 @@ def calibrate(directory: Path, examples: Path, recipe_name: str, destination: Pa
     origin = examples_sha256(examples, given)
     key = bundle_key(directory, hashes, {"calibrate": recipe.name, "examples": origin}, PACKAGES)
     with staged(target, key) as (folder, steps_folder):
-        weights = CalibratingWeights(source, specs, rounded, recipe, Steps(steps_folder, lambda line: None))
-        _run(source, weights, _read(source, recipe, given, progress), progress)
+        steps = Steps(steps_folder, lambda line: None)
+        rows = _read(source, recipe, given, progress)
+        if recipe.rewrites:
+            sizes = steps.file("sizes.safetensors", lambda path: _save_sizes(source, rows, path, progress))
+            source = source.rewritten(load_file(sizes))
+        weights = CalibratingWeights(source, specs, rounded, recipe, steps)
+        _run(source, weights, rows, recipe, progress)
         progress("writing the checkpoint")
-        record = Calibration(recipe.name, origin, len(given), len(rounded), weights.error, hashes)
-        _write(source, {specs[name].tensor: weights.file(name) for name in rounded}, folder)
+        record = Calibration(
+            recipe.name, origin, len(given), len(rounded), weights.error, hashes, source.rewrites is not None
+        )
+        write_calibrated(source, {specs[name].tensor: weights.file(name) for name in rounded}, folder)
         write_calibration(folder, record)
         inputs.require_unchanged()
     source.close()
@@ -150,6 +159,21 @@ class CalibratingWeights(FakeQuantWeights):
         return self._seen[1]
 
 
+class MeasuringWeights(LazyWeights):
+    """A checkpoint's own weights, which keep the mean square ``[K]`` of what each of some matrices read."""
+
+    def __init__(self, source: Source, tensors: Collection[str]) -> None:
+        specs = text_weights(source.text)
+        super().__init__(source.read, specs)
+        self._tensors = {name: spec.tensor for name, spec in specs.items() if spec.tensor in tensors}
+        self.squares: dict[str, Tensor] = {}
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        if (tensor := self._tensors.get(name)) is not None:
+            self.squares[tensor] = x[0].square().mean(0)
+        return super().linear(name, x)
+
+
 def _read(source: Source, recipe: Recipe, examples: Sequence[Example], progress: Progress) -> list[Rows]:
     """All examples as rows, if they fit into memory at once."""
     progress(f"reading {len(examples)} examples")
@@ -169,12 +193,17 @@ def _read(source: Source, recipe: Recipe, examples: Sequence[Example], progress:
 
 
 @torch.no_grad()
-def _run(source: Source, weights: CalibratingWeights, examples: Sequence[Rows], progress: Progress) -> None:
-    """Send all examples through the decoder as a bundle does: what no answer needs ends at the last KV owner."""
+def _run(source: Source, weights: Weights, examples: Sequence[Rows], recipe: Recipe | None, progress: Progress) -> None:
+    """Send all examples through the decoder as a bundle does: what no answer needs ends at the last KV owner.
+
+    Args:
+        recipe: rounds the rows of the per-layer table; ``None`` leaves them as they are.
+    """
     config = source.text
     decoder = source.family.decoder(config, weights)
     cache = PackedCache(config, [len(e) for e in examples], [len(e) - e.answered for e in examples])
-    embeddings, ple = (torch.cat(parts)[None] for parts in zip(*((e.embeddings, e.ple) for e in examples), strict=True))
+    embeddings = torch.cat([e.embeddings for e in examples])[None]
+    ple = EmbeddingTables(config, source.read, recipe).ple([i for e in examples for i in e.ids])
     state = decoder.begin(embeddings, ple, torch.cat([torch.arange(len(e)) for e in examples]))
     answers = torch.cat([torch.arange(len(e)) >= e.answered for e in examples])
     for i in range(config.num_layers):
@@ -182,22 +211,13 @@ def _run(source: Source, weights: CalibratingWeights, examples: Sequence[Rows], 
         state = decoder.layer(i, state, cache, answers if i == config.num_kv_layers - 1 else None)
 
 
-def _write(source: Source, rounded: Mapping[str, Path], folder: Path) -> None:
-    """Copy the checkpoint's files to ``folder`` and replace the plain matrices with the rounded ones."""
-    index = source.checkpoint.files.index_file
-    for name in {*READ_BY_NAME, *([] if index is None else [index.name])}:
-        if (source.directory / name).is_file():
-            shutil.copyfile(source.directory / name, folder / name)
-    stored = source.checkpoint.stored_name
-    replaced = {stored(source.tensor_name(relative)): path for relative, path in rounded.items()}
-    for shard in source.checkpoint.shards:
-        copy = folder / shard.path.name
-        shutil.copyfile(shard.path, copy)
-        with copy.open("r+b") as file:
-            for name in shard.entries.keys() & replaced.keys():
-                entry, weight = shard.entries[name], load_file(replaced[name])["weight"]
-                values = weight.contiguous().view(torch.uint8).numpy()
-                if values.nbytes != entry.nbytes:
-                    raise AssertionError(f"{name} has {values.nbytes} bytes rounded, {entry.nbytes} in its shard")
-                file.seek(entry.offset)
-                file.write(values.data)
+def _save_sizes(source: Source, examples: Sequence[Rows], path: Path, progress: Progress) -> None:
+    """How large the values of each channel are over the examples, in float32, by the channels' names."""
+    progress("measuring the channels in float32")
+    places = source.family.channels(source.whole)
+    weights = MeasuringWeights(source, {name for place in places for name in place.consumers})
+    _run(source, weights, examples, None, progress)
+    sizes = {
+        place.name: torch.stack([weights.squares[name] for name in place.consumers]).mean(0).sqrt() for place in places
+    }
+    path.write_bytes(save(sizes))  # save_file would not raise the system's own errors

@@ -45,6 +45,8 @@ class Calibration:
     """Squared error of the matrices' outputs on the examples, relative to that of plain rounding."""
     source: Mapping[str, str]
     """Hashes of the files that it was made from."""
+    rewritten: bool = False
+    """Whether its weights were rewritten before they were rounded, so that nobody needs to do it again."""
 
 
 def read_calibration(directory: Path) -> Calibration | None:

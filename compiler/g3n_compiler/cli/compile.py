@@ -24,12 +24,14 @@ from g3n_compiler.cli.options import (
     FileName,
     IntegerList,
     NameList,
+    Percentage,
     Verb,
     Words,
 )
 from g3n_compiler.cli.show import progress_steps, show, styled
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.report.loss import loss_sentence, loss_warning
 from g3n_compiler.report.placement import not_run
 from g3n_compiler.targets import TARGETS
 from g3n_runtime.bundle import open_bundle
@@ -49,6 +51,7 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
         "Model": ("size", "checkpoint", "lora", "modalities", "image_sizes"),
         "Device": ("target", "runtime", "soc", "require_gpu"),
         "Form": ("quant", "context", "prefill_lengths"),
+        "Quality": ("held_texts", "max_loss"),
         "MatFormer slices": ("skip_layers", "ffn_dims", "budget", "params", "elastic"),
     },
     remark="An interrupted compile resumes when you run the same command again.",
@@ -83,6 +86,10 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
 @click.option("--elastic", type=NameList(), help="Sizes to nest in one bundle, e.g. e2b,e4b or full,half.")
 @click.option("--soc", type=Words(), help="Chip to compile for ahead of time, e.g. Tensor_G5.")
 @click.option("--require-gpu", is_flag=True, help="Refuse where no GPU can run what the target places on one.")
+@click.option(
+    "--eval", "held_texts", type=FileName(), help="Texts, as JSON lines, to measure the loss on [default: own]."
+)
+@click.option("--max-loss", type=Percentage(), help="Refuse a bundle that loses more of the perplexity, e.g. 3%.")
 @click.option("--out", type=FileName(), help="Bundle folder [default: exported/SIZE-TARGET-QUANT].")
 @click.option("--force", is_flag=True, help="Compile also what is up to date.")
 @click.option("--sign", type=FileName(), help="Sign the bundle with this private key (PEM, EC P-256).")
@@ -108,6 +115,8 @@ def main(
     elastic: tuple[str, ...] | None,
     soc: str | None,
     require_gpu: bool,
+    held_texts: Path | None,
+    max_loss: float | None,
     out: Path | None,
     force: bool,
     sign: Path | None,
@@ -128,7 +137,7 @@ def main(
         target, size, named_by(checkpoint), runtime, quant, context, prefill_lengths, modalities, image_sizes,
         named_by(lora), soc, out,
         _asked(sys.argv), SliceOptions(skip_layers, ffn_dims, budget, params),
-        elastic, key, force, require_gpu,
+        elastic, key, force, require_gpu, held_texts, max_loss,
     )  # fmt: skip
     with insistent_interrupt(), quiet_toolchains(verbose), progress_steps(quiet) as step:
         directory, up_to_date = compile_or_keep(options, step)
@@ -151,6 +160,10 @@ def main(
         show(styled(text["runtime"], "bold"), f" {text['prompt']!r} -> {text['text']!r}")
     passed = len(manifest["parity"]["checks"])
     show(f"{passed} comparisons with the reference passed{' when it was compiled' if up_to_date else ''}")
+    if (cost := loss_sentence(manifest)) is not None:
+        show(cost)
+    if (warning := loss_warning(manifest)) is not None:
+        show(styled("warning: ", "yellow"), warning)
     for sentence in not_run(manifest):
         show(styled("not run: ", "yellow"), sentence)
     show(f"bundle: {directory}\nreport: {directory / 'report.html'}")

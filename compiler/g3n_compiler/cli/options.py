@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,20 @@ class Words(click.ParamType[str]):
         if not value or "\0" in value:
             self.fail("is empty" if not value else f"{value!r} is not text", param, ctx)
         return str(value)
+
+
+class Percentage(click.ParamType[float]):
+    """``3%`` or ``0.5%``, as a part of 1."""
+
+    name = "percentage"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"([0-9]{1,4}(?:\.[0-9]{1,6})?) ?%", str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a percentage such as 3%", param, ctx)
+        return float(match[1]) / 100
 
 
 class FileName(click.Path):

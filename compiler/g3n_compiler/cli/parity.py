@@ -60,6 +60,9 @@ def compare(
     largest, *smaller = choose_sizes(names, source.whole) if names else [None]
     if largest is not None:
         source = source.divided(largest.config)
+    if manifest["recipe"].get("rewritten", False):
+        step("choosing how to spread the weights' scales, as the compile did")
+        source = source.rewritten()
     job = Job(
         source=source,
         tokenizer=load_tokenizer(source.directory, gemma3n_config(source.text), source.modalities),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from torch import Tensor
 
 from g3n_compiler.checkpoint.tensor_names import Naming
+from g3n_compiler.models.commuting import Channels, Turn
 from g3n_compiler.models.published import PublishedModels
 from g3n_compiler.models.shape import LayerType, TextShape
 from g3n_compiler.models.weights import Weights, WeightSpec
@@ -149,6 +150,16 @@ class Family(Protocol):
             kept: the layers of the whole model that the slice keeps, ascending.
             tensor: name within the text model, with its layer numbered as in the slice.
         """
+
+    def channels(self, shape: TextShape) -> Sequence[Channels]:
+        """Where a factor can be moved from one weight of the decoder to another.
+
+        Args:
+            shape: that of the whole checkpoint.
+        """
+
+    def turns(self, shape: TextShape) -> Sequence[Turn]:
+        """Where values of attention can be turned."""
 
     def vision(self, source: Source) -> VisionConfig | None:
         """The vision tower for which ``source`` has tensors.

@@ -58,6 +58,8 @@ class Recipe:
     summary: str
     roles: Mapping[Role, Scheme]
     patterns: tuple[tuple[str, Scheme], ...] = field(default=())
+    rewrites: bool = False
+    """Whether weights are rewritten before they are rounded, see :mod:`g3n_compiler.rewrite`."""
     logit_tolerance: float = 1e-4
     """Largest allowed difference of logits from the recipe's own fake-quant reference, relative to their range."""
     layer_tolerance: float = 1e-4
@@ -89,6 +91,7 @@ RECIPES: dict[str, Recipe] = {
             "int8",
             "int8 everywhere, one scale a row",
             _uniform(INT8, INT8),
+            rewrites=True,
             logit_tolerance=0.05,
             layer_tolerance=0.02,
         ),
@@ -104,6 +107,7 @@ RECIPES: dict[str, Recipe] = {
                 "ple": INT4,
                 **_towers(INT8),
             },
+            rewrites=True,
             logit_tolerance=0.05,
             layer_tolerance=0.02,
         ),
@@ -111,6 +115,7 @@ RECIPES: dict[str, Recipe] = {
             "int4-lean",
             "as int4, with head and embeddings int4 too: the smallest bundle",
             {**_uniform(INT4, INT8), "linear": INT8},
+            rewrites=True,
             logit_tolerance=0.05,
             layer_tolerance=0.02,
         ),

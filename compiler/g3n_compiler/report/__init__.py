@@ -22,6 +22,7 @@ def render(manifest: dict[str, Any]) -> str:
     from g3n_compiler.report.commands import commands
     from g3n_compiler.report.comparisons import groups
     from g3n_compiler.report.curves import charts
+    from g3n_compiler.report.loss import loss_sentence, loss_warning, worst
     from g3n_compiler.report.memory import memory
     from g3n_compiler.report.placement import lanes, not_run
 
@@ -35,6 +36,9 @@ def render(manifest: dict[str, Any]) -> str:
         style=Markup(style),
         lanes=lanes(manifest),
         not_run=not_run(manifest),
+        loss=loss_sentence(manifest),
+        loss_warning=loss_warning(manifest),
+        worst=worst,
         commands=commands(manifest),
         charts=charts(manifest),
         memory=memory(manifest),

@@ -43,10 +43,10 @@ class Reference:
         self.decoder = source.family.decoder(config, weights)
 
     @torch.no_grad()
-    def logits(self, ids: Sequence[int]) -> Tensor:
-        """``[T, vocab]`` float32, every position."""
+    def logits(self, ids: Sequence[int], chunk: int = CHUNK) -> Tensor:
+        """``[T, vocab]`` float32, every position; ``chunk`` positions are computed together."""
         cache = EagerCache(self.config)
-        out = [self._step(ids[i : i + CHUNK], cache) for i in range(0, len(ids), CHUNK)]
+        out = [self._step(ids[i : i + chunk], cache) for i in range(0, len(ids), chunk)]
         return torch.cat(out)
 
     @torch.no_grad()

@@ -12,16 +12,21 @@ from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import TextEntry, TextModel
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.slice.elastic import Size
+from g3n_compiler.source import Source
 from g3n_compiler.verify.accelerator import verify_on_accelerator
 from g3n_compiler.verify.audio import audio_checks
 from g3n_compiler.verify.checks import EXACT, Check, GeneratedText, Parity, is_degenerate, relative_error
+from g3n_compiler.verify.float32 import REACH, TransformersLayers, float32_limit, transformers_errors
 from g3n_compiler.verify.golden import GENERATED, PROMPTS, Golden, golden_inputs
+from g3n_compiler.verify.layers import JITTER
+from g3n_compiler.verify.layers import REACH as LAYER_REACH
 from g3n_compiler.verify.onnx.checks import onnx_checks
-from g3n_compiler.verify.reference import Reference, hf_logits, is_small
+from g3n_compiler.verify.reference import Reference, is_small
 from g3n_compiler.verify.tasks import task_scores
 from g3n_compiler.verify.text import Expected, artifact_checks
 from g3n_compiler.verify.vision import vision_checks
 
+Parts = tuple[tuple[str, float], ...]
 Greedy = Callable[[Sequence[int], int], tuple[list[int], list[float]]]
 """``count`` greedy tokens after ids, and their margins if known."""
 
@@ -41,11 +46,11 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
     expected = Expected(golden)
     if small:
         job.progress("running the references")
-        expected = _run_references(golden, exact, rounded)
+        expected = _run_references(job.source, golden, exact, rounded)
         job.progress("comparing with transformers")
-        parity.checks += _hf_checks(job, expected)
+        parity.checks += _hf_checks(job.source, exact, expected)
         job.progress("comparing with onnxruntime")
-        parity.checks += onnx_checks(job.source, golden[1].ids, expected.exact[1])
+        parity.checks += onnx_checks(job.source, golden[1].ids, expected.exact[1], expected.limits[1])
     for runtime, backend in backends.items():
         job.progress(f"comparing the {runtime} artifact")
         parity.checks += artifact_checks(job, backend, expected, rounded)
@@ -93,16 +98,17 @@ def size_checks(job: Job, size: Size, entry: TextEntry) -> list[Check]:
     rounded = exact if job.recipe.name == "fp32" else Reference(source, job.recipe)
     golden = golden_inputs(job.tokenizer, job.config, job.context)
     small = is_small(source)
-    expected = _run_references(golden, exact, rounded) if small else Expected(golden)
-    checks = _hf_checks(own, expected) if small else []
+    expected = _run_references(source, golden, exact, rounded) if small else Expected(golden)
+    checks = _hf_checks(source, exact, expected) if small else []
     checks += artifact_checks(own, entry, expected, rounded)
     return [replace(c, subgraph=f"{c.subgraph} of {size.name}") for c in checks]
 
 
-def _run_references(golden: list[Golden], exact: Reference, rounded: Reference) -> Expected:
+def _run_references(source: Source, golden: list[Golden], exact: Reference, rounded: Reference) -> Expected:
     exact_logits = [exact.logits(g.ids).numpy() for g in golden]
+    limits = [float32_limit(exact, source, g.ids, own) for g, own in zip(golden, exact_logits, strict=True)]
     recipe_logits = exact_logits if rounded is exact else [rounded.logits(g.ids).numpy() for g in golden]
-    return Expected(golden, exact_logits, recipe_logits)
+    return Expected(golden, exact_logits, recipe_logits, limits)
 
 
 def _own_greedy(job: Job, backend: Backend) -> Greedy:
@@ -115,20 +121,29 @@ def _own_greedy(job: Job, backend: Backend) -> Greedy:
     return lambda ids, count: (model().greedy(ids, count), [])
 
 
-def _hf_checks(job: Job, expected: Expected) -> list[Check]:
-    model = job.source.family.load_transformers(job.source)
-    return [
-        Check(
-            f"{g.name}, {len(g.ids)} tokens",
-            "core",
-            "eager",
-            "transformers fp32",
-            "relative error",
-            relative_error(ours, hf_logits(model, g.ids).numpy()),
-            EXACT,
-        )
-        for g, ours in zip(expected.golden, expected.exact, strict=True)
-    ]
+def _hf_checks(source: Source, exact: Reference, expected: Expected) -> list[Check]:
+    """Hold ours against ``transformers``: its logits, as close as float32 allows, and each of its layers alone.
+
+    ``transformers`` has the weights as they are in the checkpoint, so that a rewrite that is not exact is found.
+    """
+    hf, checks = source.family.load_transformers(source.original), list[Check]()
+
+    def check(name: str, value: float, limit: float, note: str = "", parts: Parts = ()) -> None:
+        checks.append(Check(name, "core", "eager", "transformers fp32", "relative error", value, limit, note, parts))
+
+    for g, ours, limit in zip(expected.golden, expected.exact, expected.limits, strict=True):
+        layers = TransformersLayers(hf, exact.tables, g.ids)
+        note = "" if limit == EXACT else f"float32 and float64 differ by {limit / REACH:.2g} here"
+        check(f"{g.name}, {len(g.ids)} tokens", relative_error(ours, layers.logits), limit, note)
+        errors = transformers_errors(exact, layers, g.ids)
+        parts = tuple((part.name, part.worst) for part in errors.parts)
+        name = f"{g.name}: each layer alone, {len(g.ids)} tokens"
+        check(name, errors.steady.worst, EXACT, f"worst in {errors.steady.name}", parts)
+        for part in errors.sensitive:
+            assert part.own is not None
+            moved = f"ours moves by {part.own:.2g} when its input does by {JITTER:g}"
+            check(f"{g.name}: {part.name} alone", part.worst, LAYER_REACH * part.own, moved)
+    return checks
 
 
 def _text_checks(job: Job, runtime: Runtime, backend: Backend, greedy: Greedy, reference: str, parity: Parity) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from g3n_compiler.checkpoint.tensor_names import Naming
+from g3n_compiler.models.commuting import Channels, Turn
 from g3n_compiler.models.family import Cut
 from g3n_compiler.models.gemma3n.audio_weights import audio_tensors
+from g3n_compiler.models.gemma3n.commuting import channels, turns
 from g3n_compiler.models.gemma3n.decoder import TextDecoder
 from g3n_compiler.models.gemma3n.media_tokens import media_tokens
 from g3n_compiler.models.gemma3n.published import published
@@ -101,6 +103,12 @@ class Gemma3n:
         if match[2] in FFN_ROWS:
             return Cut(rows=width)
         return Cut(columns=width) if match[2] == FFN_COLUMNS else Cut()
+
+    def channels(self, shape: TextShape) -> Sequence[Channels]:
+        return channels(gemma3n_config(shape))
+
+    def turns(self, shape: TextShape) -> Sequence[Turn]:
+        return turns(gemma3n_config(shape))
 
     def vision(self, source: Source) -> VisionConfig | None:
         stem_bias = source.tower_prefix + STEM_BIAS in source.checkpoint.entries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from g3n_compiler.calibrate.packed_cache import PackedCache
+from g3n_compiler.models.packed_cache import PackedCache
 from g3n_compiler.verify.reference import Reference
 from tests.conftest import TinyModel
 

@@ -1,0 +1,48 @@
+"""Where a factor or a rotation can move from one weight of a model to another without changing what it computes.
+
+A family lists the places (:meth:`g3n_compiler.models.family.Family.channels` and ``turns``);
+:mod:`g3n_compiler.rewrite` decides what is moved. Tensors are named as in a whole checkpoint, within the text model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Producer:
+    """A tensor whose rows (or, of a table, columns) make the channels: each is divided by the channel's factor.
+
+    Args:
+        input_gain: the gain on what a matrix reads, by which the size of its output can be told from weights alone.
+        tables: how often the channels are repeated side by side in each row of a table; 0 if the rows are meant.
+    """
+
+    tensor: str
+    input_gain: str | None = None
+    tables: int = 0
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Channels between producers and the matrices that read them, whose columns are multiplied by the factors.
+
+    Nothing between them may be anything but a product with what does not depend on the channel's size.
+    """
+
+    name: str
+    producers: tuple[Producer, ...]
+    consumers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Values of attention, which a rotation within each KV head turns, and the matrices that turn them back.
+
+    ``values`` has rows ``[kv_heads * head_dim]``, each of ``outputs`` has columns ``[heads * head_dim]``.
+    """
+
+    values: str
+    outputs: tuple[str, ...]
+    kv_heads: int
+    head_dim: int

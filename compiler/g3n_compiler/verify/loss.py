@@ -1,0 +1,92 @@
+"""What a recipe costs the model at hand, as figures: its reference against the checkpoint in float32 on held texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from g3n_compiler.errors import LossError
+from g3n_compiler.verify.checks import EXACT, Check, rounded
+
+NAMED = 3
+"""Layers, and matrices, that a message names."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a recipe costs on some texts; errors of parts are root mean squares, relative to the exact values'."""
+
+    texts: str
+    """Where they are from."""
+    texts_sha256: str
+    tokens: int
+    """That were predicted."""
+    exact_perplexity: float
+    perplexity: float
+    kl_divergence: float
+    """Mean over the tokens, in nats, of the exact prediction from the recipe's."""
+    same_top: float
+    """Share of the tokens at which both predict the same."""
+    layers: Mapping[str, float]
+    """The error of each layer's output if it alone is rounded, and of the head's."""
+    matrices: Mapping[str, float]
+    """The error of each matrix's output on exact inputs."""
+    rewritten: float | None
+    """The largest relative error that rewriting the weights brings in float32; ``None`` if they are not rewritten."""
+
+    @property
+    def lost(self) -> float:
+        """Part of the perplexity that is lost: 0.03 for 3%."""
+        return self.perplexity / self.exact_perplexity - 1
+
+    @property
+    def worst(self) -> str:
+        """The layers and the matrices that lose most, in words."""
+        return f"most is lost in {_worst(self.layers)}; of the matrices in {_worst(self.matrices)}"
+
+    def require(self, most: float) -> None:
+        """Raise unless at most the part ``most`` of the perplexity is lost.
+
+        Raises:
+            LossError: it names the layers that lose most.
+        """
+        if not self.lost <= most:
+            raise LossError(
+                f"the recipe loses {self.lost:.1%} of the perplexity ({self.exact_perplexity:.2f} in float32, "
+                f"{self.perplexity:.2f} rounded, on {self.tokens} tokens of {self.texts}), over --max-loss {most:.4g}: "
+                f"{self.worst}. Use --quant int8, calibrate with g3n-calibrate, or allow more with --max-loss"
+            )
+
+    @classmethod
+    def of_json(cls, fields: Mapping[str, Any]) -> Loss:
+        """The inverse of :meth:`as_json`."""
+        return cls(**{name: value for name, value in fields.items() if name != "lost"})
+
+    def check(self) -> list[Check]:
+        """The comparison of the rewritten weights with those of the checkpoint, if they are rewritten."""
+        if self.rewritten is None:
+            return []
+        name = f"the rewritten weights in float32, each layer alone, {self.tokens} tokens"
+        reference = "the checkpoint's own weights"
+        return [Check(name, "core", "eager", reference, "relative error", self.rewritten, EXACT)]
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields; numbers have the digits that are the same at every run."""
+        fields = asdict(self)
+        for name in ("exact_perplexity", "perplexity", "kl_divergence", "same_top"):
+            fields[name] = _digits(fields[name], 5)
+        for name in ("layers", "matrices"):
+            fields[name] = {part: _digits(error, 2) for part, error in fields[name].items()}
+        fields["rewritten"] = None if self.rewritten is None else rounded(self.rewritten)
+        return fields | {"lost": _digits(self.lost, 3)}
+
+
+def _worst(errors: Mapping[str, float]) -> str:
+    order = sorted(errors, key=lambda name: -errors[name])[:NAMED]
+    return ", ".join(f"{name} ({errors[name]:.1%})" for name in order)
+
+
+def _digits(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else 1e30
