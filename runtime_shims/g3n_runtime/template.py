@@ -89,6 +89,42 @@ def render(text: str, messages: Sequence[Mapping[str, Any]], error: type[G3nErro
     return "".join(output)
 
 
+def tested_constants(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The texts and the numbers that decide what a template writes: what it compares with, looks for or counts to.
+
+    A conversation that has none of them can look like one of a plainer template.
+    """
+    texts, numbers = dict[str, None](), dict[int, None]()
+    for node in _environment().parse(text).find_all((nodes.Compare, nodes.Call, nodes.Filter, nodes.Slice, nodes.Test)):
+        for constant in node.find_all(nodes.Const):
+            value = constant.value
+            if isinstance(value, str) and value:
+                texts[value] = None
+            elif type(value) is int:
+                numbers[abs(value)] = None
+    return tuple(texts), tuple(numbers)
+
+
+def names_used(text: str) -> frozenset[str]:
+    """Every name that a template reads or sets."""
+    return frozenset(node.name for node in _environment().parse(text).find_all(nodes.Name))
+
+
+def renamed(text: str, name: str, other: str) -> str:
+    """A template that reads ``other`` where ``text`` reads the variable ``name``; attributes keep their names.
+
+    A newline in a literal is written as an escape, since LiteRT-LM's renderer fails on some that hold one.
+    """
+    out, before = list[str](), ""
+    for _, kind, value in _environment().lex(text):
+        if kind == "string":
+            value = value.replace("\n", "\\n")
+        out.append(other if (kind, value) == ("name", name) and before != "." else value)
+        if kind != "whitespace":
+            before = value
+    return "".join(out)
+
+
 class _Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"%"})
 

@@ -6,7 +6,7 @@ never matches control symbols (``<pad>``, ``<eos>``, ``<bos>``) in text; the cal
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,15 @@ def pad_to_vocabulary(model: bytes, size: int) -> bytes:
     except RuntimeError as error:
         raise TokenizerError(f"SentencePiece does not load the tokenizer ({error}): copy it again") from None
     return padded
+
+
+def read_in_texts(model: bytes, symbols: Collection[str]) -> bytes:
+    """``model`` with control symbols that it also finds in a text, as ``transformers`` does: templates write some."""
+    proto, kinds = pb.ModelProto.FromString(model), pb.ModelProto.SentencePiece
+    for piece in proto.pieces:
+        if piece.piece in symbols and piece.type == kinds.CONTROL:
+            piece.type = kinds.USER_DEFINED
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def to_sentencepiece(tokenizer_json: Path) -> bytes:

@@ -9,10 +9,16 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from g3n_compiler.checkpoint.chat_template import load_chat_template
+from g3n_compiler.checkpoint.conversations import conversations
 from g3n_compiler.checkpoint.fields import present
 from g3n_compiler.checkpoint.generation import Sampler, load_sampler
 from g3n_compiler.checkpoint.remark import Remark, no_remark
-from g3n_compiler.checkpoint.sentencepiece import choose_sentencepiece, pad_to_vocabulary
+from g3n_compiler.checkpoint.sentencepiece import (
+    CONTROL_SYMBOLS,
+    choose_sentencepiece,
+    pad_to_vocabulary,
+    read_in_texts,
+)
 from g3n_compiler.checkpoint.tokenizer_json import load_fast_tokenizer, read_tokenizer_json
 from g3n_compiler.checkpoint.turns import NoTurns, Turns, derive_turns
 from g3n_compiler.errors import TokenizerError
@@ -152,6 +158,9 @@ def load_tokenizer(
         stop.append(end)
         remark(f"token {end} ends a turn in the chat template, but is no eos_token_id: answers end there too")
     sentencepiece, origin = choose_sentencepiece(directory, remark)
+    if written := _control_symbols(template, media):
+        sentencepiece = read_in_texts(sentencepiece, written)
+        remark(f"the chat template writes {' and '.join(written)}, so LiteRT-LM reads it in texts too, as transformers")
     return TextTokenizer(
         path,
         pad_to_vocabulary(sentencepiece, config.vocab_size),
@@ -164,6 +173,18 @@ def load_tokenizer(
         tuple(stop),
         end,
     )
+
+
+def _control_symbols(template: ChatTemplate, media: Sequence[str]) -> list[str]:
+    """The control symbols that the template itself writes, the bos at its beginning apart."""
+    written = set[str]()
+    for _, messages in conversations(media, template.jinja):
+        try:
+            text = template.render(messages, TokenizerError).removeprefix(template.bos)
+        except TokenizerError:
+            continue
+        written |= {symbol for symbol in CONTROL_SYMBOLS if symbol in text}
+    return sorted(written)
 
 
 def _first_added(path: Path, text: str) -> int | None:

@@ -30,7 +30,7 @@ def require_equal_prompts(job: Job, backends: Mapping[Runtime, Backend]) -> int:
     Raises:
         TokenizerError: a prompt differs, or neither ``transformers`` nor a runtime can make it.
     """
-    named = dict(conversations(sorted(job.soft_tokens)))
+    named = dict(conversations(sorted(job.soft_tokens), job.tokenizer.template.jinja))
     expected = transformers_prompts(job, list(named.values()))
     for runtime, backend in backends.items():
         made = backend.prompts(job, list(named.values()))
