@@ -27,7 +27,7 @@ def engine_prompts(job: Job, template: str, wanted: Sequence[Conversation]) -> l
     tokenizer = job.tokenizer
     llm = llm_metadata(CONTEXT, tokenizer, template, media_of(job))
     with stand_in(tokenizer.sentencepiece, llm) as engine:
-        return [_prompt(engine, job, messages) for messages in wanted]
+        return [rendered(engine, job, messages) for messages in wanted]
 
 
 def engine_template(job: Job) -> str:
@@ -55,7 +55,8 @@ def engine_template(job: Job) -> str:
     )
 
 
-def _prompt(engine: LiteRtEngine, job: Job, messages: Conversation) -> RuntimePrompt | None:
+def rendered(engine: LiteRtEngine, job: Job, messages: Conversation) -> RuntimePrompt | None:
+    """What an open engine makes of one conversation under the template and the tokenizer of its file."""
     text = engine.render(messages)
     if not text:  # the engine swallows the template's errors
         return None

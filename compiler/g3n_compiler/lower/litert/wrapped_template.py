@@ -50,6 +50,9 @@ def _messages(template: ChatTemplate) -> str:
         "{% set g3n = namespace(messages=[], content='') %}{% for g3n_message in messages %}"
         "{% if g3n_message['content'] is string %}{% set g3n.content = g3n_message['content'] %}"
         "{% elif g3n_message['content'] | rejectattr('type', 'equalto', 'text') | list | length == 0 %}"
-        + plain + "{% else %}" + beside + "{% endif %}"
-        "{% set g3n.messages = g3n.messages + [{'role': g3n_message['role'], 'content': g3n.content}] %}{% endfor %}{% set g3n_messages = g3n.messages %}"
+        + plain
+        + "{% else %}"
+        + beside
+        + "{% endif %}{% set g3n.messages = g3n.messages + [{'role': g3n_message['role'], 'content': g3n.content}] %}"
+        "{% endfor %}{% set g3n_messages = g3n.messages %}"
     )
