@@ -16,7 +16,8 @@ from g3n_compiler.checkpoint.calibrated import check_calibration
 from g3n_compiler.checkpoint.hub import name_size, resolve_adapter, resolve_checkpoint, stay_offline
 from g3n_compiler.checkpoint.hub_id import Named
 from g3n_compiler.checkpoint.identity import Inputs
-from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS, require_adapter
+from g3n_compiler.checkpoint.lora import CONFIG, TEXT_FILES, WEIGHTS, require_adapter
+from g3n_compiler.checkpoint.lora_text import require_same_text
 from g3n_compiler.checkpoint.reader import note_texts
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
 from g3n_compiler.checkpoint.weight_files import require_adapter_named
@@ -168,7 +169,7 @@ def open_request(
     stay_offline()
     note_texts(folder, inputs)
     if adapter is not None:
-        inputs.note(adapter / name for name in (CONFIG, WEIGHTS))
+        inputs.note(adapter / name for name in (CONFIG, WEIGHTS, *TEXT_FILES))
     source = Source.open(folder, modalities=modalities, remark=remark)
     try:
         require_adapter_named(source.directory, adapter)
@@ -198,6 +199,8 @@ def open_request(
         resolutions = _resolutions(options.resolutions, source)
         tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text), source.modalities, remark)
         _require_turns(target, backends, tokenizer)
+        if adapter is not None:
+            require_same_text(adapter, tokenizer)
         out = (
             Path("exported") / bundle_name(size, choice, sizes, target, recipe) if options.out is None else options.out
         )

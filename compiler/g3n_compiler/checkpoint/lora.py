@@ -14,7 +14,7 @@ from torch import Tensor
 
 from g3n_compiler.checkpoint.fields import present
 from g3n_compiler.checkpoint.lora_config import CONFIG
-from g3n_compiler.checkpoint.lora_folder import PICKLE, WEIGHTS, adapter_advice, read_settings
+from g3n_compiler.checkpoint.lora_folder import PICKLE, TEXT_FILES, WEIGHTS, adapter_advice, read_settings
 from g3n_compiler.checkpoint.lora_pairs import Pair, load_pairs
 from g3n_compiler.checkpoint.lora_saved import Rows, find_whole, load_rows
 from g3n_compiler.checkpoint.lora_tensors import AdapterTensors
@@ -23,7 +23,7 @@ from g3n_compiler.checkpoint.remark import Remark, no_remark
 from g3n_compiler.checkpoint.safetensors import SafetensorsFile
 from g3n_compiler.errors import CheckpointError
 
-__all__ = ["CONFIG", "WEIGHTS", "LoraAdapter", "adapter_advice", "require_adapter"]
+__all__ = ["CONFIG", "TEXT_FILES", "WEIGHTS", "LoraAdapter", "adapter_advice", "require_adapter"]
 
 
 def require_adapter(directory: Path) -> None:

@@ -39,6 +39,12 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
     return spec
 
 
+def token_ids(path: Path) -> dict[str, int]:
+    """The id of every token in a ``tokenizer.json``."""
+    spec = read_tokenizer_json(path)
+    return {**spec["model"]["vocab"], **{token["content"]: token["id"] for token in spec.get("added_tokens") or []}}
+
+
 def load_fast_tokenizer(path: Path) -> Tokenizer:
     """The ``tokenizers`` object of a checked file; it neither truncates nor pads, as ``transformers`` uses it.
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from g3n_compiler.checkpoint.fields import Section, present, show
 from g3n_compiler.checkpoint.remark import Remark, no_remark
+from g3n_compiler.checkpoint.tokenizer_json import token_ids
 from g3n_compiler.errors import TokenizerError, WrongModel
 from g3n_compiler.models.gemma3n.image_processor import read_image_processor
-from g3n_compiler.models.gemma3n.media_tokens import media_tokens, token_ids
+from g3n_compiler.models.gemma3n.media_tokens import media_tokens
 from g3n_compiler.models.gemma3n.processor_files import IMAGE, NEW, OLD, SOUND, check_count, processor_settings
 from g3n_compiler.models.gemma3n.rope_config import flat_base
 from g3n_compiler.models.gemma3n.sound_processor import check_sound_processor
