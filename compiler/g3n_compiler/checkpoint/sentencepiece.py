@@ -13,13 +13,17 @@ from typing import Any
 import sentencepiece
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from sentencepiece import sentencepiece_model_pb2 as pb
-from tokenizers import Tokenizer
 
 from g3n_compiler.checkpoint.fields import present
 from g3n_compiler.checkpoint.lfs import is_lfs_pointer
+from g3n_compiler.checkpoint.merge_rules import check_rules, out_of_order, pair, require
 from g3n_compiler.checkpoint.remark import Remark, no_remark
-from g3n_compiler.checkpoint.tokenizer_json import read_tokenizer_json, replaces_spaces, splits_at_spaces
-from g3n_compiler.errors import TokenizerError, UnsupportedTokenizer
+from g3n_compiler.checkpoint.tokenizer_json import (
+    SPACE,
+    load_fast_tokenizer,
+    read_tokenizer_json,
+)
+from g3n_compiler.errors import TokenizerError
 from g3n_compiler.models.gemma3n.text_config import MAX_VOCABULARY
 from g3n_runtime.reading import read_bytes
 
@@ -32,40 +36,25 @@ MAX_PIECE = 1024
 _UNMERGED_SCORE = -1e7
 
 
-def _require(path: Path, holds: bool, what: str) -> None:
-    if not holds:
-        raise UnsupportedTokenizer(
-            f"{path}: cannot become a SentencePiece model: {what}. "
-            "It must be of Gemma's kind: BPE with byte fallback over unsplit text. Put the model's own tokenizer.model "
-            "beside it to use that one."
-        )
-
-
 def _byte_name(value: int) -> str:
     return f"<0x{value:02X}>"
 
 
 def _check(path: Path, spec: Mapping[str, Any]) -> None:
     model = spec["model"]
-    _require(path, model.get("type") == "BPE", f"its model is {model.get('type')!r}, not 'BPE'")
-    _require(path, bool(model.get("byte_fallback")), "it has no byte fallback")
+    check_rules(path, spec)
+    require(path, bool(model.get("byte_fallback")), "it has no byte fallback")
     vocab = model["vocab"]
-    _require(path, isinstance(model.get("merges"), list), "it has no list of merges")
+    require(path, isinstance(model.get("merges"), list), "it has no list of merges")
     absent = [_byte_name(b) for b in range(256) if _byte_name(b) not in vocab]
-    _require(path, not absent, f"{len(absent)} of the 256 byte tokens are missing, first {absent[:1]}")
-    _require(path, UNKNOWN_SYMBOL in vocab, f"it has no {UNKNOWN_SYMBOL}")
-    _require(path, replaces_spaces(spec), "its normalizer is not the replacement of ' ' by '▁'")
-    _require(
-        path,
-        spec.get("pre_tokenizer") is None or splits_at_spaces(spec),
-        "its pre-tokenizer splits the text before merging",
-    )
+    require(path, not absent, f"{len(absent)} of the 256 byte tokens are missing, first {absent[:1]}")
+    require(path, UNKNOWN_SYMBOL in vocab, f"it has no {UNKNOWN_SYMBOL}")
 
 
 def _merge_ranks(model: Mapping[str, Any]) -> dict[str, int]:
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(model["merges"]):
-        left, right = merge if isinstance(merge, list) else merge.split(" ")
+        left, right = pair(merge)
         ranks.setdefault(left + right, rank)
     return ranks
 
@@ -94,6 +83,7 @@ def choose_sentencepiece(directory: Path, remark: Remark = no_remark) -> tuple[b
         return to_sentencepiece(fast), fast.name
     if is_lfs_pointer(read_bytes(own, MAX_BYTES, TokenizerError)[:64]):
         raise TokenizerError(f"{own} is a git-lfs pointer, not the file: run git lfs pull in its folder")
+    check_rules(fast, read_tokenizer_json(fast))
     try:
         model = read_sentencepiece(own)
         if (difference := _difference(fast, model)) is None:
@@ -121,6 +111,9 @@ def _difference(tokenizer_json: Path, model: bytes) -> str | None:
     in_turns = [names[index] for index in names if index >= len(pieces) and names[index] in known]
     if in_turns:
         return f"it has {in_turns[0][:40]!r} at another id"
+    scores = {p.piece: p.score for p in pieces if p.type == pb.ModelProto.SentencePiece.NORMAL}
+    if (late := out_of_order(spec, scores)) is not None:
+        return f"it merges to {late[:40]!r} in another order"
     longest = sorted(names.values(), key=len)[-200:]
     plain = [text for text in (*TEXTS, *longest) if not any(symbol in text for symbol in (*CONTROL_SYMBOLS, "<unk>"))]
     try:
@@ -221,7 +214,8 @@ def to_sentencepiece(tokenizer_json: Path) -> bytes:
     proto = pb.ModelProto()
     kinds = pb.ModelProto.SentencePiece
     for index in range(max(*names, *added) + 1 if added else max(names) + 1):
-        name = added.get(index, names.get(index, f"<unused_gap{index}>"))
+        # SentencePiece looks for added tokens after it has replaced spaces.
+        name = added.get(index, names.get(index, f"<unused_gap{index}>")).replace(" ", SPACE)
         piece = proto.pieces.add(piece=name, score=0.0)
         if name == UNKNOWN_SYMBOL:
             piece.type = kinds.UNKNOWN
@@ -257,7 +251,7 @@ def check_equal(tokenizer_json: Path, model: bytes, texts: Iterable[str]) -> int
     Raises ``ValueError`` at the first difference. ``texts`` must not spell control symbols.
     """
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    tokenizer = load_fast_tokenizer(tokenizer_json)
     compared = 0
     for text in texts:
         ours = processor.encode(text)

@@ -135,6 +135,7 @@ def load_tokenizer(
         raise TokenizerError(
             f"{path} has {size} tokens, but the vocabulary has {config.vocab_size}: it is not the model's tokenizer"
         )
+    _check_added(path, remark)
     media = [kind for tower, kind in MEDIA.items() if tower in modalities]
     template = load_chat_template(directory, media, remark)
     bos = tokenizer.token_to_id(template.bos)
@@ -168,11 +169,24 @@ def load_tokenizer(
         template,
         turns,
         why,
-        load_sampler(directory, remark),
+        load_sampler(directory, config.vocab_size, remark),
         config.bos_id,
         tuple(stop),
         end,
     )
+
+
+def _check_added(path: Path, remark: Remark) -> None:
+    """Refuse added tokens that no engine finds as the ``tokenizers`` library does."""
+    for token in read_tokenizer_json(path).get("added_tokens") or []:
+        flags = [name for name in ("single_word", "lstrip", "rstrip") if token.get(name)]
+        if flags and not token.get("special"):
+            raise TokenizerError(
+                f"{path} has the added token {token['content'][:40]!r} with {flags[0]}, which no engine has: it would "
+                f"find it in other places. Save it again with {flags[0]}=False, if the model was trained so"
+            )
+        if flags:
+            remark(f"engines read {token['content'][:40]!r} in a text without its {flags[0]}, unlike transformers")
 
 
 def _control_symbols(template: ChatTemplate, media: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.prompts import Prompts, RuntimePrompt
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.verify.checks import Check
+from g3n_compiler.verify.tokenizer_rules import require_same_rules
 from g3n_runtime.prompt import AROUND
 from g3n_runtime.terminal import printable_line
 
@@ -84,6 +85,7 @@ def transformers_prompts(job: Job, wanted: Sequence[Conversation]) -> list[Runti
     directory, template = job.source.directory, job.tokenizer.template
     with _quiet():
         tokenizer, writer, own = _load(directory, with_media=bool(job.soft_tokens))
+        require_same_rules(tokenizer, job.tokenizer.json_path)
     if own is None:
         job.progress("note: transformers cannot load the processor, so its tokenizer alone was compared")
     # Without a processor's settings, those that its class has.
