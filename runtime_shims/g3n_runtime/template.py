@@ -58,17 +58,25 @@ Uses = dict[str, int]
 
 def check_template(text: str, error: type[G3nError]) -> None:
     """Raise ``error`` unless ``text`` is a chat template whose cost is bounded by the conversation."""
+    if (why := _refusal(text)) is not None:
+        raise error(why)
+
+
+@lru_cache(maxsize=8)
+def _refusal(text: str) -> str | None:
+    """Why a template may not be rendered; a compile renders one for many conversations."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_TEMPLATE_BYTES:
-        raise error(f"the chat template has more than {MAX_TEMPLATE_BYTES} bytes")
+        return f"the chat template has more than {MAX_TEMPLATE_BYTES} bytes"
     try:
         tree = _environment().parse(text)
         _Check(tree).run()
     except TemplateError as reason:
-        raise error(f"the chat template is no Jinja that is read ({str(reason)[:200]})") from None
+        return f"the chat template is no Jinja that is read ({str(reason)[:200]})"
     except RecursionError:
-        raise error("the chat template is nested too deeply") from None
+        return "the chat template is nested too deeply"
     except ValueError as reason:
-        raise error(f"the chat template may not be used: {reason}") from None
+        return f"the chat template may not be used: {reason}"
+    return None
 
 
 def render(text: str, messages: Sequence[Mapping[str, Any]], error: type[G3nError], **variables: Any) -> str:

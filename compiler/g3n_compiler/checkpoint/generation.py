@@ -79,4 +79,6 @@ def load_sampler(directory: Path, vocab_size: int, remark: Remark = no_remark) -
         if temperature not in (None, 1.0) or "top_k" in raw or "top_p" in raw:
             remark(f"{path.name} does not set do_sample: answers are greedy, as in transformers")
         return GREEDY
+    if top_p == 0:  # which keeps the likeliest token alone
+        return GREEDY
     return Sampler(LIBRARY.temperature if temperature is None else temperature, top_k or vocab_size, top_p)

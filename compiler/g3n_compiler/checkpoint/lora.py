@@ -7,6 +7,7 @@ rows of an embedding that were trained alone replace its rows. Source: PEFT's ``
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -34,16 +35,21 @@ def require_adapter(directory: Path) -> None:
 class LoraAdapter:
     """An adapter folder, ready to be merged; :class:`g3n_compiler.source.Source` applies it to each tensor it reads.
 
+    Args:
+        prefixes: what savers put before the names of the text model.
+
     Raises:
         CheckpointError: it is not an adapter, is damaged, or cannot be merged into ``checkpoint`` exactly. Its
             ``target_modules`` and the like are not evaluated: the tensors in the file show what is adapted.
     """
 
-    def __init__(self, directory: Path, checkpoint: Checkpoint, remark: Remark = no_remark) -> None:
+    def __init__(
+        self, directory: Path, checkpoint: Checkpoint, prefixes: Collection[str], remark: Remark = no_remark
+    ) -> None:
         settings = read_settings(directory)
         self._file = SafetensorsFile(directory / WEIGHTS)
         try:
-            tensors = AdapterTensors(settings, self._file, checkpoint, remark)
+            tensors = AdapterTensors(settings, self._file, checkpoint, prefixes, remark)
             self.pairs: dict[str, Pair] = load_pairs(tensors)
             self._rows: dict[str, Rows] = load_rows(tensors)
             self._whole: dict[str, str] = find_whole(tensors)

@@ -143,7 +143,11 @@ def _load(directory: Path, with_media: bool) -> tuple[Any, Any, dict[str, str] |
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # the library raises whatever it meets
         reason = printable_line(str(error))[:300]
-        raise TokenizerError(f"transformers cannot load the tokenizer of {directory} ({reason})") from None
+        what = "processor" if with_media else "tokenizer"
+        raise TokenizerError(
+            f"transformers cannot load the {what} of {directory} ({reason}): take its files from the model that this "
+            f"one comes from{', or leave the towers out with --modalities text' if with_media else ''}"
+        ) from None
     return tokenizer, tokenizer, texts
 
 
