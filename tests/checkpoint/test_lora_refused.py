@@ -22,6 +22,7 @@ from tests.conftest import TinyModel, make_tiny
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 TIED = "same tensor in a Gemma 3n"
+PREFIXES = ("model.language_model.", "model.", "")
 
 
 @pytest.fixture
@@ -212,17 +213,17 @@ def test_folders_that_hold_no_adapter(tiny: TinyModel, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "none", tmp_path / "file", tmp_path / "a\0b"):
         with pytest.raises(CheckpointError, match=CONFIG):
-            LoraAdapter(path, checkpoint)
+            LoraAdapter(path, checkpoint, PREFIXES)
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     for content in (b"[1]", b"\xff", b"[" * 100_000, b'{"r": ' + b"1" * 5000 + b"}"):
         (adapter / CONFIG).write_bytes(content)
         with pytest.raises(CheckpointError, match=CONFIG):
-            LoraAdapter(adapter, checkpoint)
+            LoraAdapter(adapter, checkpoint, PREFIXES)
     (adapter / CONFIG).unlink()
     os.mkfifo(adapter / CONFIG)
     with pytest.raises(CheckpointError, match="is a pipe"):
-        LoraAdapter(adapter, checkpoint)
+        LoraAdapter(adapter, checkpoint, PREFIXES)
 
 
 def test_folders_in_the_wrong_place(tiny: TinyModel, plain: Path, tmp_path: Path) -> None:

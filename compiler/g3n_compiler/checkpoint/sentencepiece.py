@@ -68,11 +68,14 @@ TEXTS = (
 """Texts on which a ``tokenizer.model`` is compared with the ``tokenizer.json`` beside it, besides the vocabulary."""
 
 
-def choose_sentencepiece(directory: Path, remark: Remark = no_remark) -> tuple[bytes, str]:
+def choose_sentencepiece(directory: Path, spec: Mapping[str, Any], remark: Remark = no_remark) -> tuple[bytes, str]:
     """The SentencePiece model that encodes as ``tokenizer.json`` does, and the name of the file that it comes from.
 
     That is the folder's ``tokenizer.model`` if it agrees, otherwise one that is made from ``tokenizer.json``, which is
     what ``transformers`` reads.
+
+    Args:
+        spec: the content of ``tokenizer.json``.
 
     Raises:
         TokenizerError: ``tokenizer.model`` is a git-lfs pointer.
@@ -80,13 +83,13 @@ def choose_sentencepiece(directory: Path, remark: Remark = no_remark) -> tuple[b
     """
     own, fast = directory / "tokenizer.model", directory / "tokenizer.json"
     if not present(own):
-        return to_sentencepiece(fast), fast.name
+        return to_sentencepiece(fast, spec), fast.name
     if is_lfs_pointer(read_bytes(own, MAX_BYTES, TokenizerError)[:64]):
         raise TokenizerError(f"{own} is a git-lfs pointer, not the file: run git lfs pull in its folder")
-    check_rules(fast, read_tokenizer_json(fast))
+    check_rules(fast, spec)
     try:
         model = read_sentencepiece(own)
-        if (difference := _difference(fast, model)) is None:
+        if (difference := _difference(fast, spec, model)) is None:
             return model, own.name
     except TokenizerError as error:
         difference = str(error)
@@ -94,12 +97,12 @@ def choose_sentencepiece(directory: Path, remark: Remark = no_remark) -> tuple[b
         f"{own.name} is not used, {fast.name} is, as in transformers, and a SentencePiece model is made from it: "
         f"{difference}"
     )
-    return to_sentencepiece(fast), fast.name
+    return to_sentencepiece(fast, spec), fast.name
 
 
-def _difference(tokenizer_json: Path, model: bytes) -> str | None:
+def _difference(tokenizer_json: Path, spec: Mapping[str, Any], model: bytes) -> str | None:
     """What a SentencePiece model has otherwise than ``tokenizer.json``: a token's name, or the ids of a text."""
-    spec, pieces = read_tokenizer_json(tokenizer_json), pb.ModelProto.FromString(model).pieces
+    pieces = pb.ModelProto.FromString(model).pieces
     names = {index: token for token, index in spec["model"]["vocab"].items()}
     names |= {token["id"]: token["content"] for token in spec.get("added_tokens") or []}
     for index, piece in enumerate(pieces):
@@ -198,13 +201,13 @@ def read_in_texts(model: bytes, symbols: Collection[str]) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def to_sentencepiece(tokenizer_json: Path) -> bytes:
+def to_sentencepiece(tokenizer_json: Path, spec: Mapping[str, Any] | None = None) -> bytes:
     """The serialized SentencePiece model with the ids of ``tokenizer_json``.
 
     Raises :class:`UnsupportedTokenizer` if the tokenizer is not a BPE with byte fallback whose only normalizer replaces
     spaces. Ids without a token get the name ``<unused_gap{id}>``.
     """
-    spec = read_tokenizer_json(tokenizer_json)
+    spec = read_tokenizer_json(tokenizer_json) if spec is None else spec
     _check(tokenizer_json, spec)
     vocab: dict[str, int] = spec["model"]["vocab"]
     added: dict[int, str] = {token["id"]: token["content"] for token in spec.get("added_tokens") or []}
@@ -251,7 +254,7 @@ def check_equal(tokenizer_json: Path, model: bytes, texts: Iterable[str]) -> int
     Raises ``ValueError`` at the first difference. ``texts`` must not spell control symbols.
     """
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    tokenizer = load_fast_tokenizer(tokenizer_json)
+    tokenizer = load_fast_tokenizer(tokenizer_json, checked=True)
     compared = 0
     for text in texts:
         ours = processor.encode(text)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -129,13 +130,14 @@ def load_tokenizer(
         raise TokenizerError(
             f"{TOKENIZER_JSON} is missing from {directory}: copy it from the model the checkpoint came from"
         )
-    tokenizer = load_fast_tokenizer(path)
+    spec = read_tokenizer_json(path)
+    tokenizer = load_fast_tokenizer(path, checked=True)
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size > config.vocab_size:
         raise TokenizerError(
             f"{path} has {size} tokens, but the vocabulary has {config.vocab_size}: it is not the model's tokenizer"
         )
-    _check_added(path, remark)
+    _check_added(path, spec, remark)
     media = [kind for tower, kind in MEDIA.items() if tower in modalities]
     template = load_chat_template(directory, media, remark)
     bos = tokenizer.token_to_id(template.bos)
@@ -152,13 +154,13 @@ def load_tokenizer(
         why = str(reason)
         remark(f"the chat template cannot be written without Jinja, so the sample app cannot use it: {why}")
     stop = list(config.eos_ids)
-    end = None if turns is None else _first_added(path, turns.next)
+    end = None if turns is None else _first_added(spec, turns.next)
     if turns is not None and end is None:
         remark("the chat template ends a turn with no token of its own: answers end at eos_token_id only")
     if end is not None and end not in stop:
         stop.append(end)
         remark(f"token {end} ends a turn in the chat template, but is no eos_token_id: answers end there too")
-    sentencepiece, origin = choose_sentencepiece(directory, remark)
+    sentencepiece, origin = choose_sentencepiece(directory, spec, remark)
     if written := _control_symbols(template, media):
         sentencepiece = read_in_texts(sentencepiece, written)
         remark(f"the chat template writes {' and '.join(written)}, so LiteRT-LM reads it in texts too, as transformers")
@@ -176,9 +178,9 @@ def load_tokenizer(
     )
 
 
-def _check_added(path: Path, remark: Remark) -> None:
+def _check_added(path: Path, spec: Mapping[str, Any], remark: Remark) -> None:
     """Refuse added tokens that no engine finds as the ``tokenizers`` library does."""
-    for token in read_tokenizer_json(path).get("added_tokens") or []:
+    for token in spec.get("added_tokens") or []:
         flags = [name for name in ("single_word", "lstrip", "rstrip") if token.get(name)]
         if flags and not token.get("special"):
             raise TokenizerError(
@@ -201,8 +203,8 @@ def _control_symbols(template: ChatTemplate, media: Sequence[str]) -> list[str]:
     return sorted(written)
 
 
-def _first_added(path: Path, text: str) -> int | None:
+def _first_added(spec: Mapping[str, Any], text: str) -> int | None:
     """The id of the added token that ``text`` begins with, if it begins with one."""
-    added = {token["content"]: int(token["id"]) for token in read_tokenizer_json(path).get("added_tokens") or []}
+    added = {token["content"]: int(token["id"]) for token in spec.get("added_tokens") or []}
     found = [content for content in added if content and text.startswith(content)]
     return added[max(found, key=len)] if found else None

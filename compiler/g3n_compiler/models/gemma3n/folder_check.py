@@ -148,8 +148,8 @@ def _left_aside(source: Source) -> Iterator[str]:
     if stored and not source.naming.has_towers:
         yield (
             f"config.json is of a text model alone (model_type '{TEXT_ONLY}'), so {len(stored)} tensors of towers, "
-            f"e.g. {min(stored)!r}, are left aside, as in transformers: for pictures and sounds take the config.json of "
-            "the model with towers"
+            f"e.g. {min(stored)!r}, are left aside, as in transformers: for pictures and sounds take the config.json "
+            "of the model with towers"
         )
     for tower in TOWERS:
         if tower in source.towers or whole.raw("model_type") == TEXT_ONLY:
