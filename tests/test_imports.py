@@ -25,6 +25,7 @@ PLAN = (
     "verify",
     "bundle",
     "report",
+    "request_lengths",
     "request",
     "doctor",
     "calibrate",

@@ -52,16 +52,16 @@ class TextTokenizer:
     @property
     def stop_texts(self) -> tuple[str, ...]:
         """The tokens that end an answer, as texts."""
-        fast = load_fast_tokenizer(self.json_path)
+        fast = load_fast_tokenizer(self.json_path, checked=True)
         return tuple(text for text in map(fast.id_to_token, self.stop_ids) if text is not None)
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``, without a leading bos."""
-        return list(load_fast_tokenizer(self.json_path).encode(text, add_special_tokens=False).ids)
+        return list(load_fast_tokenizer(self.json_path, checked=True).encode(text, add_special_tokens=False).ids)
 
     def token(self, id: int) -> str:
         """The text of one token."""
-        text = load_fast_tokenizer(self.json_path).id_to_token(id)
+        text = load_fast_tokenizer(self.json_path, checked=True).id_to_token(id)
         if text is None:
             raise TokenizerError(f"{self.json_path.name} has no token {id}, which the model's config.json names")
         return str(text)
@@ -89,11 +89,11 @@ class TextTokenizer:
         return self.turns
 
     def decode(self, ids: list[int]) -> str:
-        return str(load_fast_tokenizer(self.json_path).decode(ids, skip_special_tokens=False))
+        return str(load_fast_tokenizer(self.json_path, checked=True).decode(ids, skip_special_tokens=False))
 
     def loaded(self) -> LoadedTokenizer:
         """For many calls: it stays in memory, where each call of the others reads the file."""
-        return LoadedTokenizer(load_fast_tokenizer(self.json_path), self.bos_id)
+        return LoadedTokenizer(load_fast_tokenizer(self.json_path, checked=True), self.bos_id)
 
 
 @dataclass(frozen=True)
