@@ -14,7 +14,7 @@ from g3n_compiler.lower.artifact import Delegation, Files, Lowered, LoweredFile,
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert.memory import memory_ledger as litert_ledger
 from g3n_compiler.lower.opened import LayeredModel, TextModel, Towers
-from g3n_compiler.lower.prompts import Prompts, own_prompts
+from g3n_compiler.lower.prompts import Answers, Prompts, own_prompts
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.quantize.recipe import Recipe
@@ -135,8 +135,11 @@ class FakeBackend:
     def prompts(self, job: Job, conversations: Sequence[Conversation]) -> Prompts:
         return own_prompts(job, conversations, job.tokenizer.loaded().encode)
 
-    def answers(self, job: Job, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def answers(
+        self, job: Job, prompts: Sequence[str], max_new_tokens: int, conversations: Sequence[Conversation]
+    ) -> Answers:
         assert self._job is not None
         tokenizer, reference = self._job.tokenizer, Reference(self._job.source)
         said = [tokenizer.decode(reference.greedy(tokenizer.chat(p), max_new_tokens)[0]) for p in prompts]
-        return said if self._text is None else [self._text] * len(prompts)
+        said = said if self._text is None else [self._text] * len(prompts)
+        return Answers(said, self.prompts(job, conversations))

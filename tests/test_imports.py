@@ -26,6 +26,7 @@ PLAN = (
     "verify",
     "bundle",
     "report",
+    "request_lengths",
     "request",
     "doctor",
     "calibrate",

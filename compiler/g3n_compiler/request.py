@@ -16,21 +16,21 @@ from g3n_compiler.checkpoint.calibrated import check_calibration, read_calibrati
 from g3n_compiler.checkpoint.hub import name_size, resolve_adapter, resolve_checkpoint, stay_offline
 from g3n_compiler.checkpoint.hub_id import Named
 from g3n_compiler.checkpoint.identity import Inputs
-from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS, require_adapter
+from g3n_compiler.checkpoint.lora import CONFIG, TEXT_FILES, WEIGHTS, require_adapter
+from g3n_compiler.checkpoint.lora_text import require_same_text
 from g3n_compiler.checkpoint.reader import note_texts
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
 from g3n_compiler.checkpoint.weight_files import require_adapter_named
-from g3n_compiler.errors import ContextError, SliceError, TargetError
-from g3n_compiler.lower.artifact import LoweredSubgraph
+from g3n_compiler.errors import SliceError, TargetError
 from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.folder_check import check_folder
 from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.models.gemma3n.vision_layout import read_layout
-from g3n_compiler.models.registry import text_weights
 from g3n_compiler.models.shape import TextShape
 from g3n_compiler.quantize.recipe import Recipe, get_recipe
+from g3n_compiler.request_lengths import choose_context, choose_prefill, peak_memory
 from g3n_compiler.slice.choose import Choice, SliceOptions, choose_slice
 from g3n_compiler.slice.elastic import Size, choose_sizes
 from g3n_compiler.source import MODALITIES, TEXT, Source
@@ -39,8 +39,6 @@ from g3n_compiler.tensor_account import Account, account
 from g3n_compiler.verify.held import HeldTexts, own_held_texts, read_held_texts
 from g3n_runtime.names import unknown
 
-DEFAULT_CONTEXT = 4096
-DEFAULT_PREFILL = (128, 256)
 DEFAULT_RESOLUTIONS = (768, 512, 256)
 BESIDE_THE_FILES = {
     "tokenizer": "it is read from files that the key has by their digests",
@@ -178,14 +176,16 @@ def open_request(
     stay_offline()
     note_texts(folder, inputs)
     if adapter is not None:
-        inputs.note(adapter / name for name in (CONFIG, WEIGHTS))
+        inputs.note(adapter / name for name in (CONFIG, WEIGHTS, *TEXT_FILES))
     source = Source.open(folder, modalities=modalities, remark=remark)
     try:
         require_adapter_named(source.directory, adapter)
         source.checkpoint.note(inputs)
         check_folder(source, remark)
         source.family.published.check_size(size, source.whole)
-        choice = choose_slice(size, options.slicing, source.whole, _peak_memory(options, recipe, backends))
+        choice = choose_slice(
+            size, options.slicing, source.whole, peak_memory(options.context, options.prefill_lengths, recipe, backends)
+        )
         sizes = () if options.elastic is None else choose_sizes(options.elastic, source.whole)
         if sizes:
             if choice is not None:
@@ -203,11 +203,13 @@ def open_request(
             _require_modalities(backend, source.modalities)
         if sizes:
             source = source.divided(sizes[0].config)
-        context = _context(options.context, source.text)
-        prefill_lengths = _prefill_lengths(options.prefill_lengths, context)
+        context = choose_context(options.context, source.text)
+        prefill_lengths = choose_prefill(options.prefill_lengths, context)
         resolutions = _resolutions(options.resolutions, source)
         tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text), source.modalities, remark)
         _require_turns(target, backends, tokenizer)
+        if adapter is not None:
+            require_same_text(adapter, tokenizer)
         out = (
             Path("exported") / bundle_name(size, choice, sizes, target, recipe) if options.out is None else options.out
         )
@@ -300,30 +302,6 @@ def _largest(size: Size, shape: TextShape) -> Choice | None:
     )
 
 
-def _peak_memory(
-    options: CompileOptions, recipe: Recipe, backends: Mapping[Runtime, Backend]
-) -> Callable[[TextShape], int]:
-    """A function that gives the most bytes that a bundle of some shape takes in any of the runtimes, by their memory
-    ledgers.
-    """
-
-    def peak(shape: TextShape) -> int:
-        config = gemma3n_config(shape)
-        context = _context(options.context, config)
-        prefill = max(_prefill_lengths(options.prefill_lengths, context))
-        nbytes = sum(recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values())
-        return max(
-            max(backend.memory_ledger(config, recipe, context, prefill, [_core(runtime, nbytes)])["peak"].values())
-            for runtime, backend in backends.items()
-        )
-
-    return peak
-
-
-def _core(runtime: Runtime, nbytes: int) -> LoweredSubgraph:
-    return LoweredSubgraph("core", runtime, "", "", nbytes, (), None)
-
-
 def _require_sizes(backends: Mapping[Runtime, Backend]) -> None:
     able = [runtime for runtime, backend in backends.items() if backend.only_one_size is None]
     for backend in backends.values():
@@ -347,20 +325,6 @@ def _modalities(asked: tuple[str, ...] | None) -> tuple[str, ...]:
     if TEXT not in chosen:
         raise TargetError("--modalities must include text: the towers feed the text model")
     return chosen
-
-
-def _context(asked: int | None, shape: TextShape) -> int:
-    context = min(DEFAULT_CONTEXT, shape.max_context) if asked is None else asked
-    if not 1 < context <= shape.max_context:
-        raise ContextError(f"--context {context} is outside 2 to {shape.max_context}, which the model supports")
-    return context
-
-
-def _prefill_lengths(asked: tuple[int, ...] | None, context: int) -> tuple[int, ...]:
-    lengths = tuple(n for n in DEFAULT_PREFILL if n < context) or (context - 1,) if asked is None else asked
-    if bad := [n for n in lengths if not 1 < n < context]:
-        raise ContextError(f"--prefill-lengths {bad[0]} is outside 2 to {context - 1}, the context less one")
-    return tuple(sorted(set(lengths)))
 
 
 def _resolutions(asked: tuple[int, ...] | None, source: Source) -> tuple[int, ...]:

@@ -114,7 +114,7 @@ class Source:
 
     def adapted(self, adapter: Path, remark: Remark = no_remark) -> Source:
         """The same source, with a LoRA adapter merged into every weight when it is read."""
-        merged = LoraAdapter(adapter, self.checkpoint, remark)
+        merged = LoraAdapter(adapter, self.checkpoint, [prefix.text for prefix in self.naming.text], remark)
         dead = {name: why for name, why in self.dead_tensors().items() if self.text_prefix + name in merged.names}
         if dead:
             name = min(dead)
@@ -168,6 +168,8 @@ class Source:
     @cached_property
     def towers(self) -> tuple[str, ...]:
         """The towers whose encoder the checkpoint has; an embedder alone embeds nothing."""
+        if not self.naming.has_towers:
+            return ()
         names = [name.removeprefix("model.") for name in self.checkpoint.entries]
         encoders = {tower: tensors.tensors[0] for tower, tensors in self.family.towers.items()}
         return tuple(t for t, prefix in encoders.items() if any(name.startswith(prefix) for name in names))

@@ -1,6 +1,7 @@
-"""Account for every tensor of a checkpoint: used, dead (with the reason), left out on request, or unknown (an error).
+"""Account for every tensor of a checkpoint: used, dead, or left out, each of these two with the reason.
 
-Exporters that drop tensors they do not recognise can silently ship a model without its towers; here that is impossible.
+Exporters that drop tensors in silence can ship a model without its towers. What ``transformers`` does not load is left
+out here too, but it is told, and the manifest lists it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def account(source: Source, remark: Remark = no_remark) -> Account:
     """Classify every tensor, and check shapes and dtypes on the way.
 
     Raises:
-        UnknownTensor: a required tensor is missing or has the wrong shape, or there is a tensor that nothing explains.
+        UnknownTensor: a required tensor is missing or has the wrong shape.
         BadHeader: a required tensor does not hold floats.
     """
     family, prefix, entries = source.family, source.text_prefix, source.checkpoint.entries
@@ -62,21 +63,32 @@ def account(source: Source, remark: Remark = no_remark) -> Account:
                 f"{owner} was not asked for (--modalities {','.join(sorted(source.modalities))})"
                 if owner in source.towers
                 else f"the checkpoint has no encoder of {owner} that would use it"
+                if source.naming.has_towers
+                else "config.json is of a text model alone"
             )
         elif not entries[name].is_float:
             dead[name] = f"{entries[name].kind}: no weight, and nothing reads it"
         else:
             unknown.append(name)
     if unknown:
-        raise UnknownTensor(
-            f"{len(unknown)} tensors of the checkpoint are not part of a {family.title}, for example {min(unknown)!r}: "
-            "merge adapters or remove extra heads before compiling"
+        left_out |= dict.fromkeys(unknown, f"{family.title} has no tensor of this name, and transformers loads none")
+        several = f"{len(unknown)} tensors that are" if len(unknown) > 1 else "a tensor that is"
+        remark(
+            f"the checkpoint holds {several} not part of a {family.title}, {_some(unknown)}: left aside, as "
+            "transformers does, so a head or layers that were trained beside the model are not in the bundle"
         )
     return Account(
         tuple(sorted(used)),
         {n: w for n, w in sorted(dead.items()) if n in entries},
         dict(sorted(left_out.items())),
     )
+
+
+def _some(names: list[str]) -> str:
+    """A few of the names, the first of each beginning."""
+    first = {name.partition(".layers.")[0].partition(".")[0]: name for name in sorted(names, reverse=True)}
+    shown = ", ".join(repr(name[:100]) for name in sorted(first.values())[:3])
+    return shown if len(names) == 1 else f"e.g. {shown}"
 
 
 def _check_rows(source: Source) -> None:

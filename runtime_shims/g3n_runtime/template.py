@@ -58,17 +58,25 @@ Uses = dict[str, int]
 
 def check_template(text: str, error: type[G3nError]) -> None:
     """Raise ``error`` unless ``text`` is a chat template whose cost is bounded by the conversation."""
+    if (why := _refusal(text)) is not None:
+        raise error(why)
+
+
+@lru_cache(maxsize=8)
+def _refusal(text: str) -> str | None:
+    """Why a template may not be rendered; a compile renders one for many conversations."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_TEMPLATE_BYTES:
-        raise error(f"the chat template has more than {MAX_TEMPLATE_BYTES} bytes")
+        return f"the chat template has more than {MAX_TEMPLATE_BYTES} bytes"
     try:
         tree = _environment().parse(text)
         _Check(tree).run()
     except TemplateError as reason:
-        raise error(f"the chat template is no Jinja that is read ({str(reason)[:200]})") from None
+        return f"the chat template is no Jinja that is read ({str(reason)[:200]})"
     except RecursionError:
-        raise error("the chat template is nested too deeply") from None
+        return "the chat template is nested too deeply"
     except ValueError as reason:
-        raise error(f"the chat template may not be used: {reason}") from None
+        return f"the chat template may not be used: {reason}"
+    return None
 
 
 def render(text: str, messages: Sequence[Mapping[str, Any]], error: type[G3nError], **variables: Any) -> str:
@@ -87,6 +95,42 @@ def render(text: str, messages: Sequence[Mapping[str, Any]], error: type[G3nErro
     except Exception as reason:  # whatever the template's operations meet, its own raise_exception too
         raise error(f"the chat template fails on a conversation ({str(reason)[:200]})") from None
     return "".join(output)
+
+
+def tested_constants(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The texts and the numbers that decide what a template writes: what it compares with, looks for or counts to.
+
+    A conversation that has none of them can look like one of a plainer template.
+    """
+    texts, numbers = dict[str, None](), dict[int, None]()
+    for node in _environment().parse(text).find_all((nodes.Compare, nodes.Call, nodes.Filter, nodes.Slice, nodes.Test)):
+        for constant in node.find_all(nodes.Const):
+            value = constant.value
+            if isinstance(value, str) and value:
+                texts[value] = None
+            elif type(value) is int:
+                numbers[abs(value)] = None
+    return tuple(texts), tuple(numbers)
+
+
+def names_used(text: str) -> frozenset[str]:
+    """Every name that a template reads or sets."""
+    return frozenset(node.name for node in _environment().parse(text).find_all(nodes.Name))
+
+
+def renamed(text: str, name: str, other: str) -> str:
+    """A template that reads ``other`` where ``text`` reads the variable ``name``; attributes keep their names.
+
+    A newline in a literal is written as an escape, since LiteRT-LM's renderer fails on some that hold one.
+    """
+    out, before = list[str](), ""
+    for _, kind, value in _environment().lex(text):
+        if kind == "string":
+            value = value.replace("\n", "\\n")
+        out.append(other if (kind, value) == ("name", name) and before != "." else value)
+        if kind != "whitespace":
+            before = value
+    return "".join(out)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):

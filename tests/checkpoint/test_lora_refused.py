@@ -13,8 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from g3n_compiler.checkpoint.chat_template import GEMMA
 from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS, LoraAdapter, adapter_advice, require_adapter
+from g3n_compiler.checkpoint.lora_text import require_same_text
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import CheckpointError, NotFinite
+from g3n_compiler.models.gemma3n.text_config import load_text_config
 from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.source import Source
 from tests.checkpoint.adapters import ATTENTION, PREFIX, edit_config, edit_tensors, write_adapter
@@ -22,6 +26,7 @@ from tests.conftest import TinyModel, make_tiny
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 TIED = "same tensor in a Gemma 3n"
+PREFIXES = ("model.language_model.", "model.", "")
 
 
 @pytest.fixture
@@ -212,17 +217,17 @@ def test_folders_that_hold_no_adapter(tiny: TinyModel, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "none", tmp_path / "file", tmp_path / "a\0b"):
         with pytest.raises(CheckpointError, match=CONFIG):
-            LoraAdapter(path, checkpoint)
+            LoraAdapter(path, checkpoint, PREFIXES)
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     for content in (b"[1]", b"\xff", b"[" * 100_000, b'{"r": ' + b"1" * 5000 + b"}"):
         (adapter / CONFIG).write_bytes(content)
         with pytest.raises(CheckpointError, match=CONFIG):
-            LoraAdapter(adapter, checkpoint)
+            LoraAdapter(adapter, checkpoint, PREFIXES)
     (adapter / CONFIG).unlink()
     os.mkfifo(adapter / CONFIG)
     with pytest.raises(CheckpointError, match="is a pipe"):
-        LoraAdapter(adapter, checkpoint)
+        LoraAdapter(adapter, checkpoint, PREFIXES)
 
 
 def test_folders_in_the_wrong_place(tiny: TinyModel, plain: Path, tmp_path: Path) -> None:
@@ -267,3 +272,42 @@ def test_pickles_and_pointers(tiny: TinyModel, plain: Path) -> None:
     (plain / CONFIG).write_bytes(LFS)
     with pytest.raises(CheckpointError, match=f"{CONFIG} is a git-lfs pointer"):
         require_adapter(plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "match"),
+    [
+        ("chat_template.jinja", "<start_of_turn>", "<|turn>", "chat_template.jinja has a chat template that writes"),
+        ("tokenizer.json", "<unused3>", "<|im_start|>", "has the token '<unused3>' as none, the checkpoint's"),
+    ],
+)
+def test_another_template_or_tokenizer_beside_an_adapter_is_refused(
+    name: str, old: str, new: str, match: str, tmp_path: Path
+) -> None:
+    """A trainer saves its own there, and PEFT's examples load it; a bundle gets the checkpoint's."""
+    text = (checkpoint_dir() / name).read_text(encoding="utf-8")
+    tokenizer = load_tokenizer(checkpoint_dir(), load_text_config(checkpoint_dir()), ("text", "vision", "audio"))
+    require_same_text(tmp_path, tokenizer)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    require_same_text(tmp_path, tokenizer)
+    (tmp_path / name).write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=match):
+        require_same_text(tmp_path, tokenizer)
+
+
+def test_other_words_for_the_same_template_are_the_same(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(checkpoint_dir(), load_text_config(checkpoint_dir()))
+    (tmp_path / "chat_template.jinja").write_text(GEMMA, encoding="utf-8")
+    require_same_text(tmp_path, tokenizer)
+
+
+def test_mlx_adapters_are_recognised(plain: Path) -> None:
+    (plain / CONFIG).write_text('{"fine_tune_type": "lora", "lora_parameters": {"rank": 8}}', encoding="utf-8")
+    with pytest.raises(CheckpointError, match="MLX's settings, but only PEFT's adapters are read"):
+        require_adapter(plain)
+
+
+def test_names_of_every_known_saver_are_mapped(tiny: TinyModel, plain: Path) -> None:
+    expected = tiny.open().adapted(plain).read_relative("layers.0.self_attn.q_proj.weight")
+    edit_tensors(plain, lambda n, v: (n.replace(f"{PREFIX}model.", f"{PREFIX}model.language_model.model."), v))
+    assert torch.equal(tiny.open().adapted(plain).read_relative("layers.0.self_attn.q_proj.weight"), expected)

@@ -147,3 +147,33 @@ def test_the_order_of_names_is_that_of_transformers() -> None:
 
     names = ["a.10.b", "a.9.b", "a.b", "lm.x", "model.x", "a.9", "shard_11.a", "shard_2.a", "language_model.layers.3.z"]
     assert sorted(names, key=natural_key) == sorted(names, key=dot_natural_key)
+
+
+EXTRA = ("v_head.summary.weight", "score.weight", "layers.0.self_attn.q_proj.bias", "layers.99.input_layernorm.weight")
+
+
+@pytest.mark.parametrize("name", EXTRA)
+def test_tensors_that_transformers_does_not_load_are_left_aside_and_named(
+    name: str, tiny: TinyModel, tmp_path: Path
+) -> None:
+    full = f"model.{name}" if name.startswith("layers") else name
+    folder = save(tmp_path / "x", tensors_of(tiny.directory) | {full: torch.ones(2)}, config_of(tiny.directory))
+    assert_same(folder, text=True)
+    _, ledger, said = opened(folder)
+    assert full in ledger.left_out and full in said
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_towers_beside_a_text_config_are_left_aside_as_in_transformers(
+    text: bool, nano: Tensors, tmp_path: Path
+) -> None:
+    tensors = {n.replace(TEXT, "model.") if text else n: t for n, t in nano.items()}
+    folder = save(tmp_path / "x", tensors, config_of(checkpoint_dir())["text_config"])
+    assert_same(folder, text=True)
+
+
+@pytest.mark.parametrize("part", ["lora_A.weight", "lora_magnitude_vector.weight"])
+def test_an_adapter_that_was_not_merged_is_no_leftover(part: str, tiny: TinyModel, tmp_path: Path) -> None:
+    tensors = tensors_of(tiny.directory) | {f"model.layers.0.self_attn.q_proj.{part}": torch.ones(4, 4)}
+    with pytest.raises(UnknownTensor, match="PEFT leaves there: merge the adapter first"):
+        opened(save(tmp_path / "x", tensors, config_of(tiny.directory)))

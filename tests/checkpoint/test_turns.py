@@ -61,6 +61,12 @@ def test_the_same_turns_in_the_engines_jinja(jinja: str | None) -> None:
         ("{{ bos_token }}{{ messages | length }}" + TURN, "opens or ends"),
         ("{{ bos_token }}" + TURN.replace("{{ m['content'] }}", "{{ m['content'] | upper }}"), "once and in order"),
         ("{{ bos_token }}" + TURN.replace("{{ m['content'] }}", "{{ m['content'] | replace('ß', 'ss') }}"), "a form"),
+        ("{{ bos_token }}" + TURN.replace("m['content']", "m['content'].split('</think>')[-1]"), "around '</think>'"),
+        ("{{ bos_token }}" + TURN.replace("in messages", "in messages[-8:]"), "15 messages"),
+        ("{{ bos_token }}" + TURN.replace("[{{", "{{ '!' if loop.index > 20 }}[{{"), "23 messages"),
+        ("{{ bos_token }}" + TURN.replace("[{{", "{{ '!' if m['content'] | length > 300 }}[{{"), "a long text"),
+        ("{{ bos_token }}" + TURN.replace("[{{", "{{ '!' if m['content'] == '/new' }}[{{"), "that are '/new'"),
+        ("{{ bos_token }}" + TURN.replace("[{{", "{{ '!' if not m['content'] }}[{{"), "empty texts"),
     ],
 )
 def test_a_template_that_is_more_has_none(jinja: str, why: str) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from g3n_compiler.checkpoint.token_texts import token_texts
 from g3n_compiler.errors import CheckpointError, TokenizerError, WrongModel
 from g3n_compiler.models.gemma3n.folder_check import check_folder
 from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
-from g3n_compiler.models.gemma3n.media_tokens import named_tokens
+from g3n_compiler.models.gemma3n.media_tokens import NAMES
 from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.request import CompileOptions, open_request
 from g3n_compiler.source import MODALITIES, Source
@@ -201,10 +202,11 @@ def test_the_config_of_the_hubs_release(nano: Path) -> None:
 
 def test_tokens_are_found_in_every_place() -> None:
     content = {"content": "<b>", "special": True}
-    assert named_tokens({"boi_token": "<a>"}) == {"boi_token": "<a>"}
-    assert named_tokens({"boi_token": "<a>", "extra_special_tokens": {"boi_token": content}}) == {"boi_token": "<b>"}
-    assert named_tokens({"model_specific_special_tokens": {"eoi_token": "<c>"}}) == {"eoi_token": "<c>"}
-    assert named_tokens({"extra_special_tokens": ["<b>"], "image_token": None}) == {}
+    assert token_texts({"boi_token": "<a>"}, NAMES) == {"boi_token": "<a>"}
+    both = {"boi_token": "<a>", "extra_special_tokens": {"boi_token": content}}
+    assert token_texts(both, NAMES) == {"boi_token": "<b>"}
+    assert token_texts({"model_specific_special_tokens": {"eoi_token": "<c>"}}, NAMES) == {"eoi_token": "<c>"}
+    assert token_texts({"extra_special_tokens": ["<b>"], "image_token": None}, NAMES) == {}
 
 
 def test_a_request_is_refused_before_anything_is_done(nano: Path) -> None:
@@ -228,3 +230,34 @@ def test_files_that_are_damaged_are_named(nano: Path) -> None:
         with pytest.raises(CheckpointError, match=name):
             remarks_on(nano)
         (nano / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", ["processor_config.json", "tokenizer_config.json"])
+def test_a_processor_of_another_model_is_named(name: str, nano: Path) -> None:
+    """``AutoProcessor`` would load it, and it knows no sounds; a file after one that names a class is not read."""
+    edit(nano, name, lambda c: c.update(processor_class="Gemma3Processor"))
+    if name == "tokenizer_config.json":
+        remarks_on(nano)
+        edit(nano, "processor_config.json", lambda c: c.pop("processor_class"))
+    with pytest.raises(WrongModel, match=f"{name} has processor_class 'Gemma3Processor', expected Gemma3nProcessor"):
+        remarks_on(nano)
+    remarks_on(nano, ("text",))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_link_to_nothing_is_no_missing_file(name: str, nano: Path) -> None:
+    """A cache whose blobs were removed, or a copy of its links alone."""
+    (nano / name).unlink()
+    (nano / name).symlink_to("../../blobs/0123")
+    with pytest.raises(CheckpointError, match=f"{name} is a link to a file that is not there"):
+        remarks_on(nano)
+
+
+def test_tower_tensors_beside_a_text_config_are_told(nano: Path) -> None:
+    edit(nano, "config.json", lambda c: (text := c["text_config"]) and (c.clear(), c.update(text)))
+    told = " ".join(remarks_on(nano))
+    assert "config.json is of a text model alone" in told and "174 tensors of towers" in told
+    source = Source.open(nano)
+    assert source.modalities == ("text",) and source.vision is None
+    assert set(account(source).left_out.values()) == {"config.json is of a text model alone"}
+    source.close()

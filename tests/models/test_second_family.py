@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from g3n_compiler.errors import UnknownTensor, WrongModel
+from g3n_compiler.errors import WrongModel
 from g3n_compiler.lower.memory import kv_bytes
 from g3n_compiler.models.registry import FAMILIES, parameter_count
 from g3n_compiler.quantize.recipe import RECIPES
@@ -92,14 +92,16 @@ def test_recipes_round_it(registered: None, tmp_path: Path) -> None:
     assert 0 < error < 0.1
 
 
-def test_what_is_no_part_of_it_is_refused(registered: None, tmp_path: Path) -> None:
+def test_what_is_no_part_of_it_is_left_aside_and_told(registered: None, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     save_toy(tmp_path)
     path = tmp_path / "model.safetensors"
     save_file(load_file(path) | {"model.altup_projections.0.weight": torch.zeros(2)}, path)
-    with pytest.raises(UnknownTensor, match="not part of a Toy"):
-        account(Source.open(tmp_path))
+    said: list[str] = []
+    left = account(Source.open(tmp_path), said.append).left_out
+    assert "no tensor of this name" in left["model.altup_projections.0.weight"]
+    assert "not part of a Toy" in said[0] and "altup_projections" in said[0]
 
 
 def test_without_the_line_it_is_unknown(tmp_path: Path) -> None:

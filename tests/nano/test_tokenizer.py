@@ -165,6 +165,8 @@ def test_chat_template_places_soft_tokens(auto: Any) -> None:
         (lambda spec: spec["model"]["vocab"].pop("<0x41>"), "byte tokens are missing, first"),
         (lambda spec: spec.update(normalizer={"type": "NFKC"}), "normalizer"),
         (lambda spec: spec.update(pre_tokenizer={"type": "ByteLevel"}), "pre-tokenizer"),
+        (lambda spec: spec["model"].update(ignore_merges=True), "ignore_merges"),
+        (lambda spec: spec["model"]["merges"].pop(), "merges leave out"),
     ],
 )
 def test_foreign_tokenizers_are_refused(tmp_path: Path, change: Any, message: str) -> None:

@@ -42,6 +42,7 @@ ADAPTER = {
     "adapter_config.json": b"{}",
     "adapter_model.safetensors": b"weights",
     "adapter_model.bin": b"pickle",
+    "chat_template.jinja": b"{{ messages }}",
     "checkpoint-500/optimizer.pt": b"pickle",
 }
 PROGRAM = """
@@ -151,7 +152,7 @@ def test_only_what_is_read_is_fetched_and_only_once(hub: Hub, machine: Machine) 
     folder = Path(first["folder"])
     assert folder.name == COMMIT and machine.files("me/tuned") == WANTED
     assert all((folder / name).read_bytes() == CHECKPOINT[name] for name in WANTED)
-    assert machine.files("me/adapter") == {"adapter_config.json", "adapter_model.safetensors"}
+    assert machine.files("me/adapter") == {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja"}
     assert "model.safetensors" in machine.files("me/single") and not machine.files("me/single") & set(SHARDS)
     assert "model.safetensors.index.json" not in machine.files("me/single")
     assert first["said"] == ["asking the hub for me/tuned", "fetching me/tuned at 0123456789ab: 0.5 MB"]

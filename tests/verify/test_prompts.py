@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,13 @@ from g3n_compiler.checkpoint.conversations import Conversation
 from g3n_compiler.errors import TokenizerError
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert.prompts import engine_template
+from g3n_compiler.lower.litert.wrapped_template import wrapped
 from g3n_compiler.lower.prompts import Prompts, RuntimePrompt
 from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.source import Source
-from g3n_compiler.verify.prompts import require_equal_prompts
+from g3n_compiler.verify.prompts import Spoken, require_equal_prompts
 from tests.android.golden import CHATML, NO_SYSTEM
 from tests.fakes import FakeBackend
 from tests.jobs import make_job
@@ -60,7 +62,70 @@ def test_both_runtimes_make_the_prompts_of_transformers(jinja: str | None, nano_
     assert require_equal_prompts(job, {runtime: get_backend(runtime) for runtime in RUNTIMES}) > 12
     is_own = jinja in (None, DATED)
     assert (engine_template(job) == job.tokenizer.template.jinja) == is_own
-    assert any("the same turns anew" in line for line in said) != is_own
+    assert any(line.startswith("note: LiteRT-LM") for line in said) != is_own
+
+
+THINKING = TRIMMED.replace("m['content'] | trim", "m['content'].split('</think>')[-1].lstrip('\\n')")
+TEXTS = {
+    "thoughts": THINKING,
+    "the last messages": TRIMMED.replace("in messages", "in messages[-7:]"),
+    "the date": TRIMMED.replace("{{ bos_token }}", "{{ bos_token }}{{ 'Today: ' + strftime_now('%d %B %Y') + '\n' }}"),
+    "eos": TRIMMED.replace("'<end_of_turn>\n'", "eos_token"),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_text_template_that_is_more_than_turns_is_wrapped_for_the_engine(
+    name: str, nano_copy: Path, tmp_path: Path
+) -> None:
+    """It looks into texts, counts turns, writes the date or another control token: none of it is lost."""
+    (nano_copy / "chat_template.jinja").write_text(TEXTS[name], encoding="utf-8")
+    said: list[str] = []
+    job = replace(job_of(nano_copy, tmp_path, ("text",)), progress=said.append)
+    assert (job.tokenizer.turns is None) == (name != "eos")
+    require_equal_prompts(job, {runtime: get_backend(runtime) for runtime in RUNTIMES})
+    assert engine_template(job) == wrapped(job.tokenizer.template)
+    assert any("behind a loop" in line for line in said)
+
+
+def test_a_text_template_with_media_is_wrapped_too(nano_copy: Path, tmp_path: Path) -> None:
+    (nano_copy / "chat_template.jinja").write_text(THINKING, encoding="utf-8")
+    job = job_of(nano_copy, tmp_path)
+    require_equal_prompts(job, {"litert": get_backend("litert")})
+    assert engine_template(job) == wrapped(job.tokenizer.template)
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"additional_special_tokens": ["<think>"]}, "adds the token '<think>'"),
+        ({"tokenizer_class": "LlamaTokenizerFast"}, "its normalizer is none"),
+    ],
+)
+def test_a_tokenizer_that_transformers_makes_another_is_refused(
+    change: dict[str, Any], match: str, nano_copy: Path, tmp_path: Path
+) -> None:
+    """No conversation has the token, and few show the rule."""
+    edited(nano_copy / "tokenizer_config.json", lambda c: c.update(change))
+    with pytest.raises(TokenizerError, match=match):
+        require_equal_prompts(job_of(nano_copy, tmp_path, ("text",)), {"executorch": get_backend("executorch")})
+
+
+def test_the_finished_bundles_prompts_are_a_check_of_its_own(tmp_path: Path) -> None:
+    job = job_of(checkpoint_dir(), tmp_path, ("text",))
+    spoken = Spoken.of(job)
+    made = get_backend("executorch").prompts(job, list(spoken.conversations.values()))
+    assert spoken.check("executorch", made).passed
+    first = made[0]
+    assert first is not None
+    failed = spoken.check("executorch", [RuntimePrompt(first.text, (*first.ids, 7)), *made[1:]])
+    assert not failed.passed and failed.value == 1 and "becomes other tokens" in failed.note
 
 
 @pytest.mark.parametrize("towers", [(), ("vision",)])
@@ -120,10 +185,6 @@ def test_a_tokenizer_whose_rules_transformers_does_not_read_is_refused(nano_copy
     """``GemmaTokenizer`` takes the vocabulary and the merges of the file, and its own rules for the rest."""
     path = nano_copy / "tokenizer.json"
     spec = json.loads(path.read_text(encoding="utf-8"))
-    spec["model"]["merges"] = spec["model"]["merges"][:-40]
-    path.write_text(json.dumps(spec), encoding="utf-8")
-    job = job_of(nano_copy, tmp_path, ("text",))
-    assert require_equal_prompts(job, {runtime: get_backend(runtime) for runtime in RUNTIMES})
     spec["normalizer"] = {"type": "Sequence", "normalizers": [spec["normalizer"], {"type": "Lowercase"}]}
     path.write_text(json.dumps(spec), encoding="utf-8")
     with pytest.raises(TokenizerError):

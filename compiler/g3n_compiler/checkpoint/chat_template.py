@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from g3n_compiler.checkpoint.fields import present, read_json
 from g3n_compiler.checkpoint.remark import Remark, no_remark
+from g3n_compiler.checkpoint.token_texts import token_texts
 from g3n_compiler.errors import TokenizerError
 from g3n_runtime.prompt import ChatTemplate, Content
 from g3n_runtime.reading import read_text
@@ -100,13 +101,7 @@ def special_tokens(directory: Path) -> dict[str, str]:
     """The special tokens that a template sees, by name."""
     path = directory / TOKENIZER_CONFIG
     settings = read_json(path, TokenizerError) if present(path) else {}
-    tokens = dict(SPECIAL_TOKENS)
-    for name in tokens:
-        value = settings.get(name)
-        value = value.get("content") if isinstance(value, dict) else value
-        if isinstance(value, str):
-            tokens[name] = value
-    return tokens
+    return {**SPECIAL_TOKENS, **token_texts(settings, SPECIAL_TOKENS)}
 
 
 def _sources(directory: Path) -> dict[str, Any]:

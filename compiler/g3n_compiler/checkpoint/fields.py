@@ -24,9 +24,16 @@ def read_json(path: Path, error: type[CheckpointError] = CheckpointError) -> dic
 
 
 def present(path: Path) -> bool:
-    """Whether something is at ``path``; a path that cannot be looked up is an error, not absent."""
+    """Whether something is at ``path``; what cannot be looked up, or is a link to nothing, is an error, not absent."""
     try:
-        return path.exists()
+        if not path.exists():
+            if path.is_symlink():
+                raise CheckpointError(
+                    f"{path} is a link to a file that is not there: fetch it again, or copy the folder with its links "
+                    "followed (cp -rL)"
+                )
+            return False
+        return True
     except OSError as reason:
         raise CheckpointError(f"{path} cannot be looked up ({reason.strerror})") from None
 

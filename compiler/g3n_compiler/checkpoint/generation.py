@@ -54,8 +54,11 @@ LIBRARY = Sampler(1.0, 50, 1.0)
 """What ``transformers`` takes for a setting that is missing or null."""
 
 
-def load_sampler(directory: Path, remark: Remark = no_remark) -> Sampler:
+def load_sampler(directory: Path, vocab_size: int, remark: Remark = no_remark) -> Sampler:
     """The sampler that ``generate`` uses for this folder; Gemma 3n's own if it has no ``generation_config.json``.
+
+    Args:
+        vocab_size: what a ``top_k`` of 0 stands for, since engines take 0 otherwise than ``transformers``.
 
     Raises:
         WrongModel: a setting is none that can be.
@@ -76,4 +79,6 @@ def load_sampler(directory: Path, remark: Remark = no_remark) -> Sampler:
         if temperature not in (None, 1.0) or "top_k" in raw or "top_p" in raw:
             remark(f"{path.name} does not set do_sample: answers are greedy, as in transformers")
         return GREEDY
-    return Sampler(LIBRARY.temperature if temperature is None else temperature, top_k, top_p)
+    if top_p == 0:  # which keeps the likeliest token alone
+        return GREEDY
+    return Sampler(LIBRARY.temperature if temperature is None else temperature, top_k or vocab_size, top_p)

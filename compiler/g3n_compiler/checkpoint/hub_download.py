@@ -16,6 +16,7 @@ from typing import Any
 from g3n_compiler.checkpoint.hub_errors import explained
 from g3n_compiler.checkpoint.hub_id import OFFLINE, HubId, Say
 from g3n_compiler.checkpoint.lora import CONFIG as ADAPTER_CONFIG
+from g3n_compiler.checkpoint.lora import TEXT_FILES as ADAPTER_TEXT
 from g3n_compiler.checkpoint.lora import WEIGHTS as ADAPTER_WEIGHTS
 from g3n_compiler.checkpoint.meter import Meter, in_words
 from g3n_compiler.checkpoint.reader import CONFIG, INDEX, READ_BY_NAME, SINGLE
@@ -153,7 +154,8 @@ def _fetch(named: HubId, commit: str, sizes: Sizes, kind: str, say: Say) -> Path
 
 def _small(sizes: Sizes, kind: str) -> list[str]:
     if kind == "adapter":
-        return [ADAPTER_CONFIG]
+        text = [name for name in ADAPTER_TEXT if sizes.get(name, MOST_SMALL + 1) <= MOST_SMALL]
+        return [ADAPTER_CONFIG, *text]
     names = [name for name in sizes if _SMALL.fullmatch(name) and sizes[name] <= MOST_SMALL]
     # Of two forms of the weights transformers takes the single file; the other is not fetched.
     return sorted(name for name in names if not name.endswith(".index.json") or (name == INDEX and SINGLE not in sizes))

@@ -7,6 +7,7 @@ rows of an embedding that were trained alone replace its rows. Source: PEFT's ``
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from g3n_compiler.checkpoint.fields import present
 from g3n_compiler.checkpoint.lora_config import CONFIG
-from g3n_compiler.checkpoint.lora_folder import PICKLE, WEIGHTS, adapter_advice, read_settings
+from g3n_compiler.checkpoint.lora_folder import PICKLE, TEXT_FILES, WEIGHTS, adapter_advice, read_settings
 from g3n_compiler.checkpoint.lora_pairs import Pair, load_pairs
 from g3n_compiler.checkpoint.lora_saved import Rows, find_whole, load_rows
 from g3n_compiler.checkpoint.lora_tensors import AdapterTensors
@@ -23,7 +24,7 @@ from g3n_compiler.checkpoint.remark import Remark, no_remark
 from g3n_compiler.checkpoint.safetensors import SafetensorsFile
 from g3n_compiler.errors import CheckpointError
 
-__all__ = ["CONFIG", "WEIGHTS", "LoraAdapter", "adapter_advice", "require_adapter"]
+__all__ = ["CONFIG", "TEXT_FILES", "WEIGHTS", "LoraAdapter", "adapter_advice", "require_adapter"]
 
 
 def require_adapter(directory: Path) -> None:
@@ -34,16 +35,21 @@ def require_adapter(directory: Path) -> None:
 class LoraAdapter:
     """An adapter folder, ready to be merged; :class:`g3n_compiler.source.Source` applies it to each tensor it reads.
 
+    Args:
+        prefixes: what savers put before the names of the text model.
+
     Raises:
         CheckpointError: it is not an adapter, is damaged, or cannot be merged into ``checkpoint`` exactly. Its
             ``target_modules`` and the like are not evaluated: the tensors in the file show what is adapted.
     """
 
-    def __init__(self, directory: Path, checkpoint: Checkpoint, remark: Remark = no_remark) -> None:
+    def __init__(
+        self, directory: Path, checkpoint: Checkpoint, prefixes: Collection[str], remark: Remark = no_remark
+    ) -> None:
         settings = read_settings(directory)
         self._file = SafetensorsFile(directory / WEIGHTS)
         try:
-            tensors = AdapterTensors(settings, self._file, checkpoint, remark)
+            tensors = AdapterTensors(settings, self._file, checkpoint, prefixes, remark)
             self.pairs: dict[str, Pair] = load_pairs(tensors)
             self._rows: dict[str, Rows] = load_rows(tensors)
             self._whole: dict[str, str] = find_whole(tensors)

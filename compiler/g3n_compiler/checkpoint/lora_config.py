@@ -88,6 +88,12 @@ class LoraSettings:
         """
         path = directory / CONFIG
         config = read_json_object(path, CheckpointError, MAX_CONFIG_BYTES)
+        if "peft_type" not in config:
+            made = "MLX's settings" if "lora_parameters" in config else "settings without peft_type"
+            raise CheckpointError(
+                f"{path} has {made}, but only PEFT's adapters are read: fuse it with the tool that trained it, and "
+                "compile the checkpoint that it then writes"
+            )
         if (kind := config.get("peft_type")) != "LORA":
             raise CheckpointError(f"{path} is of type {str(kind)[:40]!r}, expected LORA: {MERGE}")
         _check_options(config, path)

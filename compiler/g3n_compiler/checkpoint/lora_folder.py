@@ -17,6 +17,15 @@ WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 MODEL_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 MAX_LISTED = 1000
+TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
+"""Files of the prompts that trainers save beside an adapter; they are compared with the checkpoint's, and not used."""
 
 
 def read_settings(directory: Path) -> LoraSettings:

@@ -13,9 +13,6 @@ from pathlib import Path
 from g3n_compiler.errors import CheckpointError
 
 PEFT_PREFIX = "base_model.model."
-TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "")
-"""What comes before ``layers.0`` in the names of a multimodal model, of an old one, of a model without its head, of a
-text-only model and of a bare decoder, the most specific first."""
 EMBEDDING = "embed_tokens"
 HEAD = "lm_head"
 TOWER = re.compile(r"(?:model\.)?((?:audio|vision)_tower|embed_(?:audio|vision))\.")
@@ -77,10 +74,14 @@ def sort_keys(names: Iterable[str], path: Path) -> AdapterKeys:
 
 
 class TensorNames:
-    """The names of a checkpoint's tensors, found by the names that they have in other forms of the same model."""
+    """The names of a checkpoint's tensors, found by the names that they have in other forms of the same model.
 
-    def __init__(self, names: Collection[str]) -> None:
-        self._names = names
+    Args:
+        prefixes: what savers put before the text model's names, as the family's naming has them.
+    """
+
+    def __init__(self, names: Collection[str], prefixes: Collection[str]) -> None:
+        self._names, self._prefixes = names, prefixes
         tables = [name for name in names if f".{name}".endswith(f".{EMBEDDING}.weight")]
         self.embedding = min(tables, default="")
         """Name of the token table, to which the head is tied."""
@@ -98,7 +99,7 @@ class TensorNames:
             return trained
         found = {
             name
-            for prefix in TEXT_PREFIXES
+            for prefix in self._prefixes
             if trained.startswith(prefix)
             for relative in [trained.removeprefix(prefix)]
             for name in (self._text_prefix + relative, "model." + relative, relative)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor
@@ -26,7 +26,12 @@ class AdapterTensors:
     """
 
     def __init__(
-        self, settings: LoraSettings, file: SafetensorsFile, checkpoint: Checkpoint, remark: Remark = no_remark
+        self,
+        settings: LoraSettings,
+        file: SafetensorsFile,
+        checkpoint: Checkpoint,
+        prefixes: Collection[str],
+        remark: Remark = no_remark,
     ) -> None:
         self.settings, self.path, self.remark = settings, file.path, remark
         self._file, self._checkpoint = file, checkpoint
@@ -37,7 +42,7 @@ class AdapterTensors:
                     "(DeepSpeed ZeRO-3 or FSDP) without gathering it. Gather the parameters, and save it again"
                 )
         self.keys = sort_keys(file.entries, file.path)
-        self.names = TensorNames(checkpoint.entries)
+        self.names = TensorNames(checkpoint.entries, prefixes)
         self._renamed: dict[str, str] = {}
 
     def shape(self, key: str) -> tuple[int, ...]:

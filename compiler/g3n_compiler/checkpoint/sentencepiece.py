@@ -6,20 +6,24 @@ never matches control symbols (``<pad>``, ``<eos>``, ``<bos>``) in text; the cal
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from sentencepiece import sentencepiece_model_pb2 as pb
-from tokenizers import Tokenizer
 
 from g3n_compiler.checkpoint.fields import present
 from g3n_compiler.checkpoint.lfs import is_lfs_pointer
+from g3n_compiler.checkpoint.merge_rules import check_rules, out_of_order, pair, require
 from g3n_compiler.checkpoint.remark import Remark, no_remark
-from g3n_compiler.checkpoint.tokenizer_json import read_tokenizer_json, replaces_spaces, splits_at_spaces
-from g3n_compiler.errors import TokenizerError, UnsupportedTokenizer
+from g3n_compiler.checkpoint.tokenizer_json import (
+    SPACE,
+    load_fast_tokenizer,
+    read_tokenizer_json,
+)
+from g3n_compiler.errors import TokenizerError
 from g3n_compiler.models.gemma3n.text_config import MAX_VOCABULARY
 from g3n_runtime.reading import read_bytes
 
@@ -32,40 +36,25 @@ MAX_PIECE = 1024
 _UNMERGED_SCORE = -1e7
 
 
-def _require(path: Path, holds: bool, what: str) -> None:
-    if not holds:
-        raise UnsupportedTokenizer(
-            f"{path}: cannot become a SentencePiece model: {what}. "
-            "It must be of Gemma's kind: BPE with byte fallback over unsplit text. Put the model's own tokenizer.model "
-            "beside it to use that one."
-        )
-
-
 def _byte_name(value: int) -> str:
     return f"<0x{value:02X}>"
 
 
 def _check(path: Path, spec: Mapping[str, Any]) -> None:
     model = spec["model"]
-    _require(path, model.get("type") == "BPE", f"its model is {model.get('type')!r}, not 'BPE'")
-    _require(path, bool(model.get("byte_fallback")), "it has no byte fallback")
+    check_rules(path, spec)
+    require(path, bool(model.get("byte_fallback")), "it has no byte fallback")
     vocab = model["vocab"]
-    _require(path, isinstance(model.get("merges"), list), "it has no list of merges")
+    require(path, isinstance(model.get("merges"), list), "it has no list of merges")
     absent = [_byte_name(b) for b in range(256) if _byte_name(b) not in vocab]
-    _require(path, not absent, f"{len(absent)} of the 256 byte tokens are missing, first {absent[:1]}")
-    _require(path, UNKNOWN_SYMBOL in vocab, f"it has no {UNKNOWN_SYMBOL}")
-    _require(path, replaces_spaces(spec), "its normalizer is not the replacement of ' ' by '▁'")
-    _require(
-        path,
-        spec.get("pre_tokenizer") is None or splits_at_spaces(spec),
-        "its pre-tokenizer splits the text before merging",
-    )
+    require(path, not absent, f"{len(absent)} of the 256 byte tokens are missing, first {absent[:1]}")
+    require(path, UNKNOWN_SYMBOL in vocab, f"it has no {UNKNOWN_SYMBOL}")
 
 
 def _merge_ranks(model: Mapping[str, Any]) -> dict[str, int]:
     ranks: dict[str, int] = {}
     for rank, merge in enumerate(model["merges"]):
-        left, right = merge if isinstance(merge, list) else merge.split(" ")
+        left, right = pair(merge)
         ranks.setdefault(left + right, rank)
     return ranks
 
@@ -79,11 +68,14 @@ TEXTS = (
 """Texts on which a ``tokenizer.model`` is compared with the ``tokenizer.json`` beside it, besides the vocabulary."""
 
 
-def choose_sentencepiece(directory: Path, remark: Remark = no_remark) -> tuple[bytes, str]:
+def choose_sentencepiece(directory: Path, spec: Mapping[str, Any], remark: Remark = no_remark) -> tuple[bytes, str]:
     """The SentencePiece model that encodes as ``tokenizer.json`` does, and the name of the file that it comes from.
 
     That is the folder's ``tokenizer.model`` if it agrees, otherwise one that is made from ``tokenizer.json``, which is
     what ``transformers`` reads.
+
+    Args:
+        spec: the content of ``tokenizer.json``.
 
     Raises:
         TokenizerError: ``tokenizer.model`` is a git-lfs pointer.
@@ -91,12 +83,13 @@ def choose_sentencepiece(directory: Path, remark: Remark = no_remark) -> tuple[b
     """
     own, fast = directory / "tokenizer.model", directory / "tokenizer.json"
     if not present(own):
-        return to_sentencepiece(fast), fast.name
+        return to_sentencepiece(fast, spec), fast.name
     if is_lfs_pointer(read_bytes(own, MAX_BYTES, TokenizerError)[:64]):
         raise TokenizerError(f"{own} is a git-lfs pointer, not the file: run git lfs pull in its folder")
+    check_rules(fast, spec)
     try:
         model = read_sentencepiece(own)
-        if (difference := _difference(fast, model)) is None:
+        if (difference := _difference(fast, spec, model)) is None:
             return model, own.name
     except TokenizerError as error:
         difference = str(error)
@@ -104,12 +97,12 @@ def choose_sentencepiece(directory: Path, remark: Remark = no_remark) -> tuple[b
         f"{own.name} is not used, {fast.name} is, as in transformers, and a SentencePiece model is made from it: "
         f"{difference}"
     )
-    return to_sentencepiece(fast), fast.name
+    return to_sentencepiece(fast, spec), fast.name
 
 
-def _difference(tokenizer_json: Path, model: bytes) -> str | None:
+def _difference(tokenizer_json: Path, spec: Mapping[str, Any], model: bytes) -> str | None:
     """What a SentencePiece model has otherwise than ``tokenizer.json``: a token's name, or the ids of a text."""
-    spec, pieces = read_tokenizer_json(tokenizer_json), pb.ModelProto.FromString(model).pieces
+    pieces = pb.ModelProto.FromString(model).pieces
     names = {index: token for token, index in spec["model"]["vocab"].items()}
     names |= {token["id"]: token["content"] for token in spec.get("added_tokens") or []}
     for index, piece in enumerate(pieces):
@@ -121,6 +114,9 @@ def _difference(tokenizer_json: Path, model: bytes) -> str | None:
     in_turns = [names[index] for index in names if index >= len(pieces) and names[index] in known]
     if in_turns:
         return f"it has {in_turns[0][:40]!r} at another id"
+    scores = {p.piece: p.score for p in pieces if p.type == pb.ModelProto.SentencePiece.NORMAL}
+    if (late := out_of_order(spec, scores)) is not None:
+        return f"it merges to {late[:40]!r} in another order"
     longest = sorted(names.values(), key=len)[-200:]
     plain = [text for text in (*TEXTS, *longest) if not any(symbol in text for symbol in (*CONTROL_SYMBOLS, "<unk>"))]
     try:
@@ -196,13 +192,22 @@ def pad_to_vocabulary(model: bytes, size: int) -> bytes:
     return padded
 
 
-def to_sentencepiece(tokenizer_json: Path) -> bytes:
+def read_in_texts(model: bytes, symbols: Collection[str]) -> bytes:
+    """``model`` with control symbols that it also finds in a text, as ``transformers`` does: templates write some."""
+    proto, kinds = pb.ModelProto.FromString(model), pb.ModelProto.SentencePiece
+    for piece in proto.pieces:
+        if piece.piece in symbols and piece.type == kinds.CONTROL:
+            piece.type = kinds.USER_DEFINED
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def to_sentencepiece(tokenizer_json: Path, spec: Mapping[str, Any] | None = None) -> bytes:
     """The serialized SentencePiece model with the ids of ``tokenizer_json``.
 
     Raises :class:`UnsupportedTokenizer` if the tokenizer is not a BPE with byte fallback whose only normalizer replaces
     spaces. Ids without a token get the name ``<unused_gap{id}>``.
     """
-    spec = read_tokenizer_json(tokenizer_json)
+    spec = read_tokenizer_json(tokenizer_json) if spec is None else spec
     _check(tokenizer_json, spec)
     vocab: dict[str, int] = spec["model"]["vocab"]
     added: dict[int, str] = {token["id"]: token["content"] for token in spec.get("added_tokens") or []}
@@ -212,7 +217,8 @@ def to_sentencepiece(tokenizer_json: Path) -> bytes:
     proto = pb.ModelProto()
     kinds = pb.ModelProto.SentencePiece
     for index in range(max(*names, *added) + 1 if added else max(names) + 1):
-        name = added.get(index, names.get(index, f"<unused_gap{index}>"))
+        # SentencePiece looks for added tokens after it has replaced spaces.
+        name = added.get(index, names.get(index, f"<unused_gap{index}>")).replace(" ", SPACE)
         piece = proto.pieces.add(piece=name, score=0.0)
         if name == UNKNOWN_SYMBOL:
             piece.type = kinds.UNKNOWN
@@ -248,7 +254,7 @@ def check_equal(tokenizer_json: Path, model: bytes, texts: Iterable[str]) -> int
     Raises ``ValueError`` at the first difference. ``texts`` must not spell control symbols.
     """
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    tokenizer = load_fast_tokenizer(tokenizer_json, checked=True)
     compared = 0
     for text in texts:
         ours = processor.encode(text)

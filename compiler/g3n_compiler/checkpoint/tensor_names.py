@@ -36,6 +36,8 @@ class Naming:
     """Names under which ``transformers`` takes a head."""
     tied: bool = True
     """Whether the configuration says that the head is the token table."""
+    has_towers: bool = True
+    """Whether the configuration is of a model with towers; one without leaves their tensors aside."""
     buffers: frozenset[str] = frozenset()
     """Last parts of names that older versions saved, and that are made of the configuration."""
 
@@ -125,6 +127,10 @@ WRAPPERS = (
     Wrapper("base_layer", "PEFT", MERGE),
     Wrapper("original_module", "PEFT", MERGE),
     Wrapper("modules_to_save", "PEFT", MERGE),
+    *(
+        Wrapper(part, "PEFT", MERGE)
+        for part in ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+    ),
     Wrapper("_fsdp_wrapped_module", "FSDP", "save with accelerator.get_state_dict(model), or a FULL_STATE_DICT"),
     Wrapper("_checkpoint_wrapped_module", "activation checkpointing", UNWRAP),
     Wrapper("_orig_mod", "torch.compile", "save the model that was compiled: model._orig_mod.save_pretrained(FOLDER)"),

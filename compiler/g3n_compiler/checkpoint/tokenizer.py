@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from g3n_compiler.checkpoint.chat_template import load_chat_template
+from g3n_compiler.checkpoint.conversations import conversations
 from g3n_compiler.checkpoint.fields import present
 from g3n_compiler.checkpoint.generation import Sampler, load_sampler
 from g3n_compiler.checkpoint.remark import Remark, no_remark
-from g3n_compiler.checkpoint.sentencepiece import choose_sentencepiece, pad_to_vocabulary
+from g3n_compiler.checkpoint.sentencepiece import (
+    CONTROL_SYMBOLS,
+    choose_sentencepiece,
+    pad_to_vocabulary,
+    read_in_texts,
+)
 from g3n_compiler.checkpoint.tokenizer_json import load_fast_tokenizer, read_tokenizer_json
 from g3n_compiler.checkpoint.turns import NoTurns, Turns, derive_turns
 from g3n_compiler.errors import TokenizerError
@@ -45,16 +52,16 @@ class TextTokenizer:
     @property
     def stop_texts(self) -> tuple[str, ...]:
         """The tokens that end an answer, as texts."""
-        fast = load_fast_tokenizer(self.json_path)
+        fast = load_fast_tokenizer(self.json_path, checked=True)
         return tuple(text for text in map(fast.id_to_token, self.stop_ids) if text is not None)
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``, without a leading bos."""
-        return list(load_fast_tokenizer(self.json_path).encode(text, add_special_tokens=False).ids)
+        return list(load_fast_tokenizer(self.json_path, checked=True).encode(text, add_special_tokens=False).ids)
 
     def token(self, id: int) -> str:
         """The text of one token."""
-        text = load_fast_tokenizer(self.json_path).id_to_token(id)
+        text = load_fast_tokenizer(self.json_path, checked=True).id_to_token(id)
         if text is None:
             raise TokenizerError(f"{self.json_path.name} has no token {id}, which the model's config.json names")
         return str(text)
@@ -82,11 +89,11 @@ class TextTokenizer:
         return self.turns
 
     def decode(self, ids: list[int]) -> str:
-        return str(load_fast_tokenizer(self.json_path).decode(ids, skip_special_tokens=False))
+        return str(load_fast_tokenizer(self.json_path, checked=True).decode(ids, skip_special_tokens=False))
 
     def loaded(self) -> LoadedTokenizer:
         """For many calls: it stays in memory, where each call of the others reads the file."""
-        return LoadedTokenizer(load_fast_tokenizer(self.json_path), self.bos_id)
+        return LoadedTokenizer(load_fast_tokenizer(self.json_path, checked=True), self.bos_id)
 
 
 @dataclass(frozen=True)
@@ -123,12 +130,14 @@ def load_tokenizer(
         raise TokenizerError(
             f"{TOKENIZER_JSON} is missing from {directory}: copy it from the model the checkpoint came from"
         )
-    tokenizer = load_fast_tokenizer(path)
+    spec = read_tokenizer_json(path)
+    tokenizer = load_fast_tokenizer(path, checked=True)
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size > config.vocab_size:
         raise TokenizerError(
             f"{path} has {size} tokens, but the vocabulary has {config.vocab_size}: it is not the model's tokenizer"
         )
+    _check_added(path, spec, remark)
     media = [kind for tower, kind in MEDIA.items() if tower in modalities]
     template = load_chat_template(directory, media, remark)
     bos = tokenizer.token_to_id(template.bos)
@@ -145,13 +154,16 @@ def load_tokenizer(
         why = str(reason)
         remark(f"the chat template cannot be written without Jinja, so the sample app cannot use it: {why}")
     stop = list(config.eos_ids)
-    end = None if turns is None else _first_added(path, turns.next)
+    end = None if turns is None else _first_added(spec, turns.next)
     if turns is not None and end is None:
         remark("the chat template ends a turn with no token of its own: answers end at eos_token_id only")
     if end is not None and end not in stop:
         stop.append(end)
         remark(f"token {end} ends a turn in the chat template, but is no eos_token_id: answers end there too")
-    sentencepiece, origin = choose_sentencepiece(directory, remark)
+    sentencepiece, origin = choose_sentencepiece(directory, spec, remark)
+    if written := _control_symbols(template, media):
+        sentencepiece = read_in_texts(sentencepiece, written)
+        remark(f"the chat template writes {' and '.join(written)}, so LiteRT-LM reads it in texts too, as transformers")
     return TextTokenizer(
         path,
         pad_to_vocabulary(sentencepiece, config.vocab_size),
@@ -159,15 +171,40 @@ def load_tokenizer(
         template,
         turns,
         why,
-        load_sampler(directory, remark),
+        load_sampler(directory, config.vocab_size, remark),
         config.bos_id,
         tuple(stop),
         end,
     )
 
 
-def _first_added(path: Path, text: str) -> int | None:
+def _check_added(path: Path, spec: Mapping[str, Any], remark: Remark) -> None:
+    """Refuse added tokens that no engine finds as the ``tokenizers`` library does."""
+    for token in spec.get("added_tokens") or []:
+        flags = [name for name in ("single_word", "lstrip", "rstrip") if token.get(name)]
+        if flags and not token.get("special"):
+            raise TokenizerError(
+                f"{path} has the added token {token['content'][:40]!r} with {flags[0]}, which no engine has: it would "
+                f"find it in other places. Save it again with {flags[0]}=False, if the model was trained so"
+            )
+        if flags:
+            remark(f"engines read {token['content'][:40]!r} in a text without its {flags[0]}, unlike transformers")
+
+
+def _control_symbols(template: ChatTemplate, media: Sequence[str]) -> list[str]:
+    """The control symbols that the template itself writes, the bos at its beginning apart."""
+    written = set[str]()
+    for _, messages in conversations(media, template.jinja):
+        try:
+            text = template.render(messages, TokenizerError).removeprefix(template.bos)
+        except TokenizerError:
+            continue
+        written |= {symbol for symbol in CONTROL_SYMBOLS if symbol in text}
+    return sorted(written)
+
+
+def _first_added(spec: Mapping[str, Any], text: str) -> int | None:
     """The id of the added token that ``text`` begins with, if it begins with one."""
-    added = {token["content"]: int(token["id"]) for token in read_tokenizer_json(path).get("added_tokens") or []}
+    added = {token["content"]: int(token["id"]) for token in spec.get("added_tokens") or []}
     found = [content for content in added if content and text.startswith(content)]
     return added[max(found, key=len)] if found else None

@@ -39,13 +39,23 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
     return spec
 
 
-def load_fast_tokenizer(path: Path) -> Tokenizer:
+def token_ids(path: Path) -> dict[str, int]:
+    """The id of every token in a ``tokenizer.json``."""
+    spec = read_tokenizer_json(path)
+    return {**spec["model"]["vocab"], **{token["content"]: token["id"] for token in spec.get("added_tokens") or []}}
+
+
+def load_fast_tokenizer(path: Path, checked: bool = False) -> Tokenizer:
     """The ``tokenizers`` object of a checked file; it neither truncates nor pads, as ``transformers`` uses it.
+
+    Args:
+        checked: :func:`read_tokenizer_json` has just read it, which takes seconds for a published vocabulary.
 
     Raises:
         TokenizerError: the file is malformed, or the library refuses it.
     """
-    read_tokenizer_json(path)
+    if not checked:
+        read_tokenizer_json(path)
     try:
         tokenizer = Tokenizer.from_buffer(_bytes(path))
     except (KeyboardInterrupt, SystemExit, MemoryError):

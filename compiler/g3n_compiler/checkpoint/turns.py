@@ -107,7 +107,7 @@ class Turns:
 
 
 def derive_turns(template: ChatTemplate, media: Sequence[str]) -> Turns:
-    """The texts of ``template``, proven equal on :func:`conversations` of these ``media``.
+    """The texts of ``template``, proven equal on :func:`conversations` of these ``media`` and its own constants.
 
     Raises:
         NoTurns: it is more than such texts; the message says in what.
@@ -144,7 +144,7 @@ def derive_turns(template: ChatTemplate, media: Sequence[str]) -> Turns:
 
 def _prove(turns: Turns, template: ChatTemplate, media: Sequence[str]) -> None:
     placeholders = dict(template.placeholders)
-    for name, messages in conversations(media):
+    for name, messages in conversations(media, template.jinja):
         ours, own = (
             _or_refused(write)
             for write in (

@@ -74,7 +74,7 @@ def _check_model(findings: Findings, directory: Path) -> tuple[Source | None, Te
     else:
         _attempt(findings, "vision tower", lambda: source.vision)
         _attempt(findings, "audio tower", lambda: source.audio)
-        _attempt(findings, "every tensor", lambda: account(source))
+        _attempt(findings, "every tensor", lambda: account(source, findings.notes.append))
         _attempt(findings, "files together", lambda: check_folder(source, findings.notes.append))
     _attempt(findings, "calibration", lambda: read_calibration(directory))
     return source, shape if source is None else source.whole
@@ -108,7 +108,7 @@ def _check_text(
 def _require_tokens(directory: Path, config: TextConfig) -> None:
     """Raise :class:`TokenizerError` unless the tokenizer has the ids that the configuration names."""
     path = directory / "tokenizer.json"
-    fast = load_fast_tokenizer(path)
+    fast = load_fast_tokenizer(path, checked=True)  # by load_tokenizer
     for number in (config.bos_id, *config.eos_ids):
         if fast.id_to_token(number) is None:
             raise TokenizerError(f"{path} has no token {number}, which the model's config.json names")

@@ -32,7 +32,7 @@ def tell_text(findings: Findings, directory: Path, tokenizer: TextTokenizer | No
 
 def _tell_tokenizer(findings: Findings, directory: Path, tokenizer: TextTokenizer | None) -> None:
     path = directory / "tokenizer.json"
-    fast = load_fast_tokenizer(path)
+    fast = load_fast_tokenizer(path, checked=tokenizer is not None)
     findings.tell(TOKENIZER, "tokens", f"{fast.get_vocab_size(with_added_tokens=True):,}")
     ids = {token: fast.token_to_id(token) for token in SPECIAL}
     told = ", ".join(f"{token} {number}" for token, number in ids.items() if number is not None)

@@ -17,7 +17,7 @@ from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Files, Lowered, LoweredSubgraph
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import TextEntry, Towers
-from g3n_compiler.lower.prompts import Prompts
+from g3n_compiler.lower.prompts import Answers, Prompts
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.slice.elastic import Size
@@ -88,8 +88,10 @@ class Backend(TextEntry, Protocol):
         Shapes are those of :meth:`g3n_compiler.lower.opened.TextModel.prefilled_logits`.
         """
 
-    def answers(self, job: Job, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Greedy text of a chat's first turn after each of ``prompts``, from the unmodified stock engine."""
+    def answers(
+        self, job: Job, prompts: Sequence[str], max_new_tokens: int, conversations: Sequence[Conversation]
+    ) -> Answers:
+        """What the unmodified stock engine makes of ``prompts`` and ``conversations``, with the files of ``job``."""
 
     def run_on_accelerator(self, job: Job, run: AcceleratorRun) -> AcceleratorOutputs:
         """What :attr:`accelerator` computes of ``job``, which was lowered.

@@ -23,6 +23,15 @@ Prompts = Sequence[RuntimePrompt | None]
 """Those of several conversations; ``None`` for one that the template refuses."""
 
 
+class Answers(NamedTuple):
+    """What a stock engine makes of a finished bundle."""
+
+    texts: list[str]
+    """Greedy text of a chat's first turn, for each prompt."""
+    prompts: Prompts
+    """Of each conversation, under the template and the tokenizer that lie in the bundle's files."""
+
+
 class SoftTokenIds(NamedTuple):
     """The ids that open, fill and close a picture or a sound."""
 

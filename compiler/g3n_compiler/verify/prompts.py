@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from g3n_compiler.checkpoint.fields import present
 from g3n_compiler.errors import TokenizerError
 from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.job import Job
-from g3n_compiler.lower.prompts import RuntimePrompt
+from g3n_compiler.lower.prompts import Prompts, RuntimePrompt
 from g3n_compiler.lower.subgraphs import Runtime
+from g3n_compiler.verify.checks import Check
+from g3n_compiler.verify.tokenizer_rules import require_same_rules
 from g3n_runtime.prompt import AROUND
 from g3n_runtime.terminal import printable_line
 
@@ -30,16 +33,48 @@ def require_equal_prompts(job: Job, backends: Mapping[Runtime, Backend]) -> int:
     Raises:
         TokenizerError: a prompt differs, or neither ``transformers`` nor a runtime can make it.
     """
-    named = dict(conversations(sorted(job.soft_tokens)))
-    expected = transformers_prompts(job, list(named.values()))
+    spoken = Spoken.of(job)
     for runtime, backend in backends.items():
-        made = backend.prompts(job, list(named.values()))
-        for name, ours, theirs in zip(named, made, expected, strict=True):
-            if ours != theirs:
-                raise TokenizerError(_difference(name, runtime, ours, theirs))
-    if all(prompt is None for prompt in expected):
-        raise TokenizerError("transformers makes no prompt of any conversation with this checkpoint's chat template")
-    return len(named)
+        made = backend.prompts(job, list(spoken.conversations.values()))
+        if differences := spoken.differences(runtime, made):
+            raise TokenizerError(differences[0])
+    return len(spoken.conversations)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """Conversations by name, and the prompts that ``transformers`` makes of them."""
+
+    conversations: Mapping[str, Conversation]
+    expected: Prompts
+
+    @classmethod
+    def of(cls, job: Job) -> Spoken:
+        """All that a checkpoint like the one of ``job`` can have.
+
+        Raises:
+            TokenizerError: ``transformers`` makes no prompt of any.
+        """
+        named = dict(conversations(sorted(job.soft_tokens), job.tokenizer.template.jinja))
+        expected = transformers_prompts(job, list(named.values()))
+        if all(prompt is None for prompt in expected):
+            raise TokenizerError("transformers makes no prompt of any conversation with this chat template")
+        return cls(named, expected)
+
+    def differences(self, runtime: Runtime, made: Prompts) -> list[str]:
+        """A sentence for each conversation of which ``runtime`` makes another prompt."""
+        return [
+            _difference(name, runtime, ours, theirs)
+            for name, ours, theirs in zip(self.conversations, made, self.expected, strict=True)
+            if ours != theirs
+        ]
+
+    def check(self, runtime: Runtime, made: Prompts) -> Check:
+        """The same for the prompts that an engine makes with the finished bundle."""
+        different = self.differences(runtime, made)
+        name = f"prompts of {len(made)} conversations, text and token ids"
+        note = different[0] if different else ""
+        return Check(name, "core", runtime, "transformers", "different", float(len(different)), 0.0, note)
 
 
 def transformers_prompts(job: Job, wanted: Sequence[Conversation]) -> list[RuntimePrompt | None]:
@@ -50,6 +85,7 @@ def transformers_prompts(job: Job, wanted: Sequence[Conversation]) -> list[Runti
     directory, template = job.source.directory, job.tokenizer.template
     with _quiet():
         tokenizer, writer, own = _load(directory, with_media=bool(job.soft_tokens))
+        require_same_rules(tokenizer, job.tokenizer.json_path)
     if own is None:
         job.progress("note: transformers cannot load the processor, so its tokenizer alone was compared")
     # Without a processor's settings, those that its class has.
@@ -107,7 +143,11 @@ def _load(directory: Path, with_media: bool) -> tuple[Any, Any, dict[str, str] |
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # the library raises whatever it meets
         reason = printable_line(str(error))[:300]
-        raise TokenizerError(f"transformers cannot load the tokenizer of {directory} ({reason})") from None
+        what = "processor" if with_media else "tokenizer"
+        raise TokenizerError(
+            f"transformers cannot load the {what} of {directory} ({reason}): take its files from the model that this "
+            f"one comes from{', or leave the towers out with --modalities text' if with_media else ''}"
+        ) from None
     return tokenizer, tokenizer, texts
 
 

@@ -21,6 +21,7 @@ from g3n_compiler.verify.golden import GENERATED, PROMPTS, Golden, golden_inputs
 from g3n_compiler.verify.layers import JITTER
 from g3n_compiler.verify.layers import REACH as LAYER_REACH
 from g3n_compiler.verify.onnx.checks import onnx_checks
+from g3n_compiler.verify.prompts import Spoken
 from g3n_compiler.verify.reference import Reference, is_small
 from g3n_compiler.verify.tasks import task_scores
 from g3n_compiler.verify.text import Expected, artifact_checks
@@ -51,12 +52,13 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
         parity.checks += _hf_checks(job.source, exact, expected)
         job.progress("comparing with onnxruntime")
         parity.checks += onnx_checks(job.source, golden[1].ids, expected.exact[1], expected.limits[1])
+    spoken = Spoken.of(job)
     for runtime, backend in backends.items():
         job.progress(f"comparing the {runtime} artifact")
         parity.checks += artifact_checks(job, backend, expected, rounded)
         job.progress(f"generating with the stock {runtime} engine")
         greedy, reference = (exact.greedy, "eager fp32") if small else (_own_greedy(job, backend), "its own graph")
-        _text_checks(job, runtime, backend, greedy, reference, parity)
+        _text_checks(job, runtime, backend, spoken, greedy, reference, parity)
     if comes_from_nano(job.source.checkpoint):
         for runtime, backend in backends.items():
             job.progress(f"asking the {runtime} artifact questions whose answers are known")
@@ -146,10 +148,14 @@ def _hf_checks(source: Source, exact: Reference, expected: Expected) -> list[Che
     return checks
 
 
-def _text_checks(job: Job, runtime: Runtime, backend: Backend, greedy: Greedy, reference: str, parity: Parity) -> None:
+def _text_checks(
+    job: Job, runtime: Runtime, backend: Backend, spoken: Spoken, greedy: Greedy, reference: str, parity: Parity
+) -> None:
     tokenizer, config = job.tokenizer, job.config
     # All of the engine's answers first, before the artifact is opened, so that only one of them is in memory.
-    for prompt, text in zip(PROMPTS, backend.answers(job, PROMPTS, GENERATED), strict=True):
+    answers = backend.answers(job, PROMPTS, GENERATED, list(spoken.conversations.values()))
+    parity.checks.append(spoken.check(runtime, answers.prompts))
+    for prompt, text in zip(PROMPTS, answers.texts, strict=True):
         tokens, _ = greedy(tokenizer.chat(prompt), GENERATED)
         stop = next((i for i, t in enumerate(tokens) if t in tokenizer.stop_ids), len(tokens))
         said = tokenizer.encode(text)

@@ -23,7 +23,7 @@ from g3n_compiler.lower.executorch.text import MODEL, TABLES, MethodName, lower_
 from g3n_compiler.lower.executorch.towers import lower_towers, open_towers
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import LayeredModel, TextEntry, TextModel, Towers
-from g3n_compiler.lower.prompts import Prompts, own_prompts
+from g3n_compiler.lower.prompts import Answers, Prompts, own_prompts
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.quantize.recipe import Recipe
@@ -142,13 +142,15 @@ class ExecuTorchBackend:
             path.write_bytes(_tokenizer(job))
             return own_prompts(job, conversations, Vocabulary(path).encode)
 
-    def answers(self, job: Job, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def answers(
+        self, job: Job, prompts: Sequence[str], max_new_tokens: int, conversations: Sequence[Conversation]
+    ) -> Answers:
         chat = ExecuTorchChat(_parts(job.files), job.tokenizer.template)
         texts = []
         for prompt in prompts:
             texts.append("".join(chat.send(prompt, GREEDY, max_new_tokens)))
             chat.reset()
-        return texts
+        return Answers(texts, own_prompts(job, conversations, Vocabulary(job.files[ROLES["tokenizer"]]).encode))
 
     def run_on_accelerator(self, job: Job, run: AcceleratorRun) -> AcceleratorOutputs:
         raise EngineError("an ExecuTorch bundle has nothing that an accelerator of this machine could run")

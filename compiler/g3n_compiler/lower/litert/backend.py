@@ -36,12 +36,13 @@ from g3n_compiler.lower.litert.gpu_operators import require_gpu_operators
 from g3n_compiler.lower.litert.memory import compile_memory, memory_ledger
 from g3n_compiler.lower.litert.metadata import executor_metadata, llm_metadata
 from g3n_compiler.lower.litert.opened import SECTIONS, OpenedLayers, OpenedTextModel, verified_logits
-from g3n_compiler.lower.litert.prompts import engine_prompts, engine_template
+from g3n_compiler.lower.litert.prompts import engine_prompts, engine_template, rendered
 from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_embedder
 from g3n_compiler.lower.litert.text import convert
 from g3n_compiler.lower.litert.towers import lower_towers, media_of, open_towers
+from g3n_compiler.lower.litert.wrapped_template import wrapped
 from g3n_compiler.lower.opened import LayeredModel, TextEntry, TextModel, Towers
-from g3n_compiler.lower.prompts import Prompts
+from g3n_compiler.lower.prompts import Answers, Prompts
 from g3n_compiler.lower.resume import Steps
 from g3n_compiler.lower.signatures.text import DECODE, prefill_name
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
@@ -157,14 +158,21 @@ class LiteRtBackend:
         return open_towers(files[ROLE])
 
     def prompts(self, job: Job, conversations: Sequence[Conversation]) -> Prompts:
-        template = engine_template(job)
-        if template != job.tokenizer.template.jinja:
+        template, own = engine_template(job), job.tokenizer.template
+        if template == wrapped(own) != own.jinja:
+            job.progress(
+                "note: LiteRT-LM gives a chat template neither texts nor all special tokens, so its file has the "
+                "checkpoint's behind a loop that does"
+            )
+        elif template != own.jinja:
             job.progress(
                 "note: LiteRT-LM makes other prompts of the chat template, so its file has the same turns anew"
             )
         return engine_prompts(job, template, conversations)
 
-    def answers(self, job: Job, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def answers(
+        self, job: Job, prompts: Sequence[str], max_new_tokens: int, conversations: Sequence[Conversation]
+    ) -> Answers:
         texts, files = [], job.files
         with tempfile.TemporaryDirectory(dir=files[ROLE].parent, prefix=".engine-") as cache:
             # The engine that packs the weights into the cache holds both copies; a second one maps only packed ones.
@@ -173,7 +181,7 @@ class LiteRtBackend:
             with LiteRtEngine(files[ROLE], cache_dir=Path(cache)) as engine:
                 for prompt in prompts:
                     texts.append("".join(engine.generate(prompt, GREEDY, max_new_tokens)))
-        return texts
+                return Answers(texts, [rendered(engine, job, messages) for messages in conversations])
 
     def run_on_accelerator(self, job: Job, run: AcceleratorRun) -> AcceleratorOutputs:
         return run_on_gpu(run.files[ROLE], job.config, run, job.prefill_lengths)

@@ -1,8 +1,8 @@
 """The chat template that LiteRT-LM can render as ``transformers`` does, and the prompts that it makes of it.
 
 The engine's Jinja lacks methods that Python's texts have, writes nothing where a template fails, and hands every
-content over as a list of parts. So the checkpoint's own template is tried first, and where the engine makes other
-prompts of it, the same turns written for the engine.
+content over as a list of parts. So the checkpoint's own template is tried first, then the same behind a loop that hands
+it texts, and last its turns written for the engine.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert.metadata import llm_metadata
 from g3n_compiler.lower.litert.stand_in import CONTEXT, stand_in
 from g3n_compiler.lower.litert.towers import media_of
+from g3n_compiler.lower.litert.wrapped_template import wrapped
 from g3n_compiler.lower.prompts import RuntimePrompt
 from g3n_runtime.litert.engine import LiteRtEngine
+from g3n_runtime.template import check_template
 
 
 def engine_prompts(job: Job, template: str, wanted: Sequence[Conversation]) -> list[RuntimePrompt | None]:
@@ -25,7 +27,7 @@ def engine_prompts(job: Job, template: str, wanted: Sequence[Conversation]) -> l
     tokenizer = job.tokenizer
     llm = llm_metadata(CONTEXT, tokenizer, template, media_of(job))
     with stand_in(tokenizer.sentencepiece, llm) as engine:
-        return [_prompt(engine, job, messages) for messages in wanted]
+        return [rendered(engine, job, messages) for messages in wanted]
 
 
 def engine_template(job: Job) -> str:
@@ -34,14 +36,15 @@ def engine_template(job: Job) -> str:
     Raises:
         TokenizerError: the engine makes other prompts of both.
     """
-    tokenizer, wanted = job.tokenizer, [messages for _, messages in conversations(sorted(job.soft_tokens))]
+    tokenizer, own = job.tokenizer, job.tokenizer.template
+    wanted = [messages for _, messages in conversations(sorted(job.soft_tokens), own.jinja)]
     expected = [_expected(tokenizer, messages) for messages in wanted]
-    candidates = (
-        [tokenizer.template.jinja]
-        if tokenizer.turns is None
-        else [tokenizer.template.jinja, tokenizer.turns.as_jinja()]
-    )
-    for candidate in candidates:
+    anew = [] if tokenizer.turns is None else [tokenizer.turns.as_jinja()]
+    for candidate in dict.fromkeys([own.jinja, wrapped(own), *anew]):
+        try:
+            check_template(candidate, TokenizerError)  # as the engine's file is checked when it is opened
+        except TokenizerError:
+            continue
         made = engine_prompts(job, candidate, wanted)
         if [None if prompt is None else prompt.text for prompt in made] == expected:
             return candidate
@@ -52,7 +55,8 @@ def engine_template(job: Job) -> str:
     )
 
 
-def _prompt(engine: LiteRtEngine, job: Job, messages: Conversation) -> RuntimePrompt | None:
+def rendered(engine: LiteRtEngine, job: Job, messages: Conversation) -> RuntimePrompt | None:
+    """What an open engine makes of one conversation under the template and the tokenizer of its file."""
     text = engine.render(messages)
     if not text:  # the engine swallows the template's errors
         return None

@@ -11,10 +11,19 @@ from typing import NamedTuple
 
 from g3n_compiler.checkpoint.fields import Section, present, show
 from g3n_compiler.checkpoint.remark import Remark, no_remark
+from g3n_compiler.checkpoint.tokenizer_json import token_ids
 from g3n_compiler.errors import TokenizerError, WrongModel
 from g3n_compiler.models.gemma3n.image_processor import read_image_processor
-from g3n_compiler.models.gemma3n.media_tokens import media_tokens, token_ids
-from g3n_compiler.models.gemma3n.processor_files import IMAGE, NEW, OLD, SOUND, check_count, processor_settings
+from g3n_compiler.models.gemma3n.media_tokens import media_tokens
+from g3n_compiler.models.gemma3n.processor_files import (
+    IMAGE,
+    NEW,
+    OLD,
+    SOUND,
+    check_class,
+    check_count,
+    processor_settings,
+)
 from g3n_compiler.models.gemma3n.rope_config import flat_base
 from g3n_compiler.models.gemma3n.sound_processor import check_sound_processor
 from g3n_compiler.models.gemma3n.text_config import TEXT_ONLY, text_section, ties_embeddings
@@ -109,6 +118,8 @@ def _check_tokenizer(source: Source) -> None:
 
 
 def _check_processors(source: Source, remark: Remark) -> None:
+    if {"vision", "audio"} & {*source.modalities}:
+        check_class(source.directory)
     if "vision" in source.modalities and source.vision is not None:
         settings = processor_settings(source.directory, IMAGE, ())
         if settings is not None and read_image_processor(source.directory, remark) is not None:
@@ -133,6 +144,13 @@ def _left_aside(source: Source) -> Iterator[str]:
         if text.raw(name) not in (None, False):
             yield f"{text.where} has {name} {show(text.raw(name))}, which no code of Gemma 3n reads: left aside"
     names = [name.removeprefix("model.") for name in source.checkpoint.entries]
+    stored = [name for name in source.checkpoint.entries if source.tower_of(name) is not None]
+    if stored and not source.naming.has_towers:
+        yield (
+            f"config.json is of a text model alone (model_type '{TEXT_ONLY}'), so {len(stored)} tensors of towers, "
+            f"e.g. {min(stored)!r}, are left aside, as in transformers: for pictures and sounds take the config.json "
+            "of the model with towers"
+        )
     for tower in TOWERS:
         if tower in source.towers or whole.raw("model_type") == TEXT_ONLY:
             continue

@@ -19,6 +19,7 @@ from g3n_compiler.errors import CheckpointError, WrongModel
 NEW, OLD = "processor_config.json", "preprocessor_config.json"
 IMAGE, SOUND = ("image_processor",), ("feature_extractor", "audio_processor")
 """The parts of ``processor_config.json``; of several, the first."""
+CLASS = "Gemma3nProcessor"
 TAKE = "take the file of the model that this one comes from"
 COUNTS = {
     "image_seq_length": ("vision_soft_tokens_per_image", 256),
@@ -59,6 +60,20 @@ def check_count(directory: Path, name: str, count: int) -> None:
     whole = Section(read_json(new) if present(new) else {}, NEW)
     if whole.integer(name, default, 1, 1 << 20) != count:
         raise whole.wrong(name, f"{count}, as config.json's {field}: a prompt would not fit the soft tokens; set it")
+
+
+def check_class(directory: Path) -> None:
+    """Refuse a processor of another model, which ``AutoProcessor`` would load; it takes the first file that names one.
+
+    Raises:
+        WrongModel: the file, and the class that it names.
+    """
+    for name in (NEW, OLD, "tokenizer_config.json"):
+        settings = Section(read_json(directory / name) if present(directory / name) else {}, name)
+        if "processor_class" in settings:
+            if settings.raw("processor_class") != CLASS:
+                raise settings.wrong("processor_class", f"{CLASS}, which writes Gemma 3n's prompts; {TAKE}")
+            return
 
 
 def switch(settings: Section, name: str, default: bool) -> bool:

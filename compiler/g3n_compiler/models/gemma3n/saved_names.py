@@ -53,4 +53,4 @@ def naming(config: Mapping[str, Any]) -> Naming:
         )
         heads = {HEAD, "model.lm_head.weight"}
     towers = (Prefix("model.", MULTIMODAL), Prefix("", BASE), Prefix("model.model.", WITHIN))
-    return Naming(text, towers, frozenset(heads), tied, BUFFERS)
+    return Naming(text, towers, frozenset(heads), tied, config.get("model_type") != "gemma3n_text", BUFFERS)
