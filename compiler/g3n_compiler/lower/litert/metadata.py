@@ -13,7 +13,6 @@ from g3n_compiler.lower.litert.conversation_template import conversation_templat
 from g3n_compiler.lower.litert.media import Media
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 
-
 RIGHT_ON_TEXT, RIGHT_ON_MEDIA = "0.11.0", "0.14.0"
 """The oldest engines of those tried (``benchmarks/engine_versions.py``) that answer rightly, without and with media.
 
