@@ -77,6 +77,8 @@ class CompileOptions:
     """Compile also what is up to date."""
     require_accelerator: bool = False
     """Refuse to compile where nothing can run what the target places on an accelerator."""
+    tools: bool = False
+    """Make the file one whose calls of tools LiteRT-LM reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,7 @@ class Request:
     accelerator: str | None
     """What of this machine runs the subgraphs that the target places on an accelerator."""
     require_accelerator: bool
+    tools: bool
     stem: str
     """Begins the names of the files that people move into other apps."""
 
@@ -191,6 +194,11 @@ def open_request(
         accounted = account(source, remark)
         for backend in backends.values():
             _require_modalities(backend, source.modalities)
+        if options.tools and ("litert" not in backends or tuple(source.modalities) != (TEXT,)):
+            raise TargetError(
+                "--tools makes a LiteRT bundle of text: LiteRT-LM reads calls of tools only in files of a type that "
+                "cannot have this model's sound and pictures. Use --runtime litert --modalities text"
+            )
         if sizes:
             source = source.divided(sizes[0].config)
         context = _context(options.context, source.text)
@@ -221,6 +229,7 @@ def open_request(
             command=options.command,
             accelerator=accelerator,
             require_accelerator=options.require_accelerator,
+            tools=options.tools,
             stem=file_stem(options, size, choice, recipe),
         )
     except BaseException:

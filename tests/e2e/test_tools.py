@@ -61,4 +61,4 @@ def test_a_bundle_with_sound_and_pictures_refuses_tools(nano_int4: Path, capfd: 
         tools = [Recorded(schema, {}) for schema in declarations(EXAMPLES[0])]
         with engine.create_conversation(tools=tools) as conversation, pytest.raises(RuntimeError):
             conversation.send_message(EXAMPLES[0].turns[0][0])
-    assert "--modalities text for tools" in capfd.readouterr().err
+    assert "--modalities text --tools" in capfd.readouterr().err

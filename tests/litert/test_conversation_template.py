@@ -40,19 +40,20 @@ developer = {"role": "developer", "content": "Be brief."}
 MEDIA = Media(audio=AudioMedia("<audio_soft_token>", "<start_of_audio>", "<end_of_audio>"))
 
 
-def engine_over(tokenizer: TextTokenizer, media: Media | None) -> Any:
-    return stand_in(tokenizer.sentencepiece, llm_metadata(CONTEXT, tokenizer, tokenizer.template.jinja, media))
+def engine_over(tokenizer: TextTokenizer, media: Media | None, tools: bool = False) -> Any:
+    llm = llm_metadata(CONTEXT, tokenizer, tokenizer.template.jinja, media, tools)
+    return stand_in(tokenizer.sentencepiece, llm)
 
 
-@pytest.fixture(scope="module", params=[None, MEDIA], ids=["text", "media"])
+@pytest.fixture(scope="module", params=[(None, False), (None, True), (MEDIA, False)], ids=["text", "tools", "media"])
 def engine(request: pytest.FixtureRequest) -> Iterator[LiteRtEngine]:
-    with engine_over(nano_tokenizer(), request.param) as engine:
+    with engine_over(nano_tokenizer(), *request.param) as engine:
         yield engine
 
 
 @pytest.fixture(scope="module")
-def text_engine() -> Iterator[LiteRtEngine]:
-    with engine_over(nano_tokenizer(), None) as engine:
+def tools_engine() -> Iterator[LiteRtEngine]:
+    with engine_over(nano_tokenizer(), None, tools=True) as engine:
         yield engine
 
 
@@ -92,19 +93,19 @@ def test_turns_of_another_form_are_written_in_it() -> None:
 def test_turns_that_do_not_come_apart_leave_the_template_alone(change: dict[str, str]) -> None:
     turns = replace(CHATML, **change)
     assert parts_of(turns) is None
-    assert conversation_template("{{ own }}", turns, False, False).endswith("{% endif %}{{ own }}")
+    assert conversation_template("{{ own }}", turns, False).endswith("{% endif %}{{ own }}")
 
 
 def tool_examples() -> list[Example]:
     return [e for e in first_of_each(read_examples(), 12) if e.task in ("tool-call", "tool-result")]
 
 
-def test_tools_calls_and_results_are_written_as_nano_was_taught(text_engine: LiteRtEngine) -> None:
+def test_tools_calls_and_results_are_written_as_nano_was_taught(tools_engine: LiteRtEngine) -> None:
     """But for a result's fields, which the engine sorts by name."""
     for example in tool_examples():
         messages = messages_of(example)
         tools = [Declared(schema) for schema in declarations(example)]
-        with text_engine._engine.create_conversation(messages=messages[:-1], tools=tools) as conversation:
+        with tools_engine._engine.create_conversation(messages=messages[:-1], tools=tools) as conversation:
             said = example.turns[-1][0]
             by_name = output(dict(sorted(result_of(said).items()))) if said.startswith(OUTPUT) else said
             want = example.prompt.replace(said, by_name)
@@ -123,7 +124,7 @@ def test_a_file_that_cannot_read_calls_refuses_tools() -> None:
 def test_the_templates_are_ones_that_may_be_rendered() -> None:
     own, turns = nano_tokenizer().template.jinja, nano_tokenizer().turns
     for given, tools in ((turns, True), (turns, False), (CHATML, False), (None, False)):
-        check_template(conversation_template(own, given, tools, True), G3nError)
+        check_template(conversation_template(own, given, tools), G3nError)
 
 
 class Declared(litert_lm.Tool):  # type: ignore[misc]

@@ -33,7 +33,7 @@ def write(folder: Path, llm: bytes) -> Path:
 
 def test_the_template_is_the_engines(tmp_path: Path) -> None:
     path = write(tmp_path, llm_metadata(64, nano_tokenizer(), GEMMA))
-    assert read_templates(OpenFile(path)) == [conversation_template(GEMMA, nano_tokenizer().turns, True, False)]
+    assert read_templates(OpenFile(path)) == [conversation_template(GEMMA, nano_tokenizer().turns, False)]
     check_engine_template(OpenFile(path))
 
 

@@ -103,8 +103,10 @@ def test_metadata_says_what_the_engine_needs(tiny: TinyModel) -> None:
     assert llm.start_token.token_ids.ids == [2]
     assert [list(t.token_ids.ids) or t.token_str for t in llm.stop_tokens] == [[1], [106], "<end_of_turn>"]
     assert (llm.max_num_tokens, llm.sampler_params.k, llm.sampler_params.temperature) == (96, 64, 1.0)
-    assert llm.jinja_prompt_template == conversation_template(GEMMA, nano_tokenizer().turns, True, False)
-    assert llm.llm_model_type.WhichOneof("model_type") == "gemma3n" and llm.supports_function_calling
+    assert llm.jinja_prompt_template == conversation_template(GEMMA, nano_tokenizer().turns, False)
+    assert llm.llm_model_type.WhichOneof("model_type") == "generic_model" and not llm.supports_function_calling
+    with_tools = llm_metadata_pb2.LlmMetadata.FromString(llm_metadata(96, nano_tokenizer(), GEMMA, tools=True))
+    assert with_tools.llm_model_type.WhichOneof("model_type") == "gemma3n" and with_tools.supports_function_calling
     assert llm.min_runtime_version == "0.11.0"
 
 

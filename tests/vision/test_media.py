@@ -41,7 +41,7 @@ def test_metadata_of_a_bundle_with_images() -> None:
     assert re.split(model.delimiter_regex, "a<image_soft_token>b") == ["a", "<image_soft_token>", "b"]
     assert model.start_of_image_token.token_str == "<start_of_image>" and not model.add_image_end
     meta.ParseFromString(llm_metadata(64, nano_tokenizer(), GEMMA))
-    assert not meta.llm_model_type.HasField("generic_model")
+    assert not meta.llm_model_type.generic_model.image_enabled
     assert "replace(" not in meta.jinja_prompt_template
 
 

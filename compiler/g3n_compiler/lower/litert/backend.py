@@ -221,7 +221,7 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     steps.value(TOWERS, lambda: {"parts": [asdict(t) | {"path": t.path.name} for t in towers]})
     job.progress("litert: packing the bundle")
     tokenizer = job.tokenizer
-    llm = llm_metadata(usable, tokenizer, engine_template(job), media_of(job))
+    llm = llm_metadata(usable, tokenizer, engine_template(job), media_of(job), job.tools)
     models: dict[SectionKind, Path] = {
         "prefill_decode": core,
         "embedder": embedder,

@@ -24,7 +24,7 @@ from g3n_compiler.checkpoint.turns import Turns
 GEMMA_USER, GEMMA_CLOSE = "<start_of_turn>user\n", "<end_of_turn>\n"
 NO_TOOLS = (
     "this file takes no tools: LiteRT-LM reads calls only in files of a type that cannot have this model's sound and "
-    "pictures. Compile the checkpoint with --modalities text for tools"
+    "pictures. Compile the checkpoint with --modalities text --tools"
 )
 NO_TOOLS_OTHER = "this file takes no tools: its chat template is not Gemma's"
 
@@ -63,16 +63,15 @@ def takes_tools(turns: Turns | None) -> bool:
     return parts is not None and (parts.user, parts.close) == (GEMMA_USER, GEMMA_CLOSE)
 
 
-def conversation_template(template: str, turns: Turns | None, tools: bool, with_media: bool) -> str:
+def conversation_template(template: str, turns: Turns | None, tools: bool) -> str:
     """``template`` for the conversations that it was written for, and turns for all others.
 
     Args:
         template: in the engine's Jinja; writes bos.
         turns: what it puts between texts; ``None`` if it is more than that.
         tools: whether the file's type reads calls, which :func:`takes_tools` must allow.
-        with_media: whether pictures or sounds are what keeps the file from a type that does.
     """
-    refused = f"{{{{ raise_exception({(NO_TOOLS if with_media else NO_TOOLS_OTHER)!r}) }}}}"
+    refused = f"{{{{ raise_exception({(NO_TOOLS if takes_tools(turns) else NO_TOOLS_OTHER)!r}) }}}}"
     parts = parts_of(turns)
     if turns is None or parts is None:
         return f"{{% if tools %}}{refused}{{% endif %}}{template}"

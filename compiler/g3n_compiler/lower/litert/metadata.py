@@ -9,7 +9,7 @@ from litert_lm_builder.runtime.proto import executor_metadata_pb2, llm_metadata_
 
 from g3n_compiler.checkpoint.sentencepiece import CONTROL_SYMBOLS
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
-from g3n_compiler.lower.litert.conversation_template import conversation_template, takes_tools
+from g3n_compiler.lower.litert.conversation_template import conversation_template
 from g3n_compiler.lower.litert.media import Media
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 
@@ -20,19 +20,22 @@ Older ones than 0.14 read pictures and sounds wrongly, without an error. LiteRT-
 """
 
 
-def llm_metadata(context: int, tokenizer: TextTokenizer, template: str, media: Media | None = None) -> bytes:
+def llm_metadata(
+    context: int, tokenizer: TextTokenizer, template: str, media: Media | None = None, tools: bool = False
+) -> bytes:
     """The ``LlmMetadata`` of a bundle.
 
-    The model type of text with Gemma's turns is ``gemma3n``, which reads calls of tools in the model's answer. It
-    takes ``<image_soft_token>`` and ``<audio_soft_token>`` in a text for places of media, and refuses that text. With
-    media the type is ``generic_model``, which takes them from ``media``: ``gemma3n`` has a mel front end of its own,
-    and reads the blank lines around pictures as tokens of their own. It reads no calls, so the template refuses tools.
+    The model type is ``generic_model``: it renders exactly the chat template and takes its media from ``media``. It
+    reads no calls of tools, so the template refuses tools. The type ``gemma3n`` reads them, but has a mel front end of
+    its own, reads the blank lines around pictures as tokens of their own, and refuses a text that spells
+    ``<image_soft_token>``. With it ``litert-lm serve``, which asks for a constraint in every chat, answers only where
+    the engine's library of constraints knows the vocabulary.
 
     Args:
         template: the chat template, in the engine's Jinja (:mod:`.prompts`).
+        tools: whether the type is ``gemma3n``; without media, and of Gemma's turns only.
     """
     media = media or Media()
-    tools = not media.placeholders and takes_tools(tokenizer.turns)
     meta = llm_metadata_pb2.LlmMetadata(
         max_num_tokens=context,
         supports_thinking=False,
@@ -45,8 +48,7 @@ def llm_metadata(context: int, tokenizer: TextTokenizer, template: str, media: M
     for text in tokenizer.stop_texts:
         if text not in CONTROL_SYMBOLS:
             meta.stop_tokens.add().token_str = text
-    turns, with_media = tokenizer.turns, bool(media.placeholders) and takes_tools(tokenizer.turns)
-    meta.jinja_prompt_template = media.template(conversation_template(template, turns, tools, with_media))
+    meta.jinja_prompt_template = media.template(conversation_template(template, tokenizer.turns, tools))
     sampler = tokenizer.sampler
     meta.sampler_params.type = sampler_params_pb2.SamplerParameters.TOP_P
     meta.sampler_params.k = max(1, sampler.top_k)

@@ -13,6 +13,7 @@ from g3n_compiler.checkpoint.conversations import Conversation, conversations
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
 from g3n_compiler.errors import TokenizerError
 from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.litert.conversation_template import takes_tools
 from g3n_compiler.lower.litert.metadata import llm_metadata
 from g3n_compiler.lower.litert.stand_in import CONTEXT, stand_in
 from g3n_compiler.lower.litert.towers import media_of
@@ -23,7 +24,7 @@ from g3n_runtime.litert.engine import LiteRtEngine
 def engine_prompts(job: Job, template: str, wanted: Sequence[Conversation]) -> list[RuntimePrompt | None]:
     """What the stock engine makes of conversations under ``template``."""
     tokenizer = job.tokenizer
-    llm = llm_metadata(CONTEXT, tokenizer, template, media_of(job))
+    llm = llm_metadata(CONTEXT, tokenizer, template, media_of(job), job.tools)
     with stand_in(tokenizer.sentencepiece, llm) as engine:
         return [_prompt(engine, job, messages) for messages in wanted]
 
@@ -32,8 +33,12 @@ def engine_template(job: Job) -> str:
     """The template for the engine's file: the checkpoint's own, or the same turns in the engine's Jinja.
 
     Raises:
-        TokenizerError: the engine makes other prompts of both.
+        TokenizerError: the engine makes other prompts of both, or cannot have tools among such turns.
     """
+    if job.tools and not takes_tools(job.tokenizer.turns):
+        raise TokenizerError(
+            "--tools needs Gemma's turns, which LiteRT-LM writes calls of tools in: the chat template has others"
+        )
     tokenizer, wanted = job.tokenizer, [messages for _, messages in conversations(sorted(job.soft_tokens))]
     expected = [_expected(tokenizer, messages) for messages in wanted]
     candidates = (
