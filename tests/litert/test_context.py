@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ from g3n_compiler.lower.litert.context import (
     require_adjustable,
     usable_context,
 )
+from g3n_runtime.errors import EngineError
+from g3n_runtime.litert.chat import _whole_chunks
 from tests.conftest import TinyModel
 from tests.litert.conftest import CACHE, Converted
 
@@ -56,3 +61,11 @@ def test_a_multiple_of_the_prime_is_refused(converted: Converted) -> None:
     model.subgraphs[0].tensors[0].shape = np.array([1, 3 * CACHE], np.int32)
     with pytest.raises(AssertionError, match="multiple"):
         require_adjustable(model, CACHE)
+
+
+def test_a_context_is_rounded_up_to_whole_chunks() -> None:
+    core = {"name": "core", "signatures": ["prefill_128", "prefill_256", "decode"]}
+    bundle: Any = SimpleNamespace(directory=Path("nano"), manifest={"context": 1000, "subgraphs": [core]})
+    assert [_whole_chunks(bundle, n) for n in (1, 256, 257, 800, 1000)] == [256, 256, 512, None, None]
+    with pytest.raises(EngineError, match="--context 1001"):
+        _whole_chunks(bundle, 1001)

@@ -68,7 +68,7 @@ def test_greedy_text_equals_the_signatures(
 def test_an_engine_with_a_shorter_context_says_the_same(
     path: Path, model: LiteRtModel, tokenizer: Any, shorter: int
 ) -> None:
-    """Up to the last position, which a prompt reaches whose last chunk is padded past it."""
+    """Up to the last position of the shortened caches, which a padded chunk reaches."""
     text = " ".join(["dog", "river", "stone", "house"] * CONTEXT)
     with LiteRtEngine(path, max_tokens=shorter, threads=2) as engine:
         ids = engine.encode(text)[: shorter - 9]
