@@ -78,6 +78,7 @@ def compile_or_keep(
                 directory=directory,
                 progress=progress,
                 resolutions=request.resolutions,
+                tools=request.tools,
                 stem=request.stem,
                 steps_folder=steps,
                 sizes=request.sizes[1:],

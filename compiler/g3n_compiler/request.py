@@ -81,6 +81,8 @@ class CompileOptions:
     """A file of texts to measure the loss of rounding on."""
     max_loss: float | None = None
     """Refuse a bundle that loses more of the perplexity: 0.03 for 3%."""
+    tools: bool = False
+    """Make the file one whose calls of tools LiteRT-LM reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,7 @@ class Request:
     """The texts on which the loss of rounding is measured; none if nothing is rounded."""
     max_loss: float | None
     """Part of the perplexity that may be lost."""
+    tools: bool
     stem: str
     """Begins the names of the files that people move into other apps."""
 
@@ -201,6 +204,11 @@ def open_request(
         accounted = account(source, remark)
         for backend in backends.values():
             _require_modalities(backend, source.modalities)
+        if options.tools and ("litert" not in backends or tuple(source.modalities) != (TEXT,)):
+            raise TargetError(
+                "--tools makes a LiteRT bundle of text: LiteRT-LM reads calls of tools only in files of a type that "
+                "cannot have this model's sound and pictures. Use --runtime litert --modalities text"
+            )
         if sizes:
             source = source.divided(sizes[0].config)
         context = choose_context(options.context, source.text)
@@ -235,6 +243,7 @@ def open_request(
             require_accelerator=options.require_accelerator,
             held=_held_texts(options, recipe, source, tokenizer, inputs),
             max_loss=options.max_loss,
+            tools=options.tools,
             stem=file_stem(options, size, choice, recipe),
         )
     except BaseException:

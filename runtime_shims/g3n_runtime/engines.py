@@ -9,22 +9,30 @@ from g3n_runtime.chat import ON_CPU, ChatEngine, Placement
 from g3n_runtime.errors import BundleError, EngineError
 
 
-def _litert(bundle: Bundle, threads: int, placement: Placement) -> ChatEngine:
+def _litert(bundle: Bundle, threads: int, placement: Placement, context: int | None) -> ChatEngine:
     from g3n_runtime.litert.chat import open_chat
 
-    return open_chat(bundle, threads, placement)
+    return open_chat(bundle, threads, placement, context)
 
 
-def _executorch(bundle: Bundle, threads: int, placement: Placement) -> ChatEngine:
+def _executorch(bundle: Bundle, threads: int, placement: Placement, context: int | None) -> ChatEngine:
     if placement.needs_gpu:
         raise EngineError("an ExecuTorch bundle runs on the CPU: leave the GPU out, or use --runtime litert")
+    if context is not None:
+        raise EngineError(
+            "the caches of an ExecuTorch bundle are as long as it was compiled for: leave the context out, or use "
+            "--runtime litert"
+        )
     from g3n_runtime.executorch.chat import open_chat
 
     return open_chat(bundle, threads)
 
 
 # Imported when asked for: a phone or a host may have only one of them.
-ENGINES: dict[str, Callable[[Bundle, int, Placement], ChatEngine]] = {"litert": _litert, "executorch": _executorch}
+ENGINES: dict[str, Callable[[Bundle, int, Placement, int | None], ChatEngine]] = {
+    "litert": _litert,
+    "executorch": _executorch,
+}
 
 
 PACKAGES = {
@@ -37,13 +45,21 @@ IGNORED_SAMPLING = {"litert": frozenset[str](), "executorch": frozenset({"top_k"
 
 
 def open_engine(
-    bundle: Bundle, runtime: str | None = None, threads: int = 2, placement: Placement = ON_CPU
+    bundle: Bundle,
+    runtime: str | None = None,
+    threads: int = 2,
+    placement: Placement = ON_CPU,
+    context: int | None = None,
 ) -> ChatEngine:
     """Load ``bundle`` in the stock engine of ``runtime`` (default: the first that the bundle has).
 
+    Args:
+        context: tokens that the engine makes room for, by default the bundle's context; LiteRT-LM only.
+
     Raises:
         BundleError: the bundle was not compiled for ``runtime``.
-        EngineError: ``runtime`` has no GPU, or this machine has no driver for it.
+        EngineError: ``runtime`` has no GPU or no choice of context, this machine has no driver, or the bundle was
+            compiled for a shorter context.
     """
     chosen = bundle.runtimes[0] if runtime is None else runtime
     if chosen not in bundle.runtimes:
@@ -51,4 +67,4 @@ def open_engine(
         raise BundleError(
             f"{bundle.directory.name} was compiled for {have}, not for {chosen}: compile it with --runtime {chosen}"
         )
-    return ENGINES[chosen](bundle, threads, placement)
+    return ENGINES[chosen](bundle, threads, placement, context)

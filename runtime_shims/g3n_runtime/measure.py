@@ -63,6 +63,7 @@ def measure_bundle(
     threads: int = 2,
     verbose: bool = False,
     placement: Placement = ON_CPU,
+    context: int | None = None,
 ) -> Measurement:
     """Load ``bundle`` in a fresh process, run it once and watch its memory.
 
@@ -70,11 +71,13 @@ def measure_bundle(
 
     Args:
         verbose: let what the engine prints on stderr through.
+        context: as :func:`g3n_runtime.engines.open_engine` takes it.
 
     Raises:
         EngineError: the engine failed; its last words are in the message.
     """
     settings = [*(str(n) for n in (prompt_tokens, decode_tokens, threads)), placement.text, placement.vision]
+    settings.append(str(context or 0))
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     verified = json.dumps(opened.identities())
     directory = opened.directory
@@ -113,14 +116,14 @@ def _memory(process: int) -> dict[str, int]:
 
 def main(arguments: Sequence[str]) -> None:
     """The child: load, measure, write one line of JSON."""
-    directory, runtime, *numbers, text, vision, verified = arguments
+    directory, runtime, *numbers, text, vision, context, verified = arguments
     prompt_tokens, decode_tokens, threads = map(int, numbers)
     placement = Placement(cast(Device, text), cast(Device, vision))
     bundle = open_bundle(Path(directory), verified=json.loads(verified))
     for package in PACKAGES[runtime]:
         importlib.import_module(package)
     interpreter = _memory(os.getpid())["VmHWM"]
-    engine = open_engine(bundle, runtime, threads, placement)
+    engine = open_engine(bundle, runtime, threads, placement, int(context) or None)
     speed = engine.measure(prompt_tokens, decode_tokens)
     engine.close()
     sys.stdout.write(json.dumps({"speed": asdict(speed), "interpreter": interpreter}) + "\n")

@@ -57,6 +57,7 @@ def test_exit_codes_are_distinct() -> None:
         pytest.param(["--size", "E2"], errors.CheckpointError, ["did you mean e2b?"], id="nearly a size"),
         pytest.param(["--target", "pixle"], errors.TargetError, ["did you mean pixel?"], id="nearly a target"),
         pytest.param(["--quant", "int4_lean"], errors.TargetError, ["did you mean int4-lean?"], id="nearly a recipe"),
+        pytest.param(["--tools"], errors.TargetError, ["--modalities text"], id="tools beside towers"),
         pytest.param(["--modalities", "text,visoin"], errors.TargetError, ["did you mean vision?"], id="a typo"),
         pytest.param(
             ["--runtime", "litert", "--elastic", "full,haf"],

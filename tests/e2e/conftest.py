@@ -67,4 +67,6 @@ def nano_int4(workspace: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def nano_fp32(workspace: Path) -> Path:
-    return compiled(workspace, f"g3n-compile --quant fp32 --context 512 {TEXT_ALONE}", "exported/nano-host-fp32")
+    return compiled(
+        workspace, f"g3n-compile --quant fp32 --context 512 --tools {TEXT_ALONE}", "exported/nano-host-fp32"
+    )

@@ -19,7 +19,7 @@ from g3n_compiler.verify.reference import hf_greedy
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.chat import GREEDY
 from g3n_runtime.engines import open_engine
-from g3n_runtime.errors import EngineError
+from g3n_runtime.errors import ContextFull, EngineError
 from tests.e2e.conftest import run
 
 PROMPTS, TOKENS = 20, 64
@@ -147,6 +147,19 @@ def test_engines_are_silent(program: str, runtime: Runtime, nano_int4: Path, wor
     """Down to the end of the process, when some engines speak last."""
     result = run(f"{program} {nano_int4} --runtime {runtime} --temperature 0 'What is a dog?'", workspace)
     assert result.returncode == 0 and result.stdout.strip() and result.stderr == ""
+
+
+def test_a_context_is_chosen_when_the_bundle_is_opened(nano_int4: Path, workspace: Path) -> None:
+    answer = "--temperature 0 --expect 'Reversed: house river stone' 'Reverse: stone river house'"
+    result = run(f"g3n-run {nano_int4} --runtime litert --context 300 {answer}", workspace)
+    assert result.returncode == 0, result.stderr
+    long = " ".join(["dog"] * 600)
+    result = run(f"g3n-run {nano_int4} --runtime litert --context 300 '{long}'", workspace)
+    assert result.returncode == ContextFull.exit_code and "context of 512" in result.stderr
+    result = run(f"g3n-run {nano_int4} --runtime litert --context 5000 Hi", workspace)
+    assert result.returncode == EngineError.exit_code and "was compiled for 4096" in result.stderr
+    result = run(f"g3n-run {nano_int4} --runtime executorch --context 300 Hi", workspace)
+    assert result.returncode == EngineError.exit_code and "leave the context out" in result.stderr
 
 
 def test_sampling_that_an_engine_cannot_do_is_refused(nano_int4: Path, workspace: Path) -> None:

@@ -25,6 +25,8 @@ from g3n_runtime.litert.model import LiteRtParts
 from tests.conftest import make_tiny
 
 CONTEXT, PREFILL, WINDOW = 96, 24, 16
+CACHE = 97
+"""Positions of the full caches: a prime, which the engine may shorten."""
 FULL, SMALL = "full", "half-2"
 PLAIN = [f"prefill_{PREFILL}", "decode"]
 HEADS = [PLAIN, [*PLAIN, f"verify_{VERIFY_LENGTH}", *(f"{SMALL}:{name}" for name in PLAIN)]]
@@ -84,7 +86,7 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Nested:
     torch.set_num_threads(2)
     sizes = choose_sizes([FULL, SMALL], source.text)
     source = source.divided(sizes[0].config)
-    graph = convert(sizes[0].config, CONTEXT, [PREFILL], sizes[1:])
+    graph = convert(sizes[0].config, CONTEXT, [PREFILL], sizes[1:], CACHE)
     return Nested(source, sizes, graph, folder)
 
 

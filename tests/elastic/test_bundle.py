@@ -19,10 +19,11 @@ from g3n_compiler.lower.litert.container import entry_points
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.chat import GREEDY
 from g3n_runtime.engines import open_engine
+from g3n_runtime.errors import ContextFull
 from g3n_runtime.litert.elastic import ElasticText
 from g3n_runtime.litert.elastic_chat import AUTO, ElasticChat
 from tests.documented import examples
-from tests.elastic.conftest import CONTEXT, FULL, SMALL, Nested
+from tests.elastic.conftest import CONTEXT, FULL, PREFILL, SMALL, Nested
 from tests.runtime.full import check_full_conversation
 
 VERBS = {"g3n-run": run.main, "g3n-inspect": inspect.main, "g3n-verify": verify.main, "g3n-compile": compile_verb.main}
@@ -70,6 +71,15 @@ def test_the_largest_says_what_the_stock_engine_says(bundle: Path, chat: Elastic
     stock = open_engine(open_bundle(bundle))
     for turn in (QUESTION, "And a lake?"):
         assert "".join(chat.send(turn, GREEDY, 10)).strip() == "".join(stock.send(turn, GREEDY, 10)).strip()
+    stock.close()
+
+
+def test_the_stock_engine_shortens_the_context_of_the_largest(bundle: Path, chat: ElasticChat) -> None:
+    stock = open_engine(open_bundle(bundle), context=2 * PREFILL)
+    said = "".join(stock.send(QUESTION, GREEDY, 10)).strip()
+    assert said == "".join(chat.send(QUESTION, GREEDY, 10)).strip()
+    with pytest.raises(ContextFull, match="context of 48"):
+        stock.send("dog " * 2 * PREFILL, GREEDY, 10)
     stock.close()
 
 

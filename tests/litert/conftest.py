@@ -24,6 +24,8 @@ from g3n_runtime.litert.model import LiteRtModel, LiteRtParts
 from tests.conftest import make_tiny
 
 CONTEXT = 96
+CACHE = 97
+"""Positions of the graph's full caches: a prime, so that the engine may shorten them."""
 PREFILL = 24
 WINDOW = 16
 LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention", "full_attention", "sliding_attention"]
@@ -81,7 +83,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
     )
     source = tiny.open()
     torch.set_num_threads(2)
-    return Converted(source, convert(source.text, CONTEXT, [PREFILL]), folder)
+    return Converted(source, convert(source.text, CONTEXT, [PREFILL], cache_length=CACHE), folder)
 
 
 @pytest.fixture(scope="session")

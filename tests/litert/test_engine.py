@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import litert_lm
 import pytest
 from transformers import AutoTokenizer
 
@@ -19,7 +20,7 @@ from g3n_runtime.litert.chat import LiteRtChat
 from g3n_runtime.litert.engine import LiteRtEngine
 from g3n_runtime.litert.model import LiteRtModel
 from tests.litert import conftest as litert_conftest
-from tests.litert.conftest import CONTEXT, Converted
+from tests.litert.conftest import CACHE, CONTEXT, PREFILL, Converted
 from tests.runtime.full import check_full_conversation
 
 STOP = (1, 106)
@@ -61,6 +62,29 @@ def test_greedy_text_equals_the_signatures(
     want = expected(model, tokenizer, [{"role": "user", "content": prompt}], 12)
     assert len(want) > 5
     assert "".join(engine.generate(prompt, GREEDY, 12)) == want
+
+
+@pytest.mark.parametrize("shorter", [PREFILL, 2 * PREFILL, 3 * PREFILL])
+def test_an_engine_with_a_shorter_context_says_the_same(
+    path: Path, model: LiteRtModel, tokenizer: Any, shorter: int
+) -> None:
+    """Up to the last position of the shortened caches, which a padded chunk reaches."""
+    text = " ".join(["dog", "river", "stone", "house"] * CONTEXT)
+    with LiteRtEngine(path, max_tokens=shorter, threads=2) as engine:
+        ids = engine.encode(text)[: shorter - 9]
+        prompt = tokenizer.decode(ids)
+        assert engine.encode(prompt) == ids and engine.max_tokens == shorter
+        want = tokenizer.decode(model.greedy([2, *ids], 8, STOP))
+        assert "".join(engine.complete(prompt, GREEDY, 8)) == want
+        with pytest.raises(ContextFull):
+            list(engine.complete(text, GREEDY, 8))
+
+
+def test_the_engine_shortens_a_graph_whose_context_is_a_prime(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """That it is done at all, by the engine's own words; a graph that stays as long only costs more."""
+    litert_lm.set_min_log_severity(litert_lm.LogSeverity.INFO)
+    litert_lm.Engine(str(path), cache_dir=":nocache", max_num_tokens=2 * PREFILL).close()
+    assert f"magic number  {CACHE} to target number {2 * PREFILL}" in capfd.readouterr().err
 
 
 def test_raw_text_gets_bos_and_no_template(engine: LiteRtEngine, model: LiteRtModel, tokenizer: Any) -> None:

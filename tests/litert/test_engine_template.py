@@ -11,6 +11,7 @@ from litert_lm_builder.runtime.proto import llm_metadata_pb2
 
 from g3n_compiler.checkpoint.chat_template import GEMMA
 from g3n_compiler.lower.litert.container import MODEL_KINDS, write_litertlm
+from g3n_compiler.lower.litert.conversation_template import conversation_template
 from g3n_compiler.lower.litert.metadata import llm_metadata
 from g3n_runtime.errors import BundleError
 from g3n_runtime.litert import engine as litert
@@ -32,7 +33,7 @@ def write(folder: Path, llm: bytes) -> Path:
 
 def test_the_template_is_the_engines(tmp_path: Path) -> None:
     path = write(tmp_path, llm_metadata(64, nano_tokenizer(), GEMMA))
-    assert read_templates(OpenFile(path)) == [GEMMA]
+    assert read_templates(OpenFile(path)) == [conversation_template(GEMMA, nano_tokenizer().turns, False)]
     check_engine_template(OpenFile(path))
 
 

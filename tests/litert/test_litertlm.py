@@ -16,6 +16,7 @@ from litert_lm_builder.runtime.proto import executor_metadata_pb2, llm_metadata_
 from g3n_compiler.checkpoint.chat_template import GEMMA
 from g3n_compiler.errors import BundleError
 from g3n_compiler.lower.litert.container import SectionKind, extract, find_section, sections, write_litertlm
+from g3n_compiler.lower.litert.conversation_template import conversation_template
 from g3n_compiler.lower.litert.metadata import executor_metadata, llm_metadata
 from tests.conftest import TinyModel
 from tests.prompts import nano_tokenizer
@@ -102,7 +103,11 @@ def test_metadata_says_what_the_engine_needs(tiny: TinyModel) -> None:
     assert llm.start_token.token_ids.ids == [2]
     assert [list(t.token_ids.ids) or t.token_str for t in llm.stop_tokens] == [[1], [106], "<end_of_turn>"]
     assert (llm.max_num_tokens, llm.sampler_params.k, llm.sampler_params.temperature) == (96, 64, 1.0)
-    assert llm.jinja_prompt_template == GEMMA
+    assert llm.jinja_prompt_template == conversation_template(GEMMA, nano_tokenizer().turns, False)
+    assert llm.llm_model_type.WhichOneof("model_type") == "generic_model" and not llm.supports_function_calling
+    with_tools = llm_metadata_pb2.LlmMetadata.FromString(llm_metadata(96, nano_tokenizer(), GEMMA, tools=True))
+    assert with_tools.llm_model_type.WhichOneof("model_type") == "gemma3n" and with_tools.supports_function_calling
+    assert llm.min_runtime_version == "0.11.0"
 
 
 def test_only_the_named_models_ask_for_float32_on_a_gpu(models: dict[SectionKind, Path], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.errors import EngineError
-from tests.litert.conftest import CONTEXT, PREFILL, WINDOW, Converted
+from tests.litert.conftest import CACHE, CONTEXT, PREFILL, WINDOW, Converted
 
 Draw = Callable[[int], list[int]]
 
@@ -67,5 +67,5 @@ def test_greedy_follows_the_logits(converted: Converted, ids: Draw) -> None:
 
 
 def test_tokens_past_the_context_are_refused(converted: Converted, ids: Draw) -> None:
-    with pytest.raises(EngineError, match="context of 96"):
-        converted.model("fp32").prefilled_logits(ids(CONTEXT + 1), CONTEXT + 1)
+    with pytest.raises(EngineError, match="context of 97"):
+        converted.model("fp32").prefilled_logits(ids(CACHE + 1), CACHE + 1)

@@ -43,7 +43,7 @@ class Echo:
 @pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Echo:
     engine = Echo()
-    monkeypatch.setitem(ENGINES, "executorch", lambda bundle, threads, placement: engine)  # type: ignore[arg-type, return-value]
+    monkeypatch.setitem(ENGINES, "executorch", lambda bundle, threads, placement, context: engine)  # type: ignore[arg-type, return-value]
     bundle(tmp_path)
     return engine
 
@@ -99,7 +99,7 @@ class Noisy(Echo):
         write(2, b"noise at the end\\n")
 
 engine = Noisy()
-ENGINES["executorch"] = lambda bundle, threads, placement: engine
+ENGINES["executorch"] = lambda bundle, threads, placement, context: engine
 sys.exit(main())
 """
 

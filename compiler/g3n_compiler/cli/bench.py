@@ -11,7 +11,7 @@ import click
 
 from g3n_compiler.cli.common import reports_errors
 from g3n_compiler.cli.guard import GuardedCommand
-from g3n_compiler.cli.options import BACKEND, MOST_TOKENS, QUIET, THREADS, VERBOSE, FileName
+from g3n_compiler.cli.options import BACKEND, CONTEXT, MOST_TOKENS, QUIET, THREADS, VERBOSE, FileName
 from g3n_compiler.cli.show import DataTable, progress_steps, show_table
 from g3n_compiler.errors import ContextError
 from g3n_compiler.lower.registry import BACKENDS
@@ -53,6 +53,7 @@ def _foreseen(ledger: dict[str, Any], run: str) -> int:
 @click.option("--decode-tokens", type=click.IntRange(2, MOST_TOKENS), default=64, show_default=True)
 @click.option("--threads", type=THREADS, default=2, show_default=True)
 @BACKEND
+@CONTEXT
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @QUIET
 @VERBOSE
@@ -64,6 +65,7 @@ def main(
     decode_tokens: int,
     threads: int,
     backend: Device,
+    context: int | None,
     output: str,
     quiet: bool,
     verbose: bool,
@@ -73,13 +75,13 @@ def main(
     The first run may write an engine's weight cache, so it is shown apart from the second.
     """
     opened = open_bundle(bundle)
-    if prompt_tokens + decode_tokens > opened.manifest["context"]:
-        raise ContextError(
-            f"{prompt_tokens} + {decode_tokens} tokens do not fit the bundle's context of {opened.manifest['context']}"
-        )
+    room = min(context or opened.manifest["context"], opened.manifest["context"])
+    if prompt_tokens + decode_tokens > room:
+        raise ContextError(f"{prompt_tokens} + {decode_tokens} tokens do not fit the context of {room}")
 
     def measured(name: str) -> Measurement:
-        return measure_bundle(opened, name, prompt_tokens, decode_tokens, threads, verbose, Placement(backend))
+        where = Placement(backend)
+        return measure_bundle(opened, name, prompt_tokens, decode_tokens, threads, verbose, where, context)
 
     runs: list[tuple[str, Measurement]] = []
     with progress_steps(quiet) as step:

@@ -50,7 +50,7 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
     groups={
         "Model": ("size", "checkpoint", "lora", "modalities", "image_sizes"),
         "Device": ("target", "runtime", "soc", "require_gpu"),
-        "Form": ("quant", "context", "prefill_lengths"),
+        "Form": ("quant", "context", "prefill_lengths", "tools"),
         "Quality": ("held_texts", "max_loss"),
         "MatFormer slices": ("skip_layers", "ffn_dims", "budget", "params", "elastic"),
     },
@@ -69,10 +69,13 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
 )
 @click.option("--runtime", type=click.Choice([*BACKENDS, "both"]), help="Runtime [default: the target's own].")
 @click.option("--quant", type=Words(), default="int4", show_default=True, help=f"Recipe: {', '.join(RECIPES)}.")
-@click.option("--context", type=TOKENS, help="Tokens of context [default: 4096 or the model's, if that is less].")
+@click.option(
+    "--context", type=TOKENS, help="Tokens that fit at least [default: 4096 or the model's, if that is less]."
+)
 @click.option(
     "--prefill-lengths", type=IntegerList(1, MOST_TOKENS), help="Prompt chunks to compile for [default: 128,256]."
 )
+@click.option("--tools", is_flag=True, help="Let LiteRT-LM read tool calls; needs --modalities text.")
 @click.option("--modalities", type=NameList(), help="Leave the rest out [default: all that the checkpoint has].")
 @click.option(
     "--image-sizes", type=IntegerList(1, MOST_SIDE),
@@ -105,6 +108,7 @@ def main(
     quant: str,
     context: int | None,
     prefill_lengths: tuple[int, ...] | None,
+    tools: bool,
     modalities: tuple[str, ...] | None,
     image_sizes: tuple[int, ...] | None,
     lora: str | None,
@@ -137,7 +141,7 @@ def main(
         target, size, named_by(checkpoint), runtime, quant, context, prefill_lengths, modalities, image_sizes,
         named_by(lora), soc, out,
         _asked(sys.argv), SliceOptions(skip_layers, ffn_dims, budget, params),
-        elastic, key, force, require_gpu, held_texts, max_loss,
+        elastic, key, force, require_gpu, held_texts, max_loss, tools,
     )  # fmt: skip
     with insistent_interrupt(), quiet_toolchains(verbose), progress_steps(quiet) as step:
         directory, up_to_date = compile_or_keep(options, step)

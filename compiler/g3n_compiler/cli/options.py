@@ -99,6 +99,10 @@ BACKEND = click.option(
 )
 VISION_BACKEND = click.option("--vision-backend", type=click.Choice(DEVICES), help="[default: as --backend]")
 
+CONTEXT = click.option(
+    "--context", type=TOKENS, help="Tokens to make room for; fewer take less memory [default: the bundle's]."
+)
+
 
 def placement(backend: Device, vision_backend: Device | None) -> Placement:
     """What :data:`BACKEND` and :data:`VISION_BACKEND` ask for."""

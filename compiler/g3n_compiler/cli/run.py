@@ -11,6 +11,7 @@ from g3n_compiler.cli.common import quiet_toolchains, reports_errors
 from g3n_compiler.cli.guard import GuardedCommand
 from g3n_compiler.cli.options import (
     BACKEND,
+    CONTEXT,
     SEED,
     THREADS,
     TOKENS,
@@ -55,6 +56,7 @@ from g3n_runtime.errors import EngineError
 @click.option("--runtime", type=click.Choice(list(BACKENDS)), help="Engine [default: the bundle's first].")
 @BACKEND
 @VISION_BACKEND
+@CONTEXT
 @click.option("--max-tokens", type=TOKENS, default=256, show_default=True, help="Of an answer.")
 @click.option("--temperature", type=Finite(0, 1000), help="0 is greedy [default: the bundle's].")
 @click.option("--top-k", type=TOKENS, help="[default: the bundle's]")
@@ -79,6 +81,7 @@ def main(
     runtime: str | None,
     backend: Device,
     vision_backend: Device | None,
+    context: int | None,
     max_tokens: int,
     temperature: float | None,
     top_k: int | None,
@@ -103,7 +106,8 @@ def main(
         )
     sampler = _sampler(opened, temperature, top_k, top_p, seed or 0)
     with quiet_toolchains(verbose):
-        engine = _open(opened, runtime, threads, placement(backend, vision_backend), size, draft, target_speed)
+        where = placement(backend, vision_backend)
+        engine = _open(opened, runtime, threads, where, context, size, draft, target_speed)
         try:
             engine.conversation.system = system
             attachments = Attachments(images, audio)
@@ -125,17 +129,20 @@ def _open(
     runtime: str | None,
     threads: int,
     where: Placement,
+    context: int | None,
     size: str | None,
     draft: str | None,
     target_speed: float | None,
 ) -> ChatEngine:
     """The stock engine, or our loop over sizes if one was asked for."""
     if size is None and draft is None:
-        return open_engine(bundle, runtime, threads, where)
+        return open_engine(bundle, runtime, threads, where, context)
     if not bundle.manifest.get("sizes"):
         raise EngineError(f"{bundle.directory.name} has one size only: compile it with --elastic, or leave --size out")
     if where.needs_gpu:
         raise EngineError("sizes of an elastic bundle run on the CPU: leave --backend and --vision-backend out")
+    if context is not None:
+        raise EngineError("sizes of an elastic bundle have the context that it was compiled for: leave --context out")
     if runtime == "executorch":
         raise EngineError("--size needs --runtime litert: an ExecuTorch bundle has one size")
     from g3n_runtime.litert.elastic_chat import ElasticChat

@@ -40,6 +40,8 @@ class Job:
     """What has been lowered, as it lies in ``directory``."""
     resolutions: tuple[int, ...] = ()
     """Image sides to compile the vision tower for; an engine that takes only one size takes the first."""
+    tools: bool = False
+    """Whether the file is to be one whose calls of tools its engine reads."""
     accelerator: str | None = None
     """What of this machine runs the subgraphs that the target places on an accelerator, to compare them."""
     run_large_models: bool = False

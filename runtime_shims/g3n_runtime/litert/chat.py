@@ -8,10 +8,14 @@ from pathlib import Path
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.chat import GREEDY, NOTHING, ON_CPU, Attachments, Placement, Sampler, Speed
 from g3n_runtime.conversation import Answer, Conversation, Prompt, Turn
+from g3n_runtime.errors import EngineError
 from g3n_runtime.litert.engine import LiteRtEngine, Message, benchmark
 from g3n_runtime.litert.media import MediaFrontEnd
 from g3n_runtime.open_file import OpenFile
 from g3n_runtime.page_cache import drop_from_page_cache
+
+PREFILL = "prefill_"
+"""Begins the names of the signatures that take a chunk of a prompt; its length follows."""
 
 
 class LiteRtChat:
@@ -28,10 +32,11 @@ class LiteRtChat:
         system: str | None = None,
         media: MediaFrontEnd | None = None,
         placement: Placement = ON_CPU,
+        context: int | None = None,
     ) -> None:
         self.conversation: Conversation[Message] = Conversation(system)
         self._path, self._threads, self._cache_dir = path, threads, cache_dir
-        self._placement = placement
+        self._placement, self._context = placement, context
         self._media = media or MediaFrontEnd()
         self._engine: LiteRtEngine | None = None
         self._towers: frozenset[str] = frozenset()
@@ -85,7 +90,9 @@ class LiteRtChat:
         wanted = towers | self._towers
         if self._engine is None or wanted != self._towers:
             self.close()
-            self._engine = LiteRtEngine(self._path, None, self._threads, self._cache_dir, wanted, self._placement)
+            self._engine = LiteRtEngine(
+                self._path, self._context, self._threads, self._cache_dir, wanted, self._placement
+            )
             self._towers = wanted
         return self._engine
 
@@ -93,7 +100,8 @@ class LiteRtChat:
         """See :func:`benchmark`; the conversation's engine is unloaded and forgotten."""
         self.close()
         self.reset()
-        return benchmark(self._path, prompt_tokens, decode_tokens, self._threads, self._cache_dir, self._placement)
+        threads, cache_dir = self._threads, self._cache_dir
+        return benchmark(self._path, prompt_tokens, decode_tokens, threads, cache_dir, self._placement, self._context)
 
     def reset(self) -> None:
         """Forget the conversation, but for the system's text."""
@@ -107,11 +115,37 @@ class LiteRtChat:
             self._engine = None
 
 
-def open_chat(bundle: Bundle, threads: int, placement: Placement = ON_CPU) -> LiteRtChat:
-    """A conversation with ``bundle``; the user's cache folder keeps what makes the next load faster."""
+def open_chat(bundle: Bundle, threads: int, placement: Placement = ON_CPU, context: int | None = None) -> LiteRtChat:
+    """A conversation with ``bundle``; the user's cache folder keeps what makes the next load faster.
+
+    Args:
+        context: tokens that there is room for at least, by default the bundle's context.
+
+    Raises:
+        EngineError: the bundle was compiled for a shorter context.
+    """
+    wanted = None if context is None else _whole_chunks(bundle, context)
     held = bundle.open_file("litertlm")
     drop_from_page_cache(held.address)
-    return LiteRtChat(held, threads, media=MediaFrontEnd.of(bundle), placement=placement)
+    return LiteRtChat(held, threads, media=MediaFrontEnd.of(bundle), placement=placement, context=wanted)
+
+
+def _whole_chunks(bundle: Bundle, context: int) -> int | None:
+    """``context`` rounded up to whole chunks of the prompt; ``None`` where that is all that the bundle has.
+
+    The engine refuses a prompt whose last chunk, with its padding, reaches past the end of a shortened cache.
+    """
+    own = int(bundle.manifest["context"])
+    if context > own:
+        raise EngineError(
+            f"a context of {context} was asked for, {bundle.directory.name} was compiled for {own}: compile it with "
+            f"--context {context}"
+        )
+    signatures = [n for part in bundle.manifest["subgraphs"] if part["name"] == "core" for n in part["signatures"]]
+    lengths = [int(n.removeprefix(PREFILL)) for n in signatures if n.startswith(PREFILL)]
+    longest = max(lengths, default=1)
+    whole = -(-context // longest) * longest
+    return whole if whole < own else None
 
 
 def _user(prompt: Prompt[Message]) -> Message:

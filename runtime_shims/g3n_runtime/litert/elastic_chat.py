@@ -58,6 +58,8 @@ class ElasticChat:
         self._tokenizer = _tokenizer(bundle)
         self._template = read_template(manifest)
         self._bos, self._stop = int(manifest["tokenizer"]["bos_id"]), frozenset(manifest["tokenizer"]["stop_ids"])
+        # The graph's caches may be longer than what was asked for, see g3n_compiler.lower.litert.context.
+        self._context = min(self.model.context, int(manifest["context"]))
         self.conversation: Conversation[str] = Conversation()
         self._text = ElasticText(self.model)
 
@@ -90,7 +92,7 @@ class ElasticChat:
         if self._automatic:
             self.size = self.policy.choose(memory_room().nbytes)
         prompt: Prompt[str] = Prompt(text)
-        room = self.conversation.require_room(prompt, self.model.context, lambda *said: len(self._ids(*said)))
+        room = self.conversation.require_room(prompt, self._context, lambda *said: len(self._ids(*said)))
         pieces = self._answer(self._ids(self.conversation.turns, prompt), sampler, *limit_of(max_new_tokens, room))
         return self.conversation.answered(prompt, Answer(pieces))
 

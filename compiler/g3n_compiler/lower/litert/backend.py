@@ -28,6 +28,7 @@ from g3n_compiler.lower.litert.container import (
     sections,
     write_litertlm,
 )
+from g3n_compiler.lower.litert.context import full_cache_length, usable_context
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.elastic import LiteRtSize, measure_sizes, signature_groups
 from g3n_compiler.lower.litert.file_headers import find_file_headers, write_file_headers
@@ -198,9 +199,11 @@ def _section_file(kind: SectionKind) -> str:
 def _pack(job: Job, steps: Steps, path: Path) -> None:
     """Make the sections, each as a resumable step, and write them to ``path``."""
     config, recipe, read = job.config, job.recipe, job.source.read
+    usable = usable_context(config, job.context, job.prefill_lengths)
+    positions = full_cache_length(config, usable, job.prefill_lengths)
     graph = steps.file(
         GRAPH,
-        lambda p: _write(p, _apart(job, convert, job.config, job.context, job.prefill_lengths, job.sizes)),
+        lambda p: _write(p, _apart(job, convert, config, job.context, job.prefill_lengths, job.sizes, positions)),
         "litert: tracing and converting the graphs",
     )
     if job.target.place("core").delegate == "gpu":
@@ -226,7 +229,7 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     steps.value(TOWERS, lambda: {"parts": [asdict(t) | {"path": t.path.name} for t in towers]})
     job.progress("litert: packing the bundle")
     tokenizer = job.tokenizer
-    llm = llm_metadata(job.context, tokenizer, engine_template(job), media_of(job))
+    llm = llm_metadata(usable, tokenizer, engine_template(job), media_of(job), job.tools)
     models: dict[SectionKind, Path] = {
         "prefill_decode": core,
         "embedder": embedder,
@@ -236,7 +239,7 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     views = [View(name, tower.kind, at) for tower in towers for name, at in tower.views.items()]
     if job.sizes:
         views.append(View(ELASTIC_VIEW, "prefill_decode", find_file_headers(core)[1]))
-    executor = executor_metadata(config, job.context)
+    executor = executor_metadata(config, usable)
     write_litertlm(path, models, tokenizer.sentencepiece, llm, executor, views, IN_FLOAT32)
     for tower in towers:
         tower.path.unlink()

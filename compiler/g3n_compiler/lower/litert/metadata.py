@@ -9,23 +9,38 @@ from litert_lm_builder.runtime.proto import executor_metadata_pb2, llm_metadata_
 
 from g3n_compiler.checkpoint.sentencepiece import CONTROL_SYMBOLS
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
+from g3n_compiler.lower.litert.conversation_template import conversation_template
 from g3n_compiler.lower.litert.media import Media
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 
+RIGHT_ON_TEXT, RIGHT_ON_MEDIA = "0.11.0", "0.14.0"
+"""The oldest engines of those tried (``benchmarks/engine_versions.py``) that answer rightly, without and with media.
 
-def llm_metadata(context: int, tokenizer: TextTokenizer, template: str, media: Media | None = None) -> bytes:
+Older ones than 0.14 read pictures and sounds wrongly, without an error. LiteRT-LM 0.18 only warns by this field.
+"""
+
+
+def llm_metadata(
+    context: int, tokenizer: TextTokenizer, template: str, media: Media | None = None, tools: bool = False
+) -> bytes:
     """The ``LlmMetadata`` of a bundle.
 
-    The model type is ``generic_model``: it renders exactly the chat template and takes its media from ``media``. The
-    engine's ``gemma3n`` type would also split the text at image and audio tokens, which a text bundle cannot embed, and
-    has its own mel front end.
+    The model type is ``generic_model``: it renders exactly the chat template and takes its media from ``media``. It
+    reads no calls of tools, so the template refuses tools. The type ``gemma3n`` reads them, but has a mel front end of
+    its own, reads the blank lines around pictures as tokens of their own, and refuses a text that spells
+    ``<image_soft_token>``. With it ``litert-lm serve``, which asks for a constraint in every chat, answers only where
+    the engine's library of constraints knows the vocabulary.
 
     Args:
         template: the chat template, in the engine's Jinja (:mod:`.prompts`).
+        tools: whether the type is ``gemma3n``; without media, and of Gemma's turns only.
     """
     media = media or Media()
     meta = llm_metadata_pb2.LlmMetadata(
-        max_num_tokens=context, supports_thinking=False, supports_function_calling=False
+        max_num_tokens=context,
+        supports_thinking=False,
+        supports_function_calling=tools,
+        min_runtime_version=RIGHT_ON_MEDIA if media.placeholders else RIGHT_ON_TEXT,
     )
     meta.start_token.token_ids.ids.append(tokenizer.bos_id)
     for token in tokenizer.stop_ids:
@@ -33,13 +48,16 @@ def llm_metadata(context: int, tokenizer: TextTokenizer, template: str, media: M
     for text in tokenizer.stop_texts:
         if text not in CONTROL_SYMBOLS:
             meta.stop_tokens.add().token_str = text
-    meta.jinja_prompt_template = media.template(template)
+    meta.jinja_prompt_template = media.template(conversation_template(template, tokenizer.turns, tools))
     sampler = tokenizer.sampler
     meta.sampler_params.type = sampler_params_pb2.SamplerParameters.TOP_P
     meta.sampler_params.k = max(1, sampler.top_k)
     meta.sampler_params.p = sampler.top_p
     meta.sampler_params.temperature = sampler.temperature
-    media.describe(meta.llm_model_type.generic_model)
+    if tools:
+        meta.llm_model_type.gemma3n.SetInParent()
+    else:
+        media.describe(meta.llm_model_type.generic_model)
     return meta.SerializeToString(deterministic=True)
 
 

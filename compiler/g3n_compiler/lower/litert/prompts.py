@@ -13,6 +13,7 @@ from g3n_compiler.checkpoint.conversations import Conversation, conversations
 from g3n_compiler.checkpoint.tokenizer import TextTokenizer
 from g3n_compiler.errors import TokenizerError
 from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.litert.conversation_template import takes_tools
 from g3n_compiler.lower.litert.metadata import llm_metadata
 from g3n_compiler.lower.litert.stand_in import CONTEXT, stand_in
 from g3n_compiler.lower.litert.towers import media_of
@@ -25,7 +26,7 @@ from g3n_runtime.template import check_template
 def engine_prompts(job: Job, template: str, wanted: Sequence[Conversation]) -> list[RuntimePrompt | None]:
     """What the stock engine makes of conversations under ``template``."""
     tokenizer = job.tokenizer
-    llm = llm_metadata(CONTEXT, tokenizer, template, media_of(job))
+    llm = llm_metadata(CONTEXT, tokenizer, template, media_of(job), job.tools)
     with stand_in(tokenizer.sentencepiece, llm) as engine:
         return [rendered(engine, job, messages) for messages in wanted]
 
@@ -34,8 +35,12 @@ def engine_template(job: Job) -> str:
     """The template for the engine's file: the checkpoint's own, or the same turns in the engine's Jinja.
 
     Raises:
-        TokenizerError: the engine makes other prompts of both.
+        TokenizerError: the engine makes other prompts of both, or cannot have tools among such turns.
     """
+    if job.tools and not takes_tools(job.tokenizer.turns):
+        raise TokenizerError(
+            "--tools needs Gemma's turns, which LiteRT-LM writes calls of tools in: the chat template has others"
+        )
     tokenizer, own = job.tokenizer, job.tokenizer.template
     wanted = [messages for _, messages in conversations(sorted(job.soft_tokens), own.jinja)]
     expected = [_expected(tokenizer, messages) for messages in wanted]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.batch_axis import restore_batch_axis
+from g3n_compiler.lower.litert.context import is_adjustable, require_adjustable
 from g3n_compiler.lower.litert.dialect import LiteRtDecoder, batch_matmul
 from g3n_compiler.lower.signatures.text import (
     VERIFY_LENGTH,
@@ -57,12 +58,21 @@ class LiteRtOps:
         return torch.ops.litert_torch.bmm_4d(a, b)
 
 
-def convert(config: TextConfig, context: int, prefill_lengths: Sequence[int], sizes: Sequence[Size] = ()) -> bytes:
+def convert(
+    config: TextConfig,
+    context: int,
+    prefill_lengths: Sequence[int],
+    sizes: Sequence[Size] = (),
+    cache_length: int | None = None,
+) -> bytes:
     """Convert the decoder for ``context`` positions to a TFLite flatbuffer whose weights are still graph inputs.
 
     The streams between layers are outputs until :mod:`.bind_weights` hides them. The same arguments give the same
     bytes. Smaller ``sizes`` get signatures of their own, see :func:`g3n_runtime.litert.elastic_names.signature_of`, and
     the largest size gets another signature that verifies their drafts.
+
+    Args:
+        cache_length: positions of the full caches, see :mod:`.context`; by default ``context``.
 
     Raises:
         ContextError: a prefill length or the context does not fit the model.
@@ -80,7 +90,11 @@ def convert(config: TextConfig, context: int, prefill_lengths: Sequence[int], si
             gemma3n_config(size.config), prefill_lengths, LiteRtOps(), LiteRtDecoder, layer_outputs=True, nested=nested
         )
         modules |= {signature_of(size.name, name): module for name, module in own.items()}
-    return convert_modules({n: (m, trace_inputs(m, context, length)) for n, (m, length) in modules.items()})
+    positions = cache_length or context
+    graph = convert_modules({n: (m, trace_inputs(m, positions, length)) for n, (m, length) in modules.items()})
+    if is_adjustable(positions):
+        require_adjustable(flatbuffer.parse(graph), positions)
+    return graph
 
 
 def convert_modules(modules: Mapping[str, tuple[nn.Module, Mapping[str, Any]]]) -> bytes:

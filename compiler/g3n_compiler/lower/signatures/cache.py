@@ -6,7 +6,8 @@ context, with position ``p`` in slot ``p``.
 
 A prompt chunk is padded to its signature's length. The engine gives padded tokens position 0. Their keys and values are
 never written to a cache: in a ring they would displace tokens that are still in the window, and in a full cache a chunk
-that reaches past the context would be shifted over older tokens.
+that reaches past the context would be shifted over older tokens. No constant here depends on the length of a full
+cache: LiteRT-LM may shorten it when it loads the graph, see :mod:`g3n_compiler.lower.litert.context`.
 """
 
 from __future__ import annotations
@@ -197,7 +198,6 @@ class PrefillCache(ExternalCache):
         super().__init__(config, inputs, positions, mask, ops)
         self._chunk = torch.arange(positions.shape[0], dtype=torch.int32)
         self._last = torch.amax(positions, 0, keepdim=True)
-        self._context = mask.shape[3]
         if "sliding_attention" in config.layer_types:
             self._prepare_ring(positions)
         if "full_attention" in config.layer_types:
@@ -223,8 +223,10 @@ class PrefillCache(ExternalCache):
 
     def _prepare_full(self) -> None:
         t = self._chunk.shape[0]
-        # A padded chunk may reach past the context; then it is written further left, over existing tokens.
-        self._write_at = torch.minimum(self.start, torch.full((1,), self._context - t, dtype=torch.int32))
+        # The t slots that end with the chunk's last token: they lie within the cache whatever its length, which
+        # LiteRT-LM may change when it loads the graph. Slots before the chunk's first token keep what they hold.
+        first = self._last - (t - 1)
+        self._write_at = first - torch.minimum(first, torch.zeros((1,), dtype=torch.int32))
         self._write_slots = self._write_at + self._chunk
         fresh = (self._write_slots >= self.start) & (self._write_slots <= self._last)
         self._full_source = torch.where(fresh, self._write_slots - self.start + t, self._chunk)
