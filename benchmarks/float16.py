@@ -19,13 +19,14 @@ from typing import Any
 import click
 import torch
 from rich.console import Console
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli.common import reports_errors
 from g3n_compiler.models.eager_cache import EagerCache
 from g3n_compiler.models.gemma3n.decoder import TextDecoder
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
+from g3n_compiler.models.weights import Weights
 from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.source import TEXT, Source
 from g3n_compiler.verify.reference import Reference
@@ -60,6 +61,22 @@ class Activations(TorchDispatchMode):
         self._now = 0.0
 
 
+class UnwatchedWeights:
+    """Weights that may be read and multiplied in pieces: only the product is an activation."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+
+    def tensor(self, name: str) -> torch.Tensor:
+        with _disable_current_modes():
+            return self._weights.tensor(name)
+
+    def linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        with _disable_current_modes():
+            product = self._weights.linear(name, x)
+        return product.clone()
+
+
 def run(reference: Reference, ids: Sequence[int], rounds: bool) -> tuple[torch.Tensor, list[float], list[float]]:
     """Logits ``[T, vocab]``, and for each layer the largest value inside it and in the streams after it."""
     watched, streams = Activations(rounds), list[float]()
@@ -70,7 +87,7 @@ def run(reference: Reference, ids: Sequence[int], rounds: bool) -> tuple[torch.T
 
     exact = reference.decoder
     assert isinstance(exact, TextDecoder)
-    decoder = TextDecoder(exact.config, exact.weights, exact.dialect, observe)
+    decoder = TextDecoder(exact.config, UnwatchedWeights(exact.weights), exact.dialect, observe)
     embeddings, ple = reference.tables.embeddings(ids), reference.tables.ple(ids)
     with torch.no_grad(), watched:
         logits = decoder.decode(embeddings, ple, torch.arange(len(ids)), EagerCache(exact.config))[0]
