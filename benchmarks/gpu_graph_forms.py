@@ -9,7 +9,8 @@ forms undone, as the compiler wrote them before it knew of the GPU:
 - the start of a cache update as four numbers instead of one tensor (RESHAPE to no axes)
 - tokens as the first axis of AltUp's streams and of what linear layers pass on
 
-All are given the same int4 weights and run by turns; times are medians.
+All are given the same int4 weights and run by turns on one thread; times are medians of the processor's, which other
+programs on the machine change little.
 """
 
 from __future__ import annotations
@@ -161,12 +162,12 @@ class Runner:
             self._calls[name] = call, inputs | caches
 
     def run(self, name: str) -> tuple[float, dict[str, np.ndarray]]:
-        """Seconds of a call, and what it gave."""
+        """The processor's seconds for a call, and what it gave."""
         call, inputs = self._calls[name]
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(REPETITIONS):
             found = call(**inputs)
-        return (time.perf_counter() - start) / REPETITIONS, found
+        return (time.process_time() - start) / REPETITIONS, found
 
 
 def shape(layers: int) -> dict[str, Any]:
