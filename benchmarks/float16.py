@@ -1,6 +1,6 @@
 """What float16 activations, a phone GPU's default, do to a checkpoint: the range of each layer, and the error.
 
-    python benchmarks/float16.py [CHECKPOINT ...] [--texts 8] [--layers]
+    python benchmarks/float16.py [CHECKPOINT ...] [--texts 8] [--tokens 200] [--layers]
 
 Our decoder runs over exact weights twice: in float32, and with the result of every operation rounded to float16, as a
 GPU stores it (it sums in float32). The table gives the largest magnitude of any intermediate value (float16 ends at
@@ -19,19 +19,17 @@ from typing import Any
 import click
 import torch
 from rich.console import Console
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli.common import reports_errors
 from g3n_compiler.models.eager_cache import EagerCache
 from g3n_compiler.models.gemma3n.decoder import TextDecoder
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
+from g3n_compiler.models.weights import Weights
 from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.source import TEXT, Source
 from g3n_compiler.verify.reference import Reference
-
-MOST_TOKENS = 200
-"""Of each text."""
 
 
 class Activations(TorchDispatchMode):
@@ -60,6 +58,22 @@ class Activations(TorchDispatchMode):
         self._now = 0.0
 
 
+class UnwatchedWeights:
+    """Weights that may be read and multiplied in pieces: only the product is an activation."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+
+    def tensor(self, name: str) -> torch.Tensor:
+        with _disable_current_modes():
+            return self._weights.tensor(name)
+
+    def linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        with _disable_current_modes():
+            product = self._weights.linear(name, x)
+        return product.clone()
+
+
 def run(reference: Reference, ids: Sequence[int], rounds: bool) -> tuple[torch.Tensor, list[float], list[float]]:
     """Logits ``[T, vocab]``, and for each layer the largest value inside it and in the streams after it."""
     watched, streams = Activations(rounds), list[float]()
@@ -70,21 +84,21 @@ def run(reference: Reference, ids: Sequence[int], rounds: bool) -> tuple[torch.T
 
     exact = reference.decoder
     assert isinstance(exact, TextDecoder)
-    decoder = TextDecoder(exact.config, exact.weights, exact.dialect, observe)
+    decoder = TextDecoder(exact.config, UnwatchedWeights(exact.weights), exact.dialect, observe)
     embeddings, ple = reference.tables.embeddings(ids), reference.tables.ple(ids)
     with torch.no_grad(), watched:
         logits = decoder.decode(embeddings, ple, torch.arange(len(ids)), EagerCache(exact.config))[0]
     return logits, watched.largest, streams
 
 
-def measure(checkpoint: Path, texts: Sequence[str]) -> dict[str, Any]:
+def measure(checkpoint: Path, texts: Sequence[str], tokens: int) -> dict[str, Any]:
     """What the table says of one checkpoint."""
     source = Source.open(checkpoint, modalities=(TEXT,))
     tokenizer, reference = load_tokenizer(source.directory, gemma3n_config(source.text)), Reference(source)
     layers = source.text.num_layers
     inside, between, worst, same, count, broken = [0.0] * layers, [0.0] * layers, 0.0, 0, 0, set[int]()
     for text in texts:
-        ids = [tokenizer.bos_id, *tokenizer.encode(text)][:MOST_TOKENS]
+        ids = [tokenizer.bos_id, *tokenizer.encode(text)][:tokens]
         want, largest, streams = run(reference, ids, rounds=False)
         got, rounded, _ = run(reference, ids, rounds=True)
         inside = [max(pair) for pair in zip(inside, largest, strict=True)]
@@ -100,16 +114,17 @@ def measure(checkpoint: Path, texts: Sequence[str]) -> dict[str, Any]:
 @click.command()
 @click.argument("checkpoints", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--texts", "count", default=8, show_default=True)
+@click.option("--tokens", default=200, show_default=True, help="At most, of each text.")
 @click.option("--layers", is_flag=True, help="Also the range of each layer.")
 @reports_errors
-def main(checkpoints: Sequence[Path], count: int, layers: bool) -> None:
+def main(checkpoints: Sequence[Path], count: int, tokens: int, layers: bool) -> None:
     """Print the table for CHECKPOINTS, by default the embedded one."""
     lines = (checkpoint_dir().parent / "heldout.jsonl").read_text("utf-8").splitlines()[:count]
     texts, console = [json.loads(line)["text"] for line in lines], Console(width=160, highlight=False)
     console.print("| checkpoint | largest value | in the streams | layers at infinity | error of logits | same token |")
     console.print("|---|---|---|---|---|---|")
     for checkpoint in checkpoints or (checkpoint_dir(),):
-        found = measure(checkpoint, texts)
+        found = measure(checkpoint, texts, tokens)
         name = "nano" if checkpoint == checkpoint_dir() else checkpoint.name
         console.print(
             f"| {name} | {max(found['inside']):,.0f} | {max(found['streams']):,.0f} | {len(found['broken'])} of "

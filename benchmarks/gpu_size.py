@@ -1,11 +1,12 @@
-"""A model of the true size on LiteRT's GPU delegate: a compile that runs each layer on it, and the graph loaded whole.
+"""A model of the true size on the GPU: a compile that runs each layer there, and the stock engine that loads it whole.
 
     python benchmarks/gpu_size.py WORK [--size e2b] [--load]
 
 Makes a random checkpoint in WORK with the layers of E2B or E4B and nano's small vocabulary (tables and the head are
 looked up and multiplied elsewhere, or as any other matrix), compiles it for ``pixel``, which takes the layers through
-the delegate one at a time, and prints what the manifest says of it. ``--load`` then loads the whole decoder on the GPU,
-without running it, and prints the memory that this took.
+the delegate one at a time, and prints what the manifest says of it. ``--load`` then lets the stock engine load the
+whole decoder on the GPU, without a prompt, which it refuses unless the delegate takes all of it, and prints the memory
+that this took. ``gpu_layers.py`` runs the layers of a model that was compiled already.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ import click
 from lab import save_random
 from rich.console import Console
 
-from g3n_compiler.lower.litert.container import extract
 from g3n_compiler.models.gemma3n.published import E2B, E4B
 from g3n_compiler.nano import checkpoint_dir
 from g3n_runtime.measure import watch
@@ -33,10 +32,9 @@ SIZES = {"e2b": E2B, "e4b": E4B}
 LOAD = """
 import sys
 from pathlib import Path
-from g3n_runtime.litert.gpu import GpuModel
-from g3n_runtime.litert.vulkan import require_driver
-require_driver().use()
-GpuModel(Path(sys.argv[1]))
+from g3n_runtime.chat import Placement
+from g3n_runtime.litert.engine import LiteRtEngine
+LiteRtEngine(Path(sys.argv[1]), placement=Placement("gpu")).close()
 """
 MIB = 1 << 20
 
@@ -58,7 +56,7 @@ def shape(size: str) -> dict[str, Any]:
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--size", type=click.Choice(list(SIZES)), default="e2b", show_default=True)
-@click.option("--load", is_flag=True, help="Also load the whole decoder on the GPU.")
+@click.option("--load", is_flag=True, help="Also let the engine load the whole decoder on the GPU.")
 def main(work: Path, size: str, load: bool) -> None:
     """Compile and load in WORK."""
     console, checkpoint, bundle = Console(width=140, highlight=False), work / f"{size}-random", work / f"{size}-bundle"
@@ -87,19 +85,17 @@ def main(work: Path, size: str, load: bool) -> None:
         if check["name"].startswith("GPU"):
             console.print(f"{check['name']}: {check['value']} of {check['limit']} {check['note']}")
     if load:
-        with tempfile.TemporaryDirectory(dir=work) as folder:
-            core = Path(folder) / "core.tflite"
-            extract(next(bundle.glob("*.litertlm")), "prefill_decode", core)
-            start = time.monotonic()
-            child = subprocess.Popen(
-                [sys.executable, "-c", LOAD, str(core)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
-            )
-            peak = watch(child)
-            taken = "taken whole" if child.wait() == 0 else "not taken"
-            console.print(
-                f"decoder of {core.stat().st_size // MIB} MiB: {taken} in {time.monotonic() - start:.0f} s, peak "
-                f"{peak.total // MIB} MiB, of it {peak.file_backed // MIB} MiB of the file"
-            )
+        packed = next(bundle.glob("*.litertlm"))
+        start = time.monotonic()
+        child = subprocess.Popen(
+            [sys.executable, "-c", LOAD, str(packed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
+        )
+        peak = watch(child)
+        taken = "taken whole" if child.wait() == 0 else "not loaded"
+        console.print(
+            f"{packed.stat().st_size // MIB} MiB: {taken} in {time.monotonic() - start:.0f} s, peak "
+            f"{peak.total // MIB} MiB, of it {peak.file_backed // MIB} MiB of the file"
+        )
 
 
 if __name__ == "__main__":

@@ -146,6 +146,17 @@ def test_commands_of_the_page(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert done.stdout.strip()
 
 
+@pytest.mark.parametrize("option", ["--size", "--draft"])
+def test_a_size_goes_to_the_backend_that_was_asked_for(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """What it computes on the GPU is compared in ``tests/gpu``."""
+    monkeypatch.setattr("g3n_runtime.litert.vulkan.find_driver", lambda: None)
+    words = [str(bundle), option, SMALL, "--backend", "gpu", "--temperature", "0", QUESTION]
+    result = CliRunner().invoke(run.main, words)
+    assert result.exit_code == EngineError.exit_code and "no Vulkan driver" in result.output
+
+
 def test_the_size_of_a_chat(bundle: Path) -> None:
     lines = f"Hi\n/size {SMALL}\nHi\n/size large\n/exit\n"
     done = do(f"g3n-run {bundle} --size {FULL} --temperature 0 --max-tokens 4", lines)

@@ -64,6 +64,28 @@ def test_weight_inputs_are_gone_and_linears_marked_hybrid(converted: Converted) 
     assert hybrid > 60
 
 
+def test_inner_tensors_are_named_after_their_layer(converted: Converted) -> None:
+    model = flatbuffer.parse_file(converted.parts("int8").decoder)
+    specs, layers = text_weights(converted.config), converted.config.num_layers
+    for subgraph in model.subgraphs:
+        names = [tensor.name.decode() for tensor in subgraph.tensors]
+        assert len(set(names)) == len(names)
+        weights = {n for n, t in zip(names, subgraph.tensors, strict=True) if model.buffers[t.buffer].offset > 1}
+        assert weights <= specs.keys() and len(weights) > 50
+        reached = 0
+        for operator in subgraph.operators:
+            read, made = [names[i] for i in operator.inputs if i >= 0], names[operator.outputs[0]]
+            for weight in weights.intersection(read):
+                assert made.startswith(f"{weight}/") or made.endswith(("_streams", "_output", "logits")), made
+            if "layer_0_streams" in read:
+                assert made.startswith("layers.1"), made
+                reached += 1
+        assert reached
+        if "logits" in names:
+            assert not [name for name in names if name.startswith(f"layers.{layers}")]
+            assert any(name.startswith("head/") for name in names)
+
+
 def test_a_nan_names_its_tensor(converted: Converted, tmp_path: Path) -> None:
     def read(spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor:
         value = converted.source.read(spec, rows).clone()

@@ -6,12 +6,15 @@ import dataclasses
 
 import pytest
 
+from g3n_compiler.cli.bench import _foreseen
 from g3n_compiler.lower.artifact import LoweredSubgraph
 from g3n_compiler.lower.executorch import memory as executorch
 from g3n_compiler.lower.litert import memory as litert
 from g3n_compiler.lower.memory import kv_bytes
-from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.models.gemma3n.text_config import TextConfig, gemma3n_config
+from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.source import TEXT, Source
 from tests.conftest import TinyModel
 
 MIB = 1 << 20
@@ -64,6 +67,19 @@ def test_predicts_what_litert_took(
     assert ledger["first_run"]["peak"] == pytest.approx(first, rel=0.05)
     assert ledger["first_run"]["cache"] == pytest.approx(cache, rel=0.01)
     assert ledger["least_device_ram"] == device << 30
+
+
+def test_predicts_what_the_engine_took_of_a_gpu() -> None:
+    """``benchmarks/gpu_meter.py`` of nano, int4, context 4096, prefills of 128 and 256: 62.9 MB of device memory."""
+    config = gemma3n_config(Source.open(checkpoint_dir(), modalities=(TEXT,)).text)
+    core = LoweredSubgraph("core", "litert", "", "", 2_412_000, ("prefill_128", "prefill_256", "decode"), None)
+    ledger = litert.memory_ledger(config, RECIPES["int4"], 4096, 256, [core])
+    held = ledger["phases"]["gpu"]
+    assert held["gpu_weights"] == core.nbytes and held["gpu_kv_cache"] == 2 * kv_bytes(config, 4096)
+    assert sum(n for name, n in held.items() if name.startswith("gpu_")) == pytest.approx(62.9e6, rel=0.05)
+    assert _foreseen(ledger, "later", "gpu") == sum(held.values()) != _foreseen(ledger, "later", "cpu")
+    del ledger["phases"]
+    assert _foreseen(ledger, "first", "gpu") is None
 
 
 def test_predicts_what_executorch_took_of_e2b(e2b: TextConfig) -> None:

@@ -16,6 +16,7 @@ from g3n_compiler.cli.show import DataTable, progress_steps, show_table
 from g3n_compiler.errors import ContextError
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.report import human_bytes
+from g3n_compiler.report.memory import ON_GPU
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.chat import Device, Placement
 from g3n_runtime.measure import Measurement, measure_bundle
@@ -33,8 +34,11 @@ FIGURES = (
 )
 
 
-def _foreseen(ledger: dict[str, Any], run: str) -> int:
-    """Peak bytes of text by the ledger, which leaves Python out."""
+def _foreseen(ledger: dict[str, Any], run: str, backend: Device) -> int | None:
+    """Peak bytes of text by the ledger, which leaves Python out; older ledgers do not know of GPUs."""
+    if backend == "gpu":
+        held = ledger.get("phases", {}).get(ON_GPU)
+        return None if held is None else sum(held.values())
     if run == "first" and "first_run" in ledger:
         return int(ledger["first_run"]["peak"])
     return int(max(ledger["peak"][phase] for phase in ("load", "prefill", "decode")))
@@ -96,6 +100,7 @@ def main(
         f"{prompt_tokens} prompt tokens, {decode_tokens} generated, {threads} threads", "runtime", "run", right=FIGURES
     )
     for run, m in runs:
+        foreseen = _foreseen(opened.manifest["memory"][m.runtime], run, backend)
         table.add_row(
             m.runtime,
             run,
@@ -105,7 +110,7 @@ def main(
             f"{m.speed.decode_per_second:.1f}",
             human_bytes(m.memory.total),
             human_bytes(m.interpreter),
-            human_bytes(_foreseen(opened.manifest["memory"][m.runtime], run)),
+            "-" if foreseen is None else human_bytes(foreseen),
             human_bytes(m.memory.anonymous),
             human_bytes(m.memory.file_backed),
         )

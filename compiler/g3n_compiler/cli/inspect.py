@@ -12,6 +12,7 @@ from g3n_compiler.cli.common import reports_errors
 from g3n_compiler.cli.options import QUIET, CheckpointName, FileName, NameList, Verb, Words
 from g3n_compiler.cli.show import DataTable, show, show_table, styled
 from g3n_compiler.report import human_bytes
+from g3n_compiler.report.memory import LABELS, ON_GPU
 from g3n_runtime.bundle import open_bundle
 
 MOST_DOCUMENTS = 1 << 20
@@ -158,6 +159,8 @@ def _memory(manifest: dict[str, Any]) -> DataTable:
         if first := ledger.get("first_run"):
             table.add_row(runtime, "peak of the first run", "", human_bytes(first["peak"]))
             table.add_row(runtime, "its cache on the disk", "", human_bytes(first["cache"]))
+        for name, nbytes in ledger.get("phases", {}).get(ON_GPU, {}).items():
+            table.add_row(runtime, LABELS.get(name, name), "text on a GPU", human_bytes(nbytes))
         table.add_row(runtime, "least device memory", "", human_bytes(ledger["least_device_ram"]), end_section=True)
     return table
 

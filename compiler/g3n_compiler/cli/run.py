@@ -139,15 +139,13 @@ def _open(
         return open_engine(bundle, runtime, threads, where, context)
     if not bundle.manifest.get("sizes"):
         raise EngineError(f"{bundle.directory.name} has one size only: compile it with --elastic, or leave --size out")
-    if where.needs_gpu:
-        raise EngineError("sizes of an elastic bundle run on the CPU: leave --backend and --vision-backend out")
     if context is not None:
         raise EngineError("sizes of an elastic bundle have the context that it was compiled for: leave --context out")
     if runtime == "executorch":
         raise EngineError("--size needs --runtime litert: an ExecuTorch bundle has one size")
     from g3n_runtime.litert.elastic_chat import ElasticChat
 
-    return ElasticChat(bundle, size or bundle.manifest["sizes"][0]["name"], threads, draft, target_speed)
+    return ElasticChat(bundle, size or bundle.manifest["sizes"][0]["name"], threads, draft, target_speed, where.text)
 
 
 def _sampler(bundle: Bundle, temperature: float | None, top_k: int | None, top_p: float | None, seed: int) -> Sampler:

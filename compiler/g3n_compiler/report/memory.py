@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+ON_GPU = "gpu"
+"""The phase of a ledger that tells of text on a GPU."""
 LABELS = {
     "engine": "engine",
     "packed_weights": "packed weights",
@@ -14,6 +16,9 @@ LABELS = {
     "largest_weight": "largest weight, while it is packed",
     "vision": "vision tower",
     "audio": "audio tower",
+    "gpu_weights": "weights on the GPU",
+    "gpu_kv_cache": "KV caches on the GPU",
+    "gpu_activations": "activations on the GPU",
 }
 PHASES = {
     "load": "load",
@@ -22,6 +27,7 @@ PHASES = {
     "vision": "read a picture",
     "audio": "hear a sound",
     "first_run": "first run",
+    ON_GPU: "text on a GPU",
 }
 
 

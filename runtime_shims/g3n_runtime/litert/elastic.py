@@ -16,11 +16,14 @@ from ai_edge_litert.hardware_accelerator import HardwareAccelerator
 from ai_edge_litert.options import CpuOptions, Options
 
 from g3n_runtime.bundle import Bundle
+from g3n_runtime.chat import Device
 from g3n_runtime.errors import EngineError
 from g3n_runtime.litert.elastic_names import VERIFY_PREFIX, signature_of
+from g3n_runtime.litert.gpu import compile_for_gpu
 from g3n_runtime.litert.model import LiteRtParts, LiteRtTables
 from g3n_runtime.litert.model_files import ModelFiles
 from g3n_runtime.litert.text_loop import TextLoop
+from g3n_runtime.litert.vulkan import require_driver
 from g3n_runtime.names import meant
 
 IN_MEMORY = ":memory"
@@ -38,20 +41,33 @@ class ElasticModel:
         sizes: their names, the largest first.
         threads: CPU threads.
         weight_cache: file that keeps the packed weights between loads, of this very model; in memory by default.
+        device: what runs it. On the GPU all sizes are there whole and nothing is kept between loads.
+
+    Raises:
+        EngineError: the device does not take the model, or there is no driver for it.
     """
 
     def __init__(
-        self, parts: LiteRtParts, sizes: Sequence[str], threads: int = 2, weight_cache: Path | None = None
+        self,
+        parts: LiteRtParts,
+        sizes: Sequence[str],
+        threads: int = 2,
+        weight_cache: Path | None = None,
+        device: Device = "cpu",
     ) -> None:
-        cpu = CpuOptions(
-            num_threads=threads,
-            xnnpack_weight_cache_path=IN_MEMORY if weight_cache is None else str(weight_cache),
-        )
         self.files: ModelFiles | None = None
         """What must outlive the model."""
-        options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
         try:
-            self.model = CompiledModel.from_file(str(parts.decoder), options=options)
+            if device == "gpu":
+                require_driver().use()
+                self.model = compile_for_gpu(parts.decoder)
+            else:
+                cpu = CpuOptions(
+                    num_threads=threads,
+                    xnnpack_weight_cache_path=IN_MEMORY if weight_cache is None else str(weight_cache),
+                )
+                options = Options(hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu)
+                self.model = CompiledModel.from_file(str(parts.decoder), options=options)
             self.tables = LiteRtTables(parts.embedder, parts.per_layer_embedder)
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(f"LiteRT does not load {parts.decoder.name} ({error}): copy the bundle again") from None
@@ -194,11 +210,11 @@ class ElasticText(TextLoop):
         self._now[name].write(now)
 
 
-def open_elastic(bundle: Bundle, threads: int = 2) -> ElasticModel:
+def open_elastic(bundle: Bundle, threads: int = 2, device: Device = "cpu") -> ElasticModel:
     """All sizes of ``bundle``; its models are copied into the user's cache folder the first time.
 
     Raises:
-        EngineError: the bundle has one size only, or there is no room for the copies.
+        EngineError: the bundle has one size only, there is no room for the copies, or ``device`` does not take it.
     """
     entry = bundle.manifest.get("elastic")
     if entry is None:
@@ -207,7 +223,7 @@ def open_elastic(bundle: Bundle, threads: int = 2) -> ElasticModel:
     sizes = [size["name"] for size in bundle.manifest["sizes"]]
     for cached in (True, False):
         files = ModelFiles(bundle.open_file("litertlm"), sections, cached)
-        model = ElasticModel(LiteRtParts(**files.paths), sizes, threads, files.weights)
+        model = ElasticModel(LiteRtParts(**files.paths), sizes, threads, files.weights, device)
         model.files = files
         if files.settle():
             return model

@@ -12,7 +12,7 @@ import numpy as np
 import sentencepiece
 
 from g3n_runtime.bundle import Bundle
-from g3n_runtime.chat import GREEDY, NOTHING, Attachments, Sampler, Speed
+from g3n_runtime.chat import GREEDY, NOTHING, Attachments, Device, Sampler, Speed
 from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Turn, limit_of
 from g3n_runtime.errors import EngineError
 from g3n_runtime.litert.elastic import ElasticText, open_elastic
@@ -34,6 +34,7 @@ class ElasticChat:
         size: to begin with; :data:`AUTO` lets a policy choose before each turn.
         draft: a smaller size that drafts for the largest, on greedy turns of that size.
         target_speed: tokens per second that the policy aims at.
+        device: what runs the sizes.
     """
 
     def __init__(
@@ -43,10 +44,11 @@ class ElasticChat:
         threads: int = 2,
         draft: str | None = None,
         target_speed: float | None = None,
+        device: Device = "cpu",
     ) -> None:
         manifest = bundle.manifest
         start = time.perf_counter()
-        self.model = open_elastic(bundle, threads)
+        self.model = open_elastic(bundle, threads, device)
         self._load_seconds = time.perf_counter() - start
         self.policy = SizePolicy(manifest["sizes"], target_speed)
         self._automatic = size == AUTO

@@ -18,39 +18,63 @@ from ai_edge_litert.options import Options
 from g3n_runtime.errors import EngineError
 
 
-class GpuModel:
-    """The model at ``path`` on the GPU.
+def compile_for_gpu(path: Path) -> CompiledModel:
+    """The model at ``path``, all of it on the GPU.
 
     Raises:
         EngineError: the delegate refuses the model, or would leave a part of it to the CPU.
     """
+    # LiteRT-LM also shares constants between signatures, which ends ai-edge-litert 2.3.0 with a segmentation fault. So
+    # weights lie on the GPU in float32 here, for each signature anew: a whole model takes many times its file.
+    gpu = GpuOptions(enforce_f32=True)
+    options = Options(hardware_accelerators=HardwareAccelerator.GPU, gpu_options=gpu)
+    try:
+        model = CompiledModel.from_file(str(path), options=options)
+        whole = model.is_fully_accelerated()
+    except RuntimeError as error:
+        raise EngineError(f"the GPU delegate refuses {path.name} ({error}): see its messages above") from None
+    if not whole:
+        raise EngineError(f"the GPU delegate takes only a part of {path.name}: see its messages above")
+    return model
+
+
+class GpuModel:
+    """The model at ``path`` on the GPU, as :func:`compile_for_gpu` takes it."""
 
     def __init__(self, path: Path) -> None:
-        options = Options(hardware_accelerators=HardwareAccelerator.GPU, gpu_options=GpuOptions(enforce_f32=True))
-        try:
-            self._model = CompiledModel.from_file(str(path), options=options)
-            whole = self._model.is_fully_accelerated()
-        except RuntimeError as error:
-            raise EngineError(f"the GPU delegate refuses {path.name} ({error}): see its messages above") from None
-        if not whole:
-            raise EngineError(f"the GPU delegate takes only a part of {path.name}: see its messages above")
+        self._model = compile_for_gpu(path)
         self._buffers: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+
+    @property
+    def signatures(self) -> list[str]:
+        return list(self._model.get_signature_list())
 
     def shapes(self, signature: str) -> dict[str, tuple[int, ...]]:
         """Shapes of a signature's inputs, by their names."""
         return {name: tuple(d["shape"]) for name, d in self._model.get_input_tensor_details(signature).items()}
 
     def call(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Every output of a signature, float32."""
+        """Every output of a signature, float32.
+
+        Raises:
+            EngineError: the GPU did not finish; the delegate waits ten seconds for it.
+        """
         given, found = self._opened(signature)
-        for name, buffer in given.items():
-            buffer.write(np.ascontiguousarray(inputs[name]))
-        self._model.run_by_name(signature, given, found)
         shapes = {name: tuple(d["shape"]) for name, d in self._model.get_output_tensor_details(signature).items()}
-        return {
-            name: np.array(buffer.read(int(np.prod(shapes[name])), np.float32)).reshape(shapes[name])
-            for name, buffer in found.items()
-        }
+        try:
+            for name, buffer in given.items():
+                buffer.write(np.ascontiguousarray(inputs[name]))
+            self._model.run_by_name(signature, given, found)
+            return {
+                name: np.array(buffer.read(int(np.prod(shapes[name])), np.float32)).reshape(shapes[name])
+                for name, buffer in found.items()
+            }
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].lstrip("└ ")
+            raise EngineError(
+                f"the GPU gave no result of {signature} ({reason}): the delegate waits for 10 seconds, which a driver "
+                "in software may pass; run it again when less else runs, or on a machine with a GPU"
+            ) from None
 
     def _opened(self, signature: str) -> tuple[dict[str, Any], dict[str, Any]]:
         if signature not in self._buffers:

@@ -17,6 +17,7 @@ from ai_edge_litert import schema_py_generated as schema
 from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.litert import file_headers, flatbuffer, partial_model
 from g3n_compiler.lower.litert.stream_weights import Placed, Read, check_scheme, stream_weights
+from g3n_compiler.lower.litert.tensor_names import name_tensors
 from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Recipe, Scheme
 
@@ -64,6 +65,7 @@ def bind(
     partial_model.hide_layer_outputs(model)
     buffers = {name: model.buffers[use.buffer] for name, use in uses.items()}
     flatbuffer.compact(model)
+    name_tensors(model, buffers)
     size = flatbuffer.place(model, file_headers.header_bytes(model, signature_groups))
     placed = [Placed(spec, recipe.scheme(spec), buffers[name].offset) for name, spec in specs.items()]
     with path.open("wb") as file:

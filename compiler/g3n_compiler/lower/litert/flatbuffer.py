@@ -167,7 +167,7 @@ def _pack_headers(
 
 
 def compact(model: Any) -> None:
-    """Remove what no runtime reads: names of inner tensors, and the buffers of tensors that hold no constant.
+    """Remove the converter's names of inner tensors, and the buffers of tensors that hold no constant.
 
     A signature's inputs and outputs keep their names, and so do the streams between layers, which :mod:`.partial_model`
     looks up.

@@ -127,11 +127,11 @@ def _run_layers(packed: Path, config: TextConfig, text: Text) -> RecordedLayers:
             extract(packed, kind, part)
         tables = LiteRtTables(*parts[1:])
         rows, ple = tables.embeddings(text.ids), tables.ple(text.ids)
-        decoder = LayeredDecoder(parts[0], config, opener=_GpuPart)
+        decoder = LayeredDecoder(parts[0], config, opener=GpuPart)
         return RecordedLayers(rows, ple, list(decoder.run(rows, ple, text.prompt)))
 
 
-class _GpuPart:
+class GpuPart:
     """See :class:`g3n_compiler.lower.litert.partial_model.Part`."""
 
     def __init__(self, path: Path, inputs: Sequence[str]) -> None:

@@ -3,15 +3,21 @@
 The ledger's constants were measured with E2B and E4B, int4, context 4096, prefill 128 and 256, two threads, x86-64.
 With LiteRT-LM 0.18.1, E2B took 0.371 + 1.679 GB (anonymous + file-backed) on later loads, of which 0.039 GB are
 Python's; the first load peaked at 0.549 GB more and wrote a cache of 1.537 GB for a core of 1.530 GB.
+
+On a GPU, as ``benchmarks/gpu_meter.py`` counts it over a driver in software, the engine gives the GPU each
+weight in the bytes that the file has, each cache twice, since a call reads one and writes the other, and each signature
+activations of its own. No copy of the weights stays in the CPU's memory.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from g3n_compiler.lower.artifact import LoweredSubgraph
 from g3n_compiler.lower.memory import (
+    activation_bytes,
     kv_bytes,
     least_device_ram,
     mapped_parts,
@@ -44,7 +50,8 @@ def memory_ledger(
     """``parts`` (name, bytes, kind), ``peak`` bytes by phase, what ``phases`` hold, and the least device memory.
 
     A tower is one part, loaded with the first image or sound; its phase is the encoding. ``first_run`` has the ``peak``
-    of the first load and the size of the ``cache`` of packed weights that it leaves on disk.
+    of the first load and the size of the ``cache`` of packed weights that it leaves on disk. The phase ``gpu`` is text
+    with the decoder on a GPU, whose memory is the CPU's too on a phone; it is no part of the peaks.
     """
     towers, caches = tower_bytes(subgraphs), kv_bytes(config, context)
     work = phase_activations(config, context, prefill)
@@ -61,8 +68,22 @@ def memory_ledger(
         "parts": parts(mapped_parts(subgraphs), towers, caches, {"engine": ENGINE_BYTES}, work),
         "peak": peak,
         "first_run": {"peak": sum(first.values()), "cache": packed},
-        "phases": phases | {"first_run": first},
+        "phases": phases | {"first_run": first, "gpu": _on_gpu(config, context, prefill, subgraphs)},
         "least_device_ram": least_device_ram(sum(first.values())),
+    }
+
+
+def _on_gpu(config: TextConfig, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]) -> dict[str, int]:
+    """What is in memory, of the GPU and of the CPU, when every signature of the decoder has run on the GPU."""
+    core = [s for s in subgraphs if s.name == "core"]
+    matches = [re.fullmatch(r"prefill_(\d+)", name) for s in core for name in s.signatures]
+    lengths = [int(found[1]) for found in matches if found] or [prefill]
+    work = phase_activations(config, context, prefill)["decode"]
+    return {
+        "engine": ENGINE_BYTES,
+        "gpu_weights": sum(s.nbytes for s in core),
+        "gpu_kv_cache": 2 * kv_bytes(config, context),
+        "gpu_activations": work + sum(activation_bytes(config, context, length) for length in lengths),
     }
 
 
