@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from g3n_compiler.cli import bench, calibrate, compile, inspect, push, run, verify
-from g3n_compiler.cli.options import FileName, IntegerList, NameList, Words
+from g3n_compiler.cli.options import FileName, IntegerList, NameList, Percentage, Words
 from g3n_compiler.errors import SliceError
 from g3n_compiler.slice.choose import parse_quantity
 from g3n_runtime.machine import MOST_THREADS
@@ -28,6 +28,8 @@ def hostile(kind: click.ParamType) -> tuple[str, ...]:
     if isinstance(kind, click.IntRange | click.FloatRange):
         assert kind.min is not None
         return NUMBERS
+    if isinstance(kind, Percentage):
+        return (*NUMBERS, "3", "%", "-1%", "1e3%", "nan%", f"{HUGE}%")
     if isinstance(kind, IntegerList):
         return INTEGER_LISTS
     if isinstance(kind, NameList):

@@ -1,4 +1,4 @@
-"""Where factors and rotations commute in Gemma 3n's decoder; see :class:`..decoder.TextDecoder` for the arithmetic."""
+"""Where factors and rotations commute in Gemma 3n's decoder; see :class:`.decoder.TextDecoder` for the arithmetic."""
 
 from __future__ import annotations
 
