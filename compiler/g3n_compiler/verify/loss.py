@@ -55,7 +55,7 @@ class Loss:
         if not self.lost <= most:
             raise LossError(
                 f"the recipe loses {self.lost:.1%} of the perplexity ({self.exact_perplexity:.2f} in float32, "
-                f"{self.perplexity:.2f} rounded, on {self.tokens} tokens of {self.texts}), over --max-loss {most:.4g}: "
+                f"{self.perplexity:.2f} rounded, on {self.tokens} tokens of {self.texts}), over --max-loss {100 * most:.4g}%: "
                 f"{self.worst}. Use --quant int8, calibrate with g3n-calibrate, or allow more with --max-loss"
             )
 
