@@ -53,9 +53,10 @@ class Loss:
             LossError: it names the layers that lose most.
         """
         if not self.lost <= most:
+            allowed = f"{100 * most:.4g}%"
             raise LossError(
                 f"the recipe loses {self.lost:.1%} of the perplexity ({self.exact_perplexity:.2f} in float32, "
-                f"{self.perplexity:.2f} rounded, on {self.tokens} tokens of {self.texts}), over --max-loss {most:.4g}: "
+                f"{self.perplexity:.2f} rounded, on {self.tokens} tokens of {self.texts}), over --max-loss {allowed}: "
                 f"{self.worst}. Use --quant int8, calibrate with g3n-calibrate, or allow more with --max-loss"
             )
 
