@@ -87,7 +87,7 @@ class _OnnxDecoder:
     """The prefill and decode signatures in onnxruntime, with float32 weights as inputs."""
 
     def __init__(self, source: Source, context: int) -> None:
-        config = gemma3n_config(source.text)
+        config, context = gemma3n_config(source.text), max(context, CHUNK)  # a cache holds at least one chunk
         self._config, self._context = config, context
         self._tables = EmbeddingTables(config, source.read)
         self._cache = {f"kv_cache_{n}": np.zeros(s, np.float32) for n, s in kv_cache_shapes(config, context).items()}
