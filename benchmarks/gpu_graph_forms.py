@@ -131,6 +131,7 @@ def write(checkpoint: Path, form: Form, path: Path) -> int:
 
     source = Source.open(checkpoint, modalities=(TEXT,))
     config = gemma3n_config(source.text)
+    litert_torch.config.show_progress = False
     converter = litert_torch.Converter()
     for name, (module, length) in signatures(config, [PREFILL], form.ops(), form.decoder, layer_outputs=True).items():
         converter.signature(name, module, sample_kwargs=dict(trace_inputs(module, CONTEXT, length)))

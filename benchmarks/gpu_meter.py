@@ -78,8 +78,9 @@ def _through_engine(console: Console, meter: Meter, packed: Path, calls: bool) -
         for tokens in (1, 1 + TOKENS) if calls else ():
             "".join(engine.complete(PROMPT, GREEDY, tokens))
             counts.append(meter.read())
+        if calls:
+            _tell(console, "after an answer", meter, before)
     if calls:
-        _tell(console, "after an answer", meter, before)
         first, both = ({name: now[name] - was[name] for name in COUNTERS} for was, now in itertools.pairwise(counts))
         console.print(f"a prompt and its first token: {first['kernels']:,} kernels in {first['submits']} submissions")
         each = {name: (both[name] - first[name]) / TOKENS for name in COUNTERS}

@@ -35,6 +35,8 @@ def verify_on_accelerator(job: Job, backend: Backend, expected: Expected, rounde
     if not whole and not job.run_large_models:
         return
     job.progress(f"running on the GPU: {job.accelerator}")
+    if job.sizes:
+        job.progress("note: of the sizes the largest runs on the GPU; the others are compared on the CPU alone")
     images = {side: golden_image(side) for side in job.resolutions} if "vision_encoder" in placed else {}
     run = AcceleratorRun(
         files=job.files,
