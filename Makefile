@@ -76,7 +76,7 @@ gpu-kit: ## put a software Vulkan driver into build/gpu, on which the GPU delega
 	  cp libvulkan.so.1 libvk_swiftshader.so vk_swiftshader_icd.json $(CURDIR)/build/gpu/
 
 test-gpu: setup gpu-kit ## nano on the GPU delegate: graphs, the stock engine's first three launches, a picture
-	G3N_REQUIRE_GPU=1 $(BIN)/python -m pytest tests/gpu
+	G3N_REQUIRE_GPU=1 $(BIN)/python -m pytest tests/gpu tests/elastic/test_gpu.py
 
 test-app: apk arm64-kit ## the app's screens, code and engines on the JVM, the APK read back, parity on Arm
 	@PYTHON=$(PYTHON) android_app/offline/fetch_parts.sh $(PARTS) screens

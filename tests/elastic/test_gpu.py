@@ -10,9 +10,10 @@ import numpy as np
 from g3n_compiler.lower.isolated import isolated
 from g3n_runtime.litert.model import LiteRtParts
 from g3n_runtime.litert.vulkan import LOADER
-from tests.elastic.conftest import FULL, SMALL, Nested, nested
+from tests.elastic.conftest import FULL, SMALL, Nested
+from tests.gpu.conftest import driver
 
-__all__ = ["nested"]
+__all__ = ["driver"]
 IDS = [2, *range(300, 340)]
 WINDOW_PASSED = 30
 """Tokens of prompt: more than the sliding window, so that rings have turned."""
