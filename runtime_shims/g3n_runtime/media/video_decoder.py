@@ -1,0 +1,358 @@
+"""The process that decodes a video: from the file on its stdin to pictures and sound on its stdout. Needs ``av``.
+
+FFmpeg is told the container, and the only containers and codecs it may use; the limits below are set before it sees a
+byte, and from then on the process can open no file and no connection, whatever a file refers to.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any, Generic, NoReturn, TypeVar
+
+import numpy as np
+
+from g3n_runtime.errors import MediaError, SoundError
+from g3n_runtime.media.image import FILTERS, Resample
+from g3n_runtime.media.sound import RATE, RATES, to_mono
+
+F = TypeVar("F")
+MAX_PIXELS = 4096 * 2304
+"""Of a frame; a decoder holds up to 17 of them, of up to 6 bytes a pixel."""
+MAX_RATE = 1000
+"""Frames a second on average, beyond which a file is no video."""
+MEMORY = 3 << 30
+DECODE_SECONDS = 300
+"""Of one processor's time."""
+TOLERANCE = 1.0
+"""Seconds that a file may end before the end that it tells."""
+PADDING = 0.2
+"""Seconds of sound behind the last picture that are no loss: encoders fill their last block up."""
+VIDEO_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg")
+SOUND_CODECS = ("aac", "mp3", "opus", "vorbis", "flac", "alac", "amr_nb", "amr_wb")
+PCM = ("pcm_u8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_f32le")
+DECODERS = ("libdav1d", "mp3float", "amrnb", "amrwb", "libopencore_amrnb", "libopencore_amrwb", "libvpx-vp9", "libopus")
+"""Names of decoders that are not their codecs'."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What the process is asked for; see :class:`g3n_runtime.media.video.Wanted`."""
+
+    name: str
+    container: str
+    rate: float
+    most_frames: int
+    most_silent: int
+    sound_seconds: float
+    side: int
+    resample: Resample
+
+
+class FrameChoice(Generic[F]):
+    """Chooses, of frames that come in their order, those that are shown at the multiples of ``1 / rate`` seconds."""
+
+    def __init__(self, rate: float, most: int) -> None:
+        self._rate, self._most, self._next = rate, most, 0
+        self._held: F | None = None
+        self._time = 0.0
+        self.is_cut = False
+
+    def push(self, seconds: float, frame: F) -> Iterator[tuple[float, F]]:
+        """The times that are settled by ``frame``, shown from ``seconds`` on, with the frames shown at them."""
+        self._time = max(self._time, seconds)
+        if self._held is not None:
+            yield from self._until(self._time)
+        self._held = frame
+        if self._next >= self._most and self._time >= self._most / self._rate:
+            self.is_cut = True
+
+    def end(self, duration: float) -> Iterator[tuple[float, F]]:
+        """What is left of a video whose last frame is shown for ``duration`` seconds."""
+        end = self._time + duration
+        yield from self._until(max(end, 1e-9))
+        self.is_cut = self.is_cut or end > self._most / self._rate + TOLERANCE
+
+    def _until(self, end: float) -> Iterator[tuple[float, F]]:
+        while self._next < self._most and self._next / self._rate < end - 1e-6:
+            assert self._held is not None
+            yield self._next / self._rate, self._held
+            self._next += 1
+
+
+class SoundTrack:
+    """Collects up to ``seconds`` of a sound track that comes in pieces, as ``[n]`` float32 at 16 kHz."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self._name, self._seconds = name, seconds
+        self._rate = self._channels = 0
+        self._blocks: list[np.ndarray] = []
+        self._have = self._over = 0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether more than an encoder's padding was left out."""
+        return self._over > PADDING * self._rate
+
+    def push(self, seconds: float, rate: int, samples: np.ndarray) -> None:
+        """Add ``samples [channels, n]``, heard from ``seconds`` on; what comes before the first is silence."""
+        if not self._rate:
+            if rate not in RATES:
+                raise SoundError(f"{self._name} says {rate} samples a second, expected {RATES[0]} to {RATES[-1]}")
+            self._rate, self._channels = rate, len(samples)
+            silence = min(max(seconds, 0.0), self._seconds)
+            self._add(np.zeros(int(silence * rate), np.float32))
+        if (rate, len(samples)) != (self._rate, self._channels):
+            raise SoundError(f"the sound of {self._name} changes its rate or channels on its way: convert it first")
+        self._add(to_mono(samples.T, f"the sound of {self._name}"))
+
+    def samples(self) -> np.ndarray:
+        """All of it, at 16 kHz."""
+        import soxr
+
+        if not self._blocks:
+            return np.zeros(0, np.float32)
+        sound = np.concatenate(self._blocks)
+        return sound if self._rate == RATE else soxr.resample(sound, self._rate, RATE).astype(np.float32)
+
+    @property
+    def end(self) -> float:
+        """Seconds that there were."""
+        return self._have / self._rate if self._rate else 0.0
+
+    def _add(self, block: np.ndarray) -> None:
+        room = int(self._seconds * self._rate) - self._have
+        self._over += max(len(block) - room, 0)
+        self._blocks.append(block[:room])
+        self._have += len(self._blocks[-1])
+
+
+@dataclass
+class Found:
+    """What there is of a video."""
+
+    times: list[float]
+    pictures: list[np.ndarray]
+    sound: np.ndarray | None
+    has_pictures: bool
+    has_sound: bool
+    cut_pictures: bool
+    cut_sound: bool
+    seconds: float | None
+
+    def write(self, out: IO[bytes]) -> None:
+        """A line of JSON, then the pictures, then the samples."""
+        samples = None if self.sound is None else len(self.sound)
+        names = ("times", "has_pictures", "has_sound", "cut_pictures", "cut_sound", "seconds")
+        out.write(json.dumps({**{n: getattr(self, n) for n in names}, "samples": samples}).encode() + b"\n")
+        for picture in self.pictures:
+            out.write(np.ascontiguousarray(picture).data)
+        if self.sound is not None:
+            out.write(self.sound.astype("<f4").data)
+
+
+def decode(file: IO[bytes], ask: Ask) -> Found:
+    """What is asked for of the video that ``file`` holds.
+
+    Raises:
+        MediaError: it is no video, damaged, cut off or too large.
+    """
+    import av
+
+    whitelist = ",".join((*VIDEO_CODECS, *SOUND_CODECS, *PCM, *DECODERS))
+    limits = {"max_pixels": str(MAX_PIXELS), "threads": "1", "codec_whitelist": whitelist}
+    closed = {"format_whitelist": ask.container, "protocol_whitelist": "none", "max_streams": "64"}
+    try:
+        with av.open(file, format=ask.container, options=limits | closed, io_open=_refuse) as container:
+            return _decode(container, ask)
+    except (MediaError, MemoryError):
+        raise
+    except Exception as error:  # PyAV raises each of FFmpeg's errors as a kind of its own, and Python's own.
+        why = str(getattr(error, "strerror", None) or error)[:200] or type(error).__name__
+        raise MediaError(f"{ask.name} is no video that can be read, or is damaged ({why}): get it again") from None
+
+
+def _decode(container: Any, ask: Ask) -> Found:
+    pictures, sound = _stream(container, "video"), _stream(container, "audio")
+    if pictures is None and sound is None:
+        raise MediaError(f"{ask.name} has neither pictures nor sound: is it a video?")
+    hears = sound is not None and ask.sound_seconds > 0
+    most = ask.most_frames if hears else ask.most_silent
+    sees = pictures is not None and most > 0
+    limit = min(ask.sound_seconds, most / ask.rate) if sees else ask.sound_seconds
+    track = SoundTrack(ask.name, limit)
+    used = [s for s, wanted in ((pictures, sees), (sound, hears)) if wanted]
+    for stream in used:
+        _require_known(stream, ask.name)
+    found: list[tuple[float, np.ndarray]] = []
+    ends = _walk(container, used, ask, FrameChoice(ask.rate, most), track, found)
+    cut_pictures = ends.pop("cut", 0.0) > 0
+    if not cut_pictures:
+        _require_whole(container, used, ends, track, ask.name)
+    if sees and not found:
+        raise MediaError(f"{ask.name} holds no picture that can be decoded: get it again, or convert it")
+    duration = container.duration
+    return Found(
+        [time for time, _ in found],
+        [picture for _, picture in found],
+        track.samples() if hears else None,
+        pictures is not None,
+        sound is not None,
+        cut_pictures,
+        track.is_cut,
+        None if duration is None or duration < 0 else duration / 1e6,
+    )
+
+
+def _walk(
+    container: Any,
+    used: list[Any],
+    ask: Ask,
+    choice: FrameChoice[Any],
+    track: SoundTrack,
+    found: list[tuple[float, np.ndarray]],
+) -> dict[str, float]:
+    """Fill ``found`` and ``track``; returns where each kind of stream ended, and ``cut`` if pictures were left over."""
+    import av
+
+    convert = av.AudioResampler(format="fltp")
+    origin = (container.start_time or 0) / 1e6
+    ends: dict[str, float] = {}
+    last, count = 0.0, 0
+    waiting = {stream.type for stream in used}
+    for packet in container.demux(*used):
+        if packet.stream.type not in waiting:
+            continue
+        for frame in packet.decode():
+            seconds = ends.get(packet.stream.type, 0.0) if frame.time is None else max(frame.time - origin, 0.0)
+            if packet.stream.type == "audio":
+                for part in convert.resample(frame):
+                    track.push(seconds, part.sample_rate, part.to_ndarray())
+                if track.is_cut:
+                    waiting.discard("audio")
+                continue
+            count += 1
+            last = _shown_for(frame, packet.stream)
+            ends["video"] = seconds + last
+            if count > MAX_RATE * (1 + seconds):
+                raise MediaError(f"{ask.name} has more than {MAX_RATE} frames a second: convert it first")
+            found += ((at, _picture(shown, ask)) for at, shown in choice.push(seconds, frame))
+            if choice.is_cut:
+                waiting.discard("video")
+        if not waiting:
+            break
+    if count and "video" in waiting:
+        found += ((at, _picture(shown, ask)) for at, shown in choice.end(last))
+    if choice.is_cut:
+        ends["cut"] = 1.0
+    return ends
+
+
+def _stream(container: Any, kind: str) -> Any:
+    """The best stream of a kind; a picture that is attached to a sound, such as a cover, is none."""
+    from av.stream import Disposition
+
+    stream = container.streams.best(kind)
+    return None if stream is None or Disposition.attached_pic in stream.disposition else stream
+
+
+def _require_known(stream: Any, name: str) -> None:
+    known = VIDEO_CODECS if stream.type == "video" else (*SOUND_CODECS, *PCM)
+    what = "pictures" if stream.type == "video" else "sound"
+    context = stream.codec_context
+    codec = context.codec.canonical_name if context is not None else "something unknown"
+    if codec not in known:
+        raise MediaError(f"the {what} of {name} are coded as {codec}, read are {', '.join(known)}: convert it first")
+    if stream.type == "video" and context.width * context.height > MAX_PIXELS:
+        raise MediaError(
+            f"{name} has {context.width} x {context.height} pixels, videos are read up to {MAX_PIXELS:,} pixels: "
+            "scale it down first"
+        )
+
+
+def _require_whole(container: Any, used: list[Any], ends: dict[str, float], track: SoundTrack, name: str) -> None:
+    """Refuse a file that ends well before the end that it tells: FFmpeg takes it for one that is shorter."""
+    if not track.is_cut:
+        ends["audio"] = track.end
+    whole = container.duration / 1e6 if container.duration and len(used) == len(container.streams) else 0.0
+    for stream in used:
+        end = ends.get(stream.type)
+        told = whole if stream.duration is None else float(stream.duration * stream.time_base)
+        if end is None or stream.duration is None and max(ends.values()) > end:
+            continue
+        if told - end > TOLERANCE:
+            raise MediaError(f"{name} is cut off after {end:.2f} s of {told:.2f} s: get the file again")
+
+
+def _shown_for(frame: Any, stream: Any) -> float:
+    """Seconds for which a video's last frame is shown, as far as the file tells."""
+    if frame.duration and frame.time_base:
+        return float(frame.duration * frame.time_base)
+    return float(1 / stream.average_rate) if stream.average_rate else 0.0
+
+
+def _picture(frame: Any, ask: Ask) -> np.ndarray:
+    """A frame upright, as ``[side, side, 3]``, stretched to a square as the processor does it."""
+    from PIL import Image
+
+    if frame.is_corrupt:
+        raise MediaError(f"{ask.name} is damaged at {frame.time or 0:.2f} s: get the file again")
+    if frame.width * frame.height > MAX_PIXELS:
+        raise MediaError(f"{ask.name} has {frame.width} x {frame.height} pixels, at most {MAX_PIXELS:,} are read")
+    whole = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    square = np.asarray(whole.resize((ask.side, ask.side), FILTERS[ask.resample]))
+    return np.rot90(square, round(frame.rotation / 90) % 4)
+
+
+def _refuse(url: str, flags: int, options: dict[str, str]) -> NoReturn:
+    raise MediaError("the video refers to another file, which is not opened: convert it to a single file first")
+
+
+def _import_all(package: str) -> None:
+    """Import what ``package`` would import when it is needed, when no file can be opened any more."""
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+        if not module.name.endswith(("__main__", "datasets")):
+            importlib.import_module(module.name)
+
+
+def _limit() -> None:
+    """No more memory and time than a video needs, and no further file or connection."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    resource.setrlimit(resource.RLIMIT_CPU, (DECODE_SECONDS, DECODE_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    opened = os.dup(0)
+    os.close(opened)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened, opened))
+
+
+def main(asked: str) -> None:
+    """Answer on stdout; what stands there is :meth:`Found.write`'s, or a line with an ``error``."""
+    ask = Ask(**json.loads(asked))
+    out, file = sys.stdout.buffer, sys.stdin.buffer.raw  # type: ignore[attr-defined]
+    try:
+        try:
+            _import_all("av")
+            _import_all("soxr")
+        except ModuleNotFoundError as error:
+            raise MediaError(f"{error.name} is not installed, which videos need: pip install ./runtime_shims") from None
+        _limit()
+        decode(file, ask).write(out)
+    except MediaError as error:
+        out.write(json.dumps({"error": str(error)}).encode() + b"\n")
+    except MemoryError:
+        said = {"error": f"{ask.name} takes more memory than the {MEMORY >> 30} GiB allowed: scale it down first"}
+        out.write(json.dumps(said).encode() + b"\n")
+    out.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
