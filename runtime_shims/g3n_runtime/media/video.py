@@ -18,7 +18,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from g3n_runtime.errors import MediaError
-from g3n_runtime.media.image import Resample
+from g3n_runtime.media.image import Resample, require_side
 from g3n_runtime.media.video_decoder import DECODE_SECONDS, Ask
 from g3n_runtime.reading import open_regular
 from g3n_runtime.terminal import printable_line
@@ -35,6 +35,17 @@ class Frame:
 
     seconds: float
     image: np.ndarray
+
+    @property
+    def time(self) -> str:
+        """The seconds as a prompt has them, ``00:07`` or ``01:02.5``."""
+        minutes, seconds = divmod(round(self.seconds, 2), 60)
+        return f"{int(minutes):02d}:{f'{seconds:05.2f}'.rstrip('0').rstrip('.') if seconds % 1 else f'{int(seconds):02d}'}"
+
+    def at(self, side: int) -> np.ndarray:
+        """The picture, which must have been read with ``side`` pixels."""
+        require_side(self.image, (side,))
+        return self.image
 
 
 @dataclass(frozen=True)
