@@ -106,10 +106,10 @@ def read_for(room: Room, path: Path, runtime: str, rate: float = VIDEO_RATE) -> 
     if hears:
         seconds = min(most / rate, room.longest_sound) if sees else room.sound_seconds()
     if not silent and not seconds:
+        what, least = ("picture", room.image_tokens) if sees else ("sound", room.clip_tokens)
         raise ContextFull(
-            f"of the context of {room.context}, {max(room.tokens, 0)} tokens are left for {path.name}, a "
-            f"{'picture' if sees else 'sound'} takes {(room.image_tokens or room.clip_tokens) + AROUND_MEDIUM}: shorten "
-            "the prompt, or use a longer --context",
+            f"of the context of {room.context}, {max(room.tokens, 0)} tokens are left for {path.name}, a {what} takes "
+            f"{least + AROUND_MEDIUM}: shorten the prompt, or use a longer --context",
             context=room.context,
         )
     video = read_video(path, Wanted(rate, most or silent, silent, seconds, room.side, room.resample))
@@ -118,14 +118,13 @@ def read_for(room: Room, path: Path, runtime: str, rate: float = VIDEO_RATE) -> 
     if not video.frames and video.sound is None:
         only, lacks = ("pictures", "pictures") if sees and not hears else ("sound", "sound")
         raise MediaError(f"{path.name} has no {lacks}, and of a video the bundle takes {only} only: give it another")
-    return video, list(_notes(room, video, path.name, runtime, rate, bool(seconds)))
+    return video, list(_notes(room, video, path.name, runtime, rate))
 
 
-def _notes(room: Room, video: Video, name: str, runtime: str, rate: float, heard: bool) -> Iterator[str]:
+def _notes(room: Room, video: Video, name: str, runtime: str, rate: float) -> Iterator[str]:
     count, sound = len(video.frames), 0.0 if video.sound is None else len(video.sound) / SOUND_RATE
-    parts = [f"{count} picture{'s' * (count != 1)}, {rate:g} a second"] * bool(count) + [f"{sound:.1f} s of sound"] * bool(
-        sound
-    )
+    parts = [f"{count} picture{'s' * (count != 1)} ({rate:g} a second)"] if count else []
+    parts += [f"{sound:.1f} s of sound"] if sound else []
     yield f"{name}: {' and '.join(parts)}"
     whole = f" of {video.seconds:.1f} s" if video.seconds else ""
     if video.cut_pictures:

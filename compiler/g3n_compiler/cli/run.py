@@ -56,7 +56,11 @@ from g3n_runtime.errors import EngineError
 @click.option("--audio", type=FileName(), multiple=True, help="Sound to ask about; repeatable.")
 @click.option("--video", type=FileName(), help="Video to ask about: pictures at --video-fps, and its sound.")
 @click.option(
-    "--video-fps", type=Finite(*VIDEO_RATES), default=VIDEO_RATE, show_default=True, help="Pictures a second of --video."
+    "--video-fps",
+    type=Finite(*VIDEO_RATES),
+    default=VIDEO_RATE,
+    show_default=True,
+    help="Pictures a second of --video.",
 )
 @click.option("--system", type=Words(), help="What the model is told before the first turn.")
 @click.option("--expect", type=Words(), help="The right answer to PROMPT: any other one is an error.")

@@ -20,7 +20,7 @@ import numpy as np
 from g3n_runtime.errors import MediaError
 from g3n_runtime.media.image import Resample, require_side
 from g3n_runtime.media.video_decoder import DECODE_SECONDS, Ask
-from g3n_runtime.reading import open_regular
+from g3n_runtime.reading import open_regular, parse_json
 from g3n_runtime.terminal import printable_line
 
 Container = Literal["mov", "matroska", "avi"]
@@ -40,7 +40,9 @@ class Frame:
     def time(self) -> str:
         """The seconds as a prompt has them, ``00:07`` or ``01:02.5``."""
         minutes, seconds = divmod(round(self.seconds, 2), 60)
-        return f"{int(minutes):02d}:{f'{seconds:05.2f}'.rstrip('0').rstrip('.') if seconds % 1 else f'{int(seconds):02d}'}"
+        return (
+            f"{int(minutes):02d}:{f'{seconds:05.2f}'.rstrip('0').rstrip('.') if seconds % 1 else f'{int(seconds):02d}'}"
+        )
 
     def at(self, side: int) -> np.ndarray:
         """The picture, which must have been read with ``side`` pixels."""
@@ -129,11 +131,11 @@ def _decoded(file: IO[bytes], ask: Ask) -> bytes:
         return done.stdout
     if done.returncode < 0:
         ended = signal.Signals(-done.returncode)
-        if ended in (signal.SIGXCPU, signal.SIGKILL):
+        if ended == signal.SIGXCPU:
             raise MediaError(_too_slow(ask.name))
         raise MediaError(
-            f"{ask.name} ended the decoder by {ended.name}: it is damaged or made to do this; get it again, or from "
-            "where you trust"
+            f"{ask.name} ended the decoder by {ended.name}: it is damaged or made to do this, or memory ran out; get "
+            "it again, or from where you trust"
         )
     said = printable_line(done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2])[:200]
     raise MediaError(f"{ask.name} could not be decoded ({said or f'exit code {done.returncode}'}): convert it first")
@@ -144,9 +146,9 @@ def _too_slow(name: str) -> str:
 
 
 def _received(said: bytes, ask: Ask) -> Video:
-    """The :class:`Video` of what the decoder wrote, whose lengths are checked: a hostile file may have taken it over."""
+    """The :class:`Video` of what the decoder wrote, whose lengths are checked."""
     line, _, data = said.partition(b"\n")
-    head: dict[str, Any] = json.loads(line)
+    head: dict[str, Any] = parse_json(line, f"what the decoder says of {ask.name}", MediaError)
     if "error" in head:
         raise MediaError(printable_line(str(head["error"])))
     times, samples = [float(t) for t in head["times"]], head["samples"]

@@ -6,22 +6,21 @@ byte, and from then on the process can open no file and no connection, whatever 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import pkgutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Generic, NoReturn, TypeVar
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
-from g3n_runtime.errors import MediaError, SoundError
+from g3n_runtime.errors import MediaError
 from g3n_runtime.media.image import FILTERS, Resample
-from g3n_runtime.media.sound import RATE, RATES, to_mono
+from g3n_runtime.media.video_tracks import TOLERANCE, FrameChoice, SoundTrack
 
-F = TypeVar("F")
 MAX_PIXELS = 4096 * 2304
 """Of a frame; a decoder holds up to 17 of them, of up to 6 bytes a pixel."""
 MAX_RATE = 1000
@@ -29,10 +28,6 @@ MAX_RATE = 1000
 MEMORY = 3 << 30
 DECODE_SECONDS = 300
 """Of one processor's time."""
-TOLERANCE = 1.0
-"""Seconds that a file may end before the end that it tells."""
-PADDING = 0.2
-"""Seconds of sound behind the last picture that are no loss: encoders fill their last block up."""
 VIDEO_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg")
 SOUND_CODECS = ("aac", "mp3", "opus", "vorbis", "flac", "alac", "amr_nb", "amr_wb")
 PCM = ("pcm_u8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_f32le")
@@ -52,84 +47,6 @@ class Ask:
     sound_seconds: float
     side: int
     resample: Resample
-
-
-class FrameChoice(Generic[F]):
-    """Chooses, of frames that come in their order, those that are shown at the multiples of ``1 / rate`` seconds."""
-
-    def __init__(self, rate: float, most: int) -> None:
-        self._rate, self._most, self._next = rate, most, 0
-        self._held: F | None = None
-        self._time = 0.0
-        self.is_cut = False
-
-    def push(self, seconds: float, frame: F) -> Iterator[tuple[float, F]]:
-        """The times that are settled by ``frame``, shown from ``seconds`` on, with the frames shown at them."""
-        self._time = max(self._time, seconds)
-        if self._held is not None:
-            yield from self._until(self._time)
-        self._held = frame
-        if self._next >= self._most and self._time >= self._most / self._rate:
-            self.is_cut = True
-
-    def end(self, duration: float) -> Iterator[tuple[float, F]]:
-        """What is left of a video whose last frame is shown for ``duration`` seconds."""
-        end = self._time + duration
-        yield from self._until(max(end, 1e-9))
-        self.is_cut = self.is_cut or end > self._most / self._rate + TOLERANCE
-
-    def _until(self, end: float) -> Iterator[tuple[float, F]]:
-        while self._next < self._most and self._next / self._rate < end - 1e-6:
-            assert self._held is not None
-            yield self._next / self._rate, self._held
-            self._next += 1
-
-
-class SoundTrack:
-    """Collects up to ``seconds`` of a sound track that comes in pieces, as ``[n]`` float32 at 16 kHz."""
-
-    def __init__(self, name: str, seconds: float) -> None:
-        self._name, self._seconds = name, seconds
-        self._rate = self._channels = 0
-        self._blocks: list[np.ndarray] = []
-        self._have = self._over = 0
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether more than an encoder's padding was left out."""
-        return self._over > PADDING * self._rate
-
-    def push(self, seconds: float, rate: int, samples: np.ndarray) -> None:
-        """Add ``samples [channels, n]``, heard from ``seconds`` on; what comes before the first is silence."""
-        if not self._rate:
-            if rate not in RATES:
-                raise SoundError(f"{self._name} says {rate} samples a second, expected {RATES[0]} to {RATES[-1]}")
-            self._rate, self._channels = rate, len(samples)
-            silence = min(max(seconds, 0.0), self._seconds)
-            self._add(np.zeros(int(silence * rate), np.float32))
-        if (rate, len(samples)) != (self._rate, self._channels):
-            raise SoundError(f"the sound of {self._name} changes its rate or channels on its way: convert it first")
-        self._add(to_mono(samples.T, f"the sound of {self._name}"))
-
-    def samples(self) -> np.ndarray:
-        """All of it, at 16 kHz."""
-        import soxr
-
-        if not self._blocks:
-            return np.zeros(0, np.float32)
-        sound = np.concatenate(self._blocks)
-        return sound if self._rate == RATE else soxr.resample(sound, self._rate, RATE).astype(np.float32)
-
-    @property
-    def end(self) -> float:
-        """Seconds that there were."""
-        return self._have / self._rate if self._rate else 0.0
-
-    def _add(self, block: np.ndarray) -> None:
-        room = int(self._seconds * self._rate) - self._have
-        self._over += max(len(block) - room, 0)
-        self._blocks.append(block[:room])
-        self._have += len(self._blocks[-1])
 
 
 @dataclass
@@ -283,7 +200,7 @@ def _require_whole(container: Any, used: list[Any], ends: dict[str, float], trac
     for stream in used:
         end = ends.get(stream.type)
         told = whole if stream.duration is None else float(stream.duration * stream.time_base)
-        if end is None or stream.duration is None and max(ends.values()) > end:
+        if end is None or (stream.duration is None and max(ends.values()) > end):
             continue
         if told - end > TOLERANCE:
             raise MediaError(f"{name} is cut off after {end:.2f} s of {told:.2f} s: get the file again")
@@ -326,9 +243,10 @@ def _limit() -> None:
         import resource
     except ImportError:  # Windows
         return
-    resource.setrlimit(resource.RLIMIT_CPU, (DECODE_SECONDS, DECODE_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (DECODE_SECONDS, DECODE_SECONDS + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with contextlib.suppress(ValueError, OSError):  # macOS has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     opened = os.dup(0)
     os.close(opened)
     resource.setrlimit(resource.RLIMIT_NOFILE, (opened, opened))
@@ -337,7 +255,13 @@ def _limit() -> None:
 def main(asked: str) -> None:
     """Answer on stdout; what stands there is :meth:`Found.write`'s, or a line with an ``error``."""
     ask = Ask(**json.loads(asked))
-    out, file = sys.stdout.buffer, sys.stdin.buffer.raw  # type: ignore[attr-defined]
+    out = sys.stdout.buffer
+    with open(0, "rb", buffering=0, closefd=False) as file:
+        _answer(ask, file, out)
+    out.flush()
+
+
+def _answer(ask: Ask, file: IO[bytes], out: IO[bytes]) -> None:
     try:
         try:
             _import_all("av")
@@ -351,7 +275,6 @@ def main(asked: str) -> None:
     except MemoryError:
         said = {"error": f"{ask.name} takes more memory than the {MEMORY >> 30} GiB allowed: scale it down first"}
         out.write(json.dumps(said).encode() + b"\n")
-    out.flush()
 
 
 if __name__ == "__main__":
