@@ -7,6 +7,7 @@ byte, and from then on the process can open no file and no connection, whatever 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -33,6 +34,12 @@ SOUND_CODECS = ("aac", "mp3", "opus", "vorbis", "flac", "alac", "amr_nb", "amr_w
 PCM = ("pcm_u8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_f32le")
 DECODERS = ("libdav1d", "mp3float", "amrnb", "amrwb", "libopencore_amrnb", "libopencore_amrwb", "libvpx-vp9", "libopus")
 """Names of decoders that are not their codecs'."""
+LIMITS = {
+    "max_pixels": str(MAX_PIXELS),
+    "threads": "1",
+    "codec_whitelist": ",".join((*VIDEO_CODECS, *SOUND_CODECS, *PCM, *DECODERS)),
+}
+"""FFmpeg's options for whatever looks into a stream, and for the decoders."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +88,18 @@ def decode(file: IO[bytes], ask: Ask) -> Found:
     """
     import av
 
-    whitelist = ",".join((*VIDEO_CODECS, *SOUND_CODECS, *PCM, *DECODERS))
-    limits = {"max_pixels": str(MAX_PIXELS), "threads": "1", "codec_whitelist": whitelist}
     closed = {"format_whitelist": ask.container, "protocol_whitelist": "none", "max_streams": "64"}
     try:
-        with av.open(file, format=ask.container, options=limits | closed, io_open=_refuse) as container:
+        with av.open(file, format=ask.container, options=LIMITS | closed, io_open=_refuse) as container:
             return _decode(container, ask)
     except (MediaError, MemoryError):
         raise
     except Exception as error:  # PyAV raises each of FFmpeg's errors as a kind of its own, and Python's own.
         why = str(getattr(error, "strerror", None) or error)[:200] or type(error).__name__
-        raise MediaError(f"{ask.name} is no video that can be read, or is damaged ({why}): get it again") from None
+        large = f", or has more than {MAX_PIXELS:,} pixels" if getattr(error, "errno", None) == errno.EINVAL else ""
+        raise MediaError(
+            f"{ask.name} is no video that can be read, or is damaged{large} ({why}): get it again, or convert it"
+        ) from None
 
 
 def _decode(container: Any, ask: Ask) -> Found:
@@ -106,6 +114,7 @@ def _decode(container: Any, ask: Ask) -> Found:
     used = [s for s, wanted in ((pictures, sees), (sound, hears)) if wanted]
     for stream in used:
         _require_known(stream, ask.name)
+        stream.codec_context.options = LIMITS
     found: list[tuple[float, np.ndarray]] = []
     ends = _walk(container, used, ask, FrameChoice(ask.rate, most), track, found)
     cut_pictures = ends.pop("cut", 0.0) > 0
