@@ -65,7 +65,9 @@ def test_silence_stands_before_a_sound_that_begins_late() -> None:
     track = SoundTrack("a", 3)
     track.push(0.5, SOUND_RATE, tone(1)[None])
     samples = track.samples()
-    assert len(samples) == 1.5 * SOUND_RATE and not samples[: SOUND_RATE // 2].any() and samples[SOUND_RATE // 2 :].any()
+    assert (
+        len(samples) == 1.5 * SOUND_RATE and not samples[: SOUND_RATE // 2].any() and samples[SOUND_RATE // 2 :].any()
+    )
     track.push(1.5, SOUND_RATE, tone(1)[None])
     assert not track.is_cut
     track.push(2.5, SOUND_RATE, tone(1)[None])
@@ -143,7 +145,7 @@ def test_what_is_no_video_is_refused(content: bytes, said: str, tmp_path: Path) 
 
 def test_a_folder_and_nothing_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.mp4"):
-        with pytest.raises(MediaError, match="a folder|is missing"):
+        with pytest.raises(MediaError, match=r"a folder|is missing"):
             read_video(path, ALL)
 
 
@@ -153,7 +155,7 @@ def test_a_file_that_ends_early_is_refused(name: str, tmp_path: Path) -> None:
     path = write_clip(tmp_path / name, list(noise), codec="mpeg4")
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 3])
-    with pytest.raises(MediaError, match="cut off|no video that can be read|is damaged at|holds no picture"):
+    with pytest.raises(MediaError, match=r"cut off|no video that can be read|is damaged at|holds no picture"):
         read_video(path, ALL)
 
 

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from g3n_compiler.nano import checkpoint_dir
 from g3n_runtime.chat import Attachments
+from g3n_runtime.conversation import Caption, Ended, Prompt, Turn
 from g3n_runtime.errors import ContextFull, EngineError, MediaError
 from g3n_runtime.litert.media import MediaFrontEnd
 from g3n_runtime.media.video import Frame, Video
+from g3n_runtime.prompt import ChatTemplate
 from g3n_runtime.video_turn import Room, read_for
 from tests.runtime.clips import grey, write_clip
 
@@ -121,6 +124,19 @@ def test_a_sound_alone_is_heard(tmp_path: Path) -> None:
     assert not video.frames and video.sound is not None and notes == ["a.mp4: 1.0 s of sound"]
     with pytest.raises(MediaError, match="has no pictures, and of a video the bundle takes pictures only"):
         read_for(room(audio=None), path, "litert")
+
+
+def test_a_caption_is_a_text_before_its_picture_in_every_turn() -> None:
+    """What Gemma's template and processor make of the parts text, image, text, image, audio, text."""
+    placeholders = {kind: f"<{kind}_soft_token>" for kind in ("image", "audio")}
+    jinja = (checkpoint_dir() / "chat_template.jinja").read_text(encoding="utf-8")
+    template = ChatTemplate(jinja, {"bos_token": "<bos>"}, "text", "parts", placeholders)
+    media = (Caption("00:00"), "image", Caption("00:01"), "image", "audio")
+    asked = Prompt("What?", media)
+    parts = template.prompt(None, [Turn(asked, "A cat.", Ended.END_OF_TURN)], asked)
+    turn = "\n\n|image|\n\n00:01\n\n|image|\n\n\n\n|audio|\n\nWhat?<end_of_turn>\n<start_of_turn>model\n"
+    begin = "<start_of_turn>user\n00:00"
+    assert "|".join(parts) == f"{begin}{turn}A cat.<end_of_turn>\n{begin}{turn}"
 
 
 def test_frames_stand_in_their_order_with_their_times_and_before_the_sound() -> None:

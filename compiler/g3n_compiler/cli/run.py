@@ -41,7 +41,6 @@ from g3n_runtime.errors import EngineError
         ),
         ("g3n-run exported/nano-host-int4", "a chat"),
         ('g3n-run exported/e2b-host-int4 --image cat.jpg "What is this?"', "about a picture"),
-        ('g3n-run exported/e2b-host-int4 --video cat.mp4 "What happens?"', "about a video and its sound"),
     ],
     groups={
         "Turn": ("images", "audio", "video", "video_fps", "system", "expect"),
