@@ -126,6 +126,8 @@ def _notes(room: Room, video: Video, name: str, runtime: str, rate: float) -> It
     parts = [f"{count} picture{'s' * (count != 1)} ({rate:g} a second)"] if count else []
     parts += [f"{sound:.1f} s of sound"] if sound else []
     yield f"{name}: {' and '.join(parts)}"
+    if video.complaint:
+        yield f"{name} may be damaged, and pictures or sound may be missing: its decoder says {video.complaint!r}"
     whole = f" of {video.seconds:.1f} s" if video.seconds else ""
     if video.cut_pictures:
         yield (

@@ -95,7 +95,7 @@ def test_pictures_and_sound_of_each_kind(name: str, codec: str, sound_codec: str
     write_clip(path, [grey(level) for level in LEVELS], tone(4), codec=codec, sound_codec=sound_codec)
     video = read_video(path, ALL)
     assert [f.seconds for f in video.frames] == [0, 1, 2, 3] and levels(video.frames) == list(LEVELS)
-    assert video.frames[0].image.shape == (32, 32, 3) and not (video.cut_pictures or video.cut_sound)
+    assert video.frames[0].image.shape == (32, 32, 3) and video.complaint is None and not (video.cut_pictures or video.cut_sound)
     assert video.sound is not None and abs(len(video.sound) / SOUND_RATE - 4) < 0.2
     spectrum = np.abs(np.fft.rfft(video.sound[:SOUND_RATE]))
     assert abs(int(spectrum.argmax()) - 440) <= 2 and 0.3 < float(np.abs(video.sound).max()) < 0.7
@@ -157,6 +157,18 @@ def test_a_file_that_ends_early_is_refused(name: str, tmp_path: Path) -> None:
     path.write_bytes(data[: len(data) // 3])
     with pytest.raises(MediaError, match=r"cut off|no video that can be read|is damaged at|holds no picture"):
         read_video(path, ALL)
+
+
+def test_damage_that_the_decoder_passes_over_is_told(tmp_path: Path) -> None:
+    """Matroska's reader leaves out what it does not understand, so pictures of a second and more are missing."""
+    noise = np.random.default_rng(0).integers(0, 255, (4, 64, 96, 3), np.uint8)
+    path = write_clip(tmp_path / "a.mkv", list(noise), codec="libx265")
+    assert read_video(path, ALL).complaint is None
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = np.random.default_rng(1).integers(0, 255, 3000, np.uint8).tobytes()
+    path.write_bytes(data)
+    assert read_video(path, ALL).complaint
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ class Video:
         has_pictures, has_sound: what the file has, whatever was asked for.
         cut_pictures, cut_sound: there are more than were asked for.
         seconds: how long the file says that it is, if it does.
+        complaint: what the decoder found wrong without giving up.
     """
 
     frames: tuple[Frame, ...] = ()
@@ -69,6 +70,7 @@ class Video:
     cut_pictures: bool = False
     cut_sound: bool = False
     seconds: float | None = None
+    complaint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -166,4 +168,5 @@ def _received(said: bytes, ask: Ask) -> Video:
         bool(head["cut_pictures"]),
         bool(head["cut_sound"]),
         None if head["seconds"] is None else float(head["seconds"]),
+        None if head["complaint"] is None else printable_line(str(head["complaint"]))[:200],
     )

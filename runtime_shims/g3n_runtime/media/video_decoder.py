@@ -10,10 +10,11 @@ import contextlib
 import errno
 import importlib
 import json
+import logging
 import os
 import pkgutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, NoReturn
 
 import numpy as np
@@ -68,11 +69,13 @@ class Found:
     cut_pictures: bool
     cut_sound: bool
     seconds: float | None
+    complaint: str | None = None
+    """The last of FFmpeg's errors that did not end the decoding: it goes on where a part of a file is damaged."""
 
     def write(self, out: IO[bytes]) -> None:
         """A line of JSON, then the pictures, then the samples."""
         samples = None if self.sound is None else len(self.sound)
-        names = ("times", "has_pictures", "has_sound", "cut_pictures", "cut_sound", "seconds")
+        names = ("times", "has_pictures", "has_sound", "cut_pictures", "cut_sound", "seconds", "complaint")
         out.write(json.dumps({**{n: getattr(self, n) for n in names}, "samples": samples}).encode() + b"\n")
         for picture in self.pictures:
             out.write(np.ascontiguousarray(picture).data)
@@ -88,10 +91,15 @@ def decode(file: IO[bytes], ask: Ask) -> Found:
     """
     import av
 
+    av.logging.set_level(av.logging.ERROR)
+    logging.getLogger("libav").propagate = False
+    logging.getLogger("libav").addHandler(logging.NullHandler())
     closed = {"format_whitelist": ask.container, "protocol_whitelist": "none", "max_streams": "64"}
     try:
         with av.open(file, format=ask.container, options=LIMITS | closed, io_open=_refuse) as container:
-            return _decode(container, ask)
+            found = _decode(container, ask)
+            count, last = av.logging.get_last_error()
+            return replace(found, complaint=f"{last[1]}: {last[2]}".strip()) if count and last else found
     except (MediaError, MemoryError):
         raise
     except Exception as error:  # PyAV raises each of FFmpeg's errors as a kind of its own, and Python's own.
