@@ -95,7 +95,11 @@ def test_pictures_and_sound_of_each_kind(name: str, codec: str, sound_codec: str
     write_clip(path, [grey(level) for level in LEVELS], tone(4), codec=codec, sound_codec=sound_codec)
     video = read_video(path, ALL)
     assert [f.seconds for f in video.frames] == [0, 1, 2, 3] and levels(video.frames) == list(LEVELS)
-    assert video.frames[0].image.shape == (32, 32, 3) and video.complaint is None and not (video.cut_pictures or video.cut_sound)
+    assert (
+        video.frames[0].image.shape == (32, 32, 3)
+        and video.complaint is None
+        and not (video.cut_pictures or video.cut_sound)
+    )
     assert video.sound is not None and abs(len(video.sound) / SOUND_RATE - 4) < 0.2
     spectrum = np.abs(np.fft.rfft(video.sound[:SOUND_RATE]))
     assert abs(int(spectrum.argmax()) - 440) <= 2 and 0.3 < float(np.abs(video.sound).max()) < 0.7
@@ -133,7 +137,8 @@ def test_a_frame_is_turned_upright(tmp_path: Path) -> None:
         (b"\0\0\0\x14ftypisom" + bytes(8), "no video that can be read"),
         (b"\0\0\0\x08free#EXTM3U\nfile:///etc/hosts\n", "no video that can be read"),
         (b"\x1a\x45\xdf\xa3" + b"\xff" * 64, "no video that can be read"),
-        (b"RIFF\xff\xff\xff\x7fAVI LIST" + bytes(64), "no video that can be read"),
+        (b"RIFF\xff\xff\xff\x7fAVI LIST" + bytes(64), "is cut off: 80 bytes of"),
+        (b"RIFF\x40\0\0\0AVI LIST" + bytes(64), "no video that can be read"),
     ],
 )
 def test_what_is_no_video_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
@@ -149,13 +154,21 @@ def test_a_folder_and_nothing_are_refused(tmp_path: Path) -> None:
             read_video(path, ALL)
 
 
-@pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.mp4"])
-def test_a_file_that_ends_early_is_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a.mkv", r"a.mkv is cut off after [012]\.\d\d s of 4\.\d\d s"),
+        ("a.avi", r"a.avi is cut off: \d+ bytes of \d+ are there"),
+        ("a.mp4", "no video that can be read"),
+    ],
+)
+def test_a_file_that_ends_early_is_refused(name: str, said: str, tmp_path: Path) -> None:
+    """FFmpeg takes the first two for shorter ones, without an error."""
     noise = np.random.default_rng(0).integers(0, 255, (4, 64, 96, 3), np.uint8)
-    path = write_clip(tmp_path / name, list(noise), codec="mpeg4")
+    path = write_clip(tmp_path / name, list(noise), tone(4), codec="mpeg4")
     data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 3])
-    with pytest.raises(MediaError, match=r"cut off|no video that can be read|is damaged at|holds no picture"):
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(MediaError, match=said):
         read_video(path, ALL)
 
 

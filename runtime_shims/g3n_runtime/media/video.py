@@ -19,6 +19,7 @@ import numpy as np
 
 from g3n_runtime.errors import MediaError
 from g3n_runtime.media.image import Resample, require_side
+from g3n_runtime.media.sound import UNKNOWN_SIZE
 from g3n_runtime.media.video_decoder import DECODE_SECONDS, Ask
 from g3n_runtime.reading import open_regular, parse_json
 from g3n_runtime.terminal import printable_line
@@ -113,6 +114,10 @@ def _container(path: Path, file: IO[bytes]) -> Container:
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         return "matroska"
     if head.startswith(b"RIFF") and head[8:] == b"AVI ":
+        # FFmpeg takes an AVI that ends early for one that is shorter.
+        promised, size = int.from_bytes(head[4:8], "little"), os.fstat(file.fileno()).st_size
+        if promised not in UNKNOWN_SIZE and promised + 8 > size + 1:
+            raise MediaError(f"{path.name} is cut off: {size} bytes of {promised + 8} are there; get the file again")
         return "avi"
     raise MediaError(f"{path.name} does not begin like a video: {KNOWN}")
 
