@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from g3n_runtime.conversation import Answer, Conversation
 from g3n_runtime.errors import EngineError
+
+if TYPE_CHECKING:
+    from g3n_runtime.media.video import Video
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,10 @@ class Placement:
 
 
 ON_CPU = Placement()
+VIDEO_RATE = 1.0
+"""Pictures of a video a second, if nobody chooses."""
+VIDEO_RATES = (0.01, 60.0)
+"""The least and the most of them."""
 GREEDY = Sampler(temperature=0.0, top_k=1, top_p=1.0)
 
 
@@ -44,17 +51,21 @@ GREEDY = Sampler(temperature=0.0, top_k=1, top_p=1.0)
 class Attachments:
     """Images, then sounds, that come before a user's text: files of any size, orientation and sampling rate.
 
-    Frames of a video are images in their order.
+    The frames of a video come after the images, each with its time before it, and its sound after the sounds; it was
+    read for the bundle (:func:`g3n_runtime.video_turn.read_for`).
     """
 
     images: tuple[Path, ...] = ()
     audio: tuple[Path, ...] = ()
+    video: Video | None = None
 
     @property
     def towers(self) -> frozenset[str]:
         """The towers that they need."""
-        needed = {"vision": self.images, "audio": self.audio}
-        return frozenset(tower for tower, files in needed.items() if files)
+        frames = self.video is not None and self.video.frames
+        sound = self.video is not None and self.video.sound is not None
+        needed = {"vision": self.images or frames, "audio": self.audio or sound}
+        return frozenset(tower for tower, media in needed.items() if media)
 
 
 NOTHING = Attachments()

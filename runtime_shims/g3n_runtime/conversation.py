@@ -91,11 +91,18 @@ class Answer(Iterator[str]):
 
 
 @dataclass(frozen=True)
-class Prompt(Generic[M]):
-    """What a user says: pictures, then sounds, then text."""
+class Caption:
+    """A text that stands before a medium, such as the time of a video's frame."""
 
     text: str
-    media: tuple[M, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompt(Generic[M]):
+    """What a user says: pictures, then sounds, some with a caption before them, then text."""
+
+    text: str
+    media: tuple[M | Caption, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class ContextFull(EngineError):
 
 
 class MediaError(G3nError):
-    """An image or a sound is missing, broken, empty or too large."""
+    """An image, a sound or a video is missing, broken, empty or too large."""
 
     exit_code = 61
 

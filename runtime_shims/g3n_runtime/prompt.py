@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from g3n_runtime.conversation import Prompt, Turn
+from g3n_runtime.conversation import Caption, Prompt, Turn
 from g3n_runtime.errors import EngineError, G3nError
 from g3n_runtime.template import render
 
@@ -91,7 +91,8 @@ class ChatTemplate:
         for turn in turns:
             messages += [_user(turn.prompt, kind_of), {"role": "assistant", "content": turn.answer}]
         messages.append(_user(prompt, kind_of))
-        media = [medium for given in (*(turn.prompt for turn in turns), prompt) for medium in given.media]
+        given = [medium for said in (*(turn.prompt for turn in turns), prompt) for medium in said.media]
+        media = [medium for medium in given if not isinstance(medium, Caption)]
         text = self.render(messages).removeprefix(self.bos)
         pieces = self.split(text)
         if [kind for _, kind in pieces[:-1]] != [kind_of(medium) for medium in media]:
@@ -129,7 +130,10 @@ class ChatTemplate:
 def _user(prompt: Prompt[M], kind_of: Callable[[M], str]) -> Message:
     if not prompt.media:
         return {"role": "user", "content": prompt.text}
-    parts = [{"type": kind_of(medium)} for medium in prompt.media]
+    parts = [
+        {"type": "text", "text": medium.text} if isinstance(medium, Caption) else {"type": kind_of(medium)}
+        for medium in prompt.media
+    ]
     return {"role": "user", "content": [*parts, {"type": "text", "text": prompt.text}]}
 
 

@@ -14,6 +14,7 @@ from g3n_compiler.cli import run as verb
 from g3n_runtime.chat import NOTHING, Attachments, Sampler
 from g3n_runtime.conversation import Answer, Conversation, Ended, Prompt, Turn, limit_of
 from g3n_runtime.errors import ContextFull, WrongAnswer
+from tests.runtime.clips import grey, write_clip
 
 CONTEXT = 20
 LONG = " ".join(["word"] * 12)
@@ -131,6 +132,31 @@ def test_pictures_wait_for_the_first_prompt_that_fits(engine: Echo) -> None:
     picture = Attachments((Path("a.png"),))
     run("--image", "a.png", lines=[f"{LONG} {LONG}", "one", "two"])
     assert engine.attached == [NOTHING, picture, NOTHING]
+
+
+def test_a_video_is_read_for_the_bundle_and_what_was_used_is_said(
+    engine: Echo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes with the first prompt that fits, and is read once."""
+    manifest = {
+        "sampler": {"temperature": 0.0, "top_k": 1, "top_p": 1.0},
+        "context": 1024,
+        "vision": {"image_sizes": [16], "soft_tokens": 256, "resample": "bilinear"},
+        "model": {"modalities": ["text", "vision"]},
+    }
+    bundle: Any = SimpleNamespace(runtimes=("litert",), manifest=manifest, directory=Path("b"))
+    monkeypatch.setattr(verb, "open_bundle", lambda *_, **__: bundle)
+    clip = write_clip(tmp_path / "c.mp4", [grey(90)] * 6)
+    done = run("--video", str(clip), "--video-fps", "2", lines=[f"{LONG} {LONG}", "one", "two"])
+    assert done.exit_code == 0 and done.stdout.splitlines() == ["0 so", "1 so"]
+    said = " ".join(done.stderr.split())
+    assert "(c.mp4: 3 pictures (2 a second))" in said and "c.mp4 is cut: the first 1.5 s of 6.0 s are used" in said
+    first, used, last = engine.attached
+    assert first == last == NOTHING and used.video is not None
+    assert [frame.seconds for frame in used.video.frames] == [0, 0.5, 1]
+    done = run("--video", str(clip), "--system", "x " * 400, "Hi")
+    assert done.exit_code == ContextFull.exit_code and "a picture takes 276" in " ".join(done.stderr.split())
+    assert run("--video", str(clip), "--video-fps", "0", "Hi").exit_code == 2
 
 
 def test_the_system_reaches_the_engine(engine: Echo) -> None:

@@ -1,4 +1,4 @@
-"""Readers of what a user brings: pictures, sounds, and examples to calibrate with."""
+"""Readers of what a user brings: pictures, sounds, videos, and examples to calibrate with."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.fuzz.case import Case, Entry
 from tests.fuzz.mutate_bytes import damaged, edited_parts, png_chunks, png_of, riff_chunks, riff_of
 from tests.fuzz.mutate_json import edited_json
 from tests.fuzz.reader import Reader, files
+from tests.runtime.clips import write_clip
 
 SOUND_NAMES = ("sound", "sound.wav", "sound.raw", "sound.ogg", "sound.RAW", "sound.mp3", "sound.flac", "sound.au")
 LINES = 4
@@ -102,6 +103,28 @@ def sound_cases(folder: Path) -> st.SearchStrategy[Case]:
     return st.sampled_from(SOUND_NAMES).flatmap(lambda name: files(name, contents))
 
 
+def videos(folder: Path) -> None:
+    """A video of each kind that is read, three small pictures and a sound."""
+    rng = np.random.default_rng(0)
+    pictures = list(rng.integers(0, 255, (3, 32, 48, 3), np.uint8))
+    sound = np.sin(np.arange(4800) / 7) / 2
+    for name, codec, sound_codec in (
+        ("a.mp4", "libx264", "aac"),
+        ("a.mov", "mjpeg", "pcm_s16le"),
+        ("a.webm", "libvpx-vp9", "libopus"),
+        ("a.avi", "mpeg4", "libmp3lame"),
+        ("b.mp4", "libsvtav1", "aac"),
+    ):
+        write_clip(folder / name, pictures, sound, seconds_each=0.1, codec=codec, sound_codec=sound_codec)
+    (folder / "video").write_bytes((folder / "a.mp4").read_bytes())
+
+
+def video_cases(folder: Path) -> st.SearchStrategy[Case]:
+    seeds = {p.name: p.read_bytes() for p in folder.iterdir()}
+    avi = [data for name, data in seeds.items() if name.endswith("avi")]
+    return files("video", damaged(list(seeds.values())) | edited_parts(avi, riff_chunks, riff_of))
+
+
 def examples(folder: Path) -> None:
     pictures(folder)
     sounds(folder)
@@ -152,6 +175,12 @@ def open_sound() -> Callable[[Path], object]:
     return read
 
 
+def open_video() -> Callable[[Path], object]:
+    from g3n_runtime.media.video import Wanted, read_video
+
+    return lambda folder: read_video(folder / "video", Wanted(10.0, 8, 8, 5.0, side=32))
+
+
 def open_examples() -> Callable[[Path], object]:
     from g3n_compiler.calibrate.examples import examples_sha256, load_examples
 
@@ -162,4 +191,5 @@ READERS = (
     Reader("calibration examples", examples, example_cases, open_examples),
     Reader("image", pictures, picture_cases, open_picture),
     Reader("sound", sounds, sound_cases, open_sound),
+    Reader("video", videos, video_cases, open_video),
 )

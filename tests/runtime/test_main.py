@@ -63,6 +63,13 @@ def test_without_a_prompt_each_line_is_a_turn(
     assert capsys.readouterr().out == "one 1.0 256 1\ntwo 1.0 256 0\n"
 
 
+@pytest.mark.parametrize("rate", ["0", "61", "nan", "x"])
+def test_a_rate_that_is_none_is_refused(rate: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([str(tmp_path), "--video", "a.mp4", "--video-fps", rate, "Hi"])
+    assert end.value.code == 2 and "--video-fps" in capsys.readouterr().err
+
+
 def test_an_error_is_one_line_and_its_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "Hi"]) == BundleError.exit_code
     (line,) = capsys.readouterr().err.splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -22,9 +23,10 @@ from g3n_compiler.cli.options import (
     Words,
     placement,
 )
+from g3n_compiler.cli.show import show
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_runtime.bundle import Bundle, open_bundle
-from g3n_runtime.chat import Attachments, ChatEngine, Device, Placement, Sampler
+from g3n_runtime.chat import VIDEO_RATE, VIDEO_RATES, Attachments, ChatEngine, Device, Placement, Sampler
 from g3n_runtime.engines import IGNORED_SAMPLING, open_engine
 from g3n_runtime.errors import EngineError
 
@@ -41,7 +43,7 @@ from g3n_runtime.errors import EngineError
         ('g3n-run exported/e2b-host-int4 --image cat.jpg "What is this?"', "about a picture"),
     ],
     groups={
-        "Turn": ("images", "audio", "system", "expect"),
+        "Turn": ("images", "audio", "video", "video_fps", "system", "expect"),
         "Sampling": ("max_tokens", "temperature", "top_k", "top_p", "seed"),
         "Sizes of an elastic bundle": ("size", "draft", "target_speed"),
     },
@@ -51,6 +53,14 @@ from g3n_runtime.errors import EngineError
 @click.argument("prompt", type=Words(), required=False)
 @click.option("--image", "images", type=FileName(), multiple=True, help="Picture to ask about; repeatable.")
 @click.option("--audio", type=FileName(), multiple=True, help="Sound to ask about; repeatable.")
+@click.option("--video", type=FileName(), help="Video to ask about: pictures at --video-fps, and its sound.")
+@click.option(
+    "--video-fps",
+    type=Finite(*VIDEO_RATES),
+    default=VIDEO_RATE,
+    show_default=True,
+    help="Pictures a second of --video.",
+)
 @click.option("--system", type=Words(), help="What the model is told before the first turn.")
 @click.option("--expect", type=Words(), help="The right answer to PROMPT: any other one is an error.")
 @click.option("--runtime", type=click.Choice(list(BACKENDS)), help="Engine [default: the bundle's first].")
@@ -76,6 +86,8 @@ def main(
     prompt: str | None,
     images: tuple[Path, ...],
     audio: tuple[Path, ...],
+    video: Path | None,
+    video_fps: float,
     system: str | None,
     expect: str | None,
     runtime: str | None,
@@ -94,7 +106,7 @@ def main(
     skip_hashes: bool,
     verbose: bool,
 ) -> None:
-    """Answer PROMPT from BUNDLE, or chat when no PROMPT is given. Images and sounds go with the first turn."""
+    """Answer PROMPT from BUNDLE, or chat when no PROMPT is given. Images, sounds and a video go with the first turn."""
     if expect is not None and prompt is None:
         raise click.UsageError("--expect needs a PROMPT: it names the answer to it")
     opened = open_bundle(bundle, check_hashes=not skip_hashes)
@@ -105,12 +117,14 @@ def main(
             f"the stock {chosen} runner cannot set {', '.join(refused)}: leave the option out, or use --runtime litert"
         )
     sampler = _sampler(opened, temperature, top_k, top_p, seed or 0)
+    attachments = Attachments(images, audio)
+    if video is not None:
+        attachments = _with_video(attachments, video, video_fps, opened, chosen, context, (prompt or "", system or ""))
     with quiet_toolchains(verbose):
         where = placement(backend, vision_backend)
         engine = _open(opened, runtime, threads, where, context, size, draft, target_speed)
         try:
             engine.conversation.system = system
-            attachments = Attachments(images, audio)
             if prompt is None:
                 Chat(engine, sampler, max_tokens, attachments).run()
                 return
@@ -122,6 +136,25 @@ def main(
                 require_answer(said, expect)
         finally:
             engine.close()
+
+
+def _with_video(
+    others: Attachments,
+    video: Path,
+    rate: float,
+    bundle: Bundle,
+    runtime: str,
+    context: int | None,
+    texts: tuple[str, ...],
+) -> Attachments:
+    """``others`` and what of ``video`` fits the context beside them and ``texts``; says on stderr what that is."""
+    from g3n_runtime.video_turn import Room, read_for
+
+    room = Room.of(bundle, runtime, context, texts, len(others.images), len(others.audio))
+    used, notes = read_for(room, video, runtime, rate)
+    for note in notes:
+        show(f"({note})", err=True)
+    return replace(others, video=used)
 
 
 def _open(

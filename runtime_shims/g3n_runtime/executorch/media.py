@@ -7,7 +7,7 @@ that is loaded with the first picture or sound.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,14 @@ import numpy as np
 
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.chat import Attachments, no_tower
+from g3n_runtime.conversation import Caption
 from g3n_runtime.executorch.audio import ExecuTorchAudio
 from g3n_runtime.executorch.roles import ROLES
 from g3n_runtime.executorch.vision import ExecuTorchVision
 from g3n_runtime.media.image import Resample, load_image
 from g3n_runtime.media.mel import RATE
 from g3n_runtime.media.sound import CLIP_SECONDS, read_blocks
+from g3n_runtime.media.video import Video
 from g3n_runtime.open_file import OpenFile
 
 
@@ -65,7 +67,7 @@ class Towers:
         """Unload them; the next picture or sound loads its own again."""
         self._vision = self._audio = None
 
-    def encode(self, attachments: Attachments) -> Iterator[SoftTokens]:
+    def encode(self, attachments: Attachments) -> Iterator[SoftTokens | Caption]:
         """What stands in the prompt for each; a sound longer than a clip goes through the streaming encoder.
 
         Raises:
@@ -74,11 +76,16 @@ class Towers:
         """
         for path in attachments.images:
             vision, side = self._open_vision()
-            image = load_image(path, side, self._files.resample).astype(np.float32) / 255
-            yield _soft_tokens("image", vision.ids, vision.embed(image))
-        for path in attachments.audio:
+            yield _seen(vision, load_image(path, side, self._files.resample))
+        video = attachments.video or Video()
+        for frame in video.frames:
+            vision, side = self._open_vision()
+            yield Caption(frame.time)
+            yield _seen(vision, frame.at(side))
+        sounds = [read_blocks(path) for path in attachments.audio]
+        for blocks in sounds if video.sound is None else [*sounds, [video.sound]]:
             audio = self._open_audio()
-            yield _soft_tokens("audio", audio.ids, np.concatenate((_heard(audio, path), audio.end())))
+            yield _soft_tokens("audio", audio.ids, np.concatenate((_heard(audio, blocks), audio.end())))
 
     def _open_vision(self) -> tuple[ExecuTorchVision, int]:
         if self._files.vision is None or self._files.image_side is None:
@@ -110,9 +117,13 @@ def _soft_tokens(kind: str, ids: tuple[int, int, int], rows: np.ndarray) -> Soft
     return SoftTokens(kind, (begin, *[soft] * (len(rows) - 1), end), rows)
 
 
-def _heard(tower: ExecuTorchAudio, path: Path) -> np.ndarray:
-    """Soft tokens ``[N, hidden]`` of a file: a clip's, or a stream's where it is longer than one."""
-    blocks = read_blocks(path)
+def _seen(tower: ExecuTorchVision, image: np.ndarray) -> SoftTokens:
+    return _soft_tokens("image", tower.ids, tower.embed(image.astype(np.float32) / 255))
+
+
+def _heard(tower: ExecuTorchAudio, sound: Iterable[np.ndarray]) -> np.ndarray:
+    """Soft tokens ``[N, hidden]`` of a sound in pieces: a clip's, or a stream's where it is longer than one."""
+    blocks = iter(sound)
     held: list[np.ndarray] = []
     samples = 0
     for block in blocks:

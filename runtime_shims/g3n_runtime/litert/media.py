@@ -15,6 +15,7 @@ from g3n_runtime.chat import Attachments, no_tower
 from g3n_runtime.media.image import Resample, load_image, png
 from g3n_runtime.media.mel import clip_hops
 from g3n_runtime.media.sound import read_clip, wav
+from g3n_runtime.media.video import Video
 
 PARTS = {"image": "vision", "audio": "audio"}
 """Kinds of parts of a turn, and the tower that each needs."""
@@ -59,10 +60,20 @@ class MediaFrontEnd:
             if self.image_side is None:
                 raise no_tower("vision")
             parts.append(_part("image", png(load_image(path, self.image_side, self.resample))))
+        video = attachments.video or Video()
+        for frame in video.frames:
+            if self.image_side is None:
+                raise no_tower("vision")
+            image = png(frame.at(self.image_side))
+            parts += [{"type": "text", "text": frame.time}, _part("image", image)]
         for path in attachments.audio:
             if not self.audio:
                 raise no_tower("audio")
             parts.append(_part("audio", wav(clip_hops(read_clip(path)).reshape(-1))))
+        if video.sound is not None:
+            if not self.audio:
+                raise no_tower("audio")
+            parts.append(_part("audio", wav(clip_hops(video.sound).reshape(-1))))
         return [*parts, {"type": "text", "text": text}]
 
     def soft_tokens(self, turns: Sequence[Mapping[str, Any]]) -> int:
