@@ -21,7 +21,7 @@ import numpy as np
 
 from g3n_runtime.errors import MediaError
 from g3n_runtime.media.image import FILTERS, Resample
-from g3n_runtime.media.video_tracks import TOLERANCE, FrameChoice, SoundTrack
+from g3n_runtime.media.video_tracks import FrameChoice, SoundTrack
 
 MAX_PIXELS = 4096 * 2304
 """Of a frame; a decoder holds up to 17 of them, of up to 6 bytes a pixel."""
@@ -30,6 +30,8 @@ MAX_RATE = 1000
 MEMORY = 3 << 30
 DECODE_SECONDS = 300
 """Of one processor's time."""
+TOLERANCE = 1.0
+"""Seconds that a file may end before the end that it tells."""
 VIDEO_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg")
 SOUND_CODECS = ("aac", "mp3", "opus", "vorbis", "flac", "alac", "amr_nb", "amr_wb")
 PCM = ("pcm_u8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_f32le")
@@ -167,6 +169,7 @@ def _walk(
             if packet.stream.type == "audio":
                 for part in convert.resample(frame):
                     track.push(seconds, part.sample_rate, part.to_ndarray())
+                ends["audio"] = seconds + frame.samples / max(frame.sample_rate, 1)
                 if track.is_cut:
                     waiting.discard("audio")
                 continue
@@ -211,8 +214,8 @@ def _require_known(stream: Any, name: str) -> None:
 
 def _require_whole(container: Any, used: list[Any], ends: dict[str, float], track: SoundTrack, name: str) -> None:
     """Refuse a file that ends well before the end that it tells: FFmpeg takes it for one that is shorter."""
-    if not track.is_cut:
-        ends["audio"] = track.end
+    if track.is_cut:
+        ends.pop("audio", None)
     whole = container.duration / 1e6 if container.duration and len(used) == len(container.streams) else 0.0
     for stream in used:
         end = ends.get(stream.type)

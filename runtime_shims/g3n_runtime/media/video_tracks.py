@@ -12,8 +12,8 @@ from g3n_runtime.errors import SoundError
 from g3n_runtime.media.sound import RATE, RATES, to_mono
 
 F = TypeVar("F")
-TOLERANCE = 1.0
-"""Seconds that a file may end before the end that it tells."""
+GAP = 0.05
+"""Seconds by which a sound's times and its samples may differ: containers round times to milliseconds, and drift."""
 PADDING = 0.2
 """Seconds of sound behind the last picture that are no loss: encoders fill their last block up."""
 
@@ -40,7 +40,7 @@ class FrameChoice(Generic[F]):
         """What is left of a video whose last frame is shown for ``duration`` seconds."""
         end = self._time + duration
         yield from self._until(max(end, 1e-9))
-        self.is_cut = self.is_cut or end > self._most / self._rate + TOLERANCE
+        self.is_cut = self.is_cut or end > self._most / self._rate + 1e-6
 
     def _until(self, end: float) -> Iterator[tuple[float, F]]:
         while self._next < self._most and self._next / self._rate < end - 1e-6:
@@ -64,15 +64,16 @@ class SoundTrack:
         return self._over > PADDING * self._rate
 
     def push(self, seconds: float, rate: int, samples: np.ndarray) -> None:
-        """Add ``samples [channels, n]``, heard from ``seconds`` on; what comes before the first is silence."""
+        """Add ``samples [channels, n]``, heard from ``seconds`` on; where there is nothing before them is silence."""
         if not self._rate:
             if rate not in RATES:
                 raise SoundError(f"{self._name} says {rate} samples a second, expected {RATES[0]} to {RATES[-1]}")
             self._rate, self._channels = rate, len(samples)
-            silence = min(max(seconds, 0.0), self._seconds)
-            self._add(np.zeros(int(silence * rate), np.float32))
         if (rate, len(samples)) != (self._rate, self._channels):
             raise SoundError(f"the sound of {self._name} changes its rate or channels on its way: convert it first")
+        gap = min(seconds, self._seconds) - self._have / rate
+        if gap > GAP:
+            self._add(np.zeros(int(gap * rate), np.float32))
         self._add(to_mono(samples.T, f"the sound of {self._name}"))
 
     def samples(self) -> np.ndarray:
@@ -81,11 +82,6 @@ class SoundTrack:
             return np.zeros(0, np.float32)
         sound = np.concatenate(self._blocks)
         return sound if self._rate == RATE else soxr.resample(sound, self._rate, RATE).astype(np.float32)
-
-    @property
-    def end(self) -> float:
-        """Seconds that there were."""
-        return self._have / self._rate if self._rate else 0.0
 
     def _add(self, block: np.ndarray) -> None:
         room = int(self._seconds * self._rate) - self._have
