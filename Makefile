@@ -80,7 +80,8 @@ test-gpu: setup gpu-kit ## nano on the GPU delegate: graphs, the stock engine's 
 
 test-app: apk arm64-kit ## the app's screens, code and engines on the JVM, the APK read back, parity on Arm
 	@PYTHON=$(PYTHON) android_app/offline/fetch_parts.sh $(PARTS) screens
-	$(BIN)/python -m pytest android_app/tests
+	@# The emulated machine runs on one core, beside all else.
+	$(BIN)/python -m pytest -n 2 --dist loadgroup android_app/tests
 
 clean: ## remove what the commands made
 	rm -rf exported build $(VENV)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 OFFLINE = ROOT / "android_app" / "offline"
@@ -31,6 +32,12 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
 
 def folder(variable: str, default: str) -> Path:
     return Path(os.environ.get(variable, ROOT / default)).absolute()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two groups of tests, which share no folder that they write to."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("arm64" if "test_arm64" in item.nodeid else "app"))
 
 
 @pytest.fixture(scope="session")
@@ -59,10 +66,11 @@ def shims(android: Path, site_packages: Path) -> Path:
 
 def bundle(name: str, options: Sequence[str]) -> Path:
     exported = folder("G3N_BUNDLES", "build/android/exported")
-    if not (exported / name / "manifest.json").exists():
-        exported.mkdir(parents=True, exist_ok=True)
-        # these tests ask about text alone, and lowering towers takes minutes
-        run(BIN / "g3n-compile", *options, "--modalities", "text", "--out", exported / name)
+    exported.mkdir(parents=True, exist_ok=True)
+    with FileLock(exported / f"{name}.lock"):
+        if not (exported / name / "manifest.json").exists():
+            # these tests ask about text alone, and lowering towers takes minutes
+            run(BIN / "g3n-compile", *options, "--modalities", "text", "--out", exported / name)
     return exported / name
 
 
