@@ -6,7 +6,7 @@ from pathlib import Path
 
 from g3n_compiler.errors import SliceError
 from g3n_runtime.bundle import open_bundle
-from tests.e2e.conftest import TEXT_ALONE, compiled, noise, run
+from tests.e2e.conftest import TEXT_ALONE, compiled, run
 
 COMMAND = (
     "g3n-compile --size nano --skip-layers 5,6 --ffn-dims 256 --runtime executorch --quant fp32 --context 256 "
@@ -24,9 +24,6 @@ def test_slice_equals_transformers_of_the_same_shape(workspace: Path) -> None:
     assert "transformers fp32" in against and "eager fp32" in against
     shown = run(f"g3n-inspect {bundle}", workspace).stdout
     assert "8 of 10 layers" in shown and "skipped" in shown and "░" in shown
-    verified = run(f"g3n-verify {bundle} --format json", workspace)
-    assert verified.returncode == 0 and '"passed": true' in verified.stdout, verified.stderr
-    assert not noise(verified.stderr)
 
 
 def test_refused(workspace: Path) -> None:

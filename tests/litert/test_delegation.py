@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.delegation import Operator, measure, operators_by_signature, summarize
-from tests.litert.conftest import CONTEXT, PREFILL, Converted
+from tests.litert.conftest import CACHE, PREFILL, Converted
 
 
 def test_the_core_is_delegated(converted: Converted) -> None:
@@ -41,7 +41,7 @@ def test_flops_of_attention_and_altup(converted: Converted) -> None:
         for op in operators_by_signature(converted.parts("fp32").decoder)["decode"]
         if op.name == "BATCH_MATMUL"
     ]
-    seen = sorted(config.cache_length(config.kv_owner(i), CONTEXT) for i in range(config.num_layers))
+    seen = sorted(config.cache_length(config.kv_owner(i), CACHE) for i in range(config.num_layers))
     attention = [2 * config.num_heads * config.head_dim * n for n in seen for _ in range(2)]
     streams = config.altup_num_inputs
     altup = [2 * streams * mixed * config.hidden_size for mixed in (streams, 2) for _ in range(config.num_layers)]
