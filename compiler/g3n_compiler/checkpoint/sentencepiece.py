@@ -204,8 +204,8 @@ def read_in_texts(model: bytes, symbols: Collection[str]) -> bytes:
 def to_sentencepiece(tokenizer_json: Path, spec: Mapping[str, Any] | None = None) -> bytes:
     """The serialized SentencePiece model with the ids of ``tokenizer_json``.
 
-    Raises :class:`UnsupportedTokenizer` if the tokenizer is not a BPE with byte fallback whose only normalizer replaces
-    spaces. Ids without a token get the name ``<unused_gap{id}>``.
+    Raises :class:`~g3n_compiler.errors.UnsupportedTokenizer` if the tokenizer is not a BPE with byte fallback whose
+    only normalizer replaces spaces. Ids without a token get the name ``<unused_gap{id}>``.
     """
     spec = read_tokenizer_json(tokenizer_json) if spec is None else spec
     _check(tokenizer_json, spec)
