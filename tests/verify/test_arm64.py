@@ -92,6 +92,25 @@ def test_each_output_that_differs_is_found(model: TableModel, here: Outputs) -> 
     assert failed("fp32", model, here, replace(here, greedy=here.greedy[: GENERATED - 1])) != []
 
 
+def test_a_rounded_model_is_held_against_its_reference(model: TableModel, here: Outputs) -> None:
+    """Two machines that are off by as much in two directions are both right; one that is off by more is not."""
+    job: Any = SimpleNamespace(recipe=get_recipe("int4"))
+    reach = np.float32(0.04) * here.logits[1]
+    up = replace(here, logits=[here.logits[0], here.logits[1] + reach])
+    down = replace(here, logits=[here.logits[0], here.logits[1] - reach])
+    far = replace(here, logits=[here.logits[0], here.logits[1] - 2 * reach])
+
+    def found(there: Outputs) -> list[str]:
+        checks = arm64._checks(job, "litert", "signatures", GOLDEN, up, there, model, here.logits)
+        return [c.name for c in checks if not c.passed]
+
+    assert found(down) == []
+    assert found(far) == ["signatures: 4 tokens decoded, beyond"]
+    assert [c.reference for c in arm64._checks(job, "litert", "s", GOLDEN, up, up, model, here.logits)][:4] == [
+        "fake-quant int4"
+    ] * 4
+
+
 def test_a_kit_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"make arm64-kit"):
         ArmKit(tmp_path)
