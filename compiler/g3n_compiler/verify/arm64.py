@@ -1,4 +1,7 @@
-"""Parity on Arm: a bundle's subgraphs in the official aarch64 runtimes, emulated, against the same bundle here."""
+"""Parity on Arm: a bundle's subgraphs in the official aarch64 runtimes, emulated, against the same bundle here.
+
+Logits of a rounded model that can be held whole are compared with the recipe's reference instead.
+"""
 
 from __future__ import annotations
 
