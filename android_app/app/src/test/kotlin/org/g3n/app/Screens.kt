@@ -23,6 +23,7 @@ import org.robolectric.Shadows.shadowOf
 import org.robolectric.android.controller.ActivityController
 import org.robolectric.shadows.ShadowDialog
 import java.io.File
+import java.time.Duration
 
 /** What a person does with the screens, and what they see. */
 internal object Screens {
@@ -40,6 +41,9 @@ internal object Screens {
     }
 
     fun idle() = shadowOf(Looper.getMainLooper()).idle()
+
+    /** Lets every animation that has begun come to its end. */
+    fun settle() = shadowOf(Looper.getMainLooper()).idleFor(Duration.ofSeconds(2))
 
     fun memory(totalGib: Int, freeMib: Int) {
         val manager = app.getSystemService(Context.ACTIVITY_SERVICE) as ActivityManager
