@@ -155,7 +155,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _depth(value: Any) -> int:
     """Levels of lists and objects, found level by level so that no nesting can overflow the stack."""
     level, depth = [value], 0
-    while level := [v for v in level if isinstance(v, dict | list)]:
-        level = [child for v in level for child in (v.values() if isinstance(v, dict) else v)]
+    while level := [v for v in level if type(v) is dict or type(v) is list]:
+        level = [child for v in level for child in (v.values() if type(v) is dict else v)]
         depth += 1
     return depth

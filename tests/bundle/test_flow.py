@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from tests.fakes import FakeBackend
 Edit = Callable[[Path, Callable[[dict[str, Any]], None]], None]
 
 
-@pytest.fixture(autouse=True)
-def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def without_onnx() -> Iterator[None]:
     """onnxruntime's part is slow and has its own test; here its place is held by one check."""
     check = Check("held", "core", "onnxruntime", "eager fp32", "relative error", 0.0, 1.0)
-    monkeypatch.setattr(verify_run, "onnx_checks", lambda *_: [check])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify_run, "onnx_checks", lambda *_: [check])
+        yield
 
 
 def compile_tiny(
@@ -46,9 +48,10 @@ def compile_tiny(
     return compile_bundle(options, lambda line: None, lambda runtime: FakeBackend(runtime, **fake))
 
 
-@pytest.fixture
-def bundle(tiny: TinyModel, tmp_path: Path) -> Path:
-    return compile_tiny(tiny, tmp_path / "made" / "tiny")
+@pytest.fixture(scope="module")
+def bundle(tiny: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """To be read; :func:`copy` is to be changed."""
+    return compile_tiny(tiny, tmp_path_factory.mktemp("made") / "tiny")
 
 
 @pytest.fixture
@@ -123,7 +126,7 @@ def test_failure_keeps_the_bundle_that_was_there(copy: Path, tiny: TinyModel) ->
         compile_tiny(tiny, copy, error=0.2)
     assert {p.name: p.read_bytes() for p in copy.iterdir()} == before
     compile_tiny(tiny, copy)
-    assert left_in(copy.parent) == ["bundle", "made"]
+    assert left_in(copy.parent) == ["bundle"]
 
 
 def test_a_folder_that_is_no_bundle_is_not_replaced(tiny: TinyModel, tmp_path: Path) -> None:

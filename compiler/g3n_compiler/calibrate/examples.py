@@ -102,7 +102,7 @@ class Reading:
     """Turns examples into rows; a tower is opened with the first picture or sound."""
 
     def __init__(self, source: Source, tokenizer: TextTokenizer, recipe: Recipe) -> None:
-        self._checkpoint, self._tokenizer = source, tokenizer
+        self._checkpoint, self._tokenizer, self._loaded = source, tokenizer, tokenizer.loaded()
         self._tables = EmbeddingTables(source.text, source.read, recipe)
         self._vision: VisionReference | None = None
         self._audio: AudioReference | None = None
@@ -117,13 +117,13 @@ class Reading:
         ids, places = [self._tokenizer.bos_id], list[tuple[int, np.ndarray]]()
         media = self._media(example)
         for piece, kind in self._pieces(example):
-            ids += self._tokenizer.encode(piece)
+            ids += self._loaded.encode(piece)
             if kind is not None:
                 opening, soft, closing, rows = next(media)
                 places.append((len(ids) + 1, rows))
                 ids += [opening, *[soft] * (len(rows) - 1), closing]
         answered = len(ids) - 1
-        ids += self._tokenizer.encode(example.answer) + self._end(example)
+        ids += self._loaded.encode(example.answer) + self._end(example)
         if len(ids) > self._checkpoint.text.max_context:
             raise ExampleError(f"an example of {len(ids)} tokens is longer than the model's context: shorten it")
         embeddings = self._tables.embeddings(ids[:-1])[0]

@@ -46,14 +46,10 @@ class TextTokenizer:
     sampler: Sampler
     bos_id: int
     stop_ids: tuple[int, ...]
+    stop_texts: tuple[str, ...]
+    """The tokens that end an answer, as texts."""
     turn_end: int | None
     """The token that ends a turn in the template; ``None`` if it ends otherwise."""
-
-    @property
-    def stop_texts(self) -> tuple[str, ...]:
-        """The tokens that end an answer, as texts."""
-        fast = load_fast_tokenizer(self.json_path, checked=True)
-        return tuple(text for text in map(fast.id_to_token, self.stop_ids) if text is not None)
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``, without a leading bos."""
@@ -67,13 +63,12 @@ class TextTokenizer:
         return str(text)
 
     def chat(self, prompt: str) -> list[int]:
-        """Ids of one user turn and the beginning of the model's turn, with bos."""
-        return self.ids([{"role": "user", "content": prompt}])
+        """As :meth:`LoadedTokenizer.chat`."""
+        return self.loaded().chat(prompt)
 
     def ids(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of a conversation without media and the beginning of the model's turn, with bos."""
-        text = self.template.render(messages, TokenizerError).removeprefix(self.template.bos)
-        return [self.bos_id, *self.encode(text)]
+        """As :meth:`LoadedTokenizer.ids`."""
+        return self.loaded().ids(messages)
 
     def require_turns(self) -> Turns:
         """:attr:`turns`, which whatever has no Jinja needs.
@@ -92,8 +87,8 @@ class TextTokenizer:
         return str(load_fast_tokenizer(self.json_path, checked=True).decode(ids, skip_special_tokens=False))
 
     def loaded(self) -> LoadedTokenizer:
-        """For many calls: it stays in memory, where each call of the others reads the file."""
-        return LoadedTokenizer(load_fast_tokenizer(self.json_path, checked=True), self.bos_id)
+        """For many calls: it stays in memory, where each call of the others reads the file, which takes seconds."""
+        return LoadedTokenizer(load_fast_tokenizer(self.json_path, checked=True), self.bos_id, self.template)
 
 
 @dataclass(frozen=True)
@@ -102,10 +97,20 @@ class LoadedTokenizer:
 
     fast: Tokenizer
     bos_id: int
+    template: ChatTemplate
 
     def encode(self, text: str) -> list[int]:
         """As :meth:`TextTokenizer.encode`."""
         return list(self.fast.encode(text, add_special_tokens=False).ids)
+
+    def chat(self, prompt: str) -> list[int]:
+        """Ids of one user turn and the beginning of the model's turn, with bos."""
+        return self.ids([{"role": "user", "content": prompt}])
+
+    def ids(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation without media and the beginning of the model's turn, with bos."""
+        text = self.template.render(messages, TokenizerError).removeprefix(self.template.bos)
+        return [self.bos_id, *self.encode(text)]
 
     def decode(self, ids: list[int]) -> str:
         return str(self.fast.decode(ids, skip_special_tokens=False))
@@ -174,6 +179,7 @@ def load_tokenizer(
         load_sampler(directory, config.vocab_size, remark),
         config.bos_id,
         tuple(stop),
+        tuple(text for text in map(tokenizer.id_to_token, stop) if text is not None),
         end,
     )
 

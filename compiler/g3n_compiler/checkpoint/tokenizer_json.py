@@ -158,9 +158,9 @@ def _list(value: Mapping[str, Any], name: str) -> list[Any]:
 
 def _is_merge(merge: Any) -> bool:
     """A pair as a list or, as in older files, as text with a space in between."""
-    if isinstance(merge, str):
+    if type(merge) is str:
         return merge.count(" ") == 1
-    return isinstance(merge, list) and len(merge) == 2 and all(isinstance(part, str) for part in merge)
+    return type(merge) is list and len(merge) == 2 and type(merge[0]) is str and type(merge[1]) is str
 
 
 def _longest_pattern(value: Any) -> int:

@@ -76,7 +76,8 @@ def _documents(path: Path, count: int, tokenizer: TextTokenizer) -> Documents:
     texts = list(itertools.islice(_texts(path), count))
     if not texts:
         raise CheckpointError(f"{path} holds no text: expected a document a line")
-    return tuple((tokenizer.bos_id, *tokenizer.encode(text)[:LONGEST]) for text in texts)
+    loaded = tokenizer.loaded()
+    return tuple((loaded.bos_id, *loaded.encode(text)[:LONGEST]) for text in texts)
 
 
 def _texts(path: Path) -> Iterator[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from g3n_compiler.checkpoint.embedded import comes_from_nano
-from g3n_compiler.checkpoint.tokenizer import TextTokenizer
+from g3n_compiler.checkpoint.tokenizer import LoadedTokenizer, TextTokenizer
 from g3n_compiler.errors import ExampleError
 from g3n_compiler.nano import heldout_path
 from g3n_compiler.source import Source
@@ -74,7 +74,7 @@ def own_held_texts(source: Source, tokenizer: TextTokenizer) -> HeldTexts:
 
 def _held(text: str, file: str, origin: str, tokenizer: TextTokenizer, longest: int, most: int) -> HeldTexts:
     found, left = list[tuple[int, ...]](), most
-    for ids in _texts(text, file, tokenizer):
+    for ids in _texts(text, file, tokenizer.loaded(), tokenizer.turn_end):
         ids = ids[: min(longest, left + 1)]
         if len(ids) >= (2 if left == most else SHORTEST):
             found.append(tuple(ids))
@@ -86,20 +86,20 @@ def _held(text: str, file: str, origin: str, tokenizer: TextTokenizer, longest: 
     return HeldTexts(origin, hashlib.sha256(text.encode()).hexdigest(), tuple(found))
 
 
-def _texts(text: str, file: str, tokenizer: TextTokenizer) -> Iterator[list[int]]:
+def _texts(text: str, file: str, tokenizer: LoadedTokenizer, turn_end: int | None) -> Iterator[list[int]]:
     for number, line in enumerate(text.split("\n"), 1):  # a JSON string may contain other line separators
         if not line.strip():
             continue
         raw = parse_json(line, f"{file}, line {number}", ExampleError)
         if not isinstance(raw, dict) or not all(isinstance(value, str) for value in raw.values()):
             raise ExampleError(f"{file}, line {number}: expected a JSON object of strings, without media")
-        yield _ids(raw, f"{file}, line {number}", tokenizer)
+        yield _ids(raw, f"{file}, line {number}", tokenizer, turn_end)
 
 
-def _ids(raw: dict[str, Any], where: str, tokenizer: TextTokenizer) -> list[int]:
+def _ids(raw: dict[str, Any], where: str, tokenizer: LoadedTokenizer, turn_end: int | None) -> list[int]:
     if raw.keys() - {"kind"} == {"text"}:
         return [tokenizer.bos_id, *tokenizer.encode(raw["text"])]
     if raw.keys() == {"prompt", "answer"}:
-        end = [] if tokenizer.turn_end is None else [tokenizer.turn_end]
+        end = [] if turn_end is None else [turn_end]
         return [*tokenizer.chat(raw["prompt"]), *tokenizer.encode(raw["answer"]), *end]
     raise ExampleError(f"{where}: expected a text, or a prompt and an answer, found {json.dumps(sorted(raw))[:80]}")

@@ -151,13 +151,13 @@ def _hf_checks(source: Source, exact: Reference, expected: Expected) -> list[Che
 def _text_checks(
     job: Job, runtime: Runtime, backend: Backend, spoken: Spoken, greedy: Greedy, reference: str, parity: Parity
 ) -> None:
-    tokenizer, config = job.tokenizer, job.config
+    config, tokenizer = job.config, job.tokenizer.loaded()
     # All of the engine's answers first, before the artifact is opened, so that only one of them is in memory.
     answers = backend.answers(job, PROMPTS, GENERATED, list(spoken.conversations.values()))
     parity.checks.append(spoken.check(runtime, answers.prompts))
     for prompt, text in zip(PROMPTS, answers.texts, strict=True):
         tokens, _ = greedy(tokenizer.chat(prompt), GENERATED)
-        stop = next((i for i, t in enumerate(tokens) if t in tokenizer.stop_ids), len(tokens))
+        stop = next((i for i, t in enumerate(tokens) if t in job.tokenizer.stop_ids), len(tokens))
         said = tokenizer.encode(text)
         broken = is_degenerate(said, config.pad_id) and not is_degenerate(tokens[:stop], config.pad_id)
         parity.texts.append(GeneratedText(runtime, prompt, text, tokenizer.decode(tokens[:stop])))

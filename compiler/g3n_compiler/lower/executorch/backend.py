@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,8 +19,6 @@ from g3n_compiler.lower.artifact import Files, Lowered, LoweredFile, LoweredSubg
 from g3n_compiler.lower.executorch.arm64 import run_on_arm
 from g3n_compiler.lower.executorch.layers import PROBE, ProbedLayers
 from g3n_compiler.lower.executorch.memory import compile_memory, memory_ledger
-from g3n_compiler.lower.executorch.text import MODEL, TABLES, MethodName, lower_text
-from g3n_compiler.lower.executorch.towers import lower_towers, open_towers
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import LayeredModel, TextEntry, TextModel, Towers
 from g3n_compiler.lower.prompts import Answers, Prompts, own_prompts
@@ -34,6 +32,9 @@ from g3n_runtime.executorch.chat import ExecuTorchChat
 from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
 from g3n_runtime.executorch.roles import ROLES
 from g3n_runtime.executorch.tokenizer import Vocabulary
+
+if TYPE_CHECKING:
+    from g3n_compiler.lower.executorch.text import MethodName
 
 TOKENIZER = "tokenizer.json"
 """Keeps the name by which tokenizer libraries look for it."""
@@ -69,6 +70,10 @@ class ExecuTorchBackend:
         return memory_ledger(config, recipe, context, prefill, subgraphs)
 
     def lower(self, job: Job) -> Lowered:
+        # The toolchain takes seconds to import, which a mistake in the checkpoint need not wait for.
+        from g3n_compiler.lower.executorch.text import MODEL, TABLES, lower_text
+        from g3n_compiler.lower.executorch.towers import lower_towers
+
         steps = job.steps
         made = lower_text(
             job.config,
@@ -125,6 +130,8 @@ class ExecuTorchBackend:
         return {PROBE: ProbedLayers(_parts(files), config)}
 
     def open_towers(self, files: Files) -> Towers:
+        from g3n_compiler.lower.executorch.towers import open_towers
+
         return open_towers(files)
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
