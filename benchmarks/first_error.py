@@ -87,13 +87,14 @@ def edit(folder: Path, name: str, change: Callable[[dict[str, Any]], object]) ->
 
 
 def plant_nan(folder: Path) -> None:
-    """A NaN in the last tensor of the last shard, the worst place."""
+    """A NaN in the last tensor that is read, the worst place; shared layers' keys and values are not."""
     path = max(folder.glob("*.safetensors"))
     whole = path.resolve()
     path.unlink()
     shutil.copyfile(whole, path)
     file = SafetensorsFile(path)
-    last = max((e for e in file.entries.values() if e.is_float), key=lambda e: e.offset)
+    read = [e for name, e in file.entries.items() if e.is_float and not re.search(r"self_attn\.[kv]_", name)]
+    last = max(read, key=lambda e: e.offset)
     file.close()
     with path.open("r+b") as raw:
         raw.seek(last.offset + last.nbytes - 2)

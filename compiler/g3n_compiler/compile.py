@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +55,12 @@ def compile_or_keep(
     """
     request = open_request(options, backend_for, progress)
     source, backends = request.source, request.backends
+    job = _job(request, progress)
+    # Whether a bundle that is there is up to date, its hashes tell sooner than prompts are compared.
+    may_be_kept = request.destination.existing is not None and not options.force
     try:
+        if not may_be_kept:
+            _compare_prompts(job, backends)
         release_free_memory()
         progress("hashing the checkpoint")
         hashes = source.checkpoint.survey(request.account.used, progress, progress).sha256
@@ -68,25 +73,9 @@ def compile_or_keep(
         needs = compile_needs(gemma3n_config(source.text), request.recipe, list(backends.values()))
         progress(require(needs, request.destination.path))
         with staged(request.destination, key) as (directory, steps):
-            job = Job(
-                source=_rewritten(request, progress),
-                tokenizer=request.tokenizer,
-                recipe=request.recipe,
-                target=request.target,
-                context=request.context,
-                prefill_lengths=request.prefill_lengths,
-                directory=directory,
-                progress=progress,
-                resolutions=request.resolutions,
-                tools=request.tools,
-                stem=request.stem,
-                steps_folder=steps,
-                sizes=request.sizes[1:],
-                accelerator=request.accelerator,
-                run_large_models=request.require_accelerator,
-            )
-            progress("comparing prompts with transformers")
-            require_equal_prompts(job, backends)
+            if may_be_kept:
+                _compare_prompts(job, backends)
+            job = replace(job, source=_rewritten(request, progress), directory=directory, steps_folder=steps)
             loss = _loss(job, request)
             lowered = join(backend.lower(job) for backend in backends.values())
             job = replace(job, files=lowered.paths(directory))
@@ -103,6 +92,31 @@ def compile_or_keep(
     finally:
         source.close()
     return Outcome(request.out, up_to_date=False)
+
+
+def _job(request: Request, progress: Progress) -> Job:
+    """What is asked for, before there is a folder to write to."""
+    return Job(
+        source=request.source,
+        tokenizer=request.tokenizer,
+        recipe=request.recipe,
+        target=request.target,
+        context=request.context,
+        prefill_lengths=request.prefill_lengths,
+        directory=request.destination.path,
+        progress=progress,
+        resolutions=request.resolutions,
+        tools=request.tools,
+        stem=request.stem,
+        sizes=request.sizes[1:],
+        accelerator=request.accelerator,
+        run_large_models=request.require_accelerator,
+    )
+
+
+def _compare_prompts(job: Job, backends: Mapping[Runtime, Backend]) -> None:
+    job.progress("comparing prompts with transformers")
+    require_equal_prompts(job, backends)
 
 
 def _loss(job: Job, request: Request) -> Loss | None:

@@ -19,7 +19,7 @@ from g3n_compiler.checkpoint.identity import Inputs
 from g3n_compiler.checkpoint.lora import CONFIG, TEXT_FILES, WEIGHTS, require_adapter
 from g3n_compiler.checkpoint.lora_text import require_same_text
 from g3n_compiler.checkpoint.reader import note_texts
-from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer
+from g3n_compiler.checkpoint.tokenizer import TextTokenizer, load_tokenizer, read_tokenizer
 from g3n_compiler.checkpoint.weight_files import require_adapter_named
 from g3n_compiler.errors import SliceError, TargetError
 from g3n_compiler.lower.backend import Backend
@@ -184,7 +184,8 @@ def open_request(
     try:
         require_adapter_named(source.directory, adapter)
         source.checkpoint.note(inputs)
-        check_folder(source, remark)
+        spec = read_tokenizer(source.directory)
+        check_folder(source, remark, spec)
         source.family.published.check_size(size, source.whole)
         choice = choose_slice(
             size, options.slicing, source.whole, peak_memory(options.context, options.prefill_lengths, recipe, backends)
@@ -214,7 +215,7 @@ def open_request(
         context = choose_context(options.context, source.text)
         prefill_lengths = choose_prefill(options.prefill_lengths, context)
         resolutions = _resolutions(options.resolutions, source)
-        tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text), source.modalities, remark)
+        tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text), source.modalities, remark, spec)
         _require_turns(target, backends, tokenizer)
         if adapter is not None:
             require_same_text(adapter, tokenizer)

@@ -67,6 +67,5 @@ def nano_int4(workspace: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def nano_fp32(workspace: Path) -> Path:
-    return compiled(
-        workspace, f"g3n-compile --quant fp32 --context 512 --tools {TEXT_ALONE}", "exported/nano-host-fp32"
-    )
+    command = f"g3n-compile --quant fp32 --context 512 --prefill-lengths 128 --tools {TEXT_ALONE}"
+    return compiled(workspace, command, "exported/nano-host-fp32")

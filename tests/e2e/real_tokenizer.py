@@ -61,14 +61,14 @@ def save_random_multimodal(directory: Path, tokenizer: dict[str, Any]) -> None:
     blocks = [[stage] for stage in stages]
     text = {
         "hidden_size": 256,
-        "intermediate_size": [512] * 10,
-        "num_hidden_layers": 10,
+        "intermediate_size": [512] * 7,
+        "num_hidden_layers": 7,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 64,
         "sliding_window": 64,
-        "num_kv_shared_layers": 5,
-        "activation_sparsity_pattern": [0.95] * 3 + [0.0] * 7,
+        "num_kv_shared_layers": 2,
+        "activation_sparsity_pattern": [0.95] * 3 + [0.0] * 4,
         "hidden_size_per_layer_input": 32,
         "laurel_rank": 16,
     }

@@ -22,7 +22,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_compiles_and_verifies(checkpoint: Path, workspace: Path) -> None:
-    command = f"g3n-compile --checkpoint {checkpoint} --modalities text --context 512 --out random"
+    command = (
+        f"g3n-compile --checkpoint {checkpoint} --modalities text --context 512 --prefill-lengths 128 --out random"
+    )
     result = run(command, workspace)
     assert result.returncode == 0, result.stderr
     manifest = open_bundle(workspace / "random").manifest

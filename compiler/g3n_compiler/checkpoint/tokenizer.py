@@ -50,6 +50,8 @@ class TextTokenizer:
     """The tokens that end an answer, as texts."""
     turn_end: int | None
     """The token that ends a turn in the template; ``None`` if it ends otherwise."""
+    added: Mapping[int, str]
+    """The texts of the added tokens by their ids: those of turns and media, where a checkpoint has them there."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``, without a leading bos."""
@@ -57,7 +59,7 @@ class TextTokenizer:
 
     def token(self, id: int) -> str:
         """The text of one token."""
-        text = load_fast_tokenizer(self.json_path, checked=True).id_to_token(id)
+        text = self.added.get(id) or load_fast_tokenizer(self.json_path, checked=True).id_to_token(id)
         if text is None:
             raise TokenizerError(f"{self.json_path.name} has no token {id}, which the model's config.json names")
         return str(text)
@@ -116,8 +118,18 @@ class LoadedTokenizer:
         return str(self.fast.decode(ids, skip_special_tokens=False))
 
 
+def read_tokenizer(directory: Path) -> dict[str, Any] | None:
+    """The content of a folder's ``tokenizer.json``; ``None`` if it has none."""
+    path = directory / TOKENIZER_JSON
+    return read_tokenizer_json(path) if present(path) else None
+
+
 def load_tokenizer(
-    directory: Path, config: TextConfig, modalities: Collection[str] = (), remark: Remark = no_remark
+    directory: Path,
+    config: TextConfig,
+    modalities: Collection[str] = (),
+    remark: Remark = no_remark,
+    spec: Mapping[str, Any] | None = None,
 ) -> TextTokenizer:
     """Read ``tokenizer.json`` (required), the chat template and the sampler.
 
@@ -125,6 +137,7 @@ def load_tokenizer(
 
     Args:
         modalities: those that are compiled.
+        spec: what :func:`read_tokenizer_json` gives for the folder, if it has been called: it takes seconds.
 
     Raises:
         TokenizerError: there is no tokenizer, it does not parse, its ids do not fit the model, or the chat template
@@ -135,7 +148,7 @@ def load_tokenizer(
         raise TokenizerError(
             f"{TOKENIZER_JSON} is missing from {directory}: copy it from the model the checkpoint came from"
         )
-    spec = read_tokenizer_json(path)
+    spec = read_tokenizer_json(path) if spec is None else spec
     tokenizer = load_fast_tokenizer(path, checked=True)
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size > config.vocab_size:
@@ -181,6 +194,7 @@ def load_tokenizer(
         tuple(stop),
         tuple(text for text in map(tokenizer.id_to_token, stop) if text is not None),
         end,
+        {int(token["id"]): token["content"] for token in spec.get("added_tokens") or []},
     )
 
 

@@ -41,7 +41,11 @@ def read_tokenizer_json(path: Path) -> dict[str, Any]:
 
 def token_ids(path: Path) -> dict[str, int]:
     """The id of every token in a ``tokenizer.json``."""
-    spec = read_tokenizer_json(path)
+    return ids_of(read_tokenizer_json(path))
+
+
+def ids_of(spec: Mapping[str, Any]) -> dict[str, int]:
+    """The id of every token in the content of a ``tokenizer.json``."""
     return {**spec["model"]["vocab"], **{token["content"]: token["id"] for token in spec.get("added_tokens") or []}}
 
 

@@ -6,12 +6,12 @@ head's tie against the tensors; and remarks on what was left aside.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from g3n_compiler.checkpoint.fields import Section, present, show
 from g3n_compiler.checkpoint.remark import Remark, no_remark
-from g3n_compiler.checkpoint.tokenizer_json import token_ids
+from g3n_compiler.checkpoint.tokenizer_json import ids_of, read_tokenizer_json
 from g3n_compiler.errors import TokenizerError, WrongModel
 from g3n_compiler.models.gemma3n.image_processor import read_image_processor
 from g3n_compiler.models.gemma3n.media_tokens import media_tokens
@@ -41,8 +41,11 @@ class _Id(NamedTuple):
     """The name under which ``tokenizer_config.json`` has its token."""
 
 
-def check_folder(source: Source, remark: Remark = no_remark) -> None:
+def check_folder(source: Source, remark: Remark = no_remark, tokenizer: Mapping[str, Any] | None = None) -> None:
     """Raise for what cannot be compiled, and remark on what a person should know.
+
+    Args:
+        tokenizer: the content of ``tokenizer.json``, if it has been read.
 
     Raises:
         WrongModel: files that are not of one model, or settings that a bundle cannot honour.
@@ -50,7 +53,7 @@ def check_folder(source: Source, remark: Remark = no_remark) -> None:
     """
     _check_head(source)
     _check_vocabulary(source)
-    _check_tokenizer(source)
+    _check_tokenizer(source, tokenizer)
     _check_processors(source, remark)
     for sentence in _left_aside(source):
         remark(sentence)
@@ -98,11 +101,11 @@ def _check_vocabulary(source: Source) -> None:
             )
 
 
-def _check_tokenizer(source: Source) -> None:
+def _check_tokenizer(source: Source, spec: Mapping[str, Any] | None) -> None:
     path = source.directory / "tokenizer.json"
     if not present(path):
         return  # said where the tokenizer is loaded
-    ids = token_ids(path)
+    ids = ids_of(read_tokenizer_json(path) if spec is None else spec)
     known, named = {*ids.values()}, media_tokens(source.directory, ids)
     for field, id, token in _ids(source):
         if id not in known:
