@@ -25,6 +25,7 @@ import click
 import numpy as np
 
 from g3n_compiler.checkpoint.safetensors import SafetensorsFile
+from g3n_compiler.checkpoint.survey import survey
 from g3n_compiler.nano import checkpoint_dir
 
 COMPILE = [sys.executable, "-m", "g3n_compiler.cli.compile"]
@@ -131,6 +132,26 @@ def timed(command: list[str], what: str) -> float:
     return seconds
 
 
+def in_process(what: str, work: Callable[[], object]) -> None:
+    begun, used = time.perf_counter(), time.process_time()
+    work()
+    wall, cpu = time.perf_counter() - begun, time.process_time() - used
+    click.echo(f"{what:44} {wall:7.1f} s, {cpu:6.1f} s of CPU")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _survey(path: Path) -> str:
+    file = SafetensorsFile(path)
+    try:
+        return survey(file).sha256
+    finally:
+        file.close()
+
+
 def compile_at(folder: Path, work: Path, *options: str) -> list[str]:
     return [*COMPILE, "--checkpoint", str(folder), "--runtime", "both", "--out", str(work / "bundle"), *options]
 
@@ -169,15 +190,10 @@ def main(checkpoint: Path, work: Path) -> None:
     timed([*INSPECT, "--checkpoint", str(whole), "--weights"], "g3n-inspect --checkpoint --weights")
     folder = linked(whole, work / "head")
     plant_head(folder)
-    begun = time.perf_counter()
     timed([*INSPECT, "--checkpoint", str(folder)], "the same, with a stored head to compare")
     shutil.rmtree(folder)
-    begun, used = time.perf_counter(), time.process_time()
-    for path in shards:
-        with path.open("rb") as file:
-            hashlib.file_digest(file, "sha256")
-    wall, cpu = time.perf_counter() - begun, time.process_time() - used
-    click.echo(f"{'plain hashing':44} {wall:7.1f} s, {cpu:6.1f} s of CPU")
+    in_process("plain hashing", lambda: [_digest(path) for path in shards])
+    in_process("the compile's one reading of the weights", lambda: [_survey(path) for path in shards])
     folder = linked(whole, work / "nan")
     plant_nan(folder)
     timed(compile_at(folder, work), "NaN in the last tensor, found while hashing")

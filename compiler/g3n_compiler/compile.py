@@ -61,6 +61,7 @@ def compile_or_keep(
     try:
         if not may_be_kept:
             _compare_prompts(job, backends)
+        request.tokenizer.forget()
         release_free_memory()
         progress("hashing the checkpoint")
         hashes = source.checkpoint.survey(request.account.used, progress, progress).sha256

@@ -85,7 +85,7 @@ def transformers_prompts(job: Job, wanted: Sequence[Conversation]) -> list[Runti
     directory, template = job.source.directory, job.tokenizer.template
     with _quiet():
         tokenizer, writer, own = _load(directory, with_media=bool(job.soft_tokens))
-        require_same_rules(tokenizer, job.tokenizer.json_path)
+        require_same_rules(tokenizer, job.tokenizer.loaded().fast)
     if own is None:
         job.progress("note: transformers cannot load the processor, so its tokenizer alone was compared")
     # Without a processor's settings, those that its class has.
