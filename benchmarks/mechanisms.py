@@ -1,6 +1,6 @@
 """Which task shows that one mechanism of Gemma 3n is broken: nano in ``transformers``, broken on purpose.
 
-    python benchmarks/mechanisms.py [--examples 200]
+    python benchmarks/mechanisms.py [--examples 200] [--only "no soft cap"]
 
 Each mechanism is broken alone, in float32. The table gives the accuracy of each task (held-out examples, exact match,
 greedy decoding: an answer is right if each of its tokens is the most likely one after those before it), and two
@@ -74,10 +74,11 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
 
 @click.command()
 @click.option("--examples", "count", default=200, show_default=True, help="Of each task.")
+@click.option("--only", multiple=True, type=click.Choice(list(MECHANISMS)), help="These rows; all by default.")
 @click.option("--threads", default=2, show_default=True)
 @click.argument("checkpoint", default=checkpoint_dir(), type=click.Path(path_type=Path))
 @reports_errors
-def main(count: int, threads: int, checkpoint: Path) -> None:
+def main(count: int, only: tuple[str, ...], threads: int, checkpoint: Path) -> None:
     """Print the table."""
     torch.set_num_threads(threads)
     source = Source.open(checkpoint, modalities=(TEXT,))
@@ -89,7 +90,8 @@ def main(count: int, threads: int, checkpoint: Path) -> None:
     console.print(f"| broken | {' | '.join(tasks)} | log-likelihood: mean | absolute | shown by |")
     console.print("|---" * (len(tasks) + 4) + "|")
     whole, noise = None, 0.0
-    for name, break_it in (UNBROKEN | MECHANISMS).items():
+    wanted = {name: break_it for name, break_it in MECHANISMS.items() if not only or name in only}
+    for name, break_it in (UNBROKEN | wanted).items():
         model = load_hf(source)
         with torch.no_grad():
             break_it(model)
