@@ -13,7 +13,7 @@ from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.lower.artifact import Delegation, Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert.memory import memory_ledger as litert_ledger
-from g3n_compiler.lower.opened import LayeredModel, TextModel, Towers
+from g3n_compiler.lower.opened import LayeredModel, TextCodec, TextModel, Towers
 from g3n_compiler.lower.prompts import Answers, Prompts, own_prompts
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 from g3n_compiler.models.gemma3n.text_config import TextConfig
@@ -125,6 +125,10 @@ class FakeBackend:
 
     def open_layers(self, files: Files, config: TextConfig) -> dict[str, LayeredModel]:
         return {}
+
+    def open_tokenizer(self, files: Files) -> TextCodec:
+        assert self._job is not None
+        return self._job.tokenizer.loaded()
 
     def open_towers(self, files: Files) -> Towers:
         assert self._job is not None

@@ -32,6 +32,7 @@ PLAN = (
     "calibrate",
     "compile",
     "cli",
+    "harness",
 )
 """The stages of ``docs/architecture.md``, files and folders of ``g3n_compiler``: each may import those before it."""
 UPWARD = {

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from g3n_compiler.bundle.signing import SigningKey
+from g3n_compiler.cli import inspect
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.errors import BundleError, DiskError, HashMismatch, ParityError, UnsafePath
 from g3n_compiler.verify import run as verify_run
@@ -77,6 +79,12 @@ def test_manifest_says_what_is_there(bundle: Path, tiny: TinyModel) -> None:
     assert str(tiny.directory) not in json.dumps(manifest)
     page = (bundle / "report.html").read_text(encoding="utf-8")
     assert 'class="lane"' in page and "GATHER" in page and "http-equiv" not in page and "<script" not in page
+
+
+def test_inspect_tells_what_rounding_costs(bundle: Path) -> None:
+    shown = CliRunner().invoke(inspect.main, [str(bundle)]).output
+    loss = open_bundle(bundle).manifest["loss"]
+    assert f"perplexity {loss['exact_perplexity']:.2f} to {loss['perplexity']:.2f}" in " ".join(shown.split())
 
 
 def test_same_input_same_bytes(bundle: Path, tiny: TinyModel, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,29 @@ def test_engines_are_silent(program: str, runtime: Runtime, nano_int4: Path, wor
     """Down to the end of the process, when some engines speak last."""
     result = run(f"{program} {nano_int4} --runtime {runtime} --temperature 0 'What is a dog?'", workspace)
     assert result.returncode == 0 and result.stdout.strip() and result.stderr == ""
+
+
+SLOWLY = """
+import sys, time
+from pathlib import Path
+from g3n_runtime.bundle import open_bundle
+from g3n_runtime.chat import GREEDY
+from g3n_runtime.engines import open_engine
+engine = open_engine(open_bundle(Path(sys.argv[1])), "executorch")
+for piece in engine.send("Reverse: stone river house", GREEDY, 40):
+    time.sleep(0.1)
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+engine.close()
+"""
+
+
+def test_what_the_runner_prints_at_its_end_is_not_in_the_answer(nano_int4: Path) -> None:
+    """It ends a line of its own when it is done, which must not be before its words are read."""
+    done = subprocess.run(
+        [sys.executable, "-c", SLOWLY, str(nano_int4)], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0 and done.stdout.rstrip("\n") == "Reversed: house river stone", done
 
 
 def test_a_context_is_chosen_when_the_bundle_is_opened(nano_int4: Path, workspace: Path) -> None:

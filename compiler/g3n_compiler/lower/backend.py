@@ -16,7 +16,7 @@ from g3n_compiler.lower.accelerator import AcceleratorOutputs, AcceleratorRun
 from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Files, Lowered, LoweredSubgraph
 from g3n_compiler.lower.job import Job
-from g3n_compiler.lower.opened import TextEntry, Towers
+from g3n_compiler.lower.opened import TextCodec, TextEntry, Towers
 from g3n_compiler.lower.prompts import Answers, Prompts
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.quantize.recipe import Recipe
@@ -71,6 +71,9 @@ class Backend(TextEntry, Protocol):
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
         """Top-level fields of the manifest that can only be read from this runtime's files, ``job.files``."""
+
+    def open_tokenizer(self, files: Files) -> TextCodec:
+        """Open the tokenizer that :meth:`lower` wrote."""
 
     def open_towers(self, files: Files) -> Towers:
         """Open the towers that :meth:`lower` wrote, each by itself."""

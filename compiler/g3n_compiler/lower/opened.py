@@ -34,6 +34,16 @@ class TextModel(Protocol):
         """``count`` greedy tokens after the prompt ``ids``."""
 
 
+class TextCodec(Protocol):
+    """A bundle's tokenizer, as its runtime reads it."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``, without bos."""
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ``ids``."""
+
+
 class LayeredModel(Protocol):
     """A lowered model whose decoder can be run layer by layer, with at most one layer of it in memory."""
 

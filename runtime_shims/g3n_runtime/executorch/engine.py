@@ -90,13 +90,16 @@ class ExecuTorchEngine:
         runner = self._open()
         runner.reset()
         pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
-        stopped = threading.Event()
+        stopped, read = threading.Event(), threading.Semaphore(0)
         drawn = 0
 
         def on_piece(piece: str) -> None:
             nonlocal drawn
             drawn += 1
             pieces.put(piece)
+            # Each piece waits until it is read: the runner ends a line on standard output when it is done.
+            if not stopped.is_set():
+                read.acquire()
             if stopped.is_set():
                 runner.stop()
 
@@ -118,13 +121,14 @@ class ExecuTorchEngine:
                     # The runner itself goes on when the very first token is a stop token.
                     stopped.set()
                     ended = Ended.END_OF_TURN
-                    continue
-                if part := text.feed(piece):
+                elif part := text.feed(piece):
                     yield part
+                read.release()
             if part := text.end():
                 yield part
         finally:
             stopped.set()
+            read.release()
             thread.join()
         return ended
 

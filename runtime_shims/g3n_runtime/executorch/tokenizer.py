@@ -92,6 +92,11 @@ class Vocabulary:
         """Ids of ``text``, without a leading bos."""
         return list(self._tokenizer.encode(text, 0, 0))
 
+    def decode(self, ids: list[int]) -> str:
+        """The text of ``ids``."""
+        pieces = PieceDecoder()
+        return "".join(pieces.feed(self.name(token)) for token in ids) + pieces.end()
+
     def name(self, token: int) -> str:
         """What a :class:`PieceDecoder` takes."""
         return str(self._names[token]).replace("\u2581", " ")

@@ -20,7 +20,7 @@ from g3n_compiler.lower.executorch.arm64 import run_on_arm
 from g3n_compiler.lower.executorch.layers import PROBE, ProbedLayers
 from g3n_compiler.lower.executorch.memory import compile_memory, memory_ledger
 from g3n_compiler.lower.job import Job
-from g3n_compiler.lower.opened import LayeredModel, TextEntry, TextModel, Towers
+from g3n_compiler.lower.opened import LayeredModel, TextCodec, TextEntry, TextModel, Towers
 from g3n_compiler.lower.prompts import Answers, Prompts, own_prompts
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 from g3n_compiler.models.gemma3n.text_config import TextConfig
@@ -128,6 +128,9 @@ class ExecuTorchBackend:
 
     def open_layers(self, files: Files, config: TextConfig) -> dict[str, LayeredModel]:
         return {PROBE: ProbedLayers(_parts(files), config)}
+
+    def open_tokenizer(self, files: Files) -> TextCodec:
+        return Vocabulary(files[ROLES["tokenizer"]])
 
     def open_towers(self, files: Files) -> Towers:
         from g3n_compiler.lower.executorch.towers import open_towers

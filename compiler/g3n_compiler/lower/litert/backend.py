@@ -36,13 +36,13 @@ from g3n_compiler.lower.litert.gpu import run_on_gpu, usable_driver
 from g3n_compiler.lower.litert.gpu_operators import require_gpu_operators
 from g3n_compiler.lower.litert.memory import compile_memory, memory_ledger
 from g3n_compiler.lower.litert.metadata import executor_metadata, llm_metadata
-from g3n_compiler.lower.litert.opened import SECTIONS, OpenedLayers, OpenedTextModel, verified_logits
+from g3n_compiler.lower.litert.opened import SECTIONS, OpenedLayers, OpenedTextModel, open_tokenizer, verified_logits
 from g3n_compiler.lower.litert.prompts import engine_prompts, engine_template, rendered
 from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_embedder
 from g3n_compiler.lower.litert.text import convert
 from g3n_compiler.lower.litert.towers import lower_towers, media_of, open_towers
 from g3n_compiler.lower.litert.wrapped_template import wrapped
-from g3n_compiler.lower.opened import LayeredModel, TextEntry, TextModel, Towers
+from g3n_compiler.lower.opened import LayeredModel, TextCodec, TextEntry, TextModel, Towers
 from g3n_compiler.lower.prompts import Answers, Prompts
 from g3n_compiler.lower.resume import Steps
 from g3n_compiler.lower.signatures.text import DECODE, prefill_name
@@ -154,6 +154,9 @@ class LiteRtBackend:
 
     def open_layers(self, files: Files, config: TextConfig) -> dict[str, LayeredModel]:
         return {"layers": OpenedLayers(files[ROLE], config)}
+
+    def open_tokenizer(self, files: Files) -> TextCodec:
+        return open_tokenizer(files[ROLE])
 
     def open_towers(self, files: Files) -> Towers:
         return open_towers(files[ROLE])

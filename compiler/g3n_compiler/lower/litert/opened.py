@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import sentencepiece
 
 from g3n_compiler.heap import release_free_memory
-from g3n_compiler.lower.litert.container import SectionKind, extract
+from g3n_compiler.lower.litert.container import SectionKind, extract, find_section
 from g3n_compiler.lower.litert.layers import LayeredDecoder
 from g3n_compiler.lower.subgraphs import Subgraph
 from g3n_compiler.models.gemma3n.text_config import TextConfig
@@ -102,6 +103,14 @@ class OpenedLayers:
             every[:, self._rows] = ple
             ple = every
         return self._decoder.run(embeddings, ple, prompt)
+
+
+def open_tokenizer(path: Path) -> sentencepiece.SentencePieceProcessor:
+    """The SentencePiece model in a finished ``.litertlm``."""
+    section = find_section(path, "sp_tokenizer")
+    with path.open("rb") as file:
+        file.seek(section.begin)
+        return sentencepiece.SentencePieceProcessor(model_proto=file.read(section.end - section.begin))
 
 
 def verified_logits(path: Path, ids: Sequence[int], prompt: int) -> np.ndarray:
