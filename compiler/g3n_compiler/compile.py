@@ -55,13 +55,12 @@ def compile_or_keep(
     """
     request = open_request(options, backend_for, progress)
     source, backends = request.source, request.backends
-    job = _job(request, progress)
     # Whether a bundle that is there is up to date, its hashes tell sooner than prompts are compared.
     may_be_kept = request.destination.existing is not None and not options.force
     try:
+        job = _job(request, progress)
         if not may_be_kept:
             _compare_prompts(job, backends)
-        request.tokenizer.forget()
         release_free_memory()
         progress("hashing the checkpoint")
         hashes = source.checkpoint.survey(request.account.used, progress, progress).sha256
@@ -118,6 +117,7 @@ def _job(request: Request, progress: Progress) -> Job:
 def _compare_prompts(job: Job, backends: Mapping[Runtime, Backend]) -> None:
     job.progress("comparing prompts with transformers")
     require_equal_prompts(job, backends)
+    job.tokenizer.forget()
 
 
 def _loss(job: Job, request: Request) -> Loss | None:

@@ -75,6 +75,7 @@ class BundleModel(TemplateLM):  # type: ignore[misc]
         self._context, self._bos = int(manifest["context"]), int(manifest["tokenizer"]["bos_id"])
         self._stop = frozenset(manifest["tokenizer"]["stop_ids"])
         self._eot = int(manifest["tokenizer"]["stop_ids"][0])
+        self._bundle = opened  # holds the files that were checked
         self._name = f"{opened.directory.name}, {chosen}"
         self._last: tuple[list[int], np.ndarray] | None = None
 

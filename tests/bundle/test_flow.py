@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,6 @@ from g3n_compiler.bundle.signing import SigningKey
 from g3n_compiler.cli import inspect
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.errors import BundleError, DiskError, HashMismatch, ParityError, UnsafePath
-from g3n_compiler.verify import run as verify_run
-from g3n_compiler.verify.checks import Check
 from g3n_runtime.bundle import MANIFEST, SIGNATURE, open_bundle
 from g3n_runtime.signature import check_signature
 from tests.android.signed import KEY, OTHER_KEY
@@ -23,15 +21,6 @@ from tests.conftest import TinyModel
 from tests.fakes import FakeBackend
 
 Edit = Callable[[Path, Callable[[dict[str, Any]], None]], None]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def without_onnx() -> Iterator[None]:
-    """onnxruntime's part is slow and has its own test; here its place is held by one check."""
-    check = Check("held", "core", "onnxruntime", "eager fp32", "relative error", 0.0, 1.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify_run, "onnx_checks", lambda *_: [check])
-        yield
 
 
 def compile_tiny(

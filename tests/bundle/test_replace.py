@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,8 +15,6 @@ from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.errors import Busy, NotOurs, SourceChanged
 from g3n_compiler.lower.artifact import Lowered
 from g3n_compiler.lower.job import Job
-from g3n_compiler.verify import run as verify_run
-from g3n_compiler.verify.checks import Check
 from g3n_runtime.bundle import MANIFEST, open_bundle
 from tests.bundle.folders import content, names
 from tests.conftest import TinyModel
@@ -27,15 +24,6 @@ SIGNATURE = json.dumps({"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+j
 
 PACKED = b"".join(number.to_bytes(8, "little") for number in (4, 24, 10)) + b"the weights"[:10]
 """A file as XNNPACK keeps packed weights in."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_onnx() -> Any:
-    """onnxruntime's part is slow and has its own test; here its place is held by one check."""
-    check = Check("held", "core", "onnxruntime", "eager fp32", "relative error", 0.0, 1.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify_run, "onnx_checks", lambda *_: [check])
-        yield
 
 
 def compile_to(out: Path, checkpoint: Path, backend: type[FakeBackend] = FakeBackend) -> list[str]:
