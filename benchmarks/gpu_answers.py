@@ -34,7 +34,7 @@ from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.nano import checkpoint_dir, heldout_path
 from g3n_compiler.quantize.fake import FakeQuantWeights
-from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.quantize.saved import recipe_of
 from g3n_compiler.source import TEXT, Source
 from g3n_compiler.verify.accelerator import NEAR
 from g3n_compiler.verify.checks import relative_error
@@ -126,7 +126,7 @@ def main(directory: Path, count: int, tokens: int) -> None:
         console.print(f"{kind}s: {sum(c == g for c, g in pairs)} of {len(pairs)} answers equal, {said} tokens")
     if not parted:
         return
-    recipe = RECIPES[bundle.manifest["recipe"]["name"]]
+    recipe = recipe_of(bundle.manifest)
     reference = Reference(source, recipe)
     weights = FloatActivations(source.read, text_weights(config), recipe)
     reference.decoder = source.family.decoder(config, weights)

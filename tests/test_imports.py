@@ -24,6 +24,7 @@ PLAN = (
     "targets",
     "lower",
     "verify",
+    "widths",
     "bundle",
     "report",
     "request_lengths",

@@ -21,6 +21,8 @@ from g3n_compiler.lower.job import Job, Progress
 from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
+from g3n_compiler.quantize.recipe import AUTO, Recipe
+from g3n_compiler.quantize.saved import as_json, recipe_of
 from g3n_compiler.report import REPORT, write_report
 from g3n_compiler.request import CompileOptions, Request, open_request
 from g3n_compiler.source import Source
@@ -28,6 +30,7 @@ from g3n_compiler.verify.loss import Loss
 from g3n_compiler.verify.measure_loss import measure_loss
 from g3n_compiler.verify.prompts import require_equal_prompts
 from g3n_compiler.verify.run import verify
+from g3n_compiler.widths.choose import choose_recipe
 
 
 class Outcome(NamedTuple):
@@ -76,8 +79,10 @@ def compile_or_keep(
             if may_be_kept:
                 _compare_prompts(job, backends)
             job = replace(job, source=_rewritten(request, progress), directory=directory, steps_folder=steps)
+            job = replace(job, recipe=_recipe(job, request))
             loss = _loss(job, request)
             lowered = join(backend.lower(job) for backend in backends.values())
+            request.bounds.require_size(lowered, directory)
             job = replace(job, files=lowered.paths(directory))
             parity = verify(job, backends)
             parity.checks += [] if loss is None else loss.check()
@@ -133,9 +138,19 @@ def _loss(job: Job, request: Request) -> Loss | None:
     loss = Loss.of_json(
         job.steps.value("loss.json", lambda: measure_loss(job.source, job.recipe, held).as_json(), what)
     )
-    if request.max_loss is not None:
-        loss.require(request.max_loss)
+    if request.bounds.loss is not None:
+        loss.require(request.bounds.loss)
     return loss
+
+
+def _recipe(job: Job, request: Request) -> Recipe:
+    """The recipe that is lowered: the one that was asked for or, if it is to be chosen, the choice, made once."""
+    if job.recipe.name != AUTO or request.held is None:
+        return job.recipe
+    held = request.held
+    what = f"choosing 4 or 8 bits for each matrix on {held.origin}"
+    made = job.steps.value("widths.json", lambda: as_json(choose_recipe(job, held, request.bounds)), what)
+    return recipe_of({"recipe": {"name": AUTO, **made}})
 
 
 def _rewritten(request: Request, progress: Progress) -> Source:

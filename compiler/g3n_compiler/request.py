@@ -28,15 +28,18 @@ from g3n_compiler.models.gemma3n.folder_check import check_folder
 from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.models.gemma3n.vision_layout import read_layout
+from g3n_compiler.models.registry import text_weights
 from g3n_compiler.models.shape import TextShape
-from g3n_compiler.quantize.recipe import Recipe, get_recipe
+from g3n_compiler.quantize.recipe import Recipe
+from g3n_compiler.quantize.saved import find_recipe, require_weights
 from g3n_compiler.request_lengths import choose_context, choose_prefill, peak_memory
-from g3n_compiler.slice.choose import Choice, SliceOptions, choose_slice
+from g3n_compiler.slice.choose import BUDGET_UNITS, Choice, SliceOptions, choose_slice, parse_quantity
 from g3n_compiler.slice.elastic import Size, choose_sizes
 from g3n_compiler.source import MODALITIES, TEXT, Source
 from g3n_compiler.targets import Target, choose_runtimes, get_target
 from g3n_compiler.tensor_account import Account, account
 from g3n_compiler.verify.held import HeldTexts, own_held_texts, read_held_texts
+from g3n_compiler.widths.bounds import Bounds
 from g3n_runtime.names import unknown
 
 DEFAULT_RESOLUTIONS = (768, 512, 256)
@@ -81,6 +84,8 @@ class CompileOptions:
     """A file of texts to measure the loss of rounding on."""
     max_loss: float | None = None
     """Refuse a bundle that loses more of the perplexity: 0.03 for 3%."""
+    max_size: str | None = None
+    """Refuse a bundle whose files for one runtime are larger, such as ``2.5GB``."""
     tools: bool = False
     """Make the file one whose calls of tools LiteRT-LM reads."""
 
@@ -116,8 +121,7 @@ class Request:
     require_accelerator: bool
     held: HeldTexts | None
     """The texts on which the loss of rounding is measured; none if nothing is rounded."""
-    max_loss: float | None
-    """Part of the perplexity that may be lost."""
+    bounds: Bounds
     tools: bool
     stem: str
     """Begins the names of the files that people move into other apps."""
@@ -159,7 +163,9 @@ def open_request(
     """
     target = get_target(options.target)
     target.check(options.soc)
-    recipe = get_recipe(options.recipe)
+    recipe = find_recipe(options.recipe)
+    bounds = _bounds(options)
+    bounds.require_used(recipe)
     modalities = _modalities(options.modalities)
     size = name_size(options.size, options.checkpoint)
     options.slicing.check()
@@ -212,6 +218,7 @@ def open_request(
             )
         if sizes:
             source = source.divided(sizes[0].config)
+        require_weights(recipe, text_weights(source.text))
         context = choose_context(options.context, source.text)
         prefill_lengths = choose_prefill(options.prefill_lengths, context)
         resolutions = _resolutions(options.resolutions, source)
@@ -243,13 +250,18 @@ def open_request(
             accelerator=accelerator,
             require_accelerator=options.require_accelerator,
             held=_held_texts(options, recipe, source, tokenizer, inputs),
-            max_loss=options.max_loss,
+            bounds=bounds,
             tools=options.tools,
             stem=file_stem(options, size, choice, recipe),
         )
     except BaseException:
         source.close()
         raise
+
+
+def _bounds(options: CompileOptions) -> Bounds:
+    size = options.max_size
+    return Bounds(None if size is None else parse_quantity(size, "--max-size", BUDGET_UNITS), options.max_loss)
 
 
 def _held_texts(

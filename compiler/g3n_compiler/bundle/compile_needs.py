@@ -15,7 +15,6 @@ from g3n_compiler.models.registry import text_weights
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_runtime.machine import memory_room
 
-SCALE_BYTES = 4
 COPIES_ON_DISK = 2
 """A section is also a file of its own until the bundle is packed."""
 TOOLCHAIN_MEMORY = 700_000_000
@@ -32,8 +31,7 @@ class Needs(NamedTuple):
 
 def compile_needs(config: TextConfig, recipe: Recipe, backends: Sequence[Backend]) -> Needs:
     """Peak memory and disk space for compiling with ``backends``, one after the other."""
-    text, tables = text_weights(config).values(), embedding_weights(config).values()
-    size = sum(recipe.scheme(w).nbytes(w.shape) + SCALE_BYTES * w.shape[0] for w in (*text, *tables))
+    size = recipe.stored_bytes([*text_weights(config).values(), *embedding_weights(config).values()])
     memory = TOOLCHAIN_MEMORY + max(backend.compile_memory(config, recipe) for backend in backends)
     return Needs(memory, COPIES_ON_DISK * size * len(backends))
 

@@ -25,6 +25,7 @@ from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.image_processor import load_resample
 from g3n_compiler.models.gemma3n.text_config import TextConfig, gemma3n_config
 from g3n_compiler.models.registry import parameter_count, text_weights
+from g3n_compiler.quantize.saved import as_json
 from g3n_compiler.request import Request
 from g3n_compiler.source import Source
 from g3n_compiler.targets import Placement
@@ -103,8 +104,7 @@ def build_manifest(
         },
         "recipe": {
             "name": recipe.name,
-            "roles": {role: scheme.label for role, scheme in recipe.roles.items()},
-            "patterns": {pattern: scheme.label for pattern, scheme in recipe.patterns},
+            **as_json(recipe),
             "rewritten": source.rewrites is not None,
         },
         "context": job.context,

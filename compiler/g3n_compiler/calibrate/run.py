@@ -34,8 +34,9 @@ from g3n_compiler.models.packed_cache import PackedCache
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.models.weights import LazyWeights, Weights, WeightSpec
 from g3n_compiler.quantize.fake import FakeQuantWeights
-from g3n_compiler.quantize.recipe import Recipe, get_recipe
+from g3n_compiler.quantize.recipe import AUTO, Recipe
 from g3n_compiler.quantize.rows import fake_quantize, fake_quantize_activations
+from g3n_compiler.quantize.saved import find_recipe, require_weights
 from g3n_compiler.source import Source
 from g3n_compiler.tensor_account import account
 
@@ -54,7 +55,12 @@ def calibrate(directory: Path, examples: Path, recipe_name: str, destination: Pa
     Raises:
         G3nError: what was found, what was expected and what to do; nothing is left that looks like a checkpoint.
     """
-    recipe, inputs = get_recipe(recipe_name), Inputs()
+    recipe, inputs = find_recipe(recipe_name), Inputs()
+    if recipe.name == AUTO:
+        raise TargetError(
+            f"{AUTO} chooses a recipe, and this rounds for one: compile with it, save its recipe with g3n-inspect "
+            "--recipe, and pass that file"
+        )
     target = claim(destination, CALIBRATED, (directory, examples), progress)
     note_texts(directory, inputs)
     inputs.note([examples])
@@ -63,6 +69,7 @@ def calibrate(directory: Path, examples: Path, recipe_name: str, destination: Pa
     if read_calibration(directory) is not None:
         raise CheckpointError(f"{directory} is already calibrated: pass the checkpoint that it was made from")
     specs = text_weights(source.text)
+    require_weights(recipe, specs)
     rounded = {name: spec for name, spec in specs.items() if spec.role in ROLES and recipe.scheme(spec).bits == 4}
     if not rounded:
         raise TargetError(

@@ -25,7 +25,9 @@ from g3n_compiler.cli.show import progress_steps, show
 @click.option(
     "--checkpoint", type=CheckpointName(), help="A folder, or owner/name[@revision] on the hub [default: the size's]."
 )
-@click.option("--quant", type=Words(), default="int4", show_default=True, help="Recipe that it will be compiled with.")
+@click.option(
+    "--quant", type=Words(), default="int4", show_default=True, help="Recipe (name, or saved file) to compile it with."
+)
 @click.option("--out", type=FileName(), required=True, help="Folder for the calibrated checkpoint.")
 @QUIET
 @VERBOSE
@@ -42,10 +44,10 @@ def main(
     from g3n_compiler.checkpoint.hub import name_size, resolve_checkpoint, stay_offline
     from g3n_compiler.checkpoint.hub_id import named_by
     from g3n_compiler.errors import ExampleError
-    from g3n_compiler.quantize.recipe import get_recipe
+    from g3n_compiler.quantize.saved import find_recipe
     from g3n_runtime.reading import open_regular
 
-    get_recipe(quant)
+    find_recipe(quant)
     open_regular(examples, ExampleError).close()
     named = named_by(checkpoint)
     size = name_size(size, named)

@@ -45,13 +45,14 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
         ("g3n-compile", "the embedded model, for this machine"),
         ("g3n-compile --target pixel --size e2b", "E2B from the hub, for a Pixel's GPU"),
         ("g3n-compile --target android --checkpoint ~/my-gemma-3n --sign key.pem", "a fine-tune, signed"),
+        ("g3n-compile --size e2b --quant auto --max-size 3GB", "4 or 8 bits for each matrix, within a size"),
         ("g3n-compile --size e4b --budget 2.5GB", "the best slice of E4B that fits the memory"),
     ],
     groups={
         "Model": ("size", "checkpoint", "lora", "modalities", "image_sizes"),
         "Device": ("target", "runtime", "soc", "require_gpu"),
         "Form": ("quant", "context", "prefill_lengths", "tools"),
-        "Quality": ("held_texts", "max_loss"),
+        "Quality": ("held_texts", "max_loss", "max_size"),
         "MatFormer slices": ("skip_layers", "ffn_dims", "budget", "params", "elastic"),
     },
     remark="An interrupted compile resumes when you run the same command again.",
@@ -68,7 +69,10 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
     help="Checkpoint: a folder, or owner/name[@revision] on the hub [default: the hub's, for the size].",
 )
 @click.option("--runtime", type=click.Choice([*BACKENDS, "both"]), help="Runtime [default: the target's own].")
-@click.option("--quant", type=Words(), default="int4", show_default=True, help=f"Recipe: {', '.join(RECIPES)}.")
+@click.option(
+    "--quant", type=Words(), default="int4", show_default=True,
+    help=f"Recipe: {', '.join(RECIPES)}; auto, within --max-size or --max-loss; or a file of g3n-inspect --recipe.",
+)  # fmt: skip
 @click.option(
     "--context", type=TOKENS, help="Tokens that fit at least [default: 4096 or the model's, if that is less]."
 )
@@ -93,6 +97,7 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
     "--eval", "held_texts", type=FileName(), help="Texts, as JSON lines, to measure the loss on [default: own]."
 )
 @click.option("--max-loss", type=Percentage(), help="Refuse a bundle that loses more of the perplexity, e.g. 3%.")
+@click.option("--max-size", type=Words(), help="Refuse a bundle whose files for one runtime are larger, e.g. 2.5GB.")
 @click.option("--out", type=FileName(), help="Bundle folder [default: exported/SIZE-TARGET-QUANT].")
 @click.option("--force", is_flag=True, help="Compile also what is up to date.")
 @click.option("--sign", type=FileName(), help="Sign the bundle with this private key (PEM, EC P-256).")
@@ -121,6 +126,7 @@ def main(
     require_gpu: bool,
     held_texts: Path | None,
     max_loss: float | None,
+    max_size: str | None,
     out: Path | None,
     force: bool,
     sign: Path | None,
@@ -141,7 +147,7 @@ def main(
         target, size, named_by(checkpoint), runtime, quant, context, prefill_lengths, modalities, image_sizes,
         named_by(lora), soc, out,
         _asked(sys.argv), SliceOptions(skip_layers, ffn_dims, budget, params),
-        elastic, key, force, require_gpu, held_texts, max_loss, tools,
+        elastic, key, force, require_gpu, held_texts, max_loss, max_size, tools,
     )  # fmt: skip
     with insistent_interrupt(), quiet_toolchains(verbose), progress_steps(quiet) as step:
         directory, up_to_date = compile_or_keep(options, step)

@@ -12,7 +12,7 @@ from g3n_compiler.cli.common import reports_errors
 from g3n_compiler.cli.options import QUIET, CheckpointName, FileName, NameList, Verb, Words
 from g3n_compiler.cli.show import DataTable, show, show_table, styled
 from g3n_compiler.report import human_bytes
-from g3n_compiler.report.loss import loss_sentence
+from g3n_compiler.report.loss import loss_sentence, widths_sentence
 from g3n_compiler.report.memory import LABELS, ON_GPU
 from g3n_runtime.bundle import open_bundle
 
@@ -26,6 +26,7 @@ BAR = 32
     examples=[
         ("g3n-inspect exported/nano-host-int4", "tables for people"),
         ("g3n-inspect exported/nano-host-int4 --format json", "the manifest, for programs"),
+        ("g3n-inspect exported/nano-host-auto --recipe > mine.json", "its recipe, for --quant mine.json"),
         ("g3n-inspect --checkpoint ~/my-gemma-3n", "what a checkpoint is, and whether it would compile"),
         ("g3n-inspect --frontier nano --documents 20", "which slices of a checkpoint are worth their bytes"),
     ],
@@ -50,6 +51,7 @@ BAR = 32
 )
 @click.option("--slices", type=NameList(), help="Slices of a frontier, as --elastic names them [default: all nested].")
 @click.option("--plot", type=FileName(), default="frontier.svg", show_default=True, help="File for the plot.")
+@click.option("--recipe", is_flag=True, help="Write the bundle's recipe as JSON, for --quant.")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @QUIET
 @reports_errors
@@ -62,6 +64,7 @@ def main(
     documents: int,
     slices: tuple[str, ...] | None,
     plot: Path,
+    recipe: bool,
     output: str,
     quiet: bool,
 ) -> None:
@@ -74,6 +77,8 @@ def main(
     """
     if weights and checkpoint is None:
         raise click.UsageError("--weights reads a checkpoint: name it with --checkpoint")
+    if recipe and (bundle is None or checkpoint is not None or frontier is not None):
+        raise click.UsageError("--recipe writes a bundle's: name a BUNDLE alone")
     if checkpoint is not None:
         if bundle is not None or frontier is not None:
             raise click.UsageError("--checkpoint tells of one checkpoint: leave BUNDLE and --frontier out")
@@ -89,15 +94,18 @@ def main(
     if bundle is None:
         raise click.UsageError("name a BUNDLE, or a checkpoint with --checkpoint or --frontier")
     manifest = open_bundle(bundle).manifest
+    if recipe:
+        click.echo(_recipe(manifest))
+        return
     if output == "json":
         click.echo(json.dumps(manifest))
         return
-    model, recipe = manifest["model"], manifest["recipe"]
+    model = manifest["model"]
     show(
         styled(manifest["name"], "bold"),
         f": Gemma 3n {model['size']}, {', '.join(model['modalities'])}, "
         f"{model['parameters']:,} parameters, {model['slice']['num_layers']} layers, context {manifest['context']}, "
-        f"recipe {recipe['name']}, target {manifest['target']['name']}",
+        f"recipe {manifest['recipe']['name']}, target {manifest['target']['name']}",
     )
     if "kept" in model["slice"]:
         show_table(_slice(model["slice"]))
@@ -105,10 +113,23 @@ def main(
         show_table(_sizes(manifest["sizes"]))
     show_table(_subgraphs(manifest))
     show_table(_memory(manifest))
+    if (widths := widths_sentence(manifest)) is not None:
+        show(widths)
     if (lost := loss_sentence(manifest)) is not None:
         show(lost)
     checks = manifest["parity"]["checks"]
     show(f"{sum(c['passed'] for c in checks)} of {len(checks)} comparisons passed when it was compiled")
+
+
+def _recipe(manifest: dict[str, Any]) -> str:
+    """The bundle's recipe as ``--quant`` takes it from a file."""
+    from g3n_compiler.quantize.recipe import RECIPES
+    from g3n_compiler.quantize.saved import as_json, recipe_of
+
+    name = manifest["recipe"]["name"]
+    if name in RECIPES:
+        raise click.UsageError(f"this bundle's recipe has a name: --quant {name}")
+    return json.dumps(as_json(recipe_of(manifest)), indent=1)
 
 
 def _slice(made: dict[str, Any]) -> DataTable:

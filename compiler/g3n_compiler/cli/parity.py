@@ -12,7 +12,7 @@ from g3n_compiler.lower.arm64_kit import ArmKit
 from g3n_compiler.lower.job import Job, Progress
 from g3n_compiler.lower.registry import BACKENDS, get_backend
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
-from g3n_compiler.quantize.recipe import get_recipe
+from g3n_compiler.quantize.saved import recipe_of
 from g3n_compiler.request import find_accelerator
 from g3n_compiler.slice.elastic import choose_sizes
 from g3n_compiler.slice.plan import Slice
@@ -66,7 +66,7 @@ def compare(
     job = Job(
         source=source,
         tokenizer=load_tokenizer(source.directory, gemma3n_config(source.text), source.modalities),
-        recipe=get_recipe(manifest["recipe"]["name"]),
+        recipe=recipe_of(manifest),
         target=target,
         context=manifest["context"],
         prefill_lengths=tuple(manifest["prefill_lengths"]),

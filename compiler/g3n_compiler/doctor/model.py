@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from g3n_compiler.bundle.compile_needs import SCALE_BYTES
 from g3n_compiler.checkpoint.fields import read_json
 from g3n_compiler.checkpoint.meter import in_words
 from g3n_compiler.checkpoint.reader import CONFIG
@@ -125,8 +124,8 @@ def _tell_bundle(findings: Findings, shape: TextShape, source: Source | None) ->
     """What of the text model and the towers a bundle holds, and what of it is in memory all the time."""
     for name in RECIPES_TOLD:
         recipe = RECIPES[name]
-        core = _nbytes(recipe, list(text_weights(shape).values()))
-        tables = _nbytes(recipe, list(embedding_weights(shape).values()))
+        core = recipe.stored_bytes(text_weights(shape).values())
+        tables = recipe.stored_bytes(embedding_weights(shape).values())
         towers = 0 if source is None else _tower_bytes(recipe, source)
         parts = [f"{in_words(core)} in memory for every token", f"{in_words(tables)} of tables that stay on the disk"]
         if towers:
@@ -141,14 +140,10 @@ def _tower_bytes(recipe: Recipe, source: Source) -> int:
     total = 0
     for tower in source.towers:
         try:
-            total += _nbytes(recipe, list(source.family.towers[tower].weights(source).values()))
+            total += recipe.stored_bytes(source.family.towers[tower].weights(source).values())
         except CheckpointError:  # a check has told it
             continue
     return total
-
-
-def _nbytes(recipe: Recipe, specs: list[Any]) -> int:
-    return sum(recipe.scheme(s).nbytes(s.shape) + SCALE_BYTES * s.shape[0] for s in specs)
 
 
 def _words(value: Any) -> str:

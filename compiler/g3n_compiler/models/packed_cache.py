@@ -24,6 +24,12 @@ class PackedCache:
         self._keys: dict[int, Sequence[Tensor]] = {}
         self._values: dict[int, Sequence[Tensor]] = {}
 
+    def copy(self) -> PackedCache:
+        """A cache with the same keys and values, to go on from here."""
+        other = PackedCache(self._config, self._lengths, self._last)
+        other._keys, other._values = dict(self._keys), dict(self._values)
+        return other
+
     def append(self, layer: int, key: Tensor, value: Tensor) -> None:
         self._keys[layer], self._values[layer] = key.split(self._lengths, 1), value.split(self._lengths, 1)
 

@@ -7,8 +7,7 @@ their scale in ExecuTorch, and blockwise int8 stays fp32 in LiteRT, so neither c
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -44,6 +43,7 @@ class Scheme:
         return "fp32" if self.bits == 32 else f"int{self.bits}"
 
 
+SCALE_BYTES = 4
 FP32 = Scheme(32)
 INT8 = Scheme(8)
 INT4 = Scheme(4, clip_search=True)
@@ -52,12 +52,12 @@ INT4_RTN = Scheme(4)
 
 @dataclass(frozen=True)
 class Recipe:
-    """A scheme for each role, and for weights whose name matches a pattern (the first match wins)."""
+    """A scheme for each role, and for single weights by their names, which go before their role."""
 
     name: str
     summary: str
     roles: Mapping[Role, Scheme]
-    patterns: tuple[tuple[str, Scheme], ...] = field(default=())
+    weights: Mapping[str, Scheme] = field(default_factory=dict)
     rewrites: bool = False
     """Whether weights are rewritten before they are rounded, see :mod:`g3n_compiler.rewrite`."""
     logit_tolerance: float = 1e-4
@@ -68,10 +68,11 @@ class Recipe:
     def scheme(self, spec: WeightSpec) -> Scheme:
         if spec.role == "float":
             return FP32
-        for pattern, scheme in self.patterns:
-            if re.search(pattern, spec.name):
-                return scheme
-        return self.roles[spec.role]
+        return self.weights.get(spec.name) or self.roles[spec.role]
+
+    def stored_bytes(self, specs: Iterable[WeightSpec]) -> int:
+        """Bytes of ``specs`` in a file, with the scales of their rows."""
+        return sum(self.scheme(spec).nbytes(spec.shape) + SCALE_BYTES * spec.shape[0] for spec in specs)
 
 
 def _uniform(scheme: Scheme, towers: Scheme) -> dict[Role, Scheme]:
@@ -130,7 +131,16 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+AUTO = "auto"
+"""The recipe whose widths are chosen for the checkpoint at hand, see :mod:`g3n_compiler.widths`."""
+
+
 def get_recipe(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises:
+        TargetError: there is none.
+    """
     try:
         return RECIPES[name]
     except KeyError:

@@ -32,6 +32,15 @@ def loss_sentence(manifest: dict[str, Any]) -> str | None:
     )
 
 
+def widths_sentence(manifest: dict[str, Any]) -> str | None:
+    """Which weights have a width of their own; ``None`` if all have that of their role."""
+    widths = manifest["recipe"]["patterns"]
+    if not widths:
+        return None
+    named = ", ".join(sorted(widths)[:NAMED]) + (", ..." if len(widths) > NAMED else "")
+    return f"Widths by weight: {', '.join(sorted(set(widths.values())))} in {len(widths)} matrices ({named})"
+
+
 def loss_warning(manifest: dict[str, Any]) -> str | None:
     """What a user should know of it, if anything."""
     loss = manifest.get("loss")
