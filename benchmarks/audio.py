@@ -45,7 +45,7 @@ from g3n_compiler.models.weights import LazyWeights, Weights, WeightSpec
 from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.verify.checks import relative_error
-from g3n_compiler.verify.tower_blocks import clip_errors
+from g3n_compiler.verify.tower_blocks import StepErrors, clip_errors
 from g3n_runtime.litert.audio import LiteRtClipEncoder, LiteRtStreamEncoder
 from g3n_runtime.media.mel import RATE, LogMel
 
@@ -185,7 +185,8 @@ def layers(folder: Path) -> None:
     weights = weights_of(config, read, "int8")
     encoder, embedder = AudioEncoder(config, weights), Embedder(config.embedder, "audio", weights)
     sound = sound_of(1)
-    found = clip_errors(encoder, embedder.soft, LogMel().clip(sound), open_executorch(folder, "int8").clip_steps(sound))
+    found, steps = StepErrors(), open_executorch(folder, "int8").clip_steps(sound)
+    clip_errors(encoder, embedder.soft, LogMel().clip(sound), steps, found)
     console.print(f"largest relative error of one layer: {found.worst:.1e}, of {found.where}")
 
 

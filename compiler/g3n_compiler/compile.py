@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from g3n_compiler.bundle.compile_needs import compile_needs, require
 from g3n_compiler.bundle.fingerprint import DRAWING, bundle_key
@@ -30,6 +30,7 @@ from g3n_compiler.verify.loss import Loss
 from g3n_compiler.verify.measure_loss import measure_loss
 from g3n_compiler.verify.prompts import require_equal_prompts
 from g3n_compiler.verify.run import verify
+from g3n_compiler.verify.tower_loss import measure_towers
 from g3n_compiler.widths.choose import choose_recipe
 
 
@@ -135,9 +136,12 @@ def _loss(job: Job, request: Request) -> Loss | None:
     if held is None:
         return None
     what = f"measuring what {job.recipe.name} costs on {held.predicted} tokens of {held.origin}"
-    loss = Loss.of_json(
-        job.steps.value("loss.json", lambda: measure_loss(job.source, job.recipe, held).as_json(), what)
-    )
+
+    def measure() -> dict[str, Any]:
+        towers = measure_towers(job.source, job.recipe, job.resolutions)
+        return replace(measure_loss(job.source, job.recipe, held), towers=towers).as_json()
+
+    loss = Loss.of_json(job.steps.value("loss.json", measure, what))
     if request.bounds.loss is not None:
         loss.require(request.bounds.loss)
     return loss

@@ -32,6 +32,15 @@ def loss_sentence(manifest: dict[str, Any]) -> str | None:
     )
 
 
+def tower_sentences(manifest: dict[str, Any]) -> list[str]:
+    """What each tower lost."""
+    told = []
+    for tower, loss in (manifest.get("loss") or {}).get("towers", {}).items():
+        named = ", ".join(f"{part.name} ({part.error:.2%})" for part in worst(loss["steps"], 2))
+        told.append(f"{tower}: soft tokens of {loss['given']} are off by {loss['error']:.2%}, most in {named}")
+    return told
+
+
 def widths_sentence(manifest: dict[str, Any]) -> str | None:
     """Which weights have a width of their own; ``None`` if all have that of their role."""
     widths = manifest["recipe"]["patterns"]

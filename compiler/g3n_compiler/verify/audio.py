@@ -27,7 +27,7 @@ from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.source import Source
 from g3n_compiler.verify.checks import EXACT, SAME, Check, relative_error
 from g3n_compiler.verify.onnx.export import OnnxSession, export_onnx
-from g3n_compiler.verify.tower_blocks import StepErrors, clip_errors, step_check, stream_errors
+from g3n_compiler.verify.tower_blocks import ClipSteps, Measure, StepErrors, clip_errors, step_check, stream_errors
 from g3n_runtime.media.mel import HOP, RATE, LogMel, clip_hops, token_steps
 
 SMALL_PARAMETERS = 100_000_000
@@ -76,9 +76,24 @@ class AudioReference:
         features = self._encoder.encode(mel, torch.ones(mel.shape[:2]))
         return self._embedder.soft(features)[0].numpy()
 
-    def clip_errors(self, sound: np.ndarray, steps: Iterable[np.ndarray]) -> StepErrors:
+    def clip_errors(
+        self, sound: np.ndarray, steps: Iterable[np.ndarray], measure: Measure = relative_error
+    ) -> StepErrors:
         """The error of each of an artifact's ``steps`` over a clip."""
-        return clip_errors(self._encoder, self._embedder.soft, LogMel(self.config.mel_bins).clip(sound), steps)
+        found = StepErrors(measure)
+        clip_errors(self._encoder, self._embedder.soft, LogMel(self.config.mel_bins).clip(sound), steps, found)
+        return found
+
+    @torch.no_grad()
+    def clip_steps(self, sound: np.ndarray) -> Iterator[np.ndarray]:
+        """Frames before the layers and after each one, features, soft tokens ``[N, ...]`` of a clip."""
+        clip = ClipSteps(self._encoder, LogMel(self.config.mel_bins).clip(sound))
+        x = clip.front
+        yield x[0].numpy()
+        for i in range(self.config.num_layers):
+            x = clip.layer(i, x)
+            yield x[0].numpy()
+        yield self._embedder.soft(x[:, : clip.tokens])[0].numpy()
 
     def stream_errors(self, traces: Iterable[StreamTrace]) -> StepErrors:
         """The same for the steps of a stream."""

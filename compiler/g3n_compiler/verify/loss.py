@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from g3n_compiler.errors import LossError
@@ -12,6 +12,18 @@ from g3n_compiler.verify.checks import EXACT, Check, rounded
 
 NAMED = 3
 """Layers, and matrices, that a message names."""
+
+
+@dataclass(frozen=True)
+class TowerLoss:
+    """What a recipe costs a tower; errors are as in :class:`Loss`."""
+
+    given: str
+    """What the tower was given, in words."""
+    error: float
+    """Of its soft tokens."""
+    steps: Mapping[str, float]
+    """Of the output of each block or layer if it alone is rounded."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,8 @@ class Loss:
     """The error of each matrix's output on exact inputs."""
     rewritten: float | None
     """The largest relative error that rewriting the weights brings in float32; ``None`` if they are not rewritten."""
+    towers: Mapping[str, TowerLoss] = field(default_factory=dict)
+    """What the compiled towers lose, by modality."""
 
     @property
     def lost(self) -> float:
@@ -63,7 +77,8 @@ class Loss:
     @classmethod
     def of_json(cls, fields: Mapping[str, Any]) -> Loss:
         """The inverse of :meth:`as_json`."""
-        return cls(**{name: value for name, value in fields.items() if name != "lost"})
+        own = {name: value for name, value in fields.items() if name != "lost"}
+        return cls(**own | {"towers": {name: TowerLoss(**loss) for name, loss in own["towers"].items()}})
 
     def check(self) -> list[Check]:
         """The comparison of the rewritten weights with those of the checkpoint, if they are rewritten."""
@@ -80,6 +95,9 @@ class Loss:
             fields[name] = _digits(fields[name], 5)
         for name in ("layers", "matrices"):
             fields[name] = {part: _digits(error, 2) for part, error in fields[name].items()}
+        for loss in fields["towers"].values():
+            loss["error"] = _digits(loss["error"], 2)
+            loss["steps"] = {name: _digits(error, 2) for name, error in loss["steps"].items()}
         fields["rewritten"] = None if self.rewritten is None else rounded(self.rewritten)
         return fields | {"lost": _digits(self.lost, 3)}
 

@@ -22,11 +22,15 @@ from g3n_compiler.models.gemma3n.audio_stream import FRONT_STATE, Stream, layer_
 from g3n_compiler.models.gemma3n.vision import VisionEncoder
 from g3n_compiler.verify.checks import Check, relative_error
 
+Measure = Callable[[np.ndarray, np.ndarray], float]
+"""The error of rows ``[N, width]`` from those that were expected."""
+
 
 @dataclass
 class StepErrors:
-    """The largest relative error of each step by its name, and what the last step gave."""
+    """The error of each step by its name, by default the largest relative one, and what the last step gave."""
 
+    measure: Measure = relative_error
     errors: dict[str, float] = field(default_factory=dict)
     result: np.ndarray = field(default_factory=lambda: np.empty(0))
 
@@ -34,7 +38,7 @@ class StepErrors:
         """Compare, row by row of the last dimension; of several results of one name the worst counts."""
         error = math.inf
         if got.shape == want.shape:
-            error = relative_error(got.reshape(-1, got.shape[-1]), want.numpy().reshape(-1, got.shape[-1]))
+            error = self.measure(got.reshape(-1, got.shape[-1]), want.numpy().reshape(-1, got.shape[-1]))
         self.errors[name] = max(error, self.errors.get(name, 0.0))
 
     @property
@@ -57,14 +61,18 @@ def step_check(job: Job, subgraph: Subgraph, runtime: Runtime, what: str, errors
 
 @torch.no_grad()
 def vision_errors(
-    encoder: VisionEncoder, adapt: Callable[[Tensor], Tensor], image: np.ndarray, steps: Iterable[np.ndarray]
-) -> StepErrors:
-    """Errors of an artifact's ``steps`` over ``image [S, S, 3]``, see ``VisionModel``.
+    encoder: VisionEncoder,
+    adapt: Callable[[Tensor], Tensor],
+    image: np.ndarray,
+    steps: Iterable[np.ndarray],
+    found: StepErrors,
+) -> None:
+    """Find the errors of an artifact's ``steps`` over ``image [S, S, 3]``, see ``VisionModel``.
 
     Args:
         adapt: features ``[1, T, width]`` -> soft tokens and the end row ``[1, T + 1, hidden]``.
     """
-    found, produced, layout = StepErrors(), iter(steps), encoder.layout
+    produced, layout = iter(steps), encoder.layout
 
     def hold(name: str, want: Tensor) -> Tensor:
         got = next(produced)
@@ -80,39 +88,58 @@ def vision_errors(
     features = hold("the fusion", encoder.fuse([maps[i] for i in layout.fused]))
     found.result = next(produced)
     found.add("the adapter", found.result, adapt(features)[0])
-    return found
+
+
+class ClipSteps:
+    """The encoder's steps over a clip, padded as in the artifact.
+
+    Args:
+        mel: the clip's log-mel frames ``[T, bins]`` float32.
+    """
+
+    def __init__(self, encoder: AudioEncoder, mel: np.ndarray) -> None:
+        c, self._encoder = encoder.config, encoder
+        longest = c.max_soft_tokens * c.frames_per_token
+        padded, mask = torch.zeros(1, longest, mel.shape[1]), torch.zeros(1, longest)
+        padded[0, : len(mel)], mask[:, : len(mel)] = torch.from_numpy(mel), 1
+        half = every(mask, 2)
+        quarter = every(half, 2)
+        self.frames, self.tokens = int(quarter.sum()), c.soft_tokens(len(mel))
+        self.front = encoder.subsample(padded, half, quarter, Clip())
+        """Frames ``[1, N, hidden]`` before the first layer; only the first :attr:`frames` are the clip's."""
+        self._hide, self._keep = encoder.attention_mask(quarter, Clip()), quarter.unsqueeze(-1)
+
+    def layer(self, i: int, x: Tensor) -> Tensor:
+        """The output of layer ``i``; the last one's are features, one for each soft token."""
+        c = self._encoder.config
+        kept = (c.reduction, 0) if i == c.num_layers - 1 else (1, 0)
+        return self._encoder.layer(i, x, self._hide, self._keep, Clip(), kept)
 
 
 @torch.no_grad()
 def clip_errors(
-    encoder: AudioEncoder, soft: Callable[[Tensor], Tensor], mel: np.ndarray, steps: Iterable[np.ndarray]
-) -> StepErrors:
-    """Errors of an artifact's ``steps`` over a clip, see ``AudioModel``, on the frames and tokens that it has.
+    encoder: AudioEncoder,
+    soft: Callable[[Tensor], Tensor],
+    mel: np.ndarray,
+    steps: Iterable[np.ndarray],
+    found: StepErrors,
+) -> None:
+    """Find the errors of an artifact's ``steps`` over a clip, see ``AudioModel``, on the frames and tokens that it has.
 
     Args:
         soft: features ``[1, N, hidden]`` -> soft tokens ``[1, N, text_hidden]``.
         mel: the clip's log-mel frames ``[T, bins]`` float32.
     """
-    c, found, produced = encoder.config, StepErrors(), iter(steps)
-    longest = c.max_soft_tokens * c.frames_per_token
-    padded, mask = torch.zeros(1, longest, mel.shape[1]), torch.zeros(1, longest)
-    padded[0, : len(mel)], mask[:, : len(mel)] = torch.from_numpy(mel), 1
-    half = every(mask, 2)
-    quarter = every(half, 2)
-    frames, tokens = int(quarter.sum()), c.soft_tokens(len(mel))
-    x, name = encoder.subsample(padded, half, quarter, Clip()), "the front end"
-    hide, keep = encoder.attention_mask(quarter, Clip()), quarter.unsqueeze(-1)
-    for i in range(c.num_layers):
+    produced, clip = iter(steps), ClipSteps(encoder, mel)
+    x, name, frames = clip.front, "the front end", clip.frames
+    for i in range(encoder.config.num_layers):
         got = next(produced)
         found.add(name, got[:frames], x[0, :frames])
-        last = i == c.num_layers - 1
-        given = torch.from_numpy(got)[None]
-        x, name = encoder.layer(i, given, hide, keep, Clip(), (c.reduction, 0) if last else (1, 0)), f"layer {i}"
+        x, name = clip.layer(i, torch.from_numpy(got)[None]), f"layer {i}"
     features = next(produced)
-    found.add(name, features[:tokens], x[0, :tokens])
+    found.add(name, features[: clip.tokens], x[0, : clip.tokens])
     found.result = next(produced)
-    found.add("the adapter", found.result[:tokens], soft(torch.from_numpy(features[:tokens])[None])[0])
-    return found
+    found.add("the adapter", found.result[: clip.tokens], soft(torch.from_numpy(features[: clip.tokens])[None])[0])
 
 
 @torch.no_grad()

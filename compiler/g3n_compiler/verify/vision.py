@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.source import Source
 from g3n_compiler.verify.checks import EXACT, SAME, Check, relative_error
 from g3n_compiler.verify.onnx.export import OnnxSession, export_onnx
-from g3n_compiler.verify.tower_blocks import StepErrors, step_check, vision_errors
+from g3n_compiler.verify.tower_blocks import Measure, StepErrors, step_check, vision_errors
 
 SMALL_PARAMETERS = 100_000_000
 """Encoders up to this size are held whole in float32, and compared with ``transformers`` in every compile."""
@@ -64,9 +64,19 @@ class VisionReference:
         """Soft tokens and the end row ``[T + 1, hidden]`` float32 of ``image [S, S, 3]``."""
         return self._adapt(self._encoder.features(torch.from_numpy(image)[None]))[0].numpy()
 
-    def errors(self, image: np.ndarray, steps: Iterable[np.ndarray]) -> StepErrors:
+    def errors(self, image: np.ndarray, steps: Iterable[np.ndarray], measure: Measure = relative_error) -> StepErrors:
         """The error of each of an artifact's ``steps`` over ``image``."""
-        return vision_errors(self._encoder, self._adapt, image, steps)
+        found = StepErrors(measure)
+        vision_errors(self._encoder, self._adapt, image, steps, found)
+        return found
+
+    @torch.no_grad()
+    def steps(self, image: np.ndarray) -> Iterator[np.ndarray]:
+        """The outputs of the stem and each block, the features, and the soft tokens with the end row."""
+        x = torch.empty(0)
+        for x in self._encoder.block_outputs(torch.from_numpy(image)[None]):
+            yield x.numpy()
+        yield self._adapt(x)[0].numpy()
 
     def _adapt(self, features: Tensor) -> Tensor:
         return adapt(self._config, self._adapter, features)
