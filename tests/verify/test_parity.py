@@ -10,7 +10,7 @@ import pytest
 
 from g3n_compiler.errors import ParityError
 from g3n_compiler.verify.checks import Check, Parity, greedy_margin, is_degenerate, relative_error, rounded
-from g3n_compiler.verify.tower_blocks import StepErrors, step_check
+from g3n_compiler.verify.tower_blocks import StepErrors, step_checks
 from tests.conftest import TinyModel
 from tests.jobs import make_job
 
@@ -62,9 +62,9 @@ def test_the_error_of_each_layer_is_kept() -> None:
 
 
 def test_the_error_of_each_step_of_a_tower_is_kept(tiny: TinyModel, tmp_path: Path) -> None:
-    errors = StepErrors({"the stem": 1e-6, "blocks.0.0": 3e-3, "the adapter": 0.0})
+    errors = StepErrors(errors={"the stem": 1e-6, "blocks.0.0": 3e-3, "the adapter": 0.0})
     job = make_job(tiny.open(), tmp_path, "int4")
-    check = step_check(job, "vision_encoder", "litert", "256 x 256 pixels", errors)
+    (check,) = step_checks(job, "vision_encoder", "litert", "256 x 256 pixels", errors)
     assert check.parts == (("the stem", 1e-6), ("blocks.0.0", 3e-3), ("the adapter", 0.0))
     assert check.value == 3e-3 and check.note == "worst in blocks.0.0"
 

@@ -5,6 +5,7 @@ with our eager reference.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.source import Source
 from g3n_compiler.verify.checks import EXACT, SAME, Check, relative_error
 from g3n_compiler.verify.onnx.export import OnnxSession, export_onnx
-from g3n_compiler.verify.tower_blocks import ClipSteps, Measure, StepErrors, clip_errors, step_check, stream_errors
+from g3n_compiler.verify.tower_blocks import ClipSteps, Measure, StepErrors, clip_errors, step_checks, stream_errors
 from g3n_runtime.media.mel import HOP, RATE, LogMel, clip_hops, token_steps
 
 SMALL_PARAMETERS = 100_000_000
@@ -77,10 +78,10 @@ class AudioReference:
         return self._embedder.soft(features)[0].numpy()
 
     def clip_errors(
-        self, sound: np.ndarray, steps: Iterable[np.ndarray], measure: Measure = relative_error
+        self, sound: np.ndarray, steps: Iterable[np.ndarray], measure: Measure = relative_error, limit: float = math.inf
     ) -> StepErrors:
         """The error of each of an artifact's ``steps`` over a clip."""
-        found = StepErrors(measure)
+        found = StepErrors(measure, limit)
         clip_errors(self._encoder, self._embedder.soft, LogMel(self.config.mel_bins).clip(sound), steps, found)
         return found
 
@@ -156,13 +157,14 @@ def _step_checks(
     """For a quantised tower: check each step by itself, and check that the whole graphs give the same results."""
     same = functools.partial(_check, runtime=runtime, reference="its own steps", limit=SAME)
     for name, sound in clips.items():
-        errors = rounded.clip_errors(sound, model.clip_steps(sound))
-        yield step_check(job, "audio_encoder", runtime, name, errors)
+        errors = rounded.clip_errors(sound, model.clip_steps(sound), limit=job.recipe.layer_tolerance)
+        yield from step_checks(job, "audio_encoder", runtime, name, errors)
         yield same(name, got=model.clip(sound), want=errors.result)
     traces = list(model.stream_steps(streamed))
     # Later steps differ only in their numbers, because the state has reached its full length.
     held = [*traces[:HELD_STEPS], *traces[-2:]]
-    yield step_check(job, "audio_encoder", runtime, f"stream, {len(held)} steps", rounded.stream_errors(held))
+    found = rounded.stream_errors(held)
+    yield from step_checks(job, "audio_encoder", runtime, f"stream, {len(held)} steps", found)
     tokens = np.stack([trace.token for trace in traces])
     yield same(f"stream of {len(streamed) / RATE:.1f} s", got=model.stream(streamed), want=tokens)
 

@@ -6,9 +6,11 @@ fault is named by its place.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +22,25 @@ from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 from g3n_compiler.models.gemma3n.audio import AudioEncoder, Clip, every
 from g3n_compiler.models.gemma3n.audio_stream import FRONT_STATE, Stream, layer_state, state_shapes, subsample_step
 from g3n_compiler.models.gemma3n.vision import VisionEncoder
-from g3n_compiler.verify.checks import Check, relative_error
+from g3n_compiler.verify.checks import Check, position_errors, relative_error
+from g3n_compiler.verify.layers import DRAWS, JITTER, REACH, TYPICAL
 
+Parts = tuple[tuple[str, float], ...]
+Step = Callable[..., Tensor]
+"""A step of the reference: its inputs -> its output, with an axis of length 1 before."""
+Part = slice
+"""The rows of an output that are compared."""
 Measure = Callable[[np.ndarray, np.ndarray], float]
 """The error of rows ``[N, width]`` from those that were expected."""
+
+
+class Sensitive(NamedTuple):
+    """A step that answers a last bit of difference with more than the limit, see :mod:`.layers`."""
+
+    own: float
+    """What the reference itself moves by, when its input does by :data:`~g3n_compiler.verify.layers.JITTER`."""
+    median: float
+    """Error of half of the artifact's positions."""
 
 
 @dataclass
@@ -31,15 +48,36 @@ class StepErrors:
     """The error of each step by its name, by default the largest relative one, and what the last step gave."""
 
     measure: Measure = relative_error
+    limit: float = math.inf
+    """Of a step that is off by more it is asked what the reference itself moves by."""
     errors: dict[str, float] = field(default_factory=dict)
+    sensitive: dict[str, Sensitive] = field(default_factory=dict)
     result: np.ndarray = field(default_factory=lambda: np.empty(0))
 
-    def add(self, name: str, got: np.ndarray, want: Tensor) -> None:
+    def hold(self, name: str, got: np.ndarray, step: Step, given: Sequence[Tensor], part: Part = slice(None)) -> None:
+        """Compare ``got`` with what ``step`` makes of ``given``, or with a part of it."""
+        want = step(*given)[0][part]
+        error = self.add(name, got, want)
+        if self.limit < error < math.inf:
+            own = 0.0
+            for draw in range(DRAWS):
+                generator = torch.Generator().manual_seed(draw)
+                moved = step(*(x * (1 + JITTER * torch.randn(x.shape, generator=generator)) for x in given))[0][part]
+                own = max(own, self.measure(_rows(moved.numpy()), _rows(want.numpy())))
+                if error <= REACH * own:
+                    break
+            median = float(np.median(position_errors(_rows(got), _rows(want.numpy()))))
+            before = self.sensitive.get(name)
+            if before is None or error >= self.errors[name]:
+                self.sensitive[name] = Sensitive(own, median)
+
+    def add(self, name: str, got: np.ndarray, want: Tensor) -> float:
         """Compare, row by row of the last dimension; of several results of one name the worst counts."""
         error = math.inf
         if got.shape == want.shape:
-            error = self.measure(got.reshape(-1, got.shape[-1]), want.numpy().reshape(-1, got.shape[-1]))
+            error = self.measure(_rows(got), _rows(want.numpy()))
         self.errors[name] = max(error, self.errors.get(name, 0.0))
+        return error
 
     @property
     def worst(self) -> float:
@@ -51,12 +89,26 @@ class StepErrors:
         return max(self.errors, key=lambda name: self.errors[name])
 
 
-def step_check(job: Job, subgraph: Subgraph, runtime: Runtime, what: str, errors: StepErrors) -> Check:
-    """``errors`` of a quantised tower as a comparison with the recipe's reference."""
-    name, reference = f"{what}: each of {len(errors.errors)} steps alone", f"fake-quant {job.recipe.name}"
-    note, limit = f"worst in {errors.where}", job.recipe.layer_tolerance
-    parts = tuple(errors.errors.items())
-    return Check(name, subgraph, runtime, reference, "relative error", errors.worst, limit, note, parts)
+def step_checks(job: Job, subgraph: Subgraph, runtime: Runtime, what: str, found: StepErrors) -> Iterator[Check]:
+    """What was ``found`` of a quantised tower as comparisons with the recipe's reference."""
+    reference, limit = f"fake-quant {job.recipe.name}", job.recipe.layer_tolerance
+
+    def check(name: str, metric: str, error: float, most: float, note: str, parts: Parts = ()) -> Check:
+        return Check(f"{what}: {name}", subgraph, runtime, reference, metric, error, most, note, parts)
+
+    steady = {name: error for name, error in found.errors.items() if name not in found.sensitive}
+    where = max(steady, key=lambda name: steady[name], default="none")
+    each, parts = f"each of {len(found.errors)} steps alone", tuple(found.errors.items())
+    yield check(each, "relative error", steady.get(where, 0.0), limit, f"worst in {where}", parts)
+    for name, (own, median) in found.sensitive.items():
+        note = f"the reference moves by {own:.2g} when its input does by {JITTER:g}"
+        yield check(f"{name} alone", "relative error", found.errors[name], REACH * own, note)
+        half = "relative error of half of the positions"
+        yield check(f"{name} alone", half, median, TYPICAL * limit, note)
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    return x.reshape(-1, x.shape[-1])
 
 
 @torch.no_grad()
@@ -74,20 +126,20 @@ def vision_errors(
     """
     produced, layout = iter(steps), encoder.layout
 
-    def hold(name: str, want: Tensor) -> Tensor:
+    def hold(name: str, step: Step, *given: Tensor) -> Tensor:
         got = next(produced)
-        found.add(name, got, want)
+        found.hold(name, got[0], step, given)
         return torch.from_numpy(got)
 
-    x = hold("the stem", encoder.stem(torch.from_numpy(image)[None]))
+    x = hold("the stem", encoder.stem, torch.from_numpy(image)[None])
     maps = []
     for stage in layout.stages:
         for block in stage:
-            x = hold(block.name, encoder.block(block, x))
+            x = hold(block.name, functools.partial(encoder.block, block), x)
         maps.append(x)
-    features = hold("the fusion", encoder.fuse([maps[i] for i in layout.fused]))
+    features = hold("the fusion", lambda *given: encoder.fuse(list(given)), *(maps[i] for i in layout.fused))
     found.result = next(produced)
-    found.add("the adapter", found.result, adapt(features)[0])
+    found.hold("the adapter", found.result, adapt, (features,))
 
 
 class ClipSteps:
@@ -130,16 +182,16 @@ def clip_errors(
         soft: features ``[1, N, hidden]`` -> soft tokens ``[1, N, text_hidden]``.
         mel: the clip's log-mel frames ``[T, bins]`` float32.
     """
-    produced, clip = iter(steps), ClipSteps(encoder, mel)
-    x, name, frames = clip.front, "the front end", clip.frames
-    for i in range(encoder.config.num_layers):
+    produced, clip, last = iter(steps), ClipSteps(encoder, mel), encoder.config.num_layers - 1
+    got = next(produced)
+    found.add("the front end", got[: clip.frames], clip.front[0, : clip.frames])
+    for i in range(last + 1):
+        given = torch.from_numpy(got)[None]
         got = next(produced)
-        found.add(name, got[:frames], x[0, :frames])
-        x, name = clip.layer(i, torch.from_numpy(got)[None]), f"layer {i}"
-    features = next(produced)
-    found.add(name, features[: clip.tokens], x[0, : clip.tokens])
+        part = slice(clip.tokens if i == last else clip.frames)
+        found.hold(f"layer {i}", got[part], functools.partial(clip.layer, i), (given,), part)
     found.result = next(produced)
-    found.add("the adapter", found.result[: clip.tokens], soft(torch.from_numpy(features[: clip.tokens])[None])[0])
+    found.hold("the adapter", found.result[: clip.tokens], soft, (torch.from_numpy(got[: clip.tokens])[None],))
 
 
 @torch.no_grad()

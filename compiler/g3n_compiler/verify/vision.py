@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
@@ -33,7 +34,7 @@ from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.source import Source
 from g3n_compiler.verify.checks import EXACT, SAME, Check, relative_error
 from g3n_compiler.verify.onnx.export import OnnxSession, export_onnx
-from g3n_compiler.verify.tower_blocks import Measure, StepErrors, step_check, vision_errors
+from g3n_compiler.verify.tower_blocks import Measure, StepErrors, step_checks, vision_errors
 
 SMALL_PARAMETERS = 100_000_000
 """Encoders up to this size are held whole in float32, and compared with ``transformers`` in every compile."""
@@ -64,9 +65,11 @@ class VisionReference:
         """Soft tokens and the end row ``[T + 1, hidden]`` float32 of ``image [S, S, 3]``."""
         return self._adapt(self._encoder.features(torch.from_numpy(image)[None]))[0].numpy()
 
-    def errors(self, image: np.ndarray, steps: Iterable[np.ndarray], measure: Measure = relative_error) -> StepErrors:
+    def errors(
+        self, image: np.ndarray, steps: Iterable[np.ndarray], measure: Measure = relative_error, limit: float = math.inf
+    ) -> StepErrors:
         """The error of each of an artifact's ``steps`` over ``image``."""
-        found = StepErrors(measure)
+        found = StepErrors(measure, limit)
         vision_errors(self._encoder, self._adapt, image, steps, found)
         return found
 
@@ -107,8 +110,8 @@ def vision_checks(job: Job, config: VisionConfig, models: Mapping[Runtime, Visio
             elif rounded is exact:
                 checks.append(_check(runtime, "eager fp32", side, model.embed(image), want[side], EXACT))
             else:
-                errors = rounded.errors(image, model.steps(image))
-                checks.append(step_check(job, "vision_encoder", runtime, f"{side} x {side} pixels", errors))
+                errors = rounded.errors(image, model.steps(image), limit=job.recipe.layer_tolerance)
+                checks += step_checks(job, "vision_encoder", runtime, f"{side} x {side} pixels", errors)
                 checks.append(_check(runtime, "its own steps", side, model.embed(image), errors.result, SAME))
     return checks
 
