@@ -124,17 +124,18 @@ class Source:
     def rewritten(self, sizes: Mapping[str, Tensor] | None = None) -> Source:
         """The same function in weights that rounding spoils less, see :mod:`g3n_compiler.rewrite.choose`.
 
-        The rewrites are chosen for the whole checkpoint with its adapter, so that all slices and sizes have the same.
+        The rewrites are chosen for the whole checkpoint with its adapter, so that all slices and sizes have the same;
+        of the towers, for those that are compiled.
 
         Args:
             sizes: what examples say of the channels, by their names; others are told from the weights.
         """
-        prefix, entries = self.text_prefix, self.checkpoint.entries
+        entries, towers = self.checkpoint.entries, [t for t in self.towers if t in self.modalities]
         chosen = choose_rewrites(
-            self.family.channels(self.whole),
+            [*self.family.channels(self.whole), *(c for t in towers for c in self.family.towers[t].channels(self))],
             self.family.turns(self.whole),
-            lambda tensor: tuple(entries[prefix + tensor].shape),
-            lambda tensor, rows=None: self._stored(prefix + tensor, rows),
+            lambda tensor: tuple(entries[self._whole_name(tensor)].shape),
+            lambda tensor, rows=None: self._stored(self._whole_name(tensor), rows),
             sizes,
         )
         return replace(self, rewrites=chosen)
@@ -196,8 +197,7 @@ class Source:
 
     def tensor_name(self, relative: str) -> str:
         """Full name of a tensor in the checkpoint's files."""
-        prefix = self.tower_prefix if self.tower_of(relative) else self.text_prefix
-        return prefix + self._in_whole(relative)
+        return self._whole_name(self._in_whole(relative))
 
     def dtype(self, relative: str) -> torch.dtype:
         """The dtype in which the checkpoint stores a tensor."""
@@ -251,9 +251,9 @@ class Source:
         return torch.cat([value[:, begin:end] for begin, end in cut.columns], 1)
 
     def _read(self, name: str, rows: tuple[int, int] | None) -> Tensor:
-        if self.rewrites is None or not name.startswith(self.text_prefix):
+        if self.rewrites is None:
             return self._stored(name, rows)
-        relative = name.removeprefix(self.text_prefix)
+        relative = name.removeprefix(self.tower_prefix if self.tower_of(name) else self.text_prefix)
         return self.rewrites.read(relative, rows, lambda part: self._stored(name, part))
 
     def _stored(self, name: str, rows: tuple[int, int] | None) -> Tensor:
@@ -265,6 +265,10 @@ class Source:
         if self.plan is None or self.tower_of(relative):
             return Cut()
         return self.family.cut(self.text, self.plan.kept, relative)
+
+    def _whole_name(self, relative: str) -> str:
+        """The full name of a tensor that is named as in the whole checkpoint."""
+        return (self.tower_prefix if self.tower_of(relative) else self.text_prefix) + relative
 
     def _in_whole(self, relative: str) -> str:
         """The name that a tensor or weight of the slice has in the whole checkpoint."""

@@ -96,3 +96,32 @@ def turned(heads: int, owners: dict[int, list[int]], dim: int) -> Plant:
                 tensors[name] = torch.einsum("nhgd,hed->nhge", rows, rotation).reshape(tensors[name].shape).float()
 
     return change
+
+
+def senses(strength: float) -> Plant:
+    """Some gains of norms in the towers larger, and what reads those channels smaller."""
+
+    def change(tensors: dict[str, Tensor], prefix: str) -> None:
+        towers = prefix.removesuffix("language_model.")
+        for name in [n for n in tensors if n.startswith(f"{towers}audio_tower.conformer.")]:
+            if name.endswith("ffw_layer_start.pre_layer_norm.weight"):
+                tensors[name][2::29] *= strength
+                tensors[name.replace("pre_layer_norm", "ffw_layer_1")][:, 2::29] /= strength
+            if name.endswith("attn.v_proj.weight"):
+                tensors[name][4::31] *= strength
+                tensors[name.replace("attn.v_proj", "post")][:, 4::31] /= strength
+        for name in [n for n in tensors if n.startswith(f"{towers}vision_tower.timm_model.blocks.")]:
+            if name.endswith("dw_start.bn.weight"):
+                tensors[name][1::13] *= strength
+                tensors[name.replace("dw_start.bn", "pw_exp.conv")][:, 1::13] /= strength
+            if name.endswith("attn.query.proj.weight"):
+                block = name.removesuffix("attn.query.proj.weight")
+                tensors[f"{block}norm.weight"][1::13] *= strength
+                for reader in ("query.proj", "key.proj", "value.proj"):
+                    down = f"{block}attn.{reader.removesuffix('proj')}down_conv.weight"
+                    if down in tensors:
+                        tensors[down][1::13] /= strength
+                    else:
+                        tensors[f"{block}attn.{reader}.weight"][:, 1::13] /= strength
+
+    return change

@@ -1,7 +1,8 @@
 """Where a factor or a rotation can move from one weight of a model to another without changing what it computes.
 
-A family lists the places (:meth:`g3n_compiler.models.family.Family.channels` and ``turns``);
-:mod:`g3n_compiler.rewrite` decides what is moved. Tensors are named as in a whole checkpoint, within the text model.
+A family lists the places (:meth:`g3n_compiler.models.family.Family.channels` and ``turns``, and ``channels`` of its
+towers); :mod:`g3n_compiler.rewrite` decides what is moved. Tensors are named as in a whole checkpoint, within the text
+model or beginning with the tower's name.
 """
 
 from __future__ import annotations
@@ -28,11 +29,16 @@ class Channels:
     """Channels between producers and the matrices that read them, whose columns are multiplied by the factors.
 
     Nothing between them may be anything but a product with what does not depend on the channel's size.
+
+    Args:
+        followers: tensors that are not rounded and read the channels too, such as a filter for each of them; their rows
+            are multiplied by the factors.
     """
 
     name: str
     producers: tuple[Producer, ...]
     consumers: tuple[str, ...]
+    followers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,9 @@ class TowerTensors(Protocol):
     def weights(self, source: Source) -> Mapping[str, WeightSpec]:
         """Every tensor that the tower of ``source`` needs."""
 
+    def channels(self, source: Source) -> Sequence[Channels]:
+        """Where a factor can be moved from one weight of the tower of ``source`` to another."""
+
 
 class Family(Protocol):
     """One family of models."""

@@ -13,7 +13,7 @@ Rows = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Rewrite:
-    """What is done to one tensor ``[N, K]`` or ``[N]``; factors are powers of two, so that they lose no bit."""
+    """What is done to one tensor ``[N, K, ...]`` or ``[N]``; factors are powers of two, so that they lose no bit."""
 
     rows: Tensor | None = None
     """Factors ``[N]``."""
@@ -27,7 +27,7 @@ class Rewrite:
 
 @dataclass(frozen=True, eq=False)
 class Rewrites:
-    """The rewrites of a checkpoint, by the name of a tensor within the text model."""
+    """The rewrites of a checkpoint, by the names of tensors within the text model, or that begin with a tower's."""
 
     tensors: Mapping[str, Rewrite]
 
@@ -51,7 +51,8 @@ class Rewrites:
             factors = rewrite.rows if rows is None else rewrite.rows[slice(*rows)]
             value = value * factors.view(-1, *[1] * (value.dim() - 1))
         if rewrite.columns is not None:
-            value = value * rewrite.columns.repeat(value.shape[1] // len(rewrite.columns))
+            factors = rewrite.columns.repeat(value.shape[1] // len(rewrite.columns))
+            value = value * factors.view(-1, *[1] * (value.dim() - 2))
         return value
 
 

@@ -60,8 +60,8 @@ def choose_rewrites(
         factors = _factors(x, measure.readers(place, x))
         for producer in place.producers:
             (columns if producer.tables else rows)[producer.tensor] = 1 / factors
-        for consumer in place.consumers:
-            columns[consumer] = factors
+        columns |= dict.fromkeys(place.consumers, factors)
+        rows |= dict.fromkeys(place.followers, factors)
     found = {name: Rewrite(rows.get(name), columns.get(name)) for name in {*rows, *columns}}
     for turn in turns:
         rotation = _rotation(turn, read)
@@ -99,7 +99,7 @@ class _Measure:
         for name in place.consumers:
             squares = torch.zeros(len(x), dtype=torch.float64)
             for block in self._blocks(name):
-                powers = block.double().square()
+                powers = block.flatten(1).double().square()
                 whole = powers @ x.square()
                 squares += torch.where(whole > 0, 1 / whole, 0) @ powers
             parts.append(squares / self._shape_of(name)[0])
@@ -111,7 +111,8 @@ class _Measure:
         if len(self._shape_of(producer.tensor)) == 1:
             return self._read(producer.tensor).double().abs()
         gain = 1.0 if producer.input_gain is None else self._read(producer.input_gain)
-        squares = [(block * gain).square().sum(1, dtype=torch.float64) for block in self._blocks(producer.tensor)]
+        blocks = (block.flatten(1) for block in self._blocks(producer.tensor))
+        squares = [(block * gain).square().sum(1, dtype=torch.float64) for block in blocks]
         return torch.cat(squares).sqrt()
 
     def _table(self, producer: Producer) -> Tensor:
@@ -123,7 +124,7 @@ class _Measure:
         return (each.square().mean(0) * each.shape[1]).sqrt()
 
     def _blocks(self, name: str) -> Iterator[Tensor]:
-        count, width = self._shape_of(name)
+        count, width = self._shape_of(name)[:2]  # a pointwise convolution's dimensions of length 1 follow
         step = max(1, BLOCK_VALUES // width)
         for begin in range(0, count, step):
             yield self._read(name, (begin, min(begin + step, count)))

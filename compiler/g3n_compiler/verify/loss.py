@@ -24,6 +24,8 @@ class TowerLoss:
     """Of its soft tokens."""
     steps: Mapping[str, float]
     """Of the output of each block or layer if it alone is rounded."""
+    rewritten: float | None = None
+    """The largest relative error of its soft tokens that rewriting the weights brings in float32."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,19 @@ class Loss:
         return cls(**own | {"towers": {name: TowerLoss(**loss) for name, loss in own["towers"].items()}})
 
     def check(self) -> list[Check]:
-        """The comparison of the rewritten weights with those of the checkpoint, if they are rewritten."""
+        """The comparisons of the rewritten weights with those of the checkpoint, if they are rewritten."""
         if self.rewritten is None:
             return []
-        name = f"the rewritten weights in float32, each layer alone, {self.tokens} tokens"
-        reference = "the checkpoint's own weights"
-        return [Check(name, "core", "eager", reference, "relative error", self.rewritten, EXACT)]
+        what, given, reference = "the rewritten weights in float32", "each layer alone", "the checkpoint's own weights"
+
+        def check(subgraph: str, given: str, error: float) -> Check:
+            return Check(f"{what}, {given}", subgraph, "eager", reference, "relative error", error, EXACT)
+
+        found = [check("core", f"{given}, {self.tokens} tokens", self.rewritten)]
+        for tower, loss in self.towers.items():
+            error = math.inf if loss.rewritten is None else loss.rewritten
+            found.append(check(f"{tower}_encoder", loss.given, error))
+        return found
 
     def as_json(self) -> dict[str, Any]:
         """Its fields; numbers have the digits that are the same at every run."""
@@ -97,6 +106,7 @@ class Loss:
             fields[name] = {part: _digits(error, 2) for part, error in fields[name].items()}
         for loss in fields["towers"].values():
             loss["error"] = _digits(loss["error"], 2)
+            loss["rewritten"] = None if loss["rewritten"] is None else rounded(loss["rewritten"])
             loss["steps"] = {name: _digits(error, 2) for name, error in loss["steps"].items()}
         fields["rewritten"] = None if self.rewritten is None else rounded(self.rewritten)
         return fields | {"lost": _digits(self.lost, 3)}

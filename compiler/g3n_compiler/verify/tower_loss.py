@@ -7,12 +7,14 @@ import numpy as np
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.source import Source
 from g3n_compiler.verify.audio import AudioReference, golden_sound
+from g3n_compiler.verify.checks import relative_error
 from g3n_compiler.verify.loss import TowerLoss
 from g3n_compiler.verify.tower_blocks import StepErrors
 from g3n_compiler.verify.vision import VisionReference, golden_image
+from g3n_runtime.media.mel import RATE
 
 SECONDS = 5.0
-"""Of the sound."""
+"""Of the sound, if the tower takes as long a clip."""
 
 
 def measure_towers(source: Source, recipe: Recipe, resolutions: tuple[int, ...]) -> dict[str, TowerLoss]:
@@ -21,25 +23,37 @@ def measure_towers(source: Source, recipe: Recipe, resolutions: tuple[int, ...])
     Args:
         resolutions: sides of pictures; the smallest is used.
     """
-    found = {}
-    if "vision" in source.modalities and source.vision is not None:
-        exact, rounded = (VisionReference(source, source.vision, r) for r in (None, recipe))
-        side = min(resolutions)
-        image = golden_image(side)
-        errors = rounded.errors(image, exact.steps(image), _relative_rms)
-        error = _relative_rms(rounded.embed(image), errors.result)
-        found["vision"] = _loss(f"a synthetic picture of {side} x {side} pixels", error, errors)
-    if "audio" in source.modalities and source.audio is not None:
-        heard, noisy = (AudioReference(source, source.audio, r) for r in (None, recipe))
-        sound = golden_sound(min(SECONDS, source.audio.max_soft_tokens * 0.16 - 0.08))
-        errors = noisy.clip_errors(sound, heard.clip_steps(sound), _relative_rms)
-        error = _relative_rms(noisy.tokens(sound), errors.result)
-        found["audio"] = _loss(f"a synthetic sound of {len(sound) / 16000:.3g} s", error, errors)
-    return found
+    towers = [tower for tower in source.towers if tower in source.modalities]
+    measure = {"vision": lambda: _vision(source, recipe, min(resolutions)), "audio": lambda: _audio(source, recipe)}
+    return {tower: measure[tower]() for tower in towers}
 
 
-def _loss(given: str, error: float, errors: StepErrors) -> TowerLoss:
-    return TowerLoss(given, error, dict(errors.errors))
+def _vision(source: Source, recipe: Recipe, side: int) -> TowerLoss:
+    config, image = source.vision, golden_image(side)
+    assert config is not None
+    exact, rounded = VisionReference(source.original, config), VisionReference(source, config, recipe)
+    found = rounded.errors(image, exact.steps(image), _relative_rms)
+    plain = None if source.rewrites is None else VisionReference(source, config).embed(image)
+    return _loss(f"a synthetic picture of {side} x {side} pixels", rounded.embed(image), found, plain)
+
+
+def _audio(source: Source, recipe: Recipe) -> TowerLoss:
+    config = source.audio
+    assert config is not None
+    exact, rounded = AudioReference(source.original, config), AudioReference(source, config, recipe)
+    sound = golden_sound(min(SECONDS, exact.longest))
+    found = rounded.clip_errors(sound, exact.clip_steps(sound), _relative_rms)
+    plain = None if source.rewrites is None else AudioReference(source, config).tokens(sound)
+    return _loss(f"a synthetic sound of {len(sound) / RATE:.3g} s", rounded.tokens(sound), found, plain)
+
+
+def _loss(given: str, rounded: np.ndarray, found: StepErrors, plain: np.ndarray | None) -> TowerLoss:
+    """Args:
+    found: the errors of the steps, and the exact soft tokens.
+    plain: soft tokens of the rewritten weights in float32, if they are rewritten.
+    """
+    moved = None if plain is None else relative_error(plain, found.result)
+    return TowerLoss(given, _relative_rms(rounded, found.result), dict(found.errors), moved)
 
 
 def _relative_rms(got: np.ndarray, want: np.ndarray) -> float:

@@ -97,7 +97,7 @@ def vision_checks(job: Job, config: VisionConfig, models: Mapping[Runtime, Visio
     want = {side: exact.embed(image) for side, image in images.items()}
     checks: list[Check] = []
     if is_small(read_layout(config)):
-        hf = load_hf_vision(job.source, config)
+        hf = load_hf_vision(job.source.original, config)
         checks += [_check("eager", "transformers fp32", s, want[s], hf(images[s]), EXACT) for s in images]
     smallest = min(images)
     got = onnx_embed(job.source, config, images[smallest])

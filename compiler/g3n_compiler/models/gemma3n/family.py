@@ -18,6 +18,7 @@ from g3n_compiler.models.gemma3n.soft_tokens import HardTokenRows
 from g3n_compiler.models.gemma3n.sound_processor import check_sound_processor
 from g3n_compiler.models.gemma3n.text_config import MODEL_TYPES, TextConfig, gemma3n_config, parse_text_config
 from g3n_compiler.models.gemma3n.text_weights import core_parameters, dead_weights, text_weights
+from g3n_compiler.models.gemma3n.tower_commuting import audio_channels, vision_channels
 from g3n_compiler.models.gemma3n.tower_config import (
     TOWERS,
     AudioConfig,
@@ -47,6 +48,10 @@ class Vision:
         assert source.vision is not None
         return vision_weights(source.vision, source.whole.hidden_size)
 
+    def channels(self, source: Source) -> Sequence[Channels]:
+        assert source.vision is not None
+        return vision_channels(source.vision)
+
 
 class Audio:
     """The Universal Speech Model's conformer and its embedder."""
@@ -56,6 +61,10 @@ class Audio:
     def weights(self, source: Source) -> Mapping[str, WeightSpec]:
         assert source.audio is not None
         return audio_tensors(source.audio)
+
+    def channels(self, source: Source) -> Sequence[Channels]:
+        assert source.audio is not None
+        return audio_channels(source.audio)
 
 
 class Gemma3n:
