@@ -2,8 +2,8 @@
 
     python benchmarks/loss_size.py CHECKPOINT [--parts rewrites,text,towers,widths]
 
-Each part runs in a process of its own, which opens the checkpoint anew; what opening it and its tokenizer takes alone is
-a row of its own. Seconds of the processor are told beside those of the clock, since they are the same on a busy machine.
+Each part runs in a process of its own, which opens the checkpoint anew; what opening it and its tokenizer takes alone
+is a row of its own. Seconds of the processor are told beside those of the clock: they are the same on a busy machine.
 """
 
 from __future__ import annotations

@@ -138,8 +138,12 @@ def _loss(job: Job, request: Request) -> Loss | None:
     what = f"measuring what {job.recipe.name} costs on {held.predicted} tokens of {held.origin}"
 
     def measure() -> dict[str, Any]:
+        sizes = {
+            size.name: measure_loss(job.source.sliced(size.plan, size.config), job.recipe, held).figures
+            for size in job.sizes
+        }
         towers = measure_towers(job.source, job.recipe, job.resolutions)
-        return replace(measure_loss(job.source, job.recipe, held), towers=towers).as_json()
+        return replace(measure_loss(job.source, job.recipe, held), towers=towers, sizes=sizes).as_json()
 
     loss = Loss.of_json(job.steps.value("loss.json", measure, what))
     if request.bounds.loss is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
@@ -16,6 +17,11 @@ from g3n_compiler.cli import compile as compile_verb
 from g3n_compiler.cli import inspect, run, verify
 from g3n_compiler.errors import EngineError, SliceError, TargetError
 from g3n_compiler.lower.litert.container import entry_points
+from g3n_compiler.models.gemma3n.text_config import gemma3n_config
+from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.report.loss import part_sentences
+from g3n_compiler.verify.held import own_held_texts
+from g3n_compiler.verify.reference import Reference
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.chat import GREEDY
 from g3n_runtime.engines import open_engine
@@ -55,6 +61,26 @@ def test_every_size_was_compared_with_its_own_slice(manifest: dict[str, Any]) ->
         assert {(core, "transformers fp32"), (core, "fake-quant int4"), (core, "its own layers")} <= compared
     assert ("core", "its own decode") in compared
     assert [t["runtime"] for t in manifest["parity"]["texts"]] == ["litert"] * 2
+
+
+def test_what_each_size_loses_is_told(nested: Nested, manifest: dict[str, Any]) -> None:
+    """Perplexity of the size's own slice, in float32 and rounded, over the same texts."""
+    (size,), source = nested.sizes[1:], nested.source
+    tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text), source.modalities)
+    held, told = own_held_texts(source, tokenizer), manifest["loss"]
+    assert list(told["sizes"]) == [size.name] and told["tokens"] == held.predicted
+    for field, own, recipe in (
+        ("exact_perplexity", source, None),
+        ("perplexity", source.rewritten(), RECIPES["int4"]),
+    ):
+        reference = Reference(own.sliced(size.plan, size.config), recipe)
+        nats = [
+            -torch.log_softmax(reference.logits(ids[:-1]), -1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
+            for ids in held.ids
+        ]
+        assert told["sizes"][size.name][field] == pytest.approx(float(torch.cat(nats).mean().exp()), rel=2e-3)
+    (sentence,) = part_sentences(manifest)
+    assert sentence.startswith(f"size {size.name}: perplexity")
 
 
 def test_the_manifest_lists_the_sizes(bundle: Path, manifest: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from g3n_compiler.source import Source
 from g3n_compiler.verify import run as verify_run
 from g3n_compiler.verify.checks import Check
 from g3n_compiler.verify.held import HeldTexts, own_held_texts, read_held_texts
-from g3n_compiler.verify.loss import Loss
+from g3n_compiler.verify.loss import Loss, SizeLoss
 from g3n_compiler.verify.measure_loss import measure_loss
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.bundle import open_bundle
@@ -146,6 +146,14 @@ def test_too_much_is_refused_with_the_layers_named(compile_tiny: Compile, file: 
         compile_tiny(recipe="fp32", max_loss=0.5)
     with pytest.raises(ExampleError, match=r"none\.jsonl is missing"):
         compile_tiny(held_texts=tmp_path / "none.jsonl")
+
+
+def test_a_size_that_loses_too_much_is_refused(loss: Loss) -> None:
+    both = replace(loss, sizes={"half": SizeLoss(10.0, 10.2, 0.01, 0.9)})
+    both.require(0.021)
+    with pytest.raises(LossError, match=r"loses 2.0% of the perplexity of the size half \(10\.00 in float32"):
+        both.require(0.019)
+    assert Loss.of_json(both.as_json()).sizes == both.sizes
 
 
 def test_manifest_and_page_tell_it(compile_tiny: Compile, file: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.quantize.recipe import INT4, RECIPES, Recipe
-from g3n_compiler.report.loss import tower_sentences
+from g3n_compiler.report.loss import part_sentences
 from g3n_compiler.source import Source
 from g3n_compiler.verify.audio import AudioReference, golden_sound
 from g3n_compiler.verify.checks import relative_error
@@ -67,7 +67,7 @@ def test_a_rounded_weight_is_told_of_its_own_step(nano: Source, tower: str, weig
 def test_what_people_read(nano: Source) -> None:
     told = {"vision": {"given": "a picture", "error": 0.0123, "steps": {"a": 0.01, "b": 0.02, "c": 0.03}}}
     manifest = {"loss": {"towers": told}}
-    assert tower_sentences(manifest) == [
+    assert part_sentences(manifest) == [
         "vision: soft tokens of a picture are off by 1.23%, most in c (3.00%), b (2.00%)"
     ]
-    assert tower_sentences({}) == [] == tower_sentences({"loss": {}})
+    assert part_sentences({}) == [] == part_sentences({"loss": {}})

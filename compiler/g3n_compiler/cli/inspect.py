@@ -12,7 +12,7 @@ from g3n_compiler.cli.common import reports_errors
 from g3n_compiler.cli.options import QUIET, CheckpointName, FileName, NameList, Verb, Words
 from g3n_compiler.cli.show import DataTable, show, show_table, styled
 from g3n_compiler.report import human_bytes
-from g3n_compiler.report.loss import loss_sentence, tower_sentences, widths_sentence
+from g3n_compiler.report.loss import loss_sentence, part_sentences, widths_sentence
 from g3n_compiler.report.memory import LABELS, ON_GPU
 from g3n_runtime.bundle import open_bundle
 
@@ -117,7 +117,7 @@ def main(
         show(widths)
     if (lost := loss_sentence(manifest)) is not None:
         show(lost)
-    for sentence in tower_sentences(manifest):
+    for sentence in part_sentences(manifest):
         show(sentence)
     checks = manifest["parity"]["checks"]
     show(f"{sum(c['passed'] for c in checks)} of {len(checks)} comparisons passed when it was compiled")

@@ -22,7 +22,7 @@ def render(manifest: dict[str, Any]) -> str:
     from g3n_compiler.report.commands import commands
     from g3n_compiler.report.comparisons import groups
     from g3n_compiler.report.curves import charts
-    from g3n_compiler.report.loss import loss_sentence, loss_warning, tower_sentences, widths_sentence, worst
+    from g3n_compiler.report.loss import loss_sentence, loss_warning, part_sentences, widths_sentence, worst
     from g3n_compiler.report.memory import memory
     from g3n_compiler.report.placement import lanes, not_run
 
@@ -38,7 +38,7 @@ def render(manifest: dict[str, Any]) -> str:
         not_run=not_run(manifest),
         widths=widths_sentence(manifest),
         loss=loss_sentence(manifest),
-        tower_losses=tower_sentences(manifest),
+        part_losses=part_sentences(manifest),
         loss_warning=loss_warning(manifest),
         worst=worst,
         commands=commands(manifest),

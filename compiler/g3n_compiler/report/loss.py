@@ -32,9 +32,12 @@ def loss_sentence(manifest: dict[str, Any]) -> str | None:
     )
 
 
-def tower_sentences(manifest: dict[str, Any]) -> list[str]:
-    """What each tower lost."""
+def part_sentences(manifest: dict[str, Any]) -> list[str]:
+    """What each smaller size lost, and each tower."""
     told = []
+    for name, loss in (manifest.get("loss") or {}).get("sizes", {}).items():
+        perplexity = f"{loss['exact_perplexity']:.2f} to {loss['perplexity']:.2f} ({loss['lost']:+.1%})"
+        told.append(f"size {name}: perplexity {perplexity}, divergence {loss['kl_divergence']:.2g} nats")
     for tower, loss in (manifest.get("loss") or {}).get("towers", {}).items():
         named = ", ".join(f"{part.name} ({part.error:.2%})" for part in worst(loss["steps"], 2))
         told.append(f"{tower}: soft tokens of {loss['given']} are off by {loss['error']:.2%}, most in {named}")

@@ -10,6 +10,7 @@ from typing import Any
 from g3n_compiler.errors import LossError
 from g3n_compiler.verify.checks import EXACT, Check, rounded
 
+FIGURES = ("exact_perplexity", "perplexity", "kl_divergence", "same_top")
 NAMED = 3
 """Layers, and matrices, that a message names."""
 
@@ -26,6 +27,21 @@ class TowerLoss:
     """Of the output of each block or layer if it alone is rounded."""
     rewritten: float | None = None
     """The largest relative error of its soft tokens that rewriting the weights brings in float32."""
+
+
+@dataclass(frozen=True)
+class SizeLoss:
+    """What a recipe costs a smaller size of an elastic bundle; as the same figures of :class:`Loss`."""
+
+    exact_perplexity: float
+    perplexity: float
+    kl_divergence: float
+    same_top: float
+
+    @property
+    def lost(self) -> float:
+        """Part of the perplexity that is lost, of this size's own in float32."""
+        return self.perplexity / self.exact_perplexity - 1
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,8 @@ class Loss:
     """The largest relative error that rewriting the weights brings in float32; ``None`` if they are not rewritten."""
     towers: Mapping[str, TowerLoss] = field(default_factory=dict)
     """What the compiled towers lose, by modality."""
+    sizes: Mapping[str, SizeLoss] = field(default_factory=dict)
+    """What the smaller sizes of an elastic bundle lose."""
 
     @property
     def lost(self) -> float:
@@ -62,12 +80,24 @@ class Loss:
         """The layers and the matrices that lose most, in words."""
         return f"most is lost in {_worst(self.layers)}; of the matrices in {_worst(self.matrices)}"
 
+    @property
+    def figures(self) -> SizeLoss:
+        """Its figures as those of a size."""
+        return SizeLoss(self.exact_perplexity, self.perplexity, self.kl_divergence, self.same_top)
+
     def require(self, most: float) -> None:
-        """Raise unless at most the part ``most`` of the perplexity is lost.
+        """Raise unless at most the part ``most`` of the perplexity is lost, of every size.
 
         Raises:
-            LossError: it names the layers that lose most.
+            LossError: it names the layers that lose most, or the size.
         """
+        for name, size in self.sizes.items():
+            if not size.lost <= most:
+                raise LossError(
+                    f"the recipe loses {size.lost:.1%} of the perplexity of the size {name} "
+                    f"({size.exact_perplexity:.2f} in float32, {size.perplexity:.2f} rounded, on {self.tokens} tokens "
+                    f"of {self.texts}), over --max-loss {100 * most:.4g}%: use --quant int8, or leave the size out"
+                )
         if not self.lost <= most:
             allowed = f"{100 * most:.4g}%"
             raise LossError(
@@ -80,7 +110,11 @@ class Loss:
     def of_json(cls, fields: Mapping[str, Any]) -> Loss:
         """The inverse of :meth:`as_json`."""
         own = {name: value for name, value in fields.items() if name != "lost"}
-        return cls(**own | {"towers": {name: TowerLoss(**loss) for name, loss in own["towers"].items()}})
+        towers = {name: TowerLoss(**loss) for name, loss in own["towers"].items()}
+        sizes = {
+            name: SizeLoss(**{k: v for k, v in loss.items() if k != "lost"}) for name, loss in own["sizes"].items()
+        }
+        return cls(**own | {"towers": towers, "sizes": sizes})
 
     def check(self) -> list[Check]:
         """The comparisons of the rewritten weights with those of the checkpoint, if they are rewritten."""
@@ -100,8 +134,11 @@ class Loss:
     def as_json(self) -> dict[str, Any]:
         """Its fields; numbers have the digits that are the same at every run."""
         fields = asdict(self)
-        for name in ("exact_perplexity", "perplexity", "kl_divergence", "same_top"):
-            fields[name] = _digits(fields[name], 5)
+        for figures in (fields, *fields["sizes"].values()):
+            for name in FIGURES:
+                figures[name] = _digits(figures[name], 5)
+        for name, size in self.sizes.items():
+            fields["sizes"][name]["lost"] = _digits(size.lost, 3)
         for name in ("layers", "matrices"):
             fields[name] = {part: _digits(error, 2) for part, error in fields[name].items()}
         for loss in fields["towers"].values():
