@@ -63,7 +63,7 @@ def compile_or_keep(
             _compare_prompts(job, backends)
         release_free_memory()
         progress("hashing the checkpoint")
-        hashes = source.checkpoint.survey(request.account.used, progress, progress).sha256
+        hashes = source.checkpoint.survey(request.account.used, progress, progress)
         packages = {*VERSIONS, *DRAWING, *(package for backend in backends.values() for package in backend.packages)}
         key = bundle_key(source.directory, hashes, request.decides_bytes(), sorted(packages))
         if not options.force and is_up_to_date(request.destination, key):
