@@ -26,7 +26,6 @@ PLAN = (
     "verify",
     "bundle",
     "report",
-    "request_lengths",
     "request",
     "doctor",
     "calibrate",
@@ -49,7 +48,7 @@ UPWARD = {
     ("models.gemma3n.transformers_model", "source"): "transformers' model is filled from a source",
     ("targets", "lower.registry"): "a target is refused whose backend is not there",
     ("targets", "lower.subgraphs"): "a target places subgraphs, whose names are data",
-    ("bundle.manifest", "request"): "the manifest tells what was asked for",
+    ("bundle.manifest", "request.request"): "the manifest tells what was asked for",
     ("bundle.kinds", "report"): "the name of the report's file",
 }
 """Arrows from a stage to a later one, and why each is there."""

@@ -22,7 +22,9 @@ from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.report import REPORT, write_report
-from g3n_compiler.request import CompileOptions, Request, open_request
+from g3n_compiler.request.open import open_request
+from g3n_compiler.request.options import CompileOptions
+from g3n_compiler.request.request import Request
 from g3n_compiler.source import Source
 from g3n_compiler.verify.loss import Loss
 from g3n_compiler.verify.measure_loss import measure_loss

@@ -15,7 +15,7 @@ from g3n_compiler.checkpoint.safetensors import SafetensorsFile
 from g3n_compiler.checkpoint.survey import survey
 from g3n_compiler.compile import compile_bundle
 from g3n_compiler.errors import NotFinite
-from g3n_compiler.request import CompileOptions
+from g3n_compiler.request.options import CompileOptions
 from tests.checkpoint.forms import config_of, opened, save, tensors_of
 from tests.conftest import TinyModel
 

@@ -15,7 +15,8 @@ from g3n_compiler.models.gemma3n.folder_check import check_folder
 from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
 from g3n_compiler.models.gemma3n.media_tokens import NAMES
 from g3n_compiler.nano import checkpoint_dir
-from g3n_compiler.request import CompileOptions, open_request
+from g3n_compiler.request.open import open_request
+from g3n_compiler.request.options import CompileOptions
 from g3n_compiler.source import MODALITIES, Source
 from g3n_compiler.tensor_account import account
 from tests.fakes import FakeBackend

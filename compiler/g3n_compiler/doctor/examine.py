@@ -23,7 +23,7 @@ from g3n_compiler.models.gemma3n.text_config import TextConfig, gemma3n_config
 from g3n_compiler.models.gemma3n.vision_layout import read_layout
 from g3n_compiler.models.registry import family_for
 from g3n_compiler.models.shape import TextShape
-from g3n_compiler.request import DEFAULT_RESOLUTIONS
+from g3n_compiler.request.image_sizes import processor_side
 from g3n_compiler.source import Source
 from g3n_compiler.tensor_account import account
 
@@ -120,8 +120,7 @@ def _check_images(findings: Findings, directory: Path, source: Source | None) ->
         return
     if source is None or source.vision is None:
         return
-    own = load_side(directory) or max(DEFAULT_RESOLUTIONS)
-    vision = source.vision
+    own, vision = processor_side(directory), source.vision
     _attempt(findings, "image sizes", lambda: read_layout(vision).check_resolution(own))
 
 
