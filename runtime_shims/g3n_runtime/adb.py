@@ -86,9 +86,7 @@ class Adb:
             said = child.end(self._patience)
         if said.code != 0:
             reason = (said.out.strip() or said.err.strip()).splitlines()[-1:] or ["the connection was lost"]
-            raise AdbError(
-                f"copying {source.name} broke off ({reason[0][:200]}): run the command again, it goes on from there"
-            )
+            raise AdbError(f"copying {source.name} broke off ({reason[0][:200]}): run the command again to resume")
 
     def install(self, apk: Path) -> None:
         """Install or update the app."""
@@ -197,5 +195,5 @@ class _Reader(threading.Thread):
         """All that was said; a grandchild that keeps the pipe open, such as adb's server, is not waited for."""
         self.join(1)
         if self._flooded:
-            raise AdbError(f"adb said more than {MOST_SAID} bytes: that is no adb, or no Android device")
+            raise AdbError(f"adb said more than {MOST_SAID} bytes: that is not adb, or not an Android device")
         return self._said.decode(errors="replace")

@@ -103,7 +103,7 @@ def _listing(named: HubId, kind: str) -> tuple[str, Sizes]:
         info = HfApi().model_info(named.repo, revision=named.revision, files_metadata=True, timeout=WAIT_SECONDS)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     if info.sha is None or not re.fullmatch("[0-9a-f]{40}", info.sha):
-        raise HubError(f"the hub names no commit of {named}: it answers as no hub does")
+        raise HubError(f"the hub's answer names no commit of {named}, as a model hub's would")
     _require_kind(named, kind, sizes)
     return info.sha, sizes
 

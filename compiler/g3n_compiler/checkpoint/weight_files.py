@@ -81,7 +81,7 @@ def find_weight_files(directory: Path, config: dict[str, Any], remark: Remark) -
         if present(directory / INDEX):
             aside = sorted(name for name in _names(directory) if fnmatch.fnmatch(name, "model-*-of-*.safetensors"))
             remark(
-                f"{SINGLE} is read, as transformers does; {INDEX} and {len(aside)} shards beside it are left aside: "
+                f"{SINGLE} is read, as transformers does; {INDEX} and {len(aside)} shards beside it are ignored: "
                 "remove those that do not belong to the model"
             )
         return WeightFiles((directory / SINGLE,), None, {})

@@ -108,7 +108,7 @@ def decode(file: IO[bytes], ask: Ask) -> Found:
         why = str(getattr(error, "strerror", None) or error)[:200] or type(error).__name__
         large = f", or has more than {MAX_PIXELS:,} pixels" if getattr(error, "errno", None) == errno.EINVAL else ""
         raise MediaError(
-            f"{ask.name} is no video that can be read, or is damaged{large} ({why}): get it again, or convert it"
+            f"{ask.name} is not a video that can be read, or is damaged{large} ({why}): get it again, or convert it"
         ) from None
 
 
