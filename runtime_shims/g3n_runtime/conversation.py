@@ -12,7 +12,6 @@ from g3n_runtime.errors import ContextFull, EngineError
 
 M = TypeVar("M")
 """A picture or a sound in the form that an engine takes."""
-TURN_BEGIN = "<start_of_turn>"
 ANSWER_SHARE = 8
 """Turns are dropped until an answer may take this part of the context, if that can be reached."""
 

@@ -58,6 +58,12 @@ def test_exit_codes_are_distinct() -> None:
         pytest.param(["--target", "pixle"], errors.TargetError, ["did you mean pixel?"], id="nearly a target"),
         pytest.param(["--quant", "int4_lean"], errors.TargetError, ["did you mean int4-lean?"], id="nearly a recipe"),
         pytest.param(["--tools"], errors.TargetError, ["--modalities text"], id="tools beside towers"),
+        pytest.param(
+            ["--tools", "--modalities", "text", "--runtime", "executorch"],
+            errors.TargetError,
+            ["--runtime litert"],
+            id="tools in an engine that reads no calls",
+        ),
         pytest.param(["--modalities", "text,visoin"], errors.TargetError, ["did you mean vision?"], id="a typo"),
         pytest.param(
             ["--runtime", "litert", "--elastic", "full,haf"],

@@ -27,7 +27,7 @@ from g3n_compiler.cli.show import show
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_runtime.bundle import Bundle, open_bundle
 from g3n_runtime.chat import VIDEO_RATE, VIDEO_RATES, Attachments, ChatEngine, Device, Placement, Sampler
-from g3n_runtime.engines import IGNORED_SAMPLING, open_engine
+from g3n_runtime.engines import ELASTIC, IGNORED_SAMPLING, open_engine
 from g3n_runtime.errors import EngineError
 
 
@@ -174,8 +174,8 @@ def _open(
         raise EngineError(f"{bundle.directory.name} has one size only: compile it with --elastic, or leave --size out")
     if context is not None:
         raise EngineError("sizes of an elastic bundle have the context that it was compiled for: leave --context out")
-    if runtime == "executorch":
-        raise EngineError("--size needs --runtime litert: an ExecuTorch bundle has one size")
+    if runtime is not None and runtime not in ELASTIC:
+        raise EngineError(f"--size needs --runtime {' or '.join(sorted(ELASTIC))}: in {runtime} a bundle has one size")
     from g3n_runtime.litert.elastic_chat import ElasticChat
 
     return ElasticChat(bundle, size or bundle.manifest["sizes"][0]["name"], threads, draft, target_speed, where.text)

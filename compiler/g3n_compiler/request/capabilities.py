@@ -39,7 +39,7 @@ def require_sizes(backends: Mapping[Runtime, Backend]) -> None:
 
 
 def require_tools(backends: Mapping[Runtime, Backend], modalities: Sequence[str]) -> None:
-    if "litert" not in backends or tuple(modalities) != (TEXT,):
+    if not any(backend.takes_tools for backend in backends.values()) or tuple(modalities) != (TEXT,):
         raise TargetError(
             "--tools makes a LiteRT bundle of text: LiteRT-LM reads tool calls only in files of a type that cannot "
             "have this model's sound and pictures. Use --runtime litert --modalities text"
