@@ -57,7 +57,7 @@ def compile_or_keep(
     """
     request = open_request(options, backend_for, progress)
     source, backends = request.source, request.backends
-    # Whether a bundle that is there is up to date, its hashes tell sooner than prompts are compared.
+    # Hashing takes less time than comparing prompts, and may show that the bundle is up to date.
     may_be_kept = request.destination.existing is not None and not options.force
     try:
         job = _job(request, progress)

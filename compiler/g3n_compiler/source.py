@@ -72,7 +72,7 @@ class Source:
         """Open a checkpoint's folder; only headers and small files are read.
 
         Args:
-            remark: told what was found beside what is read.
+            remark: called with what was found beside what is read.
 
         Raises:
             CheckpointError: the folder, a shard's header, the configuration or the adapter is damaged or does not fit.
@@ -127,7 +127,7 @@ class Source:
         The rewrites are chosen for the whole checkpoint with its adapter, so that all slices and sizes have the same.
 
         Args:
-            sizes: what examples say of the channels, by their names; others are told from the weights.
+            sizes: what examples say of the channels, by their names; others are estimated from the weights.
         """
         prefix, entries = self.text_prefix, self.checkpoint.entries
         chosen = choose_rewrites(

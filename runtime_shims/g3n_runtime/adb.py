@@ -1,6 +1,6 @@
 """One device behind ``adb``, whose every answer is bounded in time and in size and read strictly.
 
-Needs ``adb`` (Android's platform tools) and a device with Android 8 or later, whose shell tells exit codes.
+Needs ``adb`` (Android's platform tools) and a device with Android 8 or later, whose shell reports exit codes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Said(NamedTuple):
 
     @property
     def last_line(self) -> str:
-        """What it said last, which tells why it failed."""
+        """What it said last, which says why it failed."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
         return lines[-1][:200] if lines else f"exit code {self.code}"
 
@@ -73,7 +73,7 @@ class Adb:
         raise AdbError(f"{self.serial} does not answer as an Android device does: {command} gave {said[:80]!r}")
 
     def append(self, source: Path, offset: int, target: str, report: Callable[[int], None]) -> None:
-        """Append ``source`` from byte ``offset`` on to ``target``; ``report`` is told the bytes of each write."""
+        """Append ``source`` from byte ``offset`` on to ``target``; ``report`` gets the bytes of each write."""
         command = [self._program, "-s", self.serial, "shell", "-T", f"cat >> {shlex.quote(target)}"]
         with open_regular(source, BundleError) as file, _Child(command, subprocess.PIPE) as child:
             file.seek(offset)

@@ -60,7 +60,7 @@ def require_within(end: int, context: int) -> None:
 
 
 class Answer(Iterator[str]):
-    """An answer's pieces of text as they come; afterwards :attr:`ended` tells why it ended.
+    """An answer's pieces of text as they come; afterwards :attr:`ended` says why it ended.
 
     Args:
         pieces: returns why it ended; closing it stops the engine.
@@ -121,7 +121,7 @@ class Conversation(Generic[M]):
     """The system's text and the turns so far; a turn is in it whole or not at all.
 
     Args:
-        system: what the model is told before the first turn.
+        system: the system text, which comes before the first turn.
     """
 
     def __init__(self, system: str | None = None) -> None:

@@ -57,7 +57,7 @@ def open_kept(kept: Path, name: str, owner: Mapping[str, str]) -> KeptFile | Non
     """The file kept as ``name``, open, if it is what its record says; ``None`` if not.
 
     Args:
-        owner: members of the record that tell whose the file is.
+        owner: members of the record that say whose the file is.
     """
     try:
         if record_of(kept, name).is_symlink():

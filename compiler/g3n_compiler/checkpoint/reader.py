@@ -77,7 +77,7 @@ class Checkpoint:
         return MappingProxyType({name: shard.entries[stored] for name, (shard, stored) in self._places.items()})
 
     def renamed(self, names: Names) -> Checkpoint:
-        """The same open files, their tensors called as ``names`` tells."""
+        """The same open files, their tensors called as ``names`` says."""
         other = copy(self)
         other.__dict__.pop("entries", None)
         other._places = {name: self._places[stored] for name, stored in names.stored.items()}
@@ -134,7 +134,7 @@ class Checkpoint:
 
         Args:
             needed: the tensors that are compiled, which must be finite.
-            progress: told every few seconds how far the reading is.
+            progress: called every few seconds with how far the reading is.
 
         Raises:
             NotFinite: one of ``needed`` holds a NaN or an infinity.

@@ -21,7 +21,7 @@ from g3n_compiler.errors import NotFinite
 BLOCK = 1 << 20
 """Bytes that are read at a time, few enough to stay in a core's cache while they are looked at."""
 PATIENCE = 3.0
-"""Seconds after which it is told again how far the reading is."""
+"""Seconds between two reports of how far the reading is."""
 
 
 class Survey(NamedTuple):
@@ -39,7 +39,7 @@ def survey(
 
     Args:
         needed: tensors, by their names in the file, that must be finite; reading ends at the first that is not.
-        progress: told every few seconds how far the reading is.
+        progress: called every few seconds with how far the reading is.
 
     Raises:
         NotFinite: a needed tensor holds a NaN or an infinity.

@@ -28,7 +28,7 @@ MAX_INDEX_BYTES = 32 << 20
 MAX_SHARDS = 512
 """All shards are held open; the published models have at most four."""
 MAX_SEEN = 4096
-"""Names of a folder that are looked at, to tell what is in it."""
+"""File names that are looked for, to say what is in a folder."""
 CONVERT = "load it with transformers and save it again with save_pretrained(NEW_FOLDER), which writes safetensors"
 OTHER_FORMATS = (
     ("model-*-of-*.safetensors", "shards without their index", f"fetch {INDEX} too"),

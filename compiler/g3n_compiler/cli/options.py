@@ -166,7 +166,7 @@ class FileName(click.Path):
 
 
 class CheckpointName(FileName):
-    """A folder, or ``owner/name[@revision]`` on the hub, as it was typed; the verb tells which of them it is."""
+    """A folder, or ``owner/name[@revision]`` on the hub, as it was typed; the verb decides which of them it is."""
 
     name = "folder or owner/name"
 

@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 
 def examine(directory: Path, weights: bool, say: Say) -> Findings:
-    """Everything that the folder tells.
+    """Everything that can be learnt from the folder.
 
     Args:
         weights: read every tensor too, for odd values.
@@ -125,7 +125,7 @@ def _check_images(findings: Findings, directory: Path, source: Source | None) ->
 
 
 def _attempt(findings: Findings, name: str, work: Callable[[], T]) -> T | None:
-    """The result of ``work``, or its error among the checks; an error that is there already is not told twice."""
+    """The result of ``work``, or its error among the checks; an error that is already there is not reported twice."""
     try:
         result = work()
     except G3nError as error:

@@ -142,7 +142,7 @@ def _tower_bytes(recipe: Recipe, source: Source) -> int:
     for tower in source.towers:
         try:
             total += _nbytes(recipe, list(source.family.towers[tower].weights(source).values()))
-        except CheckpointError:  # a check has told it
+        except CheckpointError:  # a check has reported it
             continue
     return total
 

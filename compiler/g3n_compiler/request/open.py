@@ -1,4 +1,4 @@
-"""From what was typed to what will be compiled: everything that headers and small files tell."""
+"""From what was typed to what will be compiled: all that can be checked from headers and small files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from g3n_compiler.tensor_account import account
 def open_request(
     options: CompileOptions, backend_for: Callable[[Runtime], Backend], progress: Callable[[str], None]
 ) -> Request:
-    """Check everything that headers and small files tell: what was typed first, then what lies on the disk.
+    """Check all that takes only seconds: first what was typed, then headers and small files on the disk.
 
     Raises:
         G3nError: what was found, what was expected and what to do.

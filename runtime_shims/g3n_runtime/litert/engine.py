@@ -166,7 +166,7 @@ class LiteRtEngine:
     def _stream(
         self, turns: Sequence[Message], sampler: Sampler | None, tokens: int, most: int, limit: Ended
     ) -> Generator[str, None, Ended]:
-        """The answer to ``turns`` of ``tokens``, at most ``most`` tokens; ``limit`` tells what these are."""
+        """The answer to ``turns`` of ``tokens``, at most ``most`` tokens; ``limit`` says what limits them."""
         conversation = self._engine.create_conversation(
             messages=turns[:-1], sampler_config=_sampler_config(sampler), max_output_tokens=most
         )
@@ -176,7 +176,7 @@ class LiteRtEngine:
             for piece in _until_closed(conversation, (_text(message) for message in stream)):
                 pieces, is_ascii = pieces + 1, is_ascii and piece.isascii()
                 yield piece
-            # The engine does not tell why it ended. It counts the token that ends a turn, and gives no piece for it;
+            # The engine does not say why it ended. It counts the token that ends a turn, and gives no piece for it;
             # a piece is a token, but for those of several bytes, which are not ASCII.
             drawn = conversation.token_count - tokens
             return Ended.END_OF_TURN if drawn < most or (is_ascii and pieces < drawn) else limit

@@ -1,4 +1,4 @@
-"""What the small files of a checkpoint tell only together: found in seconds, before any weight is read.
+"""What the small files of a checkpoint show only together: found in seconds, before any weight is read.
 
 Ids of the config against the vocabulary and the tokenizer, soft tokens of the config against the processor's, the
 head's tie against the tensors; and remarks on what was ignored.
