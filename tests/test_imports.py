@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -133,6 +134,15 @@ def test_a_stage_imports_those_before_it() -> None:
     up = {a[:2] for a in compiler if PLAN.index(stage(a.target)) > PLAN.index(stage(a.source))}
     found = {tuple(name.removeprefix("g3n_compiler.") for name in arrow) for arrow in up}
     assert sorted(found) == sorted(UPWARD)
+
+
+def test_the_page_counts_what_knows_gemma_3n() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    said = re.search(r"(\d+) files of `lower/` and (\d+) of `verify/` import from `models/gemma3n`", text)
+    family = "g3n_compiler.models.gemma3n."
+    knowing = {a.source for a in ARROWS if a.target.startswith(family) and not a.source.startswith(family)}
+    counts = [sum(stage(name) == part for name in knowing) for part in ("lower", "verify")]
+    assert said is not None and [int(count) for count in said.groups()] == counts
 
 
 def test_the_runtime_knows_no_compiler() -> None:
