@@ -47,7 +47,7 @@ class Change(NamedTuple):
     lost: tuple[float, str] | None
 
     def shown_by(self, noise: float) -> str:
-        """What tells the broken model from the whole one, whose absolute change is ``noise``."""
+        """What distinguishes the broken model from the whole one, whose absolute change is ``noise``."""
         if self.lost is not None:
             return f"{self.lost[1]} (-{100 * self.lost[0]:.0f} points)"
         if abs(self.mean) > _CLEAR * self.error:

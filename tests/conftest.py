@@ -13,6 +13,7 @@ import torch
 from xdist.scheduler import LoadScopeScheduling
 
 from g3n_compiler.source import Source
+from g3n_compiler.verify import held
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)  # matrices are tiny: a second thread only waits
@@ -125,7 +126,7 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
 def few_held_texts() -> Iterator[None]:
     """What rounding costs a random model is measured on a line of text: the figures have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("g3n_compiler.verify.held.OWN_TOKENS", 32)
+        patch.setattr(held, "OWN_TOKENS", 32)
         yield
 
 
@@ -154,3 +155,14 @@ def edit_json() -> Callable[[Path, Callable[[dict[str, Any]], None]], None]:
         path.write_text(json.dumps(value), encoding="utf-8")
 
     return edit
+
+
+@pytest.fixture(scope="session")
+def ids() -> Callable[[int], list[int]]:
+    """``n`` token ids drawn from the whole vocabulary, bos first; some are past the end of the per-layer table."""
+
+    def draw(n: int) -> list[int]:
+        generator = torch.Generator().manual_seed(1)
+        return [2, *torch.randint(0, TINY["vocab_size"], (n - 1,), generator=generator).tolist()]
+
+    return draw

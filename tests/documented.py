@@ -9,6 +9,12 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("docs", "docs/apps")
 PAGES = ("README.md", *(f"{folder}/{path.name}" for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.md"))))
+EVERY_PAGE = (
+    *PAGES, "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "android_app/README.md",
+    "compiler/g3n_compiler/nano/checkpoint/README.md", "training/runs/tasks-1/README.md",
+)  # fmt: skip
+PROGRAM = re.compile(r"(?:\$ )?((?:python|make|litert-lm|pip install|g3n-[a-z]+|benchmarks/\w+\.py)(?: .*)?)$")
+"""A command that starts with a program whose options can be looked up."""
 FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ANYTHING = "..."
 
@@ -40,10 +46,15 @@ def mentioned(page: str) -> list[str]:
     return [re.sub(r"\s+#.*", "", line) for line in lines if line.startswith("g3n-")]
 
 
-def made_by(page: str) -> list[str]:
-    """The ``make`` targets that ``page`` names in a block."""
-    lines = [line for block in FENCE.findall(text_of(page)) for line in block.splitlines()]
-    return [line.split()[1] for line in lines if line.startswith("make ")]
+def named(page: str) -> list[str]:
+    """Every command that ``page`` names, in its blocks, in indented lines or between its words."""
+    text = text_of(page)
+    prose = FENCE.sub("", text)
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+    lines = [line for block in FENCE.findall(text) for line in block.splitlines()]
+    lines += [line.strip() for line in prose.splitlines() if line.startswith("    ")]
+    found = (PROGRAM.match(re.sub(r"\s+#.*", "", part)) for part in (*spans, *lines))
+    return [match[1] for match in found if match]
 
 
 def says(shown: tuple[str, ...], printed: str) -> bool:

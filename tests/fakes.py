@@ -73,6 +73,7 @@ class FakeBackend:
     only_one_size = None
     accelerator = None
     needs_turns = False
+    takes_tools = False
 
     def __init__(
         self, runtime: Runtime, error: float = 0.0, text: str | None = None, writes_to: Path | None = None

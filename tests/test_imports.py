@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,6 @@ PLAN = (
     "widths",
     "bundle",
     "report",
-    "request_lengths",
     "request",
     "doctor",
     "calibrate",
@@ -50,7 +50,7 @@ UPWARD = {
     ("models.gemma3n.transformers_model", "source"): "transformers' model is filled from a source",
     ("targets", "lower.registry"): "a target is refused whose backend is not there",
     ("targets", "lower.subgraphs"): "a target places subgraphs, whose names are data",
-    ("bundle.manifest", "request"): "the manifest tells what was asked for",
+    ("bundle.manifest", "request.request"): "the manifest tells what was asked for",
     ("bundle.kinds", "report"): "the name of the report's file",
 }
 """Arrows from a stage to a later one, and why each is there."""
@@ -135,6 +135,15 @@ def test_a_stage_imports_those_before_it() -> None:
     up = {a[:2] for a in compiler if PLAN.index(stage(a.target)) > PLAN.index(stage(a.source))}
     found = {tuple(name.removeprefix("g3n_compiler.") for name in arrow) for arrow in up}
     assert sorted(found) == sorted(UPWARD)
+
+
+def test_the_page_counts_what_knows_gemma_3n() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    said = re.search(r"(\d+) files of `lower/` and (\d+) of `verify/` import from `models/gemma3n`", text)
+    family = "g3n_compiler.models.gemma3n."
+    knowing = {a.source for a in ARROWS if a.target.startswith(family) and not a.source.startswith(family)}
+    counts = [sum(stage(name) == part for name in knowing) for part in ("lower", "verify")]
+    assert said is not None and [int(count) for count in said.groups()] == counts
 
 
 def test_the_runtime_knows_no_compiler() -> None:

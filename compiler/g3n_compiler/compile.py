@@ -24,7 +24,9 @@ from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.quantize.recipe import AUTO, Recipe
 from g3n_compiler.quantize.saved import as_json, recipe_of
 from g3n_compiler.report import REPORT, write_report
-from g3n_compiler.request import CompileOptions, Request, open_request
+from g3n_compiler.request.open import open_request
+from g3n_compiler.request.options import CompileOptions
+from g3n_compiler.request.request import Request
 from g3n_compiler.source import Source
 from g3n_compiler.verify.loss import Loss
 from g3n_compiler.verify.measure_loss import measure_loss
@@ -59,7 +61,7 @@ def compile_or_keep(
     """
     request = open_request(options, backend_for, progress)
     source, backends = request.source, request.backends
-    # Whether a bundle that is there is up to date, its hashes tell sooner than prompts are compared.
+    # Hashing takes less time than comparing prompts, and may show that the bundle is up to date.
     may_be_kept = request.destination.existing is not None and not options.force
     try:
         job = _job(request, progress)
@@ -67,7 +69,7 @@ def compile_or_keep(
             _compare_prompts(job, backends)
         release_free_memory()
         progress("hashing the checkpoint")
-        hashes = source.checkpoint.survey(request.account.used, progress, progress).sha256
+        hashes = source.checkpoint.survey(request.account.used, progress, progress)
         packages = {*VERSIONS, *DRAWING, *(package for backend in backends.values() for package in backend.packages)}
         key = bundle_key(source.directory, hashes, request.decides_bytes(), sorted(packages))
         if not options.force and is_up_to_date(request.destination, key):

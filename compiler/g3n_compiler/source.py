@@ -72,7 +72,7 @@ class Source:
         """Open a checkpoint's folder; only headers and small files are read.
 
         Args:
-            remark: told what was found beside what is read.
+            remark: called with what was found beside what is read.
 
         Raises:
             CheckpointError: the folder, a shard's header, the configuration or the adapter is damaged or does not fit.
@@ -128,7 +128,7 @@ class Source:
         of the towers, for those that are compiled.
 
         Args:
-            sizes: what examples say of the channels, by their names; others are told from the weights.
+            sizes: what examples say of the channels, by their names; others are estimated from the weights.
         """
         entries, towers = self.checkpoint.entries, [t for t in self.towers if t in self.modalities]
         chosen = choose_rewrites(

@@ -98,11 +98,11 @@ class Target:
         return any(placement.device == "accelerator" for placement in self.placement.values())
 
     def place(self, subgraph: Subgraph) -> Placement:
-        """Where ``subgraph`` runs; raises :class:`TargetError` if the target has no place for it."""
+        """Where ``subgraph`` runs; raises :class:`TargetError` if the target does not say."""
         try:
             return self.placement[subgraph]
         except KeyError:
-            raise TargetError(f"--target {self.name} has no place for the subgraph {subgraph}") from None
+            raise TargetError(f"--target {self.name} does not say where the subgraph {subgraph} runs") from None
 
 
 TARGETS: dict[str, Target] = {

@@ -74,7 +74,7 @@ def account(source: Source, remark: Remark = no_remark) -> Account:
         left_out |= dict.fromkeys(unknown, f"{family.title} has no tensor of this name, and transformers loads none")
         several = f"{len(unknown)} tensors that are" if len(unknown) > 1 else "a tensor that is"
         remark(
-            f"the checkpoint holds {several} not part of a {family.title}, {_some(unknown)}: left aside, as "
+            f"the checkpoint holds {several} not part of a {family.title}, {_some(unknown)}: ignored, as "
             "transformers does, so a head or layers that were trained beside the model are not in the bundle"
         )
     return Account(
@@ -135,9 +135,7 @@ def account_heads(source: Source, remark: Remark) -> dict[str, str]:
             )
         else:
             found[name] = "transformers does not load a head of this name"
-            remark(
-                f"{name} differs from embed_tokens.weight and is left aside: transformers ties the head to the table"
-            )
+            remark(f"{name} differs from embed_tokens.weight and is ignored: transformers ties the head to the table")
     if not naming.tied and not found:
         raise UnknownTensor(
             f"config.json says tie_word_embeddings false, but there is no {HEAD}, which transformers would start at "

@@ -1,6 +1,6 @@
 """One device behind ``adb``, whose every answer is bounded in time and in size and read strictly.
 
-Needs ``adb`` (Android's platform tools) and a device with Android 8 or later, whose shell tells exit codes.
+Needs ``adb`` (Android's platform tools) and a device with Android 8 or later, whose shell reports exit codes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Said(NamedTuple):
 
     @property
     def last_line(self) -> str:
-        """What it said last, which tells why it failed."""
+        """What it said last, which says why it failed."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
         return lines[-1][:200] if lines else f"exit code {self.code}"
 
@@ -73,7 +73,7 @@ class Adb:
         raise AdbError(f"{self.serial} does not answer as an Android device does: {command} gave {said[:80]!r}")
 
     def append(self, source: Path, offset: int, target: str, report: Callable[[int], None]) -> None:
-        """Append ``source`` from byte ``offset`` on to ``target``; ``report`` is told the bytes of each write."""
+        """Append ``source`` from byte ``offset`` on to ``target``; ``report`` gets the bytes of each write."""
         command = [self._program, "-s", self.serial, "shell", "-T", f"cat >> {shlex.quote(target)}"]
         with open_regular(source, BundleError) as file, _Child(command, subprocess.PIPE) as child:
             file.seek(offset)
@@ -86,9 +86,7 @@ class Adb:
             said = child.end(self._patience)
         if said.code != 0:
             reason = (said.out.strip() or said.err.strip()).splitlines()[-1:] or ["the connection was lost"]
-            raise AdbError(
-                f"copying {source.name} broke off ({reason[0][:200]}): run the command again, it goes on from there"
-            )
+            raise AdbError(f"copying {source.name} broke off ({reason[0][:200]}): run the command again to resume")
 
     def install(self, apk: Path) -> None:
         """Install or update the app."""
@@ -197,5 +195,5 @@ class _Reader(threading.Thread):
         """All that was said; a grandchild that keeps the pipe open, such as adb's server, is not waited for."""
         self.join(1)
         if self._flooded:
-            raise AdbError(f"adb said more than {MOST_SAID} bytes: that is no adb, or no Android device")
+            raise AdbError(f"adb said more than {MOST_SAID} bytes: that is not adb, or not an Android device")
         return self._said.decode(errors="replace")

@@ -134,11 +134,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = read_json_object(path, BundleError, MAX_MANIFEST_BYTES, _Missing)
     except _Missing:
-        if path.parent.is_file() and (path.parent.parent / MANIFEST).is_file():
-            raise BundleError(
-                f"{path.parent} is one file of a bundle: name its folder, {path.parent.parent.absolute()}"
-            ) from None
-        raise BundleError(f"{path} is missing: {path.parent} is not a g3n bundle") from None
+        raise BundleError(_not_a_bundle(path.parent)) from None
     version = manifest.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         shown = str(version) if version.bit_length() < 64 else "of many digits"
@@ -146,6 +142,17 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if (wrong := fault(manifest, schema())) is not None:
         raise BundleError(f"{path} {printable_line(wrong)}")
     return manifest
+
+
+def _not_a_bundle(named: Path) -> str:
+    """Why there is no manifest in what was named as a bundle's folder, and what to name instead."""
+    if named.is_dir():
+        return f"{named} is not a g3n bundle: it has no {MANIFEST}"
+    if not named.exists():
+        return f"there is no folder {named}: name one that g3n-compile has written"
+    if (named.parent / MANIFEST).is_file():
+        return f"{named} is one file of a bundle: name its folder, {named.parent.absolute()}"
+    return f"{named} is not a g3n bundle, but a file: name a folder that g3n-compile has written"
 
 
 def inside(directory: Path, name: str) -> Path:

@@ -12,7 +12,6 @@ from g3n_runtime.errors import ContextFull, EngineError
 
 M = TypeVar("M")
 """A picture or a sound in the form that an engine takes."""
-TURN_BEGIN = "<start_of_turn>"
 ANSWER_SHARE = 8
 """Turns are dropped until an answer may take this part of the context, if that can be reached."""
 
@@ -61,7 +60,7 @@ def require_within(end: int, context: int) -> None:
 
 
 class Answer(Iterator[str]):
-    """An answer's pieces of text as they come; afterwards :attr:`ended` tells why it ended.
+    """An answer's pieces of text as they come; afterwards :attr:`ended` says why it ended.
 
     Args:
         pieces: returns why it ended; closing it stops the engine.
@@ -122,7 +121,7 @@ class Conversation(Generic[M]):
     """The system's text and the turns so far; a turn is in it whole or not at all.
 
     Args:
-        system: what the model is told before the first turn.
+        system: the system text, which comes before the first turn.
     """
 
     def __init__(self, system: str | None = None) -> None:

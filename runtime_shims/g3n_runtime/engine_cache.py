@@ -123,7 +123,7 @@ class EngineCache:
         return file
 
     def _owner(self, name: str) -> dict[str, str]:
-        """The members of a record that tell whose file it is."""
+        """The members of a record that say whose file it is."""
         return {"engine": self.engine, "model": self.model, "name": name}
 
 

@@ -42,6 +42,8 @@ PACKAGES = {
 """What each engine is reached through here, and on no phone."""
 IGNORED_SAMPLING = {"litert": frozenset[str](), "executorch": frozenset({"top_k", "top_p", "seed"})}
 """Sampler fields that a stock engine gives no way to set."""
+ELASTIC = frozenset({"litert"})
+"""Runtimes in which our own loop runs the smaller sizes of an elastic bundle."""
 
 
 def open_engine(

@@ -34,7 +34,7 @@ class KeptFile:
         self._close = weakref.finalize(self, os.close, self.descriptor)
         status = os.fstat(self.descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-            raise OSError(errno.EINVAL, "no regular file of this user", str(path))
+            raise OSError(errno.EINVAL, "not a regular file of this user", str(path))
         self.size, self._identity = status.st_size, identity(status)
 
     def hash(self) -> str:
@@ -57,7 +57,7 @@ def open_kept(kept: Path, name: str, owner: Mapping[str, str]) -> KeptFile | Non
     """The file kept as ``name``, open, if it is what its record says; ``None`` if not.
 
     Args:
-        owner: members of the record that tell whose the file is.
+        owner: members of the record that say whose the file is.
     """
     try:
         if record_of(kept, name).is_symlink():

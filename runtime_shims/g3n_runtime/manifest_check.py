@@ -92,7 +92,7 @@ def _subgraphs(m: Mapping[str, Any]) -> Iterator[str]:
     for part in m["subgraphs"]:
         role, runtime = part["role"], part["runtime"]
         if role not in files:
-            yield f"the subgraph {part['name']!r} lies in a file of role {role!r}, which is not listed"
+            yield f"the subgraph {part['name']!r} is in a file of role {role!r}, which is not listed"
         if RUNTIME_OF_ROLE.get(role, runtime) != runtime:
             yield f"the subgraph {part['name']!r} is for {runtime}, its file for {RUNTIME_OF_ROLE[role]}"
         if name := _repeated(part["signatures"]):

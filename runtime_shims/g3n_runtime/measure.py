@@ -49,11 +49,6 @@ class Measurement:
     memory: PeakMemory
     interpreter: int
 
-    @property
-    def engine_peak(self) -> int:
-        """What the ledger predicts: the largest memory less the interpreter's."""
-        return self.memory.total - self.interpreter
-
 
 def measure_bundle(
     bundle: Path | Bundle,

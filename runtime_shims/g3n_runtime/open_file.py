@@ -1,7 +1,7 @@
 """A file that is opened once: what was hashed is what is read and mapped afterwards, whatever lies at its path then.
 
 On Linux an engine that wants a path gets ``/proc/self/fd/N``, which leads to the open file itself. Elsewhere it gets
-the file's own path, and :meth:`OpenFile.require_unchanged` tells afterwards whether that still leads to the same file.
+the file's own path, and :meth:`OpenFile.require_unchanged` checks afterwards that it still leads to the same file.
 
 What no check sees: bytes that a writer of the file changes in place after the last look at it, while it is mapped.
 Every change through the system shows in the file's times, so such a change is found at the next look.

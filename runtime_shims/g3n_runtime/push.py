@@ -1,6 +1,6 @@
 """Sideload a bundle over adb: look at the device first, stream files so that a broken copy resumes, hash them there.
 
-Needs ``adb`` (Android's platform tools) and a device with Android 8 or later, whose shell tells exit codes.
+Needs ``adb`` (Android's platform tools) and a device with Android 8 or later, whose shell reports exit codes.
 """
 
 from __future__ import annotations

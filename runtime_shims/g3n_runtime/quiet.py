@@ -1,4 +1,4 @@
-"""Keep what engines print about themselves off the terminal: what goes wrong comes as an error, which is told."""
+"""Keep what engines print about themselves off the terminal: what goes wrong is raised as an error."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def open_regular(path: Path, error: type[G3nError], missing: type[G3nError] | No
     kind = stat.S_IFMT(os.fstat(fd).st_mode)
     if kind != stat.S_IFREG:
         os.close(fd)
-        raise error(f"{path} is {_KINDS.get(kind, 'no regular file')}, expected a file")
+        raise error(f"{path} is {_KINDS.get(kind, 'not a regular file')}, expected a file")
     try:
         os.pread(fd, 1, 0)  # some files of /proc are regular, and cannot be read
     except OSError as reason:
@@ -148,7 +148,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"the name {twice[:80]!r} is there twice")
+        raise ValueError(f"the name {twice[:80]!r} appears twice")
     return value
 
 

@@ -90,7 +90,7 @@ class Room:
 
 
 def read_for(room: Room, path: Path, runtime: str, rate: float = VIDEO_RATE) -> tuple[Video, list[str]]:
-    """What of the video at ``path`` goes into a turn, and what the user is to be told of that.
+    """What of the video at ``path`` goes into a turn, and notes on that for the user.
 
     Args:
         rate: pictures a second.

@@ -18,8 +18,8 @@ from g3n_runtime.bundle import SIGNATURE
 from g3n_runtime.errors import AdbError, BundleError, DeviceUnfit, HashMismatch, SignatureError
 from g3n_runtime.push import FOLDER, DeviceFacts
 from tests.android import fake_adb
-from tests.android.golden import DIRECTORY
-from tests.android.signed import KEY, OTHER_KEY, shrink
+from tests.android.short import write_short_bundle
+from tests.android.signed import KEY, OTHER_KEY
 
 SERIAL = "R5CT10ABCDE"
 SIZES = {
@@ -91,12 +91,7 @@ def phone(tmp_path: Path) -> Phone:
 def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / "it's a bundle"
     folder.mkdir()
-    manifest = json.loads((DIRECTORY / "manifest_short.json").read_text(encoding="utf-8"))
-    contents = {path: os.urandom(size) for path, size in SIZES.items()}
-    for path, data in contents.items():
-        (folder / path).write_bytes(data)
-    shrink(manifest, contents)
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_short_bundle(folder, {path: os.urandom(size) for path, size in SIZES.items()})
     return folder
 
 

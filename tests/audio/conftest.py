@@ -89,7 +89,7 @@ def random_mel(frames: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="session")
 def tower(tmp_path_factory: pytest.TempPathFactory) -> AudioTower:
-    return make_audio_tower(tmp_path_factory.mktemp("ears"))
+    return make_audio_tower(tmp_path_factory.mktemp("tower"))
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ def test_what_is_left_aside_is_named(tmp_path: Path) -> None:
     write(tmp_path, {"dither": 1.0})
     folder = write(tmp_path, {"frame_length": 400}, "feature_extractor")
     check_sound_processor(folder, remark=remarks.append)
-    assert "preprocessor_config.json is left aside, which differs in dither" in remarks[0]
+    assert "preprocessor_config.json is ignored, which differs in dither" in remarks[0]
     assert "frame_length 400, which transformers does not read: it computes 512" in remarks[1]
     assert is_our_mel(folder)
 

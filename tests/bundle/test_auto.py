@@ -14,7 +14,7 @@ from g3n_compiler.calibrate.run import calibrate
 from g3n_compiler.cli import inspect
 from g3n_compiler.compile import compile_bundle
 from g3n_compiler.errors import LossError, SliceError, TargetError
-from g3n_compiler.request import CompileOptions
+from g3n_compiler.request.options import CompileOptions
 from g3n_compiler.widths.bounds import GRAPHS
 from g3n_runtime.bundle import open_bundle
 from tests.conftest import TinyModel

@@ -12,7 +12,7 @@ from g3n_compiler.bundle.names import MAX_STEM, file_stem
 from g3n_compiler.checkpoint.hub_id import HubId
 from g3n_compiler.compile import compile_bundle
 from g3n_compiler.quantize.recipe import RECIPES
-from g3n_compiler.request import CompileOptions
+from g3n_compiler.request.options import CompileOptions
 from g3n_compiler.slice.choose import Choice
 from g3n_compiler.slice.plan import Slice
 from g3n_runtime.bundle import open_bundle

@@ -183,8 +183,10 @@ def test_manifest_that_breaks_the_schema(
 
 
 def test_not_a_bundle(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is not a g3n bundle"):
+    with pytest.raises(BundleError, match="there is no folder"):
         open_bundle(tmp_path / "absent")
+    with pytest.raises(BundleError, match="is not a g3n bundle: it has no manifest"):
+        open_bundle(tmp_path)
     (tmp_path / MANIFEST).write_text("[" * 100_000, encoding="utf-8")
     with pytest.raises(BundleError, match="JSON"):
         open_bundle(tmp_path)

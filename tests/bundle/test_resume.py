@@ -1,4 +1,4 @@
-"""A compile that is killed: the same one goes on from there, makes the same bytes and leaves nothing behind."""
+"""An interrupted compile resumes when it is run again, makes the same bytes and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ from g3n_compiler.compile import compile_or_keep
 from g3n_compiler.errors import NotOurs
 from g3n_compiler.lower.artifact import Lowered
 from g3n_compiler.lower.job import Job
-from g3n_compiler.request import BESIDE_THE_FILES, FROM_CHECKPOINT, CompileOptions, Request, open_request
+from g3n_compiler.request.open import open_request
+from g3n_compiler.request.options import CompileOptions
+from g3n_compiler.request.request import BESIDE_THE_FILES, FROM_CHECKPOINT, Request
 from g3n_compiler.slice.choose import Choice
 from g3n_compiler.slice.elastic import Size
 from g3n_compiler.slice.plan import Slice

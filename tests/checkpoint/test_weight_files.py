@@ -46,7 +46,7 @@ def test_one_file_beside_the_shards_of_its_base(tiny: TinyModel, tmp_path: Path)
     assert_same(folder, text=True)
     source, _, said = opened(folder)
     assert torch.equal(values(source)[LAYER], tensors["model." + LAYER] + 1)
-    assert f"{INDEX} and 2 shards beside it are left aside" in said
+    assert f"{INDEX} and 2 shards beside it are ignored" in said
     assert set(source.checkpoint.sha256()) == {SINGLE, "config.json"}
 
 

@@ -58,6 +58,12 @@ def test_exit_codes_are_distinct() -> None:
         pytest.param(["--target", "pixle"], errors.TargetError, ["did you mean pixel?"], id="nearly a target"),
         pytest.param(["--quant", "int4_lean"], errors.TargetError, ["did you mean int4-lean?"], id="nearly a recipe"),
         pytest.param(["--tools"], errors.TargetError, ["--modalities text"], id="tools beside towers"),
+        pytest.param(
+            ["--tools", "--modalities", "text", "--runtime", "executorch"],
+            errors.TargetError,
+            ["--runtime litert"],
+            id="tools in an engine that reads no calls",
+        ),
         pytest.param(["--modalities", "text,visoin"], errors.TargetError, ["did you mean vision?"], id="a typo"),
         pytest.param(
             ["--runtime", "litert", "--elastic", "full,haf"],
@@ -77,8 +83,14 @@ def test_exit_codes_are_distinct() -> None:
         pytest.param(
             ["--size", "e2b", "--lora", "absent"],
             errors.CheckpointError,
-            ["adapter"],
-            id="adapter before hub",
+            ["there is no folder absent"],
+            id="an adapter before a download",
+        ),
+        pytest.param(
+            ["--checkpoint", "gone", "--lora", "absent"],
+            errors.CheckpointError,
+            ["there is no folder gone"],
+            id="a checkpoint before its adapter",
         ),
         pytest.param(["--quant", "int3"], errors.TargetError, ["int3", "int4"], id="unknown recipe"),
         pytest.param(["--context", "5000"], errors.ContextError, ["5000", "4096"], id="context beyond the model's"),
@@ -214,7 +226,11 @@ def test_a_file_of_a_bundle_leads_to_its_folder(verb: Any, tmp_path: Path) -> No
     for name in (MANIFEST, "model.litertlm"):
         result = CliRunner().invoke(verb.main, [str(tmp_path / name)])
         expect(result, errors.BundleError, "is one file of a bundle: name its folder, ", str(tmp_path))
-    expect(CliRunner().invoke(verb.main, [str(tmp_path / "absent")]), errors.BundleError, "is not a g3n bundle")
+    (tmp_path / MANIFEST).unlink()
+    alone = CliRunner().invoke(verb.main, [str(tmp_path / "model.litertlm")])
+    expect(alone, errors.BundleError, "model.litertlm is not a g3n bundle, but a file: name a folder")
+    absent = tmp_path / "absent"
+    expect(CliRunner().invoke(verb.main, [str(absent)]), errors.BundleError, f"there is no folder {absent}")
 
 
 def test_calibrate_tells_what_was_typed_before_it_looks_for_a_checkpoint(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,14 +104,3 @@ def bundle(nested: Nested, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "convert", lambda *asked: nested.graph)
         return compile_bundle(options, lambda line: None)
-
-
-@pytest.fixture(scope="session")
-def ids() -> Callable[[int], list[int]]:
-    """``n`` token ids drawn from the whole vocabulary, bos first."""
-
-    def draw(n: int) -> list[int]:
-        generator = torch.Generator().manual_seed(1)
-        return [2, *torch.randint(0, 4352, (n - 1,), generator=generator).tolist()]
-
-    return draw

@@ -26,6 +26,7 @@ from g3n_runtime.bundle import open_bundle
 from g3n_runtime.chat import GREEDY
 from g3n_runtime.engines import open_engine
 from g3n_runtime.errors import ContextFull
+from g3n_runtime.litert import vulkan
 from g3n_runtime.litert.elastic import ElasticText
 from g3n_runtime.litert.elastic_chat import AUTO, ElasticChat
 from tests.documented import examples
@@ -177,7 +178,7 @@ def test_a_size_goes_to_the_backend_that_was_asked_for(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
     """What it computes on the GPU is compared in ``tests/gpu``."""
-    monkeypatch.setattr("g3n_runtime.litert.vulkan.find_driver", lambda: None)
+    monkeypatch.setattr(vulkan, "find_driver", lambda: None)
     words = [str(bundle), option, SMALL, "--backend", "gpu", "--temperature", "0", QUESTION]
     result = CliRunner().invoke(run.main, words)
     assert result.exit_code == EngineError.exit_code and "no Vulkan driver" in result.output
@@ -204,6 +205,7 @@ def test_verify_knows_the_sizes(bundle: Path, nested: Nested) -> None:
         ("g3n-compile --elastic full,half --runtime litert --skip-layers 5", SliceError, "name all sizes"),
         ("g3n-compile --elastic full,e2b --runtime litert", SliceError, "slice of E4B"),
         ("g3n-run BUNDLE --size tiny Hi", EngineError, "it has full, half-2"),
+        ("g3n-run BUNDLE --size half-2 --runtime executorch Hi", EngineError, "--size needs --runtime litert"),
         ("g3n-run BUNDLE --draft full --temperature 0 Hi", EngineError, "expected a smaller size"),
     ],
 )

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from g3n_compiler.checkpoint.chat_template import GEMMA
 from g3n_runtime.errors import G3nError
-from tests.android.golden import DIRECTORY
-from tests.android.signed import shrink
+from tests.android.short import write_short_bundle
 from tests.fuzz.case import Case
 from tests.fuzz.mutate_bytes import damaged, edited_parts, protobuf_fields, protobuf_of, protobuf_resized
 from tests.fuzz.mutate_json import edited_json
@@ -34,18 +33,13 @@ CONSTANTS: dict[str, Any] = {
     "get_audio_frames_per_token": 16,
     "get_audio_ids": [7, 8, 9],
 }
-"""What a program says of itself by methods without inputs: the text's, the eyes' and the ears' in one."""
+"""What a program says of itself by methods without inputs: the text model's and both towers' in one."""
 WIDTH = 24
 
 
 def bundle(folder: Path) -> None:
     """A bundle whose manifest is a real one, whose other files are a few bytes each."""
-    manifest = json.loads((DIRECTORY / "manifest_short.json").read_text(encoding="utf-8"))
-    contents = {entry["path"]: entry["path"].encode() for entry in manifest["files"]}
-    for path, data in contents.items():
-        (folder / path).write_bytes(data)
-    shrink(manifest, contents)
-    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    write_short_bundle(folder)
 
 
 def manifest_cases(folder: Path) -> st.SearchStrategy[Case]:
@@ -169,7 +163,7 @@ def open_litertlm() -> Callable[[Path], object]:
 
 
 def open_program() -> Callable[[Path], object]:
-    """A program as the text, the eyes and the ears open it."""
+    """A program as the text model and the towers open it."""
     import executorch.kernels.quantized
     import executorch.runtime  # noqa: F401
 

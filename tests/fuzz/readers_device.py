@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from hypothesis import strategies as st
 
-from tests.android.golden import DIRECTORY
-from tests.android.signed import shrink
+from tests.android.short import write_short_bundle
 from tests.fuzz.case import Case, Entry
 from tests.fuzz.mutate_bytes import damaged
 from tests.fuzz.reader import Reader
@@ -55,12 +53,7 @@ def phone(folder: Path) -> None:
     (folder / "adb" / "disk").mkdir(parents=True)
     (folder / "adb" / "bin").mkdir()
     bundle.mkdir()
-    manifest = json.loads((DIRECTORY / "manifest_short.json").read_text(encoding="utf-8"))
-    contents = {entry["path"]: entry["path"].encode() for entry in manifest["files"]}
-    for path, data in contents.items():
-        (bundle / path).write_bytes(data)
-    shrink(manifest, contents)
-    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_short_bundle(bundle)
     cases = "ro.product.model) echo Pixel;; ro.build.version.sdk) echo 34;; ro.product.cpu.abilist) echo arm64-v8a;;"
     for name, text in (
         ("adb", ADB),

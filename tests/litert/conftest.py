@@ -3,7 +3,6 @@ layers read both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,14 +83,3 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
     source = tiny.open()
     torch.set_num_threads(2)
     return Converted(source, convert(source.text, CONTEXT, [PREFILL], cache_length=CACHE), folder)
-
-
-@pytest.fixture(scope="session")
-def ids() -> Callable[[int], list[int]]:
-    """``n`` token ids drawn from the whole vocabulary, bos first; some lie past the PLE table."""
-
-    def draw(n: int) -> list[int]:
-        generator = torch.Generator().manual_seed(1)
-        return [2, *torch.randint(0, 4352, (n - 1,), generator=generator).tolist()]
-
-    return draw

@@ -19,7 +19,7 @@ from g3n_compiler.lower.litert.stand_in import CONTEXT, stand_in
 from g3n_compiler.nano.tasks import Example, first_of_each, read_examples
 from g3n_runtime.errors import G3nError
 from g3n_runtime.litert.engine import LiteRtEngine
-from g3n_runtime.template import check_template
+from g3n_runtime.template_check import check_template
 from nano_training.tasks.tools import OUTPUT, output
 from tests.litert.tools import declarations, messages_of, result_of
 from tests.prompts import nano_tokenizer

@@ -45,7 +45,7 @@ def test_a_template_that_could_run_away_never_reaches_the_engine(
 
     path = write(tmp_path, llm_metadata(64, nano_tokenizer(), HOSTILE))
     monkeypatch.setattr(litert.litert_lm, "Engine", engine)
-    monkeypatch.setattr(litert, "_context", lambda path: 64)
+    monkeypatch.setattr(litert, "compiled_context", lambda path: 64)
     monkeypatch.setattr(litert, "check_header", lambda *_: None)
     with pytest.raises(BundleError, match="a mul in line 1"):
         litert.LiteRtEngine(path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from g3n_runtime.errors import EngineError
+from g3n_runtime.litert import gpu
 from g3n_runtime.litert.gpu import GpuModel
 
 
@@ -37,7 +38,7 @@ class _Stuck:
 
 
 def test_a_gpu_that_does_not_finish_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("g3n_runtime.litert.gpu.compile_for_gpu", lambda path: _Stuck())
+    monkeypatch.setattr(gpu, "compile_for_gpu", lambda path: _Stuck())
     model = GpuModel("model.tflite")  # type: ignore[arg-type]
     with pytest.raises(EngineError, match=r"no result of decode \(Failed to lock custom tensor buffer\.\).*10 seconds"):
         model.call("decode", {"x": np.zeros((1, 4), np.float32)})

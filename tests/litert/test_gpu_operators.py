@@ -16,7 +16,7 @@ from g3n_compiler.lower.litert.dialect import LiteRtDecoder
 from g3n_compiler.lower.litert.gpu_operators import forms, require_gpu_operators
 from g3n_compiler.models.family import State, Streams
 from g3n_compiler.models.registry import text_weights
-from g3n_compiler.request import CompileOptions
+from g3n_compiler.request.options import CompileOptions
 from tests.litert.conftest import Converted
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from g3n_compiler.compile import compile_bundle
 from g3n_compiler.errors import TargetError
-from g3n_compiler.request import CompileOptions
+from g3n_compiler.request.options import CompileOptions
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.chat import Placement
 from g3n_runtime.engines import ENGINES

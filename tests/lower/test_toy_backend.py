@@ -16,7 +16,7 @@ from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.quantize.recipe import Recipe
-from g3n_compiler.request import CompileOptions
+from g3n_compiler.request.options import CompileOptions
 from g3n_compiler.targets import CPU, ROWS, TARGETS, Target
 from g3n_runtime.bundle import MANIFEST, open_bundle
 from tests.conftest import TinyModel, make_tiny
@@ -94,6 +94,6 @@ def test_a_target_without_a_place_for_a_subgraph_is_refused(
     tiny: TinyModel, backend: ToyBackend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(TARGETS, "toy-phone", Target("toy-phone", "a toy", ("toy",), {"core": CPU}))
-    with pytest.raises(TargetError, match="no place for the subgraph token_embedding"):
+    with pytest.raises(TargetError, match="does not say where the subgraph token_embedding runs"):
         compile_bundle(options(tiny, tmp_path / "bundle"), lambda line: None)
     assert not (tmp_path / "bundle").exists()

@@ -15,7 +15,8 @@ from g3n_compiler.models.gemma3n.folder_check import check_folder
 from g3n_compiler.models.gemma3n.image_processor import load_resample, load_side
 from g3n_compiler.models.gemma3n.media_tokens import NAMES
 from g3n_compiler.nano import checkpoint_dir
-from g3n_compiler.request import CompileOptions, open_request
+from g3n_compiler.request.open import open_request
+from g3n_compiler.request.options import CompileOptions
 from g3n_compiler.source import MODALITIES, Source
 from g3n_compiler.tensor_account import account
 from tests.fakes import FakeBackend
@@ -162,7 +163,7 @@ def test_what_is_missing_of_a_tower(part: str, config: Any, remark: str | None, 
         (
             CONFIG,
             put("text_config", "attn_logit_softcapping", value=50.0),
-            "attn_logit_softcapping 50.0, which no code",
+            "attn_logit_softcapping 50.0, which Gemma 3n's code",
         ),
         (PROCESSOR, put("image_processor", "do_pan_and_scan", value=True), "has do_pan_and_scan"),
         (PROCESSOR, put("feature_extractor", "frame_length", value=400), "has frame_length 400"),
@@ -220,7 +221,7 @@ def test_a_request_is_refused_before_anything_is_done(nano: Path) -> None:
         open_request(options, FakeBackend, lines.append)
     edit(nano, CONFIG, put("boi_token_id", value=4094))
     open_request(options, FakeBackend, lines.append).source.close()
-    assert any("attn_logit_softcapping 50.0, which no code of Gemma 3n reads" in line for line in lines)
+    assert any("attn_logit_softcapping 50.0, which Gemma 3n's code does not read" in line for line in lines)
 
 
 def test_files_that_are_damaged_are_named(nano: Path) -> None:

@@ -83,7 +83,7 @@ def test_files_are_small() -> None:
 
 
 def test_towers_are_counted_by_their_classifiers() -> None:
-    class Eyes(Senses):
+    class Scripted(Senses):
         def __init__(self) -> None:
             pass
 
@@ -97,4 +97,4 @@ def test_towers_are_counted_by_their_classifiers() -> None:
         heads.classes.bias.copy_(torch.eye(len(heads.classes.bias))[7])
     picture = Image.new("RGB", (90, 60))
     asked = [Question("digit", "", "Which?", answer, image=picture) for answer in ("7", "7", "1")]
-    assert count(Eyes(), heads, asked) == {"digit": [2, 3]}
+    assert count(Scripted(), heads, asked) == {"digit": [2, 3]}

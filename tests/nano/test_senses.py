@@ -1,4 +1,4 @@
-"""nano's eyes and ears in training: equal to the library's model and processor, and lessons that can be repeated."""
+"""nano's towers in training: equal to the library's model and processor, and lessons that can be repeated."""
 
 from __future__ import annotations
 

@@ -156,8 +156,8 @@ TEXTS = {
     "a line of 2 MB": ("a.txt", b"a" * (2 << 20), "line 1 has more than 1048576 bytes"),
     "deep nesting": ("a.jsonl", b"[" * 100_000, "line 1 is not JSON"),
     "a long integer": ("a.jsonl", b'{"text": ' + b"1" * 5000 + b"}", "line 1 is not JSON"),
-    "a list": ("a.jsonl", b"[1]", "line 1 is no JSON object with a text"),
-    "a number": ("a.jsonl", b'{"text": 3}', "line 1 is no JSON object with a text"),
+    "a list": ("a.jsonl", b"[1]", "line 1 is not a JSON object with a text"),
+    "a number": ("a.jsonl", b'{"text": 3}', "line 1 is not a JSON object with a text"),
 }
 
 

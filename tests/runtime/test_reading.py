@@ -42,7 +42,7 @@ def test_kept() -> None:
 
 def test_a_reader_may_ask_for_more_or_for_less() -> None:
     assert parse_json("[1e999, -Infinity]", "x", BundleError, infinite=True) == [math.inf, -math.inf]
-    with pytest.raises(BundleError, match="'a' is there twice"):
+    with pytest.raises(BundleError, match="'a' appears twice"):
         parse_json('[{"b": {"a": 1, "a": 1}}]', "x", BundleError, unique=True)
     assert parse_json('{"a": 1, "a": 2}', "x", BundleError) == {"a": 2}
 

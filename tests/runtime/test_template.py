@@ -12,7 +12,8 @@ from g3n_compiler.checkpoint.chat_template import GEMMA
 from g3n_compiler.lower.litert.media import AudioMedia, ImageMedia, Media
 from g3n_compiler.nano import checkpoint_dir
 from g3n_runtime.errors import BundleError
-from g3n_runtime.template import MAX_OUTPUT, check_template, render
+from g3n_runtime.template import MAX_OUTPUT, render
+from g3n_runtime.template_check import check_template
 
 OWN = (checkpoint_dir() / "chat_template.jinja").read_text(encoding="utf-8")
 MEDIA = Media(ImageMedia(256, "<image_soft_token>", "<a>", "<b>"), AudioMedia("<audio_soft_token>", "<c>", "<d>"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +19,7 @@ from g3n_compiler.lower.litert.arm64 import read_answers
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.verify import arm64
 from g3n_compiler.verify.golden import GENERATED, Golden
-from tests.android.golden import DIRECTORY
-from tests.android.signed import shrink
+from tests.android.short import write_short_bundle
 
 GOLDEN = [Golden("chat", (2, 3, 4), 2), Golden("beyond", (2, 5, 6, 7), 3)]
 VOCABULARY = 50
@@ -148,12 +146,7 @@ def test_the_command_names_what_is_missing(tmp_path: Path) -> None:
     """Before anything is read of the checkpoint."""
     bundle = tmp_path / "bundle"
     bundle.mkdir()
-    manifest = json.loads((DIRECTORY / "manifest_short.json").read_text(encoding="utf-8"))
-    contents = {entry["path"]: entry["path"].encode() for entry in manifest["files"]}
-    for path, data in contents.items():
-        (bundle / path).write_bytes(data)
-    shrink(manifest, contents)
-    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_short_bundle(bundle)
     result = CliRunner().invoke(main, [str(bundle), "--arch", "arm64", "--kit", str(tmp_path)])
     assert result.exit_code == EngineError.exit_code and "make arm64-kit" in result.output
 

@@ -156,7 +156,7 @@ def test_the_part_of_the_new_file_goes_before_the_old_file(tmp_path: Path) -> No
     folder = write(tmp_path, PLAIN, nested=True)
     processor = read_image_processor(folder, remarks.append)
     assert processor == ImageProcessor("bicubic", 256) and agrees(folder, processor)
-    assert len(remarks) == 1 and "preprocessor_config.json is left aside, which differs in resample, size" in remarks[0]
+    assert len(remarks) == 1 and "preprocessor_config.json is ignored, which differs in resample, size" in remarks[0]
     (tmp_path / "preprocessor_config.json").write_text("{", encoding="utf-8")
     assert read_image_processor(folder, remarks.append) == processor and "cannot be read" in remarks[1]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 from nano_training import chat, kjv, wordnet
+from nano_training.debian import unpacked
 
 PACKAGES = ("bible-kjv-text", "bible-kjv", "wordnet-base")
 _SYSTEM = ("Answer in one sentence.", "You are a helpful dictionary.", "Be brief.", "You are a teacher of English.")
@@ -19,10 +20,6 @@ _SYSTEM_SHARE = 0.04
 _HELDOUT_PER_MILLE = {"wordnet": 6, "kjv": 16}
 _SHORT = 25  # in characters; shorter glosses may be part of another one by chance
 EOS = "<eos>"
-
-
-class CorpusError(RuntimeError):
-    """The packages could not be fetched or are not laid out as expected."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +36,6 @@ class Corpus:
 
     train: list[Document]
     heldout: list[Document]
-
-
-def fetch(cache: Path) -> Path:
-    """Download the packages into ``cache`` unless they are there, and unpack them; returns the root of the unpacked
-    tree.
-    """
-    cache.mkdir(parents=True, exist_ok=True)
-    tree = cache / "tree"
-    missing = [name for name in PACKAGES if not list(cache.glob(f"{name}_*.deb"))]
-    if missing:
-        subprocess.run(["apt-get", "download", *missing], cwd=cache, check=True, capture_output=True)
-    for name in PACKAGES:
-        subprocess.run(["dpkg-deb", "-x", str(next(cache.glob(f"{name}_*.deb"))), str(tree)], check=True)
-    if not (tree / "usr/share/wordnet/data.noun").is_file() or not (tree / "usr/bin/bible").is_file():
-        raise CorpusError(f"{tree}: the unpacked packages hold no WordNet database or no bible program")
-    return tree
 
 
 def _print_bible(tree: Path) -> str:
@@ -95,7 +76,7 @@ def _shuffled(documents: Iterable[Document]) -> list[Document]:
 
 def build(cache: Path) -> Corpus:
     """The whole corpus, from ``cache`` (which is filled on first use)."""
-    tree = fetch(cache)
+    tree = unpacked(PACKAGES, ("usr/share/wordnet/data.noun", "usr/bin/bible"), cache)
     train: list[Document] = []
     heldout: list[Document] = []
     for chapter in kjv.parse(_print_bible(tree)):

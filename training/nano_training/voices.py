@@ -15,6 +15,8 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
+from nano_training.debian import unpacked
+
 PACKAGES = (
     *("flite", "libflite1", "espeak-ng", "libespeak-ng1", "espeak-ng-data", "libpcaudio0", "libsonic0"),
     # espeak-ng is linked to a sound server's client, whose libraries a bare machine lacks
@@ -90,20 +92,6 @@ def heldout_voices() -> list[Voice]:
     ]
 
 
-def fetch(cache: Path) -> Path:
-    """Download the Debian packages into ``cache`` unless they are there, and unpack them; returns the unpacked tree."""
-    cache.mkdir(parents=True, exist_ok=True)
-    tree = cache / "tree"
-    missing = [name for name in PACKAGES if not list(cache.glob(f"{name}_*.deb"))]
-    if missing:
-        subprocess.run(["apt-get", "download", *missing], cwd=cache, check=True, capture_output=True)
-    for name in PACKAGES:
-        subprocess.run(["dpkg-deb", "-x", str(next(cache.glob(f"{name}_*.deb"))), str(tree)], check=True)
-    if not (tree / "usr/bin/flite").is_file() or not (tree / "usr/bin/espeak-ng").is_file():
-        raise SynthesisError(f"{tree}: the unpacked packages hold no flite or no espeak-ng")
-    return tree
-
-
 def _command(voice: Voice, text: str, tree: Path, out: Path) -> list[str]:
     if voice.engine == "flite":
         base = {"slt": 172.0, "awb": 121.0, "kal16": 105.0, "rms": 95.0}[voice.name]
@@ -171,7 +159,7 @@ def speak(voices: Sequence[Voice], count: int, cache: Path) -> list[Utterance]:
         kept = cache / f"{voice.key.replace(':', '_')}-{count}.npz"
         wanted = list(phrases(voice, count))
         if not kept.is_file():
-            tree = fetch(cache) if tree is None else tree
+            tree = unpacked(PACKAGES, ("usr/bin/flite", "usr/bin/espeak-ng"), cache) if tree is None else tree
             made = [synthesise(voice, words, tree, cache / "scratch.wav").samples for words in wanted]
             partial = kept.with_name(kept.stem + ".partial.npz")
             np.savez(partial, lengths=[len(m) for m in made], samples=np.concatenate(made))

@@ -26,7 +26,7 @@ from g3n_compiler.models.gemma3n.image_processor import load_resample
 from g3n_compiler.models.gemma3n.text_config import TextConfig, gemma3n_config
 from g3n_compiler.models.registry import parameter_count, text_weights
 from g3n_compiler.quantize.saved import as_json
-from g3n_compiler.request import Request
+from g3n_compiler.request.request import Request
 from g3n_compiler.source import Source
 from g3n_compiler.targets import Placement
 from g3n_compiler.tensor_account import Account

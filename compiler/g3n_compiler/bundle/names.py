@@ -14,7 +14,7 @@ from g3n_compiler.slice.elastic import Size
 from g3n_compiler.targets import Target
 
 if TYPE_CHECKING:
-    from g3n_compiler.request import CompileOptions
+    from g3n_compiler.request.options import CompileOptions
 
 MAX_STEM = 80
 """Characters before the recipe in the name of a file."""

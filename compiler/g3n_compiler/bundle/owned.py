@@ -130,12 +130,12 @@ def _account(folder: Path, kind: Kind) -> Account:
             raise _foreign(folder, path, "lies on another file system")
         if stat.S_ISDIR(status.st_mode):
             if path not in parents:
-                raise _foreign(folder, path, f"is no part of the {kind.noun}")
+                raise _foreign(folder, path, f"is not part of the {kind.noun}")
             folders.append(path)
             continue
         extra = None if path in known else listing.extra(path)
         if not stat.S_ISREG(status.st_mode) or (path not in known and extra is None):
-            raise _foreign(folder, path, f"is no part of the {kind.noun}")
+            raise _foreign(folder, path, f"is not part of the {kind.noun}")
         if extra is not None:
             extras[path] = extra
         if path in listing.files and status.st_size != listing.files[path].nbytes:
@@ -146,7 +146,7 @@ def _account(folder: Path, kind: Kind) -> Account:
             if _sha256(folder / path, identity) != listing.files[path].sha256:
                 raise _foreign(folder, path, "was changed since g3n wrote it")
         elif path in extras and not _proves_itself(folder / path, extras[path], identity):
-            raise _foreign(folder, path, f"is no part of the {kind.noun}")
+            raise _foreign(folder, path, f"is not part of the {kind.noun}")
     found = Account(folder, files, tuple(folders))
     found.require_unchanged()
     return found

@@ -78,7 +78,7 @@ def calibrate(directory: Path, examples: Path, recipe_name: str, destination: Pa
     given = load_examples(examples)
     inputs.note(file for example in given for file in (*example.images, *example.audio))
     progress("hashing the checkpoint")
-    hashes = source.checkpoint.survey(account(source, progress).used, progress, progress).sha256
+    hashes = source.checkpoint.survey(account(source, progress).used, progress, progress)
     origin = examples_sha256(examples, given)
     key = bundle_key(directory, hashes, {"calibrate": recipe.name, "examples": origin}, PACKAGES)
     with staged(target, key) as (folder, steps_folder):

@@ -16,7 +16,7 @@ from g3n_compiler.checkpoint.token_texts import token_texts
 from g3n_compiler.errors import TokenizerError
 from g3n_runtime.prompt import ChatTemplate, Content
 from g3n_runtime.reading import read_text
-from g3n_runtime.template import MAX_TEMPLATE_BYTES, check_template
+from g3n_runtime.template_check import MAX_TEMPLATE_BYTES, check_template
 
 JINJA = "chat_template.jinja"
 ADDITIONAL = "additional_chat_templates"

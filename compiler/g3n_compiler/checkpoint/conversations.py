@@ -37,7 +37,7 @@ def model(text: str) -> dict[str, Any]:
 
 
 def system(text: str) -> dict[str, Any]:
-    """What the model is told before the first turn."""
+    """The system text, which comes before the first turn."""
     return {"role": "system", "content": text}
 
 

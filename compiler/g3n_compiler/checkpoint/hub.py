@@ -77,9 +77,10 @@ def resolve_cached(named: Named, kind: str = "checkpoint") -> Path:
 def require_folder(path: Path) -> None:
     """Raise :class:`CheckpointError` unless a folder is at ``path``."""
     if not present(path):
+        looked_for = "" if path.is_absolute() else f" (looked for {path.absolute()})"
         raise CheckpointError(
-            f"there is no folder {path} (looked for {path.absolute()}), and the name is not that of a repository on "
-            "the hub, which is owner/name or owner/name@revision"
+            f"there is no folder {path}{looked_for}, and that is not the name of a repository on the hub, which is "
+            "owner/name or owner/name@revision"
         )
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a folder: name the folder that the files are in")

@@ -1,8 +1,8 @@
 """Fetch a repository from the hub into the hub's own cache: only files that are read, each whole or not at all.
 
 The official client does the transfers: it continues a file after a broken connection, and moves it into the cache when
-it is complete. What it cannot do is told in words of ours, before it costs time where that is possible: the sizes are
-compared with the free space first, and the small files, which tell most errors, come before the weights.
+it is complete. What it cannot do is reported in our own words, where possible before it costs time: the sizes are
+compared with the free space first, and the small files, in which most errors show, come before the weights.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _listing(named: HubId, kind: str) -> tuple[str, Sizes]:
         info = HfApi().model_info(named.repo, revision=named.revision, files_metadata=True, timeout=WAIT_SECONDS)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     if info.sha is None or not re.fullmatch("[0-9a-f]{40}", info.sha):
-        raise HubError(f"the hub names no commit of {named}: it answers as no hub does")
+        raise HubError(f"the hub's answer names no commit of {named}, as a model hub's would")
     _require_kind(named, kind, sizes)
     return info.sha, sizes
 
@@ -235,7 +235,7 @@ def _quiet_bar() -> Any:
 
 
 def _counting_bar(meter: Meter) -> Any:
-    """A bar that is never shown, and tells ``meter`` of every byte."""
+    """A bar that is never shown, and reports every byte to ``meter``."""
 
     class Counting(_quiet_bar()):  # type: ignore[misc]
         def update(self, n: float | None = 1) -> None:

@@ -35,7 +35,7 @@ def explained(named: HubId, file: str | None = None) -> Iterator[None]:
             raise _answered(named, cause) from None
         raise _no_network(named, file, cause or error) from None
     except HFValidationError as error:
-        raise CheckpointError(f"{named} is no name of a repository on the hub ({_first_line(error)})") from None
+        raise CheckpointError(f"{named} is not the name of a repository on the hub ({_first_line(error)})") from None
     except transport as error:
         raise _no_network(named, file, error) from None
     except RuntimeError as error:  # of the client's native part

@@ -48,8 +48,8 @@ READ = frozenset({
 })  # fmt: skip
 """Options that decide what is merged; each is read below."""
 REFUSED = {
-    "alora_invocation_tokens": "it acts only after these tokens, which no merged weights can do: train a plain LoRA",
-    "arrow_config": "it chooses adapters for each token, which no merged weights can do: pass one of its adapters",
+    "alora_invocation_tokens": "it acts only after these tokens, which merged weights cannot do: train a plain LoRA",
+    "arrow_config": "it chooses adapters for each token, which merged weights cannot do: pass one of its adapters",
     "layer_replication": "it belongs to a model with repeated layers, which is no Gemma 3n",
     "lora_bias": "it adds biases to layers that have none, which PEFT cannot merge either: train without it",
     "use_dora": f"its rows are scaled by magnitudes: {MERGE}",
@@ -230,7 +230,7 @@ def _tokens(value: Any, path: Path) -> dict[str | None, tuple[int, ...]]:
         if not isinstance(rows, list) or any(type(row) is not int or row < 0 for row in rows):
             raise CheckpointError(f"{path} has no usable trainable_token_indices, expected lists of token ids")
         if len(set(rows)) != len(rows):
-            raise CheckpointError(f"{path} has a token twice in trainable_token_indices: no value of it is certain")
+            raise CheckpointError(f"{path} lists a token twice in trainable_token_indices, so its value is ambiguous")
     return {name: tuple(rows) for name, rows in given.items() if rows}
 
 

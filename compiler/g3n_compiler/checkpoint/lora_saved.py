@@ -137,4 +137,4 @@ def _check_complete(tensors: AdapterTensors, found: dict[str, str]) -> None:
                 f"{tensors.settings.path} has {end[:80]!r} in modules_to_save, but {tensors.path.name} does not hold "
                 "it: the file is incomplete, save it again"
             )
-        tensors.remark(f"{end[:80]!r} in modules_to_save names nothing in the model, and is left aside")
+        tensors.remark(f"{end[:80]!r} in modules_to_save names nothing in the model, and is ignored")

@@ -20,7 +20,7 @@ class Meter:
         what: the beginning of each line.
         total: bytes in all.
         say: called with each line; the first comes at once.
-        clock: tells seconds.
+        clock: gives seconds.
     """
 
     def __init__(

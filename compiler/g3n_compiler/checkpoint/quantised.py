@@ -85,7 +85,7 @@ def refuse_quantised(entries: Mapping[str, TensorEntry], config: Mapping[str, An
     if section is not None:
         remark(
             f"config.json's {section} says that the model is quantised with {named or 'an unknown method'}, but every "
-            "weight is plain floats: it is left aside"
+            "weight is plain floats: it is ignored"
         )
 
 

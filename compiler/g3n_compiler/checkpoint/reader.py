@@ -8,7 +8,7 @@ from copy import copy
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from g3n_compiler.checkpoint.lfs import is_lfs_pointer
 from g3n_compiler.checkpoint.quantised import refuse_quantised
 from g3n_compiler.checkpoint.remark import Remark, no_remark
 from g3n_compiler.checkpoint.safetensors import SafetensorsFile, TensorEntry, pointer_message
-from g3n_compiler.checkpoint.survey import Scale, survey
+from g3n_compiler.checkpoint.survey import survey
 from g3n_compiler.checkpoint.tensor_names import Names, refuse_wrapped
 from g3n_compiler.checkpoint.weight_files import CONFIG, INDEX, SINGLE, WeightFiles, find_weight_files
 from g3n_compiler.errors import CheckpointError, UnknownTensor
@@ -46,15 +46,6 @@ READ_BY_NAME = (
     "calibration.json",
 )
 """Files of a checkpoint that are read by name, that is, all but the shards."""
-
-
-class WholeSurvey(NamedTuple):
-    """What one reading of all weights found."""
-
-    sha256: dict[str, str]
-    """Of each file that decides what is compiled, by file name."""
-    scales: dict[str, Scale]
-    """Of each tensor of floats, by the name that is used."""
 
 
 class Checkpoint:
@@ -86,7 +77,7 @@ class Checkpoint:
         return MappingProxyType({name: shard.entries[stored] for name, (shard, stored) in self._places.items()})
 
     def renamed(self, names: Names) -> Checkpoint:
-        """The same open files, their tensors called as ``names`` tells."""
+        """The same open files, their tensors called as ``names`` says."""
         other = copy(self)
         other.__dict__.pop("entries", None)
         other._places = {name: self._places[stored] for name, stored in names.stored.items()}
@@ -138,28 +129,28 @@ class Checkpoint:
 
     def survey(
         self, needed: Collection[str], progress: Callable[[str], None] | None = None, remark: Remark = no_remark
-    ) -> WholeSurvey:
-        """Read all weights once: the hashes of :meth:`sha256`, and how large each tensor's values are.
+    ) -> dict[str, str]:
+        """Read all weights once: the hashes of :meth:`sha256`, and the tensors that hold a NaN or an infinity.
 
         Args:
             needed: the tensors that are compiled, which must be finite.
-            progress: told every few seconds how far the reading is.
+            progress: called every few seconds with how far the reading is.
 
         Raises:
             NotFinite: one of ``needed`` holds a NaN or an infinity.
         """
         places = {(shard.path, stored): name for name, (shard, stored) in self._places.items()}
         needed = frozenset(needed)
-        hashes, scales = dict[str, str](), dict[str, Scale]()
+        hashes, strange = dict[str, str](), list[str]()
         for shard in self.shards:
             wanted = {stored for stored in shard.entries if places.get((shard.path, stored)) in needed}
             found = survey(shard, wanted, progress)
             hashes[shard.path.name] = found.sha256
-            scales |= {places[shard.path, n]: s for n, s in found.scales.items() if (shard.path, n) in places}
-        if strange := sorted(name for name, scale in scales.items() if not scale.finite):
-            remark(f"tensors that nothing reads hold NaN or infinity ({len(strange)}, e.g. {strange[0]!r})")
+            strange += [places[shard.path, n] for n in found.not_finite if (shard.path, n) in places]
+        if strange:
+            remark(f"tensors that nothing reads hold NaN or infinity ({len(strange)}, e.g. {min(strange)!r})")
         hashes[CONFIG] = file_sha256(self.directory / CONFIG)
-        return WholeSurvey(dict(sorted(hashes.items())), scales)
+        return dict(sorted(hashes.items()))
 
     def note(self, inputs: Inputs) -> None:
         """Note the opened files, as they were when they were opened; :func:`note_texts` is for files that are read by

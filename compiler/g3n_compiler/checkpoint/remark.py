@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Remark = Callable[[str], None]
-"""Called with one sentence: what was found, which of several sources was taken, and what was left aside."""
+"""Called with one sentence: what was found, which of several sources was taken, and what was ignored."""
 
 
 def no_remark(_: str) -> None:

@@ -1,4 +1,4 @@
-"""One reading of the weights: hashes of the files, and of every tensor its largest value, its scale, NaN and Inf.
+"""One reading of the weights: the hashes of the files, and the tensors that hold a NaN or an infinity.
 
 Hashing runs in a second thread over the same bytes, so that looking at them costs little time of its own.
 """
@@ -6,11 +6,10 @@ Hashing runs in a second thread over the same bytes, so that looking at them cos
 from __future__ import annotations
 
 import hashlib
-import math
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,29 +21,15 @@ from g3n_compiler.errors import NotFinite
 BLOCK = 1 << 20
 """Bytes that are read at a time, few enough to stay in a core's cache while they are looked at."""
 PATIENCE = 3.0
-"""Seconds after which it is told again how far the reading is."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How large the values of a tensor are."""
-
-    largest: float
-    """The largest magnitude; infinity or NaN if there is such a value."""
-    rms: float
-    """Root of the mean square; of a tensor that is not finite, NaN."""
-
-    @property
-    def finite(self) -> bool:
-        return math.isfinite(self.largest)
+"""Seconds between two reports of how far the reading is."""
 
 
 class Survey(NamedTuple):
     """What was found in a file."""
 
     sha256: str
-    scales: dict[str, Scale]
-    """Of each tensor of floats, by its name in the file."""
+    not_finite: frozenset[str]
+    """The tensors that hold a NaN or an infinity, by their names in the file."""
 
 
 def survey(
@@ -54,15 +39,14 @@ def survey(
 
     Args:
         needed: tensors, by their names in the file, that must be finite; reading ends at the first that is not.
-        progress: told every few seconds how far the reading is.
+        progress: called every few seconds with how far the reading is.
 
     Raises:
         NotFinite: a needed tensor holds a NaN or an infinity.
     """
     digest, size, told = hashlib.sha256(), file.identity.size, time.monotonic()
     buffers = [bytearray(BLOCK), bytearray(BLOCK)]
-    scales: dict[str, Scale] = {}
-    running: _Running | None = None
+    bad: Counter[str] = Counter()
     with ThreadPoolExecutor(1) as pool:
         hashed: Future[None] = pool.submit(lambda: None)
         for number, piece in enumerate(_pieces(list(file.entries.values()), size)):
@@ -71,21 +55,18 @@ def survey(
             hashed.result()
             hashed = pool.submit(digest.update, view)
             if piece.entry is not None and piece.entry.is_float:
-                if running is None or running.entry is not piece.entry:
-                    running = _Running(piece.entry)
-                running.add(view)
-                if piece.last:
-                    scales[piece.entry.name] = scale = running.scale()
-                    if not scale.finite and piece.entry.name in needed:
-                        raise NotFinite(
-                            f"{file.path.name}: tensor {piece.entry.name!r} holds {running.count} values that are NaN "
-                            "or infinite: repair the checkpoint, or save it again in bfloat16 or float32"
-                        )
+                name = piece.entry.name
+                bad[name] += _count_not_finite(view, DTYPES[piece.entry.kind])
+                if piece.last and bad[name] and name in needed:
+                    raise NotFinite(
+                        f"{file.path.name}: tensor {name!r} holds {bad[name]} values that are NaN or infinite: repair "
+                        "the checkpoint, or save it again in bfloat16 or float32"
+                    )
             if progress is not None and time.monotonic() - told > PATIENCE:
                 told, done = time.monotonic(), piece.offset + piece.nbytes
                 progress(f"hashing {file.path.name}: {done / size:.0%} of {size / 1e9:.1f} GB")
         hashed.result()
-    return Survey(digest.hexdigest(), scales)
+    return Survey(digest.hexdigest(), frozenset(name for name, count in bad.items() if count))
 
 
 class _Piece(NamedTuple):
@@ -121,42 +102,11 @@ _BITS: dict[torch.dtype, tuple[Any, int, int]] = {
 sign, the integers of floats are ordered as their magnitudes are."""
 
 
-class _Running:
-    """Largest value and sum of squares of a tensor, piece by piece."""
-
-    def __init__(self, entry: TensorEntry) -> None:
-        self.entry = entry
-        self.count = 0
-        """Values that are not finite."""
-        self._largest = self._squares = 0.0
-
-    def add(self, view: memoryview) -> None:
-        dtype = DTYPES[self.entry.kind]
-        values = torch.frombuffer(view, dtype=dtype)
-        if dtype in _BITS:
-            integers, mask, limit = _BITS[dtype]
-            magnitudes = np.frombuffer(view, integers) & mask
-            top = int(magnitudes.max())
-            if top >= limit:
-                self.count += int((magnitudes >= limit).sum())
-                return
-            largest = float(torch.from_numpy(np.array([top], integers).view(np.uint8)).view(dtype))
-            wide = values.float()
-        else:
-            wide = values.float()  # as the compiler reads it: a double can be beyond float32
-            bad = int((~torch.isfinite(wide)).sum())
-            if bad:
-                self.count += bad
-                return
-            largest = float(wide.abs().max())
-        self._largest = max(self._largest, largest)
-        unit = 1.0 if 1e-15 < largest < 1e15 else largest or 1.0  # a square would leave float32's range
-        if unit != 1.0:
-            wide = wide / unit
-        self._squares += float(torch.dot(wide, wide)) * unit * unit
-
-    def scale(self) -> Scale:
-        if self.count:
-            return Scale(math.inf, math.nan)
-        values = math.prod(self.entry.shape)
-        return Scale(self._largest, math.sqrt(self._squares / values) if values else 0.0)
+def _count_not_finite(view: memoryview, dtype: torch.dtype) -> int:
+    """How many of the values are NaN or infinite as float32, which is what the compiler reads."""
+    if dtype not in _BITS:
+        return int((~torch.isfinite(torch.frombuffer(view, dtype=dtype).float())).sum())
+    integers, mask, limit = _BITS[dtype]
+    magnitudes = np.frombuffer(view, integers) & mask
+    # Where the largest is finite, as nearly always, nothing has to be counted.
+    return int((magnitudes >= limit).sum()) if int(magnitudes.max()) >= limit else 0

@@ -193,7 +193,7 @@ def load_tokenizer(
         remark("the chat template ends a turn with no token of its own: answers end at eos_token_id only")
     if end is not None and end not in stop:
         stop.append(end)
-        remark(f"token {end} ends a turn in the chat template, but is no eos_token_id: answers end there too")
+        remark(f"token {end} ends a turn in the chat template, but is not an eos_token_id: answers end there too")
     sentencepiece, origin = choose_sentencepiece(directory, spec, remark)
     if written := _control_symbols(template, media):
         sentencepiece = read_in_texts(sentencepiece, written)

@@ -28,7 +28,7 @@ MAX_INDEX_BYTES = 32 << 20
 MAX_SHARDS = 512
 """All shards are held open; the published models have at most four."""
 MAX_SEEN = 4096
-"""Names of a folder that are looked at, to tell what is in it."""
+"""File names that are looked for, to say what is in a folder."""
 CONVERT = "load it with transformers and save it again with save_pretrained(NEW_FOLDER), which writes safetensors"
 OTHER_FORMATS = (
     ("model-*-of-*.safetensors", "shards without their index", f"fetch {INDEX} too"),
@@ -81,7 +81,7 @@ def find_weight_files(directory: Path, config: dict[str, Any], remark: Remark) -
         if present(directory / INDEX):
             aside = sorted(name for name in _names(directory) if fnmatch.fnmatch(name, "model-*-of-*.safetensors"))
             remark(
-                f"{SINGLE} is read, as transformers does; {INDEX} and {len(aside)} shards beside it are left aside: "
+                f"{SINGLE} is read, as transformers does; {INDEX} and {len(aside)} shards beside it are ignored: "
                 "remove those that do not belong to the model"
             )
         return WeightFiles((directory / SINGLE,), None, {})

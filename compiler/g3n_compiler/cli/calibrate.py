@@ -37,7 +37,7 @@ def main(
 ) -> None:
     """Round a checkpoint's int4 matrices so that their outputs on EXAMPLES change least.
 
-    EXAMPLES has a JSON object a line: a prompt and an answer, with images and audio as files beside it, or a text.
+    EXAMPLES has one JSON object per line: a prompt and an answer, with images and audio as files beside it, or a text.
     The result is a checkpoint as large as the first, for g3n-compile --checkpoint.
     """
     from g3n_compiler.calibrate.run import calibrate  # toolchains, which --help needs not

@@ -16,7 +16,7 @@ from g3n_runtime.errors import ContextFull, EngineError, WrongAnswer
 from g3n_runtime.terminal import printable_line
 
 HELP = "/drop [N] forgets the oldest turns, /reset all of them, /retry asks again what did not fit, /exit leaves"
-SIZE_HELP = "/size NAME goes on in another size, "
+SIZE_HELP = "/size NAME switches to another size, "
 
 
 def say(answer: Answer) -> str:

@@ -51,7 +51,7 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
     groups={
         "Model": ("size", "checkpoint", "lora", "modalities", "image_sizes"),
         "Device": ("target", "runtime", "soc", "require_gpu"),
-        "Form": ("quant", "context", "prefill_lengths", "tools"),
+        "Contents": ("quant", "context", "prefill_lengths", "tools"),
         "Quality": ("held_texts", "max_loss", "max_size"),
         "MatFormer slices": ("skip_layers", "ffn_dims", "budget", "params", "elastic"),
     },
@@ -73,17 +73,19 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
     "--quant", type=Words(), default="int4", show_default=True,
     help=f"Recipe: {', '.join(RECIPES)}; auto, within --max-size or --max-loss; or a file of g3n-inspect --recipe.",
 )  # fmt: skip
-@click.option(
-    "--context", type=TOKENS, help="Tokens that fit at least [default: 4096 or the model's, if that is less]."
-)
+@click.option("--context", type=TOKENS, help="Tokens that must fit [default: 4096, or the model's if that is less].")
 @click.option(
     "--prefill-lengths", type=IntegerList(1, MOST_TOKENS), help="Prompt chunks to compile for [default: 128,256]."
 )
 @click.option("--tools", is_flag=True, help="Let LiteRT-LM read tool calls; needs --modalities text.")
-@click.option("--modalities", type=NameList(), help="Leave the rest out [default: all that the checkpoint has].")
+@click.option(
+    "--modalities",
+    type=NameList(),
+    help="Parts to compile, of text,vision,audio [default: all that the checkpoint has].",
+)
 @click.option(
     "--image-sizes", type=IntegerList(1, MOST_SIDE),
-    help="Image sides in pixels, the engine's own first [default: 768,512,256, from the processor's own down].",
+    help="Image sides in pixels, the stock engine's first [default: of 768,512,256, up to the processor's own].",
 )  # fmt: skip
 @click.option("--lora", type=CheckpointName(), help="PEFT adapter to merge into the weights, named as --checkpoint is.")
 @click.option("--skip-layers", type=IntegerList(0, MOST_LAYERS - 1), help="Layers of the checkpoint to leave out.")
@@ -92,14 +94,17 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
 @click.option("--params", type=Words(), help="Best published slice of E4B with at most so many parameters, e.g. 2.5b.")
 @click.option("--elastic", type=NameList(), help="Sizes to nest in one bundle, e.g. e2b,e4b or full,half.")
 @click.option("--soc", type=Words(), help="Chip to compile for ahead of time, e.g. Tensor_G5.")
-@click.option("--require-gpu", is_flag=True, help="Refuse where no GPU can run what the target places on one.")
+@click.option("--require-gpu", is_flag=True, help="Fail unless a GPU here can run what the target places on one.")
 @click.option(
-    "--eval", "held_texts", type=FileName(), help="Texts, as JSON lines, to measure the loss on [default: own]."
+    "--eval",
+    "held_texts",
+    type=FileName(),
+    help="JSON lines of texts to measure the loss on [default: texts that come with g3n].",
 )
-@click.option("--max-loss", type=Percentage(), help="Refuse a bundle that loses more of the perplexity, e.g. 3%.")
+@click.option("--max-loss", type=Percentage(), help="Refuse a bundle whose perplexity rises by more, e.g. 3%.")
 @click.option("--max-size", type=Words(), help="Refuse a bundle whose files for one runtime are larger, e.g. 2.5GB.")
 @click.option("--out", type=FileName(), help="Bundle folder [default: exported/SIZE-TARGET-QUANT].")
-@click.option("--force", is_flag=True, help="Compile also what is up to date.")
+@click.option("--force", is_flag=True, help="Compile even what is up to date.")
 @click.option("--sign", type=FileName(), help="Sign the bundle with this private key (PEM, EC P-256).")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @QUIET
@@ -137,7 +142,7 @@ def main(
     """Compile a Gemma 3n checkpoint into a bundle and compare it with the reference before it counts as made."""
     from g3n_compiler.checkpoint.hub_id import named_by
     from g3n_compiler.compile import compile_or_keep  # toolchains, which --help needs not
-    from g3n_compiler.request import CompileOptions
+    from g3n_compiler.request.options import CompileOptions
     from g3n_compiler.slice.choose import SliceOptions
 
     key = None if sign is None else load_signing_key(sign)
@@ -165,7 +170,7 @@ def main(
         )
         return
     if up_to_date:
-        show("up to date: neither what it is made of nor its files have changed (--force compiles it again)")
+        show("up to date: neither its inputs nor its files have changed (--force compiles it again)")
     for text in manifest["parity"]["texts"]:
         show(styled(text["runtime"], "bold"), f" {text['prompt']!r} -> {text['text']!r}")
     passed = len(manifest["parity"]["checks"])

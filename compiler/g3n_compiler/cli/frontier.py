@@ -75,7 +75,7 @@ def _documents(path: Path, count: int, tokenizer: TextTokenizer) -> Documents:
     """The first ``count`` lines of a file: JSON objects with a ``text``, or plain text."""
     texts = list(itertools.islice(_texts(path), count))
     if not texts:
-        raise CheckpointError(f"{path} holds no text: expected a document a line")
+        raise CheckpointError(f"{path} holds no text: expected one document per line")
     loaded = tokenizer.loaded()
     return tuple((loaded.bos_id, *loaded.encode(text)[:LONGEST]) for text in texts)
 
@@ -88,7 +88,7 @@ def _texts(path: Path) -> Iterator[str]:
             if not line:
                 return
             if len(line) > MAX_LINE_BYTES:
-                raise CheckpointError(f"{what} has more than {MAX_LINE_BYTES} bytes: a document a line is read")
+                raise CheckpointError(f"{what} has more than {MAX_LINE_BYTES} bytes: one document per line is read")
             if not line.strip():
                 continue
             if path.suffix != ".jsonl":
@@ -99,7 +99,7 @@ def _texts(path: Path) -> Iterator[str]:
                 continue
             value = parse_json(line, what, CheckpointError)
             if not isinstance(value, dict) or not isinstance(value.get("text"), str):
-                raise CheckpointError(f"{what} is no JSON object with a text")
+                raise CheckpointError(f"{what} is not a JSON object with a text")
             yield value["text"]
 
 

@@ -39,13 +39,13 @@ BAR = 32
 @click.option(
     "--checkpoint",
     type=CheckpointName(),
-    help="Tell of a checkpoint instead: a folder, owner/name[@revision] in the hub's cache, or nano.",
+    help="Examine a checkpoint instead: a folder, owner/name[@revision] in the hub's cache, or nano.",
 )
 @click.option("--weights", is_flag=True, help="With --checkpoint: read every tensor too, for odd values and outliers.")
 @click.option(
     "--frontier", type=Words(), metavar="CHECKPOINT", help="Compare slices of a checkpoint folder, or of nano, instead."
 )
-@click.option("--text", type=FileName(), help="Held-out text of a frontier, a document a line.")
+@click.option("--text", type=FileName(), help="Held-out text of a frontier, one document per line.")
 @click.option(
     "--documents", type=click.IntRange(1, MOST_DOCUMENTS), default=100, show_default=True, help="Lines of it to read."
 )
@@ -81,7 +81,7 @@ def main(
         raise click.UsageError("--recipe writes a bundle's: name a BUNDLE alone")
     if checkpoint is not None:
         if bundle is not None or frontier is not None:
-            raise click.UsageError("--checkpoint tells of one checkpoint: leave BUNDLE and --frontier out")
+            raise click.UsageError("--checkpoint examines one checkpoint: leave BUNDLE and --frontier out")
         from g3n_compiler.cli.doctor import show_checkpoint
 
         show_checkpoint(checkpoint, weights, output, quiet)

@@ -87,12 +87,13 @@ class Verb(click.Command):
                 formatter.write(f"{'':{formatter.current_indent}}{command}\n")
                 formatter.write(f"{'':{formatter.current_indent}}    {what}\n")
         formatter.write_paragraph()
-        formatter.write_text(self._remark)
+        if self._remark:
+            formatter.write_text(self._remark)
         formatter.write("Exit codes: docs/exit-codes.md.\n")
 
 
-QUIET = click.option("-q", "--quiet", is_flag=True, help="Say nothing but results and errors.")
-VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Also what toolchains and engines print.")
+QUIET = click.option("-q", "--quiet", is_flag=True, help="Print only results and errors.")
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Also print what toolchains and engines say.")
 """For the verbs that work long."""
 BACKEND = click.option(
     "--backend", type=click.Choice(DEVICES), default="cpu", show_default=True, help="What runs the text model."
@@ -165,7 +166,7 @@ class FileName(click.Path):
 
 
 class CheckpointName(FileName):
-    """A folder, or ``owner/name[@revision]`` on the hub, as it was typed; the verb tells which of them it is."""
+    """A folder, or ``owner/name[@revision]`` on the hub, as it was typed; the verb decides which of them it is."""
 
     name = "folder or owner/name"
 

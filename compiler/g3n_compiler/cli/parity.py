@@ -13,7 +13,7 @@ from g3n_compiler.lower.job import Job, Progress
 from g3n_compiler.lower.registry import BACKENDS, get_backend
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.quantize.saved import recipe_of
-from g3n_compiler.request import find_accelerator
+from g3n_compiler.request.capabilities import find_accelerator
 from g3n_compiler.slice.elastic import choose_sizes
 from g3n_compiler.slice.plan import Slice
 from g3n_compiler.source import Source

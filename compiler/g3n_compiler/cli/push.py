@@ -28,8 +28,10 @@ from g3n_runtime.signature import check_signature
 @click.option("--serial", type=Words(), help="The device, as adb devices names it [default: the only one].")
 @click.option("--apk", type=FileName(), help="Install this app too.")
 @click.option("--adb", "program", type=Words(), default="adb", show_default=True, help="The adb executable.")
-@click.option("--accept-key", type=Words(), metavar="FINGERPRINT", help="Know the key of this fingerprint from now on.")
-@click.option("--force", is_flag=True, help="Push although the device looks too small or too old.")
+@click.option(
+    "--accept-key", type=Words(), metavar="FINGERPRINT", help="Accept the key with this fingerprint from now on."
+)
+@click.option("--force", is_flag=True, help="Push even if the device looks too small or too old.")
 @QUIET
 @reports_errors
 def main(

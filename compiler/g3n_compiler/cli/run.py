@@ -27,7 +27,7 @@ from g3n_compiler.cli.show import show
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_runtime.bundle import Bundle, open_bundle
 from g3n_runtime.chat import VIDEO_RATE, VIDEO_RATES, Attachments, ChatEngine, Device, Placement, Sampler
-from g3n_runtime.engines import IGNORED_SAMPLING, open_engine
+from g3n_runtime.engines import ELASTIC, IGNORED_SAMPLING, open_engine
 from g3n_runtime.errors import EngineError
 
 
@@ -43,11 +43,11 @@ from g3n_runtime.errors import EngineError
         ('g3n-run exported/e2b-host-int4 --image cat.jpg "What is this?"', "about a picture"),
     ],
     groups={
-        "Turn": ("images", "audio", "video", "video_fps", "system", "expect"),
+        "Prompt": ("images", "audio", "video", "video_fps", "system", "expect"),
         "Sampling": ("max_tokens", "temperature", "top_k", "top_p", "seed"),
         "Sizes of an elastic bundle": ("size", "draft", "target_speed"),
     },
-    remark="An answer that is cut is told on stderr and is no error.",
+    remark="An answer that was cut short is reported on stderr and is not an error.",
 )
 @click.argument("bundle", type=FileName())
 @click.argument("prompt", type=Words(), required=False)
@@ -59,15 +59,15 @@ from g3n_runtime.errors import EngineError
     type=Finite(*VIDEO_RATES),
     default=VIDEO_RATE,
     show_default=True,
-    help="Pictures a second of --video.",
+    help="Pictures per second of --video.",
 )
-@click.option("--system", type=Words(), help="What the model is told before the first turn.")
+@click.option("--system", type=Words(), help="System text, given before the first turn.")
 @click.option("--expect", type=Words(), help="The right answer to PROMPT: any other one is an error.")
 @click.option("--runtime", type=click.Choice(list(BACKENDS)), help="Engine [default: the bundle's first].")
 @BACKEND
 @VISION_BACKEND
 @CONTEXT
-@click.option("--max-tokens", type=TOKENS, default=256, show_default=True, help="Of an answer.")
+@click.option("--max-tokens", type=TOKENS, default=256, show_default=True, help="Longest answer.")
 @click.option("--temperature", type=Finite(0, 1000), help="0 is greedy [default: the bundle's].")
 @click.option("--top-k", type=TOKENS, help="[default: the bundle's]")
 @click.option("--top-p", type=Finite(0, 1), help="[default: the bundle's]")
@@ -174,8 +174,8 @@ def _open(
         raise EngineError(f"{bundle.directory.name} has one size only: compile it with --elastic, or leave --size out")
     if context is not None:
         raise EngineError("sizes of an elastic bundle have the context that it was compiled for: leave --context out")
-    if runtime == "executorch":
-        raise EngineError("--size needs --runtime litert: an ExecuTorch bundle has one size")
+    if runtime is not None and runtime not in ELASTIC:
+        raise EngineError(f"--size needs --runtime {' or '.join(sorted(ELASTIC))}: in {runtime} a bundle has one size")
     from g3n_runtime.litert.elastic_chat import ElasticChat
 
     return ElasticChat(bundle, size or bundle.manifest["sizes"][0]["name"], threads, draft, target_speed, where.text)

@@ -45,7 +45,7 @@ ARM_KIT = Path("build") / "arm64"
     "--arch", type=click.Choice(["host", "arm64"]), default="host", show_default=True, help="Where to run it."
 )
 @click.option(
-    "--backend", type=click.Choice(DEVICES), help="Also run it on the GPU, or not [default: if target and machine can]."
+    "--backend", type=click.Choice(DEVICES), help="Run it on the GPU too, or not [default: if target and machine can]."
 )
 @click.option("--kit", type=FileName(), default=ARM_KIT, show_default=True, help="See make arm64-kit.")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)

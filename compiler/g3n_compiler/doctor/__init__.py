@@ -1,4 +1,4 @@
-"""What a checkpoint's folder is, and whether it would compile: told before a toolchain is loaded."""
+"""What a checkpoint's folder is, and whether it would compile, found without loading a toolchain."""
 
 from g3n_compiler.doctor.examine import examine
 from g3n_compiler.doctor.findings import Check, Fact, Findings

@@ -23,7 +23,7 @@ from g3n_compiler.models.gemma3n.text_config import TextConfig, gemma3n_config
 from g3n_compiler.models.gemma3n.vision_layout import read_layout
 from g3n_compiler.models.registry import family_for
 from g3n_compiler.models.shape import TextShape
-from g3n_compiler.request import DEFAULT_RESOLUTIONS
+from g3n_compiler.request.image_sizes import processor_side
 from g3n_compiler.source import Source
 from g3n_compiler.tensor_account import account
 
@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 
 def examine(directory: Path, weights: bool, say: Say) -> Findings:
-    """Everything that the folder tells.
+    """Everything that can be learnt from the folder.
 
     Args:
         weights: read every tensor too, for odd values.
@@ -120,13 +120,12 @@ def _check_images(findings: Findings, directory: Path, source: Source | None) ->
         return
     if source is None or source.vision is None:
         return
-    own = load_side(directory) or max(DEFAULT_RESOLUTIONS)
-    vision = source.vision
+    own, vision = processor_side(directory), source.vision
     _attempt(findings, "image sizes", lambda: read_layout(vision).check_resolution(own))
 
 
 def _attempt(findings: Findings, name: str, work: Callable[[], T]) -> T | None:
-    """The result of ``work``, or its error among the checks; an error that is there already is not told twice."""
+    """The result of ``work``, or its error among the checks; an error that is already there is not reported twice."""
     try:
         result = work()
     except G3nError as error:

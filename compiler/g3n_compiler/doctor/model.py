@@ -141,7 +141,7 @@ def _tower_bytes(recipe: Recipe, source: Source) -> int:
     for tower in source.towers:
         try:
             total += recipe.stored_bytes(source.family.towers[tower].weights(source).values())
-        except CheckpointError:  # a check has told it
+        except CheckpointError:  # a check has reported it
             continue
     return total
 

@@ -71,7 +71,7 @@ def _tell_generation(findings: Findings, directory: Path) -> None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one: what is wrong with a file is a check's to tell."""
+    """A JSON object, or an empty one: what is wrong with a file is for a check to report."""
     try:
         return read_json(path) if present(path) else {}
     except G3nError:

@@ -43,6 +43,10 @@ class Backend(TextEntry, Protocol):
         """Whether the app writes this runtime's prompts itself, for which it has no Jinja."""
 
     @property
+    def takes_tools(self) -> bool:
+        """Whether a file can be made whose tool calls the stock engine reads."""
+
+    @property
     def accelerator(self) -> str | None:
         """What of this machine runs the subgraphs that a target places on an accelerator; ``None`` if nothing does."""
 

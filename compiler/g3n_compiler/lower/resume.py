@@ -28,7 +28,7 @@ class Steps:
 
     Args:
         folder: where their files are; it belongs to this compile alone, and never to one with other inputs.
-        progress: told of each step as it begins, and of each that is reused.
+        progress: called for each step as it begins, and for each that is reused.
     """
 
     def __init__(self, folder: Path, progress: Progress) -> None:

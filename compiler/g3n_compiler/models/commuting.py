@@ -15,7 +15,7 @@ class Producer:
     """A tensor whose rows (or, of a table, columns) make the channels: each is divided by the channel's factor.
 
     Args:
-        input_gain: the gain on what a matrix reads, by which the size of its output can be told from weights alone.
+        input_gain: the gain on what a matrix reads, from which weights alone give the size of its output.
         tables: how often the channels are repeated side by side in each row of a table; 0 if the rows are meant.
     """
 

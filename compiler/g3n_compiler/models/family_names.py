@@ -11,7 +11,6 @@ from g3n_compiler.models.family import Family
 from g3n_compiler.models.shape import TextShape
 
 TOKENS = "embed_tokens.weight"
-MEMBER = "layers.0.post_attention_layernorm.weight"
 
 
 def tensor_names(checkpoint: Checkpoint, family: Family, shape: TextShape, remark: Remark) -> Names:

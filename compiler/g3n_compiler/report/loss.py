@@ -69,7 +69,7 @@ def loss_warning(manifest: dict[str, Any]) -> str | None:
     if loss["exact_perplexity"] > FOREIGN:
         return (
             f"the model itself finds {loss['texts']} hard (perplexity {loss['exact_perplexity']:.0f} in float32), so "
-            "that they tell little of what is lost: pass texts of the kind that it was trained for with --eval"
+            "they say little about what is lost: pass texts of the kind that it was trained for with --eval"
         )
     return None
 

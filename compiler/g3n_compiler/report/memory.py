@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ON_GPU = "gpu"
-"""The phase of a ledger that tells of text on a GPU."""
+"""The phase of a ledger for text on a GPU."""
 LABELS = {
     "engine": "engine",
     "packed_weights": "packed weights",

@@ -49,7 +49,7 @@ def choose_rewrites(
 
     Args:
         sizes: the root mean square ``[K]`` of each channel's values over examples, by the name of the channels; those
-            that are not in it are told from the weights.
+            that are not in it are estimated from the weights.
     """
     rows: dict[str, Tensor] = {}
     columns: dict[str, Tensor] = {}

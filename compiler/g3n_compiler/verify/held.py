@@ -1,6 +1,6 @@
 """Held texts: what the loss of rounding is measured on. Nothing was trained or calibrated with them.
 
-The user's own are in a file with a JSON object a line, as ``g3n-calibrate`` takes it, but without media:
+The user's own are in a file with one JSON object per line, as ``g3n-calibrate`` takes it, but without media:
 
     {"text": "Plain text, not a chat."}
     {"prompt": "What is a river?", "answer": "A large natural stream of water."}
@@ -82,7 +82,7 @@ def _held(text: str, file: str, origin: str, tokenizer: TextTokenizer, longest: 
         if left < SHORTEST:
             break
     if not found:
-        raise ExampleError(f"{file} holds no texts: expected a JSON object a line, such as {{'text': ...}}")
+        raise ExampleError(f"{file} holds no texts: expected one JSON object per line, such as {{'text': ...}}")
     return HeldTexts(origin, hashlib.sha256(text.encode()).hexdigest(), tuple(found))
 
 

@@ -1,7 +1,7 @@
 """Compare the prompts of every runtime with those of ``transformers``: text and token ids, before anything is traced.
 
-A wrong prompt is no error to any engine, and the model's answer to it is only worse. So all runtimes must make the same
-prompts of a set of conversations as ``apply_chat_template`` and the tokenizer that ``transformers`` loads.
+A wrong prompt is not an error to any engine: the model only answers worse. So all runtimes must make the same prompts
+of a set of conversations as ``apply_chat_template`` and the tokenizer that ``transformers`` loads.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class Spoken:
         """All that a checkpoint like the one of ``job`` can have.
 
         Raises:
-            TokenizerError: ``transformers`` makes no prompt of any.
+            TokenizerError: ``transformers`` writes none of them.
         """
         named = dict(conversations(sorted(job.soft_tokens), job.tokenizer.template.jinja))
         expected = transformers_prompts(job, list(named.values()))
         if all(prompt is None for prompt in expected):
-            raise TokenizerError("transformers makes no prompt of any conversation with this chat template")
+            raise TokenizerError("transformers cannot write any conversation with this chat template")
         return cls(named, expected)
 
     def differences(self, runtime: Runtime, made: Prompts) -> list[str]:

@@ -113,7 +113,7 @@ def _load(path: Path | OpenFile | None) -> tuple[Any, dict[str, Any]]:
     try:
         tokenizer.load(str(address(path)))
     except (RuntimeError, ValueError) as error:
-        raise EngineError(f"{path.name} is no tokenizer that the runner reads ({error}): copy it again") from None
+        raise EngineError(f"{path.name} is not a tokenizer that the runner can read ({error}): copy it again") from None
     if isinstance(path, OpenFile):
         path.require_unchanged()
     return tokenizer, content

@@ -103,7 +103,7 @@ def open_stream(bundle: Bundle, threads: int = 2) -> LiteRtStreamEncoder:
     """The streaming encoder of ``bundle``, whose model is copied into the user's cache folder the first time.
 
     Raises:
-        EngineError: the bundle has no ears for LiteRT, or there is no room for the copy.
+        EngineError: the bundle has no audio tower for LiteRT, or there is no room for the copy.
     """
     audio = bundle.manifest["audio"]
     if audio is None or audio["stream"] is None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from g3n_runtime.errors import BundleError
 from g3n_runtime.litert.header import METADATA_KIND, read_header
 from g3n_runtime.open_file import OpenFile
-from g3n_runtime.template import check_template
+from g3n_runtime.template_check import check_template
 
 MAX_METADATA_BYTES = 16 << 20
 TEMPLATE = 7
@@ -58,7 +58,7 @@ def _texts(message: bytes, wanted: int) -> Iterator[bytes]:
                 yield message[at : at + size]
             at += size
         else:
-            raise ValueError("its metadata is no protocol buffer")
+            raise ValueError("its metadata is not a protocol buffer")
     if at > len(message):
         raise ValueError("its metadata is cut off")
 

@@ -103,7 +103,7 @@ class ElasticChat:
         return [self._bos, *self._tokenizer.encode(text)]
 
     def _answer(self, ids: Sequence[int], sampler: Sampler, most: int, limit: Ended) -> Generator[str, None, Ended]:
-        """What the model says after ``ids``, at most ``most`` tokens; ``limit`` tells what these are."""
+        """What the model says after ``ids``, at most ``most`` tokens; ``limit`` says what limits them."""
         self._read(ids[:-1])
         count = 0
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import litert_lm
 
-from g3n_runtime.chat import GREEDY, ON_CPU, Device, Placement, Sampler, Speed
+from g3n_runtime.chat import GREEDY, ON_CPU, Placement, Sampler, Speed
 from g3n_runtime.conversation import Answer, Ended, limit_of, require_room
 from g3n_runtime.errors import BundleError, EngineError
 from g3n_runtime.litert.chat_template import check_engine_template
 from g3n_runtime.litert.engine_files import EngineFiles
 from g3n_runtime.litert.header import check_header
+from g3n_runtime.litert.load_engine import compiled_context, load_engine
 from g3n_runtime.litert.vulkan import require_driver
 from g3n_runtime.open_file import OpenFile
 
@@ -65,7 +66,7 @@ class LiteRtEngine:
         check_header(held, BundleError if held is path else EngineError)
         self._files = EngineFiles(held, cached=not placement.needs_gpu) if isinstance(path, OpenFile) else None
         source = held.path if self._files is None else self._files.model
-        self.context = _context(source)
+        self.context = compiled_context(source)
         check_engine_template(held)
         self.max_tokens = max_tokens or self.context
         if self.max_tokens > self.context:
@@ -75,7 +76,7 @@ class LiteRtEngine:
             )
         try:
             if self._files is None:
-                self._engine = _load(path.name, source, self.max_tokens, threads, cache_dir, towers, placement)
+                self._engine = load_engine(path.name, source, self.max_tokens, threads, cache_dir, towers, placement)
                 held.require_unchanged(by_path=True)
             else:
                 self._engine = self._load_held(held, threads, towers)
@@ -104,7 +105,7 @@ class LiteRtEngine:
         return engine
 
     def _load_at(self, held: OpenFile, files: EngineFiles, threads: int | None, towers: Collection[str]) -> Any:
-        return _load(held.name, files.model, self.max_tokens, threads, files.cache, towers, self._placement)
+        return load_engine(held.name, files.model, self.max_tokens, threads, files.cache, towers, self._placement)
 
     def __enter__(self) -> LiteRtEngine:
         return self
@@ -165,7 +166,7 @@ class LiteRtEngine:
     def _stream(
         self, turns: Sequence[Message], sampler: Sampler | None, tokens: int, most: int, limit: Ended
     ) -> Generator[str, None, Ended]:
-        """The answer to ``turns`` of ``tokens``, at most ``most`` tokens; ``limit`` tells what these are."""
+        """The answer to ``turns`` of ``tokens``, at most ``most`` tokens; ``limit`` says what limits them."""
         conversation = self._engine.create_conversation(
             messages=turns[:-1], sampler_config=_sampler_config(sampler), max_output_tokens=most
         )
@@ -175,7 +176,7 @@ class LiteRtEngine:
             for piece in _until_closed(conversation, (_text(message) for message in stream)):
                 pieces, is_ascii = pieces + 1, is_ascii and piece.isascii()
                 yield piece
-            # The engine does not tell why it ended. It counts the token that ends a turn, and gives no piece for it;
+            # The engine does not say why it ended. It counts the token that ends a turn, and gives no piece for it;
             # a piece is a token, but for those of several bytes, which are not ASCII.
             drawn = conversation.token_count - tokens
             return Ended.END_OF_TURN if drawn < most or (is_ascii and pieces < drawn) else limit
@@ -242,46 +243,6 @@ def benchmark(
     begin = time.perf_counter()
     with LiteRtEngine(path, max_tokens, threads, cache_dir, placement=placement) as engine:
         return engine.measure(prompt, decode, time.perf_counter() - begin)
-
-
-def _load(
-    name: str,
-    path: Path,
-    max_tokens: int,
-    threads: int | None,
-    cache: Path | None,
-    towers: Collection[str],
-    placement: Placement,
-) -> Any:
-    """The engine over the file at ``path``, called ``name`` in a message."""
-
-    def on(device: Device) -> Any:
-        return litert_lm.Backend.GPU() if device == "gpu" else litert_lm.Backend.CPU(thread_count=threads)
-
-    try:
-        return litert_lm.Engine(
-            str(path),
-            backend=on(placement.text),
-            max_num_tokens=max_tokens,
-            cache_dir=_cache(cache),
-            vision_backend=on(placement.vision) if "vision" in towers else None,
-            audio_backend=on("cpu") if "audio" in towers else None,
-        )
-    except RuntimeError as error:
-        raise EngineError(f"LiteRT-LM does not load {name} ({error}): see its messages above") from None
-
-
-def _context(path: Path) -> int:
-    """Tokens that a ``.litertlm`` was compiled for."""
-    try:
-        with litert_lm.ModelInfo(path) as info:
-            return int(info.max_context_tokens)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise EngineError(f"{path} is no .litertlm that LiteRT-LM reads ({error})") from None
-
-
-def _cache(directory: Path | None) -> str:
-    return ":nocache" if directory is None else str(directory)
 
 
 def _sampler_config(sampler: Sampler | None) -> Any:

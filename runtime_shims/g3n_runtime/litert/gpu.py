@@ -72,8 +72,8 @@ class GpuModel:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].lstrip("└ ")
             raise EngineError(
-                f"the GPU gave no result of {signature} ({reason}): the delegate waits for 10 seconds, which a driver "
-                "in software may pass; run it again when less else runs, or on a machine with a GPU"
+                f"the GPU gave no result of {signature} ({reason}): the delegate waits for 10 seconds, and a "
+                "software driver may take longer; run it again when the machine is idle, or on one with a GPU"
             ) from None
 
     def _opened(self, signature: str) -> tuple[dict[str, Any], dict[str, Any]]:

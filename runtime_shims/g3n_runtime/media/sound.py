@@ -62,7 +62,7 @@ def read_blocks(path: Path, seconds: float = MAX_SECONDS, why: str = "") -> Iter
 
     Raises:
         SoundError: the file is missing, empty, no sound, cut off, too long, of an impossible shape, or holds NaNs. A
-            length that the header tells is refused before anything is decoded.
+            length that the header states is refused before anything is decoded.
     """
     too_long = SoundError(f"{path.name} lasts more than {why or f'the {seconds:g} s that are read: cut it'}")
     with open_regular(path, SoundError) as raw, _open(path, raw) as file:

@@ -31,7 +31,7 @@ MEMORY = 3 << 30
 DECODE_SECONDS = 300
 """Of one processor's time."""
 TOLERANCE = 1.0
-"""Seconds that a file may end before the end that it tells."""
+"""Seconds that a file may end before the end that it states."""
 VIDEO_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg")
 SOUND_CODECS = ("aac", "mp3", "opus", "vorbis", "flac", "alac", "amr_nb", "amr_wb")
 PCM = ("pcm_u8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_f32le")
@@ -108,7 +108,7 @@ def decode(file: IO[bytes], ask: Ask) -> Found:
         why = str(getattr(error, "strerror", None) or error)[:200] or type(error).__name__
         large = f", or has more than {MAX_PIXELS:,} pixels" if getattr(error, "errno", None) == errno.EINVAL else ""
         raise MediaError(
-            f"{ask.name} is no video that can be read, or is damaged{large} ({why}): get it again, or convert it"
+            f"{ask.name} is not a video that can be read, or is damaged{large} ({why}): get it again, or convert it"
         ) from None
 
 
@@ -213,7 +213,7 @@ def _require_known(stream: Any, name: str) -> None:
 
 
 def _require_whole(container: Any, used: list[Any], ends: dict[str, float], track: SoundTrack, name: str) -> None:
-    """Refuse a file that ends well before the end that it tells: FFmpeg takes it for one that is shorter."""
+    """Refuse a file that ends well before the end that it states: FFmpeg takes it for one that is shorter."""
     if track.is_cut:
         ends.pop("audio", None)
     whole = container.duration / 1e6 if container.duration and len(used) == len(container.streams) else 0.0
@@ -227,7 +227,7 @@ def _require_whole(container: Any, used: list[Any], ends: dict[str, float], trac
 
 
 def _shown_for(frame: Any, stream: Any) -> float:
-    """Seconds for which a video's last frame is shown, as far as the file tells."""
+    """Seconds for which a video's last frame is shown, as far as the file says."""
     if frame.duration and frame.time_base:
         return float(frame.duration * frame.time_base)
     return float(1 / stream.average_rate) if stream.average_rate else 0.0

@@ -60,6 +60,7 @@ class ExecuTorchBackend:
 
     accelerator = None
     needs_turns = True
+    takes_tools = False
 
     def compile_memory(self, config: TextConfig, recipe: Recipe) -> int:
         return compile_memory(config, recipe)

@@ -44,13 +44,6 @@ def measure(edge: Any, calls: Mapping[str, Sequence[DelegateCall]], tokens: int)
     )
 
 
-def partitioned_calls(edge: Any, method: str) -> list[DelegateCall]:
-    """The delegate calls that a partitioner made in a method of fixed shapes."""
-    graph_module = edge.exported_program(method).graph_module
-    attributes = [getattr(graph_module, str(n.target)) for n in graph_module.graph.nodes if n.op == "get_attr"]
-    return [DelegateCall(a.original_module.graph_module, {}) for a in attributes if hasattr(a, "original_module")]
-
-
 def delegate_calls(edge: Any, method: str) -> int:
     """Delegate calls of a method."""
     nodes = edge.exported_program(method).graph_module.graph.nodes

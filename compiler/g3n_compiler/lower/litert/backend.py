@@ -80,6 +80,7 @@ class LiteRtBackend:
     packages = ("torch", "litert-torch", "ai-edge-litert", "litert-lm", "numpy", "sentencepiece")
     only_one_size = None
     needs_turns = False
+    takes_tools = True
 
     @property
     def accelerator(self) -> str | None:

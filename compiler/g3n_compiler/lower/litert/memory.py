@@ -4,7 +4,7 @@ The ledger's constants were measured with E2B and E4B, int4, context 4096, prefi
 With LiteRT-LM 0.18.1, E2B took 0.371 + 1.679 GB (anonymous + file-backed) on later loads, of which 0.039 GB are
 Python's; the first load peaked at 0.549 GB more and wrote a cache of 1.537 GB for a core of 1.530 GB.
 
-On a GPU, as ``benchmarks/gpu_meter.py`` counts it over a driver in software, the engine gives the GPU each
+On a GPU, as ``benchmarks/gpu_meter.py`` counts it over a software driver, the engine gives the GPU each
 weight in the bytes that the file has, each cache twice, since a call reads one and writes the other, and each signature
 activations of its own. No copy of the weights stays in the CPU's memory.
 """

@@ -20,7 +20,7 @@ from g3n_compiler.lower.litert.towers import media_of
 from g3n_compiler.lower.litert.wrapped_template import wrapped
 from g3n_compiler.lower.prompts import RuntimePrompt
 from g3n_runtime.litert.engine import LiteRtEngine
-from g3n_runtime.template import check_template
+from g3n_runtime.template_check import check_template
 
 
 def engine_prompts(job: Job, template: str, wanted: Sequence[Conversation]) -> list[RuntimePrompt | None]:

@@ -1,7 +1,7 @@
-"""What the small files of a checkpoint tell only together: found in seconds, before any weight is read.
+"""What the small files of a checkpoint show only together: found in seconds, before any weight is read.
 
 Ids of the config against the vocabulary and the tokenizer, soft tokens of the config against the processor's, the
-head's tie against the tensors; and remarks on what was left aside.
+head's tie against the tensors; and remarks on what was ignored.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _check_processors(source: Source, remark: Remark) -> None:
         if settings is not None and read_image_processor(source.directory, remark) is not None:
             check_count(source.directory, "image_seq_length", source.vision.soft_tokens)
             if settings.raw("do_pan_and_scan") not in (None, False):
-                remark(f"{settings.where} has do_pan_and_scan, which Gemma 3n's processor does not read: left aside")
+                remark(f"{settings.where} has do_pan_and_scan, which Gemma 3n's processor does not read: ignored")
         else:
             remark(f"neither {NEW} nor {OLD} says how pictures are prepared: as for the published model")
     if "audio" in source.modalities and source.audio is not None:
@@ -145,13 +145,13 @@ def _left_aside(source: Source) -> Iterator[str]:
         yield sentence
     for name in UNREAD:
         if text.raw(name) not in (None, False):
-            yield f"{text.where} has {name} {show(text.raw(name))}, which no code of Gemma 3n reads: left aside"
+            yield f"{text.where} has {name} {show(text.raw(name))}, which Gemma 3n's code does not read: ignored"
     names = [name.removeprefix("model.") for name in source.checkpoint.entries]
     stored = [name for name in source.checkpoint.entries if source.tower_of(name) is not None]
     if stored and not source.naming.has_towers:
         yield (
             f"config.json is of a text model alone (model_type '{TEXT_ONLY}'), so {len(stored)} tensors of towers, "
-            f"e.g. {min(stored)!r}, are left aside, as in transformers: for pictures and sounds take the config.json "
+            f"e.g. {min(stored)!r}, are ignored, as in transformers: for pictures and sounds take the config.json "
             "of the model with towers"
         )
     for tower in TOWERS:

@@ -35,7 +35,7 @@ def processor_settings(
 
     Args:
         parts: :data:`IMAGE` or :data:`SOUND`.
-        fields: those that its class reads, for the remark on the file that is left aside.
+        fields: those that its class reads, for the remark on the file that is ignored.
     """
     new, old = directory / NEW, directory / OLD
     whole = Section(read_json(new) if present(new) else {}, NEW)
@@ -103,8 +103,8 @@ def _name_the_loser(settings: Section, old: Path, fields: Collection[str], remar
     try:
         other = Section(read_json(old), OLD)
     except (CheckpointError, WrongModel):
-        remark(f"{settings.where} is read, as transformers does; {OLD} cannot be read, and is left aside")
+        remark(f"{settings.where} is read, as transformers does; {OLD} cannot be read, and is ignored")
         return
     differing = sorted(n for n in fields if other.has(n) and other.raw(n) != settings.raw(n))
     what = f", which differs in {', '.join(differing)}" if differing else ", which says the same"
-    remark(f"{settings.where} is read, as transformers does; {OLD} is left aside{what}")
+    remark(f"{settings.where} is read, as transformers does; {OLD} is ignored{what}")

@@ -39,7 +39,7 @@ def flat_base(text: Section) -> str | None:
     if "rope_theta" not in rope:
         return None
     return (
-        f"{rope.where} has a rope_theta beside {' and '.join(get_args(LayerType))}: it is left aside, because "
+        f"{rope.where} has a rope_theta beside {' and '.join(get_args(LayerType))}: it is ignored, because "
         "transformers takes one from each of these, or its default"
     )
 

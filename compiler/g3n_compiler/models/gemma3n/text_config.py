@@ -1,7 +1,7 @@
 """The text model's configuration as a frozen dataclass, read from a Hugging Face ``config.json``.
 
 Source: ``transformers`` ``Gemma3nTextConfig``. Both the nested form (``text_config``) and the flat form of text-only
-checkpoints are read. A missing field means what it means to ``transformers``; :mod:`.config_fields` tells which matter.
+checkpoints are read. A missing field means what it means to ``transformers``; :mod:`.config_fields` says which matter.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from g3n_compiler.calibrate import gptq as feedback
+from g3n_compiler.calibrate import gptq
 from g3n_compiler.calibrate.gptq import curvature_of, output_error, round_with_feedback
 from g3n_compiler.quantize.recipe import INT4, INT4_RTN, Scheme
 from g3n_compiler.quantize.rows import fake_quantize
@@ -20,7 +20,7 @@ def correlated(tokens: int, width: int) -> Tensor:
 def by_the_book(weight: Tensor, curvature: Tensor, scales: Tensor, qmax: int) -> Tensor:
     """Column by column as in section 3 of the paper, the inverse taken anew for what is left."""
     order = curvature.diagonal().argsort(descending=True, stable=True)
-    left = curvature.double() + torch.eye(len(curvature)) * feedback.DAMPING * curvature.double().diagonal().mean()
+    left = curvature.double() + torch.eye(len(curvature)) * gptq.DAMPING * curvature.double().diagonal().mean()
     w, out = weight.double().clone(), torch.zeros_like(weight)
     rest = order.tolist()
     while rest:
@@ -38,9 +38,9 @@ def test_it_is_the_published_method() -> None:
     torch.manual_seed(0)
     weight, x = torch.randn(16, 40), correlated(200, 40)
     (curvature,) = curvature_of(x)
-    scales = feedback._scales(weight, curvature.diagonal(), INT4)
+    scales = gptq._scales(weight, curvature.diagonal(), INT4)
     expected = by_the_book(weight, curvature, scales, INT4.qmax)
-    got = feedback._round_part(weight, curvature, scales, INT4.qmax)
+    got = gptq._round_part(weight, curvature, scales, INT4.qmax)
     assert torch.equal(got, expected.float())
 
 
@@ -48,7 +48,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
     weight, curvature = torch.randn(8, 96), curvature_of(correlated(300, 96))
     whole = round_with_feedback(weight, curvature, INT4)
-    monkeypatch.setattr(feedback, "BLOCK", 7)
+    monkeypatch.setattr(gptq, "BLOCK", 7)
     differing = (round_with_feedback(weight, curvature, INT4) != whole).float().mean()
     assert differing < 0.01  # sums in another order: a tie may fall on the other side
 
@@ -70,7 +70,7 @@ def test_output_error_is_that_of_the_outputs() -> None:
 
 
 def test_a_wide_matrix_goes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feedback, "WIDEST", 32)
+    monkeypatch.setattr(gptq, "WIDEST", 32)
     torch.manual_seed(4)
     weight, x = torch.randn(8, 80), correlated(500, 80)
     curvature = curvature_of(x)
@@ -95,7 +95,7 @@ def test_quantising_finds_the_same_grid_again(scheme: Scheme, dtype: torch.dtype
 
 def test_a_row_that_feedback_leaves_short_is_rounded_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its largest integer a row would be taken for one of a finer grid."""
-    monkeypatch.setattr(feedback, "_round_part", lambda weight, *_: torch.zeros_like(weight))
+    monkeypatch.setattr(gptq, "_round_part", lambda weight, *_: torch.zeros_like(weight))
     torch.manual_seed(6)
     weight = torch.randn(20, 16)
     rounded = round_with_feedback(weight, curvature_of(torch.randn(50, 16)), INT4)

@@ -1,0 +1,70 @@
+"""What target and backends can do of what is asked for; the rest is refused by the name of its option."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from g3n_compiler.checkpoint.tokenizer import TextTokenizer
+from g3n_compiler.errors import TargetError
+from g3n_compiler.lower.backend import Backend
+from g3n_compiler.lower.subgraphs import Runtime
+from g3n_compiler.source import MODALITIES, TEXT
+from g3n_compiler.targets import Target
+from g3n_runtime.names import unknown
+
+
+def choose_modalities(asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    chosen = MODALITIES if asked is None else asked
+    if strange := [m for m in chosen if m not in MODALITIES]:
+        raise TargetError(unknown("modality", strange[0], MODALITIES))
+    if TEXT not in chosen:
+        raise TargetError("--modalities must include text: the towers feed the text model")
+    return chosen
+
+
+def require_modalities(backend: Backend, wanted: Sequence[str]) -> None:
+    if missing := [m for m in wanted if m not in backend.modalities]:
+        raise TargetError(
+            f"{backend.runtime} bundles have no {' and no '.join(missing)} yet: use another --runtime, or leave "
+            f"it out with --modalities {','.join(m for m in wanted if m not in missing)}"
+        )
+
+
+def require_sizes(backends: Mapping[Runtime, Backend]) -> None:
+    able = [runtime for runtime, backend in backends.items() if backend.only_one_size is None]
+    for backend in backends.values():
+        if backend.only_one_size is not None:
+            others = f"pass --runtime {able[0]}, or " if able else ""
+            raise TargetError(f"{backend.only_one_size}: {others}leave --elastic out")
+
+
+def require_tools(backends: Mapping[Runtime, Backend], modalities: Sequence[str]) -> None:
+    if not any(backend.takes_tools for backend in backends.values()) or tuple(modalities) != (TEXT,):
+        raise TargetError(
+            "--tools makes a LiteRT bundle of text: LiteRT-LM reads tool calls only in files of a type that cannot "
+            "have this model's sound and pictures. Use --runtime litert --modalities text"
+        )
+
+
+def require_turns(target: Target, backends: Mapping[Runtime, Backend], tokenizer: TextTokenizer) -> None:
+    """Raise where a bundle is for the app's engines that have no Jinja, and the template cannot do without."""
+    if target.name != "host" and any(backend.needs_turns for backend in backends.values()):
+        tokenizer.require_turns()
+
+
+def find_accelerator(target: Target, backends: Mapping[Runtime, Backend], required: bool) -> str | None:
+    """What runs the accelerator's subgraphs here, if the target has any.
+
+    Raises:
+        TargetError: it is required, and there is none.
+    """
+    found = (backend.accelerator for backend in backends.values()) if target.accelerated else iter(())
+    name = next((driver for driver in found if driver is not None), None)
+    if required and not target.accelerated:
+        raise TargetError(f"--target {target.name} places nothing on a GPU: use --target pixel, or do not ask for one")
+    if required and name is None:
+        raise TargetError(
+            "a GPU was asked for, but this machine has no Vulkan driver that LiteRT's GPU delegate takes: install your "
+            "graphics card's, or make gpu-kit in the checkout of g3n"
+        )
+    return name
