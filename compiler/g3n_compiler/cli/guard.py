@@ -10,7 +10,7 @@ import ctypes
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from g3n_compiler.cli.options import Verb
 from g3n_compiler.cli.show import show_error
@@ -25,9 +25,22 @@ class GuardedCommand(Verb):
     """Runs in a child when it is the program; a caller in the same process, such as a test, is not forked."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        if not args and not kwargs and hasattr(os, "fork") and (child := _fork()):
-            sys.exit(_ending_of(child))
+        if not args and not kwargs:
+            go_on_in_child()
         return super().main(*args, **kwargs)
+
+
+def go_on_in_child() -> None:
+    """Return in a child of this process, which from now on does nothing but wait for it and end as it does.
+
+    Where the system cannot fork, this returns in the process itself.
+    """
+    if hasattr(os, "fork") and (child := _fork()):
+        _end_with(child)
+
+
+def _end_with(child: int) -> NoReturn:
+    sys.exit(_ending_of(child))
 
 
 def _fork() -> int:
