@@ -20,6 +20,7 @@ from typing import TextIO
 from g3n_runtime import told
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.chat import NOTHING, VIDEO_RATE, VIDEO_RATES, Attachments, ChatEngine, Sampler
+from g3n_runtime.conversation import NUL, NUL_REFUSED
 from g3n_runtime.engines import ENGINES, open_engine
 from g3n_runtime.errors import ContextFull, EngineError, G3nError
 from g3n_runtime.quiet import is_verbose, silenced_stderr
@@ -136,6 +137,9 @@ def _chat(engine: ChatEngine, sampler: Sampler, most: int, attachments: Attachme
                 continue
             text = refused[0]
         if not text.strip():
+            continue
+        if NUL in text:
+            messages.write(f"({NUL_REFUSED})\n")
             continue
         try:
             _answer(engine, text, sampler, most, attachments, messages)

@@ -79,14 +79,30 @@ def test_a_full_chat_goes_on(
 ) -> None:
     """As ``g3n-run``'s: what does not fit is told and no turn is lost; room can be made, and it is asked again."""
     one, two, three, long = "a" * 15, "b" * 15, "c" * 20, "d" * 40
-    lines = [one, two, three, "/drop", "/retry", long, "/drop x", "/reset", three, "/retry", "", "/exit", "never"]
+    lines = [
+        one,
+        two,
+        "a\0b",
+        three,
+        "/drop",
+        "/retry",
+        long,
+        "/drop x",
+        "/reset",
+        three,
+        "/retry",
+        "",
+        "/exit",
+        "never",
+    ]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines) + "\n"))
     words = [str(tmp_path), "--runtime", "executorch", "--temperature", "0", "--image", "a.png"]
     assert main(words) == 0 and echo.closed == 1
     said = capsys.readouterr()
     assert said.out.splitlines() == [f"{one} 0.0 256 1", f"{two} 0.0 256 0", *[f"{three} 0.0 256 0"] * 2]
     assert [turn.prompt.text for turn in echo.conversation.turns] == [three]
-    told = said.err.splitlines()
+    nul, *told = said.err.splitlines()
+    assert "a NUL character" in nul
     assert "has 50 tokens with this prompt" in told[0] and told[1].startswith("(what was said is kept; /drop forgets")
     assert told[2].startswith("(turns forgotten: 1, kept: 1; /retry asks again")
     assert "this prompt alone has 40" in told[3] and told[4] == "(what was said is kept)"

@@ -12,7 +12,7 @@ import click
 from g3n_compiler.cli.show import messages, show, write_answer
 from g3n_runtime import told
 from g3n_runtime.chat import NOTHING, Attachments, ChatEngine, Sampler
-from g3n_runtime.conversation import Answer, Ended
+from g3n_runtime.conversation import NUL, NUL_REFUSED, Answer, Ended
 from g3n_runtime.errors import ContextFull, EngineError, WrongAnswer
 from g3n_runtime.terminal import printable_line
 
@@ -87,6 +87,8 @@ class Chat:
             self._resize(self._change, argument.strip())
         elif line.startswith("/"):
             _tell(self._usage)
+        elif NUL in line:
+            _tell(f"({NUL_REFUSED})")
         else:
             self._ask(line)
 
