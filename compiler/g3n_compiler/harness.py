@@ -23,11 +23,12 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from rich.progress import track
 
 from g3n_compiler.cli.common import reports_errors
-from g3n_compiler.cli.guard import go_on_in_child
+from g3n_compiler.cli.show import show_error
 from g3n_compiler.errors import ContextError, EngineError
 from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_runtime.bundle import open_bundle
+from g3n_runtime.guard import go_on_in_child
 from g3n_runtime.prompt import read_template
 
 DEFAULT_TOKENS = 256
@@ -185,5 +186,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    go_on_in_child()  # an engine may end its process
+    go_on_in_child(show_error)  # an engine may end its process
     main()

@@ -23,6 +23,7 @@ from g3n_runtime.chat import NOTHING, VIDEO_RATE, VIDEO_RATES, Attachments, Chat
 from g3n_runtime.conversation import NUL, NUL_REFUSED
 from g3n_runtime.engines import ENGINES, open_engine
 from g3n_runtime.errors import ContextFull, EngineError, G3nError
+from g3n_runtime.guard import go_on_in_child
 from g3n_runtime.quiet import is_verbose, silenced_stderr
 from g3n_runtime.terminal import printable
 from g3n_runtime.video_turn import Room, read_for
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with nullcontext(sys.stderr) if is_verbose() else silenced_stderr() as messages:
             _run(options, messages)
     except G3nError as error:
-        sys.stderr.write(f"error: {printable(str(error))}\n")
+        _show_error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -51,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+def _show_error(message: str) -> None:
+    sys.stderr.write(f"error: {printable(message)}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -164,4 +169,5 @@ def _answer(
 
 
 if __name__ == "__main__":
+    go_on_in_child(_show_error)
     sys.exit(main())

@@ -121,6 +121,23 @@ def test_the_harness_own_command_line(nano_int4: Path, tasks: Path, tmp_path: Pa
     assert "is not a g3n bundle" in done.stderr
 
 
+ENDING = """
+import os, runpy, signal, sys
+from g3n_compiler.lower import registry
+
+registry.get_backend = lambda runtime: os.kill(os.getpid(), signal.SIGSEGV)
+runpy.run_module("g3n_compiler.harness", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_an_engine_that_ends_the_process_is_an_error(nano_int4: Path, tasks: Path) -> None:
+    program = [sys.executable, "-c", ENDING, "run", "--model", "g3n", "--tasks", "nano_choose"]
+    program += ["--include_path", str(tasks), "--model_args", f"bundle={nano_int4}"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == EngineError.exit_code
+    assert done.stderr.splitlines()[-1].startswith("error: the engine ended by SIGSEGV")
+
+
 @pytest.mark.parametrize("runtime", list(BACKENDS))
 def test_files_that_change_after_their_check_give_no_figures(
     runtime: Runtime, nano_int4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

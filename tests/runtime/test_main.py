@@ -229,6 +229,21 @@ def test_input_that_is_no_text_and_a_reader_that_leaves(tmp_path: Path) -> None:
     assert (done.stdout, done.returncode, done.stderr) == ("y\ny\ny\ny\ny", 1, "")
 
 
+def test_an_engine_that_ends_the_process_is_an_error(tmp_path: Path) -> None:
+    bundle(tmp_path)
+    code = """
+import os, runpy, signal, sys
+from g3n_runtime.engines import ENGINES
+
+ENGINES["executorch"] = lambda *_: os.kill(os.getpid(), signal.SIGSEGV)
+runpy.run_module("g3n_runtime", run_name="__main__", alter_sys=True)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path), "--runtime", "executorch", "Hi"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == EngineError.exit_code and done.stderr.startswith("error: the engine ended by SIGSEGV")
+    assert done.stderr.count("\n") == 1
+
+
 def test_an_engine_is_heard_when_that_is_asked_for(tmp_path: Path) -> None:
     said = noisy(tmp_path, "Hi", G3N_VERBOSE="1")
     assert said.stderr.splitlines() == ["noise from C++", "noise from Python", "noise at the end"]
