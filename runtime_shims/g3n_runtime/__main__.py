@@ -24,6 +24,7 @@ from g3n_runtime.conversation import NUL, NUL_REFUSED
 from g3n_runtime.engines import ENGINES, open_engine
 from g3n_runtime.errors import ContextFull, EngineError, G3nError
 from g3n_runtime.guard import go_on_in_child
+from g3n_runtime.libraries import house_libraries
 from g3n_runtime.quiet import is_verbose, silenced_stderr
 from g3n_runtime.terminal import printable
 from g3n_runtime.video_turn import Room, read_for
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):  # a character that is none, or that the terminal lacks, ends nothing
             stream.reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")
+    house_libraries()
     try:
         with nullcontext(sys.stderr) if is_verbose() else silenced_stderr() as messages:
             _run(options, messages)
@@ -50,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # whoever read the answer has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno is None:
+            raise
+        _show_error(f"{error.filename or 'a temporary file'} cannot be read or written ({error.strerror})")
         return 1
     return 0
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import getpass
 import io
 import os
 import subprocess
@@ -227,6 +230,35 @@ def test_input_that_is_no_text_and_a_reader_that_leaves(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("a\\ufffdb\nc\n", "")
     done = run(f"yes | head -c 400000 | {command} | head -c 9; exit ${{PIPESTATUS[2]}}")
     assert (done.stdout, done.returncode, done.stderr) == ("y\ny\ny\ny\ny", 1, "")
+
+
+def test_libraries_keep_their_files_in_our_cache(tmp_path: Path) -> None:
+    """Anyone can take the name of PyTorch's folder in TMPDIR first; it is made when ExecuTorch is imported."""
+    bundle(tmp_path)
+    for name in ("home", "tmp", "elsewhere"):
+        (tmp_path / name).mkdir()
+    for name in ("root", getpass.getuser()):
+        with contextlib.suppress(FileExistsError):
+            (tmp_path / "tmp" / f"torchinductor_{name}").symlink_to(tmp_path / "elsewhere" / name)
+    code = REPEATING.replace("Repeating()\nsys.exit", "(__import__('executorch.runtime'), Repeating())[1]\nsys.exit")
+    env = {n: v for n, v in os.environ.items() if not n.startswith(("XDG_", "G3N_", "TORCHINDUCTOR", "TRITON"))}
+    env |= {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp")}
+    command = [sys.executable, "-c", code, str(tmp_path), "--runtime", "executorch", "Hi"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert (done.returncode, done.stdout) == (0, "Hi\n"), done.stderr
+    assert (tmp_path / "home" / ".cache" / "g3n" / "torchinductor").is_dir()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_an_error_of_the_system_is_one_line(
+    echo: Echo, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Answer:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
+
+    monkeypatch.setattr(echo, "send", full)
+    assert main([str(tmp_path), "--runtime", "executorch", "Hi"]) == 1
+    assert capsys.readouterr().err == "error: /tmp/x cannot be read or written (No space left on device)\n"
 
 
 def test_an_engine_that_ends_the_process_is_an_error(tmp_path: Path) -> None:
