@@ -74,7 +74,7 @@ def compile_or_keep(
         key = bundle_key(source.directory, hashes, request.decides_bytes(), sorted(packages))
         if not options.force and is_up_to_date(request.destination, key):
             request.inputs.require_unchanged()
-            sign_again(request.destination, key, options.sign)
+            sign_again(request.destination, key, options.sign, progress)
             return Outcome(request.out, up_to_date=True)
         needs = compile_needs(gemma3n_config(source.text), request.recipe, list(backends.values()))
         progress(require(needs, request.destination.path))

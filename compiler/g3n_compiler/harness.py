@@ -23,10 +23,12 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from rich.progress import track
 
 from g3n_compiler.cli.common import reports_errors
+from g3n_compiler.cli.show import show_error
 from g3n_compiler.errors import ContextError, EngineError
 from g3n_compiler.lower.registry import get_backend
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_runtime.bundle import open_bundle
+from g3n_runtime.guard import go_on_in_child
 from g3n_runtime.prompt import read_template
 
 DEFAULT_TOKENS = 256
@@ -49,7 +51,8 @@ class BundleModel(TemplateLM):  # type: ignore[misc]
             is run at a time, on the CPU.
 
     Raises:
-        BundleError: the folder is no bundle, or a file of it was changed.
+        BundleError: the folder is no bundle, or a file of it was changed; also from every request, where one was
+            changed since.
         EngineError: it has no such runtime.
     """
 
@@ -75,7 +78,8 @@ class BundleModel(TemplateLM):  # type: ignore[misc]
         self._context, self._bos = int(manifest["context"]), int(manifest["tokenizer"]["bos_id"])
         self._stop = frozenset(manifest["tokenizer"]["stop_ids"])
         self._eot = int(manifest["tokenizer"]["stop_ids"][0])
-        self._bundle = opened  # holds the files that were checked
+        self._bundle = opened
+        opened.require_unchanged()  # they were opened by their paths, after they were hashed
         self._name = f"{opened.directory.name}, {chosen}"
         self._last: tuple[list[int], np.ndarray] | None = None
 
@@ -107,15 +111,20 @@ class BundleModel(TemplateLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[Scored], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        return [self._score(context, ids) for _, context, ids in _shown(requests, disable_tqdm)]
+        return self._unchanged([self._score(context, ids) for _, context, ids in _shown(requests, disable_tqdm)])
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of whole texts, in windows of the bundle's context that do not overlap."""
-        return [self._whole(*request.args) for request in _shown(requests, disable_tqdm)]
+        return self._unchanged([self._whole(*request.args) for request in _shown(requests, disable_tqdm)])
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         """Greedy answers up to the first of the texts that end one, a token that ends a turn, or a number of tokens."""
-        return [self._answer(*request.args) for request in _shown(requests, disable_tqdm)]
+        return self._unchanged([self._answer(*request.args) for request in _shown(requests, disable_tqdm)])
+
+    def _unchanged(self, results: list[T]) -> list[T]:
+        """``results``, if the files that they are of are still those that were checked."""
+        self._bundle.require_unchanged()
+        return results
 
     def _whole(self, text: str) -> float:
         ids = self.tok_encode(text, add_special_tokens=False)
@@ -177,4 +186,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    go_on_in_child(show_error)  # an engine may end its process
     main()

@@ -8,6 +8,7 @@ from pathlib import Path
 from g3n_runtime.errors import KeyFileError
 from g3n_runtime.public_key import parse_fingerprint
 from g3n_runtime.reading import read_text
+from g3n_runtime.terminal import printable_line
 
 MAX_BYTES = 1 << 20
 
@@ -40,7 +41,7 @@ class AcceptedKeys:
             with self._path.open("a+", encoding="utf-8") as file:
                 file.seek(0)
                 ended = not (text := file.read()) or text.endswith("\n")
-                file.write(f"{'' if ended else chr(10)}{fingerprint} {' '.join(note.split())}\n")
+                file.write(f"{'' if ended else chr(10)}{fingerprint} {printable_line(' '.join(note.split()))}\n")
         except OSError as reason:
             raise KeyFileError(
                 f"{self._path} cannot be written ({reason.strerror}): the key was not accepted"

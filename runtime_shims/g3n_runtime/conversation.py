@@ -5,13 +5,16 @@ from __future__ import annotations
 import bisect
 import enum
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from g3n_runtime.errors import ContextFull, EngineError
 
 M = TypeVar("M")
 """A picture or a sound in the form that an engine takes."""
+NUL = "\0"
+"""Where LiteRT-LM ends a text, and all that follows in the prompt, without an error (0.18.1)."""
+NUL_REFUSED = "a NUL character in a prompt would end it there for some engines: leave it out"
 ANSWER_SHARE = 8
 """Turns are dropped until an answer may take this part of the context, if that can be reached."""
 
@@ -98,10 +101,17 @@ class Caption:
 
 @dataclass(frozen=True)
 class Prompt(Generic[M]):
-    """What a user says: pictures, then sounds, some with a caption before them, then text."""
+    """What a user says: pictures, then sounds, some with a caption before them, then text.
+
+    Raises:
+        EngineError: the text has a NUL character.
+    """
 
     text: str
     media: tuple[M | Caption, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_whole(self.text)
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,16 @@ class Conversation(Generic[M]):
     def __init__(self, system: str | None = None) -> None:
         self.system = system
         self._turns: tuple[Turn[M], ...] = ()
+
+    @property
+    def system(self) -> str | None:
+        """What the model is told before the first turn; setting it raises :class:`EngineError` for a NUL character."""
+        return self._system
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        require_whole(text or "")
+        self._system = text
 
     @property
     def turns(self) -> tuple[Turn[M], ...]:
@@ -200,12 +220,19 @@ class Conversation(Generic[M]):
 
     def _keep(self, before: tuple[Turn[M], ...], turn: Turn[M]) -> None:
         if self._turns is before:
-            self._turns = (*before, turn)
+            # A model can draw the byte 0, and the answer is a part of the next prompt.
+            self._turns = (*before, replace(turn, answer=turn.answer.replace(NUL, "\ufffd")))
 
 
 def text_of(parts: Sequence[object]) -> str:
     """What :meth:`g3n_runtime.prompt.ChatTemplate.prompt` gives for a conversation without media, as one text."""
     return "".join(part for part in parts if isinstance(part, str))
+
+
+def require_whole(text: str) -> None:
+    """Raise :class:`EngineError` for a text with a NUL character."""
+    if NUL in text:
+        raise EngineError(NUL_REFUSED)
 
 
 def _turns(count: int) -> str:

@@ -20,6 +20,8 @@ SILENT = {
     # huggingface_hub's user agent, and transformers' thread that asks the hub for other weight files.
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DISABLE_SAFETENSORS_CONVERSION": "1",
+    # datasets and evaluate, under lm-evaluation-harness, otherwise tell a host in the cloud of every file they open.
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
     "DO_NOT_TRACK": "1",
 }
 """Set whatever the user's environment says."""

@@ -34,6 +34,10 @@ def write(out: Path, data: bytes = b"new") -> None:
         ("-rf", "dash at its start"),
         ("x" * 250, "too long"),
         (".a.g3n-work", "named like a work folder"),
+        (".a.g3n-work/bundle", "where g3n works"),
+        (".a.g3n-work/old", "where g3n works"),
+        (".a.g3n-work/steps/b/c", "where g3n works"),
+        ("to-work/bundle", "where g3n works"),
         ("file", "is not a folder"),
         ("file/in", "file is not a folder"),
         ("/proc", "mount point"),
@@ -52,6 +56,7 @@ def test_refused_at_the_start(out: str, match: str, tmp_path: Path, monkeypatch:
     Path("foreign").mkdir()
     Path("foreign", "notes.txt").write_text("mine", encoding="utf-8")
     Path("to-foreign").symlink_to("foreign")
+    Path("to-work").symlink_to(".a.g3n-work")
     before = content(tmp_path)
     with pytest.raises(DiskError, match=match):
         claim(Path(out), SMALL)
@@ -71,6 +76,10 @@ def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(DiskError, match="in or around"):
             claim(out, SMALL, (checkpoint, examples))
+    left = tmp_path / ".out.g3n-work" / "bundle"
+    left.mkdir(parents=True)
+    with pytest.raises(DiskError, match="is in the work folder"):
+        claim(tmp_path / "out", SMALL, (left,))
     claim(tmp_path / "words" / "out", SMALL, (checkpoint, examples))
     claim(tmp_path / "models" / "checkpoint-2", SMALL, (checkpoint, examples))
 

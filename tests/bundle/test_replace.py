@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from g3n_compiler.bundle.manifest import manifest_bytes
+from g3n_compiler.cli import parity
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.errors import Busy, NotOurs, SourceChanged
 from g3n_compiler.lower.artifact import Lowered
 from g3n_compiler.lower.job import Job
+from g3n_compiler.verify.checks import Parity
 from g3n_runtime.bundle import MANIFEST, open_bundle
 from tests.bundle.folders import content, names
 from tests.conftest import TinyModel
@@ -200,6 +202,19 @@ def test_a_checkpoint_that_changes_during_the_compile(
     with pytest.raises(SourceChanged, match=name.replace(".", r"\.")):
         compile_to(tmp_path / "out" / "bundle", tiny_copy, Changing)
     assert names(tmp_path / "out") == []
+
+
+def test_a_checkpoint_that_changes_while_a_bundle_is_verified(
+    bundle: Path, tiny_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verify(job: Job, backends: object) -> Parity:
+        overwrite(tiny_copy / "model.safetensors")
+        return Parity([], [])
+
+    opened = open_bundle(bundle)
+    monkeypatch.setattr(parity, "verify", verify)
+    with pytest.raises(SourceChanged, match=r"model\.safetensors changed"):
+        parity.compare(opened, tiny_copy, None, None, "cpu", lambda line: None)
 
 
 def test_two_compiles_at_once(tiny: TinyModel, tmp_path: Path) -> None:

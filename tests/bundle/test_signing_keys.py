@@ -124,7 +124,8 @@ def test_accepted_keys_are_kept_and_read_as_a_stranger_wrote_them(tmp_path: Path
     keys.add(first, "of a\nfriend")
     path.write_text(path.read_text().rstrip("\n") + "\n# a note\n\n" + second.upper().replace("-", ":"))
     assert first in keys and second in keys
-    keys.add("-".join(["c" * 8] * 8), "third")
+    keys.add("-".join(["c" * 8] * 8), "third\x1b[2J")
+    assert path.read_text().endswith("third\\x1b[2J\n")
     assert len(path.read_text().splitlines()) == 5
     assert first in keys and second in keys
     path.write_text("hello\n")

@@ -59,7 +59,8 @@ class Compiling:
 
     def __call__(self, backend: type[FakeBackend] = Lowering, **changes: Any) -> bool:
         """Whether all was up to date; raises :class:`Lowers` if not."""
-        outcome = compile_or_keep(replace(self.options, **changes), lambda line: None, backend)
+        self.said: list[str] = []
+        outcome = compile_or_keep(replace(self.options, **changes), self.said.append, backend)
         assert outcome.directory == self.options.out
         return outcome.up_to_date
 
@@ -269,6 +270,7 @@ def test_what_is_up_to_date_gets_the_signature_that_is_asked_for(
         assert compiling(sign=key)
         if key is not None:
             assert check_signature(open_bundle(bundle)) == key.public
+        assert any("removing the signature" in line for line in compiling.said) == (key is None)
     assert names(bundle.parent) == ["bundle"]
     after = content(bundle)
     assert (after.pop(SIGNATURE, None) is None) == (keys[-1] is None) and after == unsigned

@@ -94,12 +94,12 @@ def test_a_cut_answer_is_told_on_stderr_alone(end: int, most: int, note: str, en
 def test_a_full_chat_goes_on(engine: Echo) -> None:
     """Nothing waits for an answer that a file cannot give; what was said before is kept."""
     refused, still = f"{LONG} 1", "still here?"
-    done = run(lines=["one two three", "four five six", refused, still, "/drop", "/retry", "/exit"])
+    done = run(lines=["one two three", "a\0b", "four five six", refused, still, "/drop", "/retry", "/exit"])
     assert done.exit_code == 0 and not isinstance(done.exception, Exception)
     assert done.stdout.splitlines() == ["0 so", "1 so", "2 so"], done.output
     assert "has 23 tokens with this prompt, at most 19 fit" in done.stderr
     assert "(turns forgotten: 1, kept: 2)" in done.stderr, "only a prompt that was refused last is asked again"
-    assert "(nothing was refused)" in done.stderr
+    assert "(nothing was refused)" in done.stderr and "(a NUL character in a prompt" in done.stderr
 
 
 @pytest.mark.parametrize(

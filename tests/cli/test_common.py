@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 
 import pytest
+
+from g3n_compiler.cli.common import reports_errors
 
 SCRIPT = """
 import os, sys
@@ -40,3 +43,11 @@ def test_noise_is_silenced_to_the_end_and_our_words_are_not() -> None:
 def test_verbose_lets_it_through(arguments: list[str], environment: dict[str, str]) -> None:
     said = stderr_of(*arguments, **environment)
     assert {"noise from C++", "noise from Python", "our message", "noise at the end"} <= set(said.splitlines())
+
+
+def test_bytes_that_are_no_text_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chat may be fed from a file of any kind; no engine takes half of a surrogate pair."""
+    for errors in ("strict", "surrogateescape"):
+        data = io.BytesIO(b"a\xffb\n")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data, encoding="utf-8", errors=errors))
+        assert reports_errors(lambda: sys.stdin.readline())() == "a\ufffdb\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
+from g3n_compiler import harness
 from g3n_compiler.checkpoint.tokenizer import LoadedTokenizer, load_tokenizer
-from g3n_compiler.errors import BundleError, EngineError
+from g3n_compiler.errors import BundleError, EngineError, HashMismatch
 from g3n_compiler.harness import BundleModel
 from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.lower.subgraphs import Runtime
@@ -22,6 +24,7 @@ from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.source import Source
 from g3n_compiler.verify.reference import Reference
+from g3n_runtime.bundle import Bundle, open_bundle
 
 NATS = 0.15
 """By which a sum of log-likelihoods may be off: the reference rounds activations too, in another order."""
@@ -95,14 +98,66 @@ def test_tasks_give_what_the_reference_gives(
         assert sample["filtered_resps"][0] == pytest.approx(expected(reference, "", row["text"]), abs=NATS)
 
 
+OFFLINE = """
+import runpy, sys
+
+def refuse(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.connect"):
+        raise SystemExit(f"{event} {arguments}")  # no Exception, which a library would pass over
+
+sys.addaudithook(refuse)
+runpy.run_module("g3n_compiler.harness", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_the_harness_own_command_line(nano_int4: Path, tasks: Path, tmp_path: Path) -> None:
-    program = [sys.executable, "-m", "g3n_compiler.harness", "run", "--model", "g3n", "--tasks", "nano_choose"]
+    """With tasks that lie here it asks the network for nothing."""
+    program = [sys.executable, "-c", OFFLINE, "run", "--model", "g3n", "--tasks", "nano_choose"]
     program += ["--include_path", str(tasks), "--model_args"]
     done = subprocess.run([*program, f"bundle={nano_int4}"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "nano_choose" in done.stdout and "|acc" in done.stdout.replace(" ", ""), done.stderr
     done = subprocess.run([*program, f"bundle={tmp_path}"], capture_output=True, text=True, check=False)
     assert done.returncode == BundleError.exit_code and "Traceback" not in done.stderr
     assert "is not a g3n bundle" in done.stderr
+
+
+ENDING = """
+import os, runpy, signal, sys
+from g3n_compiler.lower import registry
+
+registry.get_backend = lambda runtime: os.kill(os.getpid(), signal.SIGSEGV)
+runpy.run_module("g3n_compiler.harness", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_an_engine_that_ends_the_process_is_an_error(nano_int4: Path, tasks: Path) -> None:
+    program = [sys.executable, "-c", ENDING, "run", "--model", "g3n", "--tasks", "nano_choose"]
+    program += ["--include_path", str(tasks), "--model_args", f"bundle={nano_int4}"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == EngineError.exit_code
+    assert done.stderr.splitlines()[-1].startswith("error: the engine ended by SIGSEGV")
+
+
+@pytest.mark.parametrize("runtime", list(BACKENDS))
+def test_files_that_change_after_their_check_give_no_figures(
+    runtime: Runtime, nano_int4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(nano_int4, tmp_path / "bundle"))
+
+    def replace(opened: Bundle) -> Bundle:
+        path = opened.file({"litert": "litertlm", "executorch": "executorch_model"}[runtime])
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data)
+        return opened
+
+    model = BundleModel(str(copy), runtime)
+    replace(model._bundle)
+    with pytest.raises(HashMismatch, match="was replaced"):
+        model._loglikelihood_tokens([(("", ""), [2], [500])], disable_tqdm=True)
+    monkeypatch.setattr(harness, "open_bundle", lambda path: replace(open_bundle(path)))
+    with pytest.raises(HashMismatch, match="was replaced"):
+        BundleModel(str(copy), runtime)
 
 
 def test_one_choice_of_one_token_is_not_anothers(nano_int4: Path) -> None:

@@ -14,7 +14,7 @@ class Limits:
     """
 
     cpu_seconds: float = 5
-    wall_seconds: float = 20
+    wall_seconds: float = 60
 
 
 Verdict = Literal["read", "refused", "failed", "ended"]

@@ -93,6 +93,15 @@ def test_raw_text_gets_bos_and_no_template(engine: LiteRtEngine, model: LiteRtMo
     assert "".join(engine.complete(text, GREEDY, 12)) == want
 
 
+def test_a_prompt_that_the_engine_would_cut_is_refused(engine: LiteRtEngine) -> None:
+    user = [{"role": "user", "content": text} for text in ("a", "a\0b")]
+    assert engine.count(user[1:]) < engine.count(user[:1]), "the engine no longer ends a prompt at a NUL"
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a\0b"}]}]
+    for prompt in ("a\0b", user[1:], [user[1], {"role": "assistant", "content": "b"}, user[0]], parts):
+        with pytest.raises(EngineError, match="NUL"):
+            engine.generate(prompt)
+
+
 def test_later_turns_see_the_earlier_ones_as_the_template_has_them(
     path: Path, model: LiteRtModel, tokenizer: Any
 ) -> None:

@@ -141,9 +141,12 @@ def test_training_goes_on_where_a_snapshot_left_it(tmp_path: Path) -> None:
     first = ElasticModel(full_config(), seed=0)
     optimizer, progress = train.make_optimizer(first.weights, decay=0.0), train.Progress()
     losses = run(first, optimizer, progress, 2)
+    for name in ("step-000000", "step-000001", "step-by-step"):
+        (tmp_path / name).mkdir()
     folder = train.save_snapshot(tmp_path, first, progress, optimizer)
     assert (tmp_path / "latest").resolve() == folder
     assert (folder / "model.safetensors").is_file()
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-000001", folder.name, "step-by-step"]
     losses += run(first, optimizer, progress, 2)
     assert losses[-1] < losses[0]
 

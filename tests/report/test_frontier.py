@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,12 @@ def test_a_plot_is_written_over_only_as_it_was_drawn(tmp_path: Path, name: str) 
         with pytest.raises(NotOurs, match="not as g3n wrote it"):
             write_frontier(points, tmp_path / f"changed-{name}")
         assert (tmp_path / f"changed-{name}").read_bytes() == changed
+    partial = tmp_path / f".{name}.{os.getpid()}.partial"
+    assert not partial.exists()
+    partial.write_text("mine", encoding="utf-8")
+    with pytest.raises(FileExistsError):
+        write_frontier(points, path)
+    assert partial.read_text(encoding="utf-8") == "mine"
 
 
 def test_slices_to_look_at() -> None:

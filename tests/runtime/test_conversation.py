@@ -90,6 +90,19 @@ def test_a_conversation_that_was_reset_takes_no_late_answer() -> None:
     assert conversation.turns == ()
 
 
+def test_no_text_has_a_nul() -> None:
+    """LiteRT-LM would take what stands before it for the whole prompt."""
+    conversation = filled(("a", "b\0c"))
+    assert conversation.turns[0].answer == "b\ufffdc"
+    with pytest.raises(EngineError, match="NUL"):
+        Prompt("a\0b")
+    for system in ("\0", "a\0b"):
+        with pytest.raises(EngineError, match="NUL"):
+            conversation.system = system
+        with pytest.raises(EngineError, match="NUL"):
+            Conversation[str](system)
+
+
 def test_drop_takes_the_oldest() -> None:
     conversation = filled(("a", "1"), ("b", "2"), ("c", "3"))
     assert conversation.drop(0) == conversation.drop(-1) == 0

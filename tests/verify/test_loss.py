@@ -22,7 +22,7 @@ from g3n_compiler.report.loss import loss_sentence, loss_warning
 from g3n_compiler.source import Source
 from g3n_compiler.verify import run as verify_run
 from g3n_compiler.verify.checks import Check
-from g3n_compiler.verify.held import HeldTexts, own_held_texts, read_held_texts
+from g3n_compiler.verify.held import MAX_LINE_CHARACTERS, HeldTexts, own_held_texts, read_held_texts
 from g3n_compiler.verify.loss import Loss, SizeLoss
 from g3n_compiler.verify.measure_loss import measure_loss
 from g3n_compiler.verify.reference import Reference
@@ -117,6 +117,7 @@ def test_the_users_texts(file: Path, tokenizer: TextTokenizer) -> None:
     assert tokenizer.decode(list(found.ids[1])).endswith("An animal.<end_of_turn>") and found.origin == "mine.jsonl"
     assert [len(ids) for ids in read_held_texts(file, tokenizer, 9).ids] == [9, 9]
     wrong = {"{": "line 1", '{"text": 3}': "of strings", '{"title": "x"}': "expected a text", "": "holds no texts"}
+    wrong[json.dumps({"text": "a" * MAX_LINE_CHARACTERS})] = "line 1 has 1,048,588 characters"
     for line, why in wrong.items():
         file.write_text(line, encoding="utf-8")
         with pytest.raises(ExampleError, match=why):

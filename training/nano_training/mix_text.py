@@ -19,7 +19,11 @@ def mix(before: Path, after: Path, out: Path, share: float) -> int:
     """Copy the multimodal checkpoint ``after`` to ``out``, with each text tensor ``share`` of the way from
     ``before``'s.
 
-    Returns the number of text tensors; raises :exc:`ValueError` unless both checkpoints have the same ones.
+    Returns the number of text tensors.
+
+    Raises:
+        ValueError: the checkpoints do not have the same ones.
+        FileExistsError: ``out`` is there already.
     """
     old, tensors = text_weights(before), load_file(after / "model.safetensors")
     own = text_weights(after)
@@ -27,7 +31,7 @@ def mix(before: Path, after: Path, out: Path, share: float) -> int:
         raise ValueError(
             f"{before} and {after} differ in text tensors, for example {sorted(old.keys() ^ own.keys())[0]}"
         )
-    shutil.copytree(after, out, dirs_exist_ok=True)
+    shutil.copytree(after, out)
     for name, start in old.items():
         tensors[name] = torch.lerp(start.float(), own[name].float(), share).bfloat16().contiguous()
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})

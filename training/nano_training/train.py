@@ -6,6 +6,7 @@ complete Hugging Face folder; ``DIR/state.pt`` holds what ``--resume`` needs.
 
 import json
 import math
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _FINAL_RATE = 0.03
 _CLIP = 1.0
 _LOG_STEPS = 50
 _CHECK_DOCUMENTS = 80
+_SNAPSHOT = re.compile(r"step-\d{6,}")
 
 
 @dataclass
@@ -113,7 +115,8 @@ def save_snapshot(out: Path, elastic: ElasticModel, progress: Progress, optimize
         shutil.rmtree(folder)
     beside.rename(folder)
     _replace_link(out / "latest", folder.name)
-    for old in sorted(out.glob("step-*"))[:-2]:
+    # By the exact form of the name: a folder of somebody else's may begin alike.
+    for old in sorted(path for path in out.iterdir() if _SNAPSHOT.fullmatch(path.name))[:-2]:
         shutil.rmtree(old)
     state = {"weights": dict(elastic.weights), "optimizer": optimizer.state_dict(), "progress": vars(progress)}
     torch.save(state, out / "state.pt.partial")

@@ -51,6 +51,7 @@ def claim(
         path = Path(os.path.realpath(out))
         _check_name(path.name, out)
         _check_place(path, out)
+        _check_outside_work(path, out)
         for source in inputs:
             _check_apart(path, source, out)
         restore(path, kind)
@@ -94,13 +95,24 @@ def _check_place(path: Path, out: Path) -> None:
         raise NotOurs(f"{_shown(out)} is a mount point, which cannot be replaced: choose a folder in it")
 
 
+def _check_outside_work(path: Path, out: Path) -> None:
+    """Refuse a place in a work folder, which the next compile to that folder's own destination would clear."""
+    if (work := next((p for p in path.parents if p.name.endswith(SUFFIX)), None)) is not None:
+        raise DiskError(f"--out {_shown(out)} is in {_shown(work)}, where g3n works: choose another")
+
+
 def _check_apart(path: Path, source: Path, out: Path) -> None:
-    """Refuse a place that is ``source``, contains it, or is inside it if it is a folder; links are resolved."""
+    """Refuse a place that is ``source``, contains it, or is inside it if it is a folder; links are resolved.
+
+    What is read may not lie in the work folder either, since work there begins with an empty one.
+    """
     try:
         status = source.stat()
     except (OSError, ValueError):
         return  # reading it will say what is wrong
     real = Path(os.path.realpath(source))
+    if (work := work_folder(path)) in (real, *real.parents):
+        raise DiskError(f"{_shown(source)}, which is read, is in the work folder {_shown(work)}: move it out of there")
     around = [p for p in (path, *path.parents) if os.path.lexists(p)]
     inside = stat.S_ISDIR(status.st_mode) and any(os.path.samestat(p.stat(), status) for p in around)
     there = os.path.lexists(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from g3n_compiler.bundle.destination import Destination
@@ -32,8 +33,8 @@ def is_up_to_date(destination: Destination, key: str) -> bool:
     return set(destination.existing.files) - {SIGNATURE} == files
 
 
-def sign_again(destination: Destination, key: str, sign: SigningKey | None) -> None:
-    """Give the bundle at ``destination`` the signature that was asked for now, or none.
+def sign_again(destination: Destination, key: str, sign: SigningKey | None, progress: Callable[[str], None]) -> None:
+    """Give the bundle at ``destination`` the signature that was asked for now, or none, and say so.
 
     Raises:
         Busy: another compile is writing there.
@@ -46,6 +47,7 @@ def sign_again(destination: Destination, key: str, sign: SigningKey | None) -> N
         try:
             manifest = _manifest(destination)
             if sign is None:
+                progress("removing the signature, as no --sign was given")
                 (path / SIGNATURE).unlink()
             else:
                 new = work / BUNDLE / SIGNATURE

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import click
 
 from g3n_compiler.cli.show import messages, show, write_answer
+from g3n_runtime import told
 from g3n_runtime.chat import NOTHING, Attachments, ChatEngine, Sampler
-from g3n_runtime.conversation import Answer, Ended
+from g3n_runtime.conversation import NUL, NUL_REFUSED, Answer, Ended
 from g3n_runtime.errors import ContextFull, EngineError, WrongAnswer
 from g3n_runtime.terminal import printable_line
 
@@ -44,10 +45,8 @@ def require_answer(said: str, expected: str) -> None:
 
 def tell_if_cut(ended: Ended | None, max_tokens: int, advice: str = "") -> None:
     """Say on stderr that the model would have said more, and why it could not."""
-    if ended is Ended.TOKEN_LIMIT:
-        _tell(f"(the answer was cut: {max_tokens} token{'s' * (max_tokens != 1)}, --max-tokens)")
-    elif ended is Ended.CONTEXT_FULL:
-        _tell(f"(the answer was cut: the context is full{advice})")
+    if (note := told.cut(ended, max_tokens, advice)) is not None:
+        _tell(note)
 
 
 class Chat:
@@ -88,6 +87,8 @@ class Chat:
             self._resize(self._change, argument.strip())
         elif line.startswith("/"):
             _tell(self._usage)
+        elif NUL in line:
+            _tell(f"({NUL_REFUSED})")
         else:
             self._ask(line)
 
@@ -97,7 +98,7 @@ class Chat:
             answer = self._engine.send(text, self._sampler, self._max_tokens, self._attachments)
         except ContextFull as error:
             self._refused = text, error
-            _tell(f"{error}\n{_offer(error)}")
+            _tell(told.refused(error))
             return
         self._refused, self._attachments = None, NOTHING
         before = conversation.turns
@@ -113,14 +114,7 @@ class Chat:
         tell_if_cut(answer.ended, self._max_tokens, "; /drop or /reset makes room")
 
     def _drop(self, asked: str) -> None:
-        turns = self._engine.conversation.turns
-        if asked and not (asked.isdecimal() and len(asked) < 10 and int(asked) > 0):
-            _tell("/drop takes the number of turns to forget, 1 or more")
-            return
-        count = int(asked) if asked else (self._refused[1].to_drop if self._refused else None) or 1
-        dropped = self._engine.conversation.drop(count)
-        again = "; /retry asks again what did not fit" if self._refused and dropped else ""
-        _tell(f"(turns forgotten: {dropped}, kept: {len(turns) - dropped}{again})")
+        _tell(told.drop(self._engine.conversation, asked, self._refused and self._refused[1]))
 
     def _retry(self) -> None:
         if self._refused is None:
@@ -134,14 +128,6 @@ class Chat:
             change(size)
         except EngineError as error:
             _tell(str(error))
-
-
-def _offer(error: ContextFull) -> str:
-    """What to do about a prompt that was refused."""
-    if error.to_drop is None:
-        return "(what was said is kept)"
-    turns = "turn" if error.to_drop == 1 else f"{error.to_drop} turns"
-    return f"(what was said is kept; /drop forgets the oldest {turns}, /reset all of them, /retry then asks again)"
 
 
 def _tell(line: str) -> None:

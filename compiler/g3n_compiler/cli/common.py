@@ -32,6 +32,8 @@ def reports_errors(command: F) -> F:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to end
                 stream.reconfigure(errors="backslashreplace")
+        if isinstance(sys.stdin, io.TextIOWrapper):  # nor are bytes that are no text
+            sys.stdin.reconfigure(errors="replace")
         house_libraries()
         try:
             with translated_disk_errors(Path.cwd()):

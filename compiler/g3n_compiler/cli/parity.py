@@ -6,6 +6,9 @@ from pathlib import Path
 
 from g3n_compiler.checkpoint.hub import compiled_from, resolve_adapter, resolve_checkpoint, stay_offline
 from g3n_compiler.checkpoint.hub_id import HubId, Named
+from g3n_compiler.checkpoint.identity import Inputs
+from g3n_compiler.checkpoint.lora import CONFIG, WEIGHTS
+from g3n_compiler.checkpoint.reader import note_texts
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.errors import CheckpointError
 from g3n_compiler.lower.arm64_kit import ArmKit
@@ -41,6 +44,7 @@ def compare(
     Raises:
         TargetError: the bundle has nothing for a GPU, or the machine has none.
         CheckpointError: the checkpoint or the adapter is not what the bundle came from.
+        SourceChanged: one of them was changed meanwhile.
     """
     manifest = opened.manifest
     arm = None if kit is None else ArmKit(kit.absolute())
@@ -50,7 +54,12 @@ def compare(
     directory = resolve_checkpoint(size, checkpoint, step)
     adapter = None if lora is None else resolve_adapter(lora, step)
     stay_offline()
+    inputs = Inputs()
+    note_texts(directory, inputs)
+    if adapter is not None:
+        inputs.note(adapter / name for name in (CONFIG, WEIGHTS))
     source = Source.open(directory, _plan(opened), adapter, manifest["model"]["modalities"])
+    source.checkpoint.note(inputs)
     step("hashing the checkpoint")
     _check_origin(opened, source)
     backends = {r: get_backend(r) for r in BACKENDS if r in opened.runtimes}
@@ -80,6 +89,7 @@ def compare(
     )
     parity = verify(job, backends) if arm is None else verify_arm64(job, opened, backends, arm)
     opened.require_unchanged()
+    inputs.require_unchanged()
     return parity
 
 

@@ -21,6 +21,8 @@ from g3n_runtime.errors import BundleError
 from g3n_runtime.reading import read_json_object
 
 Progress = Callable[[str], None]
+REUSED = "reused from an interrupted compile"
+"""What the progress line of a step says that is not made again."""
 
 
 class Steps:
@@ -51,7 +53,7 @@ class Steps:
             return path
         if self._is_whole(name, beside):
             self._made.add(name)
-            self._progress(f"{name}: reused from an interrupted compile")
+            self._progress(f"{name}: {REUSED}")
             return path
         if what is not None:
             self._progress(what)

@@ -32,10 +32,19 @@ def require_writable(path: Path) -> None:
 
 
 def write_marked(path: Path, data: bytes) -> None:
-    """Write ``data`` and its mark to ``path``, or to where a link there leads, in one step."""
-    require_writable(path)
+    """Write ``data`` and its mark to ``path``, or to where a link there leads, in one step.
+
+    Raises:
+        NotOurs: as :func:`require_writable`; nothing is changed then.
+    """
     target = Path(os.path.realpath(path))
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    partial.write_bytes(data + f"<!-- g3n-inspect {hashlib.sha256(data).hexdigest()} -->\n".encode())
-    sync_file(partial)
-    rename_durably(partial, target)
+    with partial.open("xb") as file:  # a file of somebody else's with that name stays
+        file.write(data + f"<!-- g3n-inspect {hashlib.sha256(data).hexdigest()} -->\n".encode())
+    try:
+        sync_file(partial)
+        require_writable(path)
+        rename_durably(partial, target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

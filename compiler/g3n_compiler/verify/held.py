@@ -25,6 +25,8 @@ from g3n_runtime.reading import parse_json, read_text
 
 MAX_BYTES = 16 << 20
 """For the user's file."""
+MAX_LINE_CHARACTERS = 1 << 20
+"""Of a text: a tokenizer takes 200 bytes of memory for each, and seconds for a million."""
 OWN_TOKENS, NANO_TOKENS = 256, 1024
 """Of our own texts, and of nano's: a larger model takes a second or more for each layer."""
 MOST_TOKENS = 4096
@@ -90,6 +92,11 @@ def _texts(text: str, file: str, tokenizer: LoadedTokenizer, turn_end: int | Non
     for number, line in enumerate(text.split("\n"), 1):  # a JSON string may contain other line separators
         if not line.strip():
             continue
+        if len(line) > MAX_LINE_CHARACTERS:
+            raise ExampleError(
+                f"{file}, line {number} has {len(line):,} characters, at most {MAX_LINE_CHARACTERS:,} are read: give a "
+                "long text as several"
+            )
         raw = parse_json(line, f"{file}, line {number}", ExampleError)
         if not isinstance(raw, dict) or not all(isinstance(value, str) for value in raw.values()):
             raise ExampleError(f"{file}, line {number}: expected a JSON object of strings, without media")

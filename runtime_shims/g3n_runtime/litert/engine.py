@@ -13,7 +13,7 @@ from typing import Any
 import litert_lm
 
 from g3n_runtime.chat import GREEDY, ON_CPU, Placement, Sampler, Speed
-from g3n_runtime.conversation import Answer, Ended, limit_of, require_room
+from g3n_runtime.conversation import Answer, Ended, limit_of, require_room, require_whole
 from g3n_runtime.errors import BundleError, EngineError
 from g3n_runtime.litert.chat_template import check_engine_template
 from g3n_runtime.litert.engine_files import EngineFiles
@@ -155,10 +155,13 @@ class LiteRtEngine:
 
         Raises:
             ContextFull: the turns leave no room for an answer.
+            EngineError: a text has a NUL character, where the engine would end the prompt.
         """
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(m) for m in prompt]
         if not turns or turns[-1].get("role") != "user":
             raise EngineError("the last turn must be a user's: there is nothing to answer")
+        for text in _texts(turns):
+            require_whole(text)
         tokens = self.count(turns) + soft_tokens
         most, limit = limit_of(max_new_tokens, require_room(tokens, self.max_tokens))
         return Answer(self._stream(turns, sampler, tokens, most, limit))
@@ -251,6 +254,13 @@ def _sampler_config(sampler: Sampler | None) -> Any:
         return None
     top_k = 1 if sampler.temperature == 0 else sampler.top_k
     return litert_lm.SamplerConfig(top_k=top_k, top_p=sampler.top_p, temperature=sampler.temperature, seed=sampler.seed)
+
+
+def _texts(turns: Sequence[Message]) -> Iterator[str]:
+    """All texts in ``turns``."""
+    for turn in turns:
+        content = turn.get("content", "")
+        yield from [content] if isinstance(content, str) else (str(part.get("text", "")) for part in content)
 
 
 def _text(message: Any) -> str:
