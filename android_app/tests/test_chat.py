@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -23,6 +24,8 @@ from g3n_runtime.executorch.roles import ROLES
 from g3n_runtime.prompt import read_template
 
 RUNTIMES = ("litert", "executorch")
+WAYS = ("litert", "MODULE", "LLM_MODULE")
+"""LiteRT-LM, our loop over ExecuTorch's Java module, and its own runner of language models."""
 PROMPTS = ("What is a dog?", 'Use "river" in a sentence.', "What does 'quickly' mean?")
 TOKENS = 24
 
@@ -39,11 +42,12 @@ class Host:
         ]  # fmt: skip
 
     def chat(
-        self, bundle: Path, runtime: str, session: Path, *prompts: str, tokens: int = TOKENS, module: bool = False
+        self, bundle: Path, runtime: str, session: Path, *prompts: str, tokens: int = TOKENS
     ) -> dict[str, Any]:
-        """``module``: by ExecuTorch's own Java class instead of our shim that also takes the ``.ptd``."""
-        chosen = f"-Dg3n.module={str(module).lower()}"
-        out = run(*self._command, chosen, "org.g3n.host.HostChatKt", bundle, runtime, str(tokens), session, *prompts)
+        """``runtime`` may also be one of ``WAYS``; through ExecuTorch the app takes the first that loads the bundle."""
+        chosen = [] if runtime in RUNTIMES else [f"-Dg3n.way={runtime}"]
+        main = "org.g3n.host.HostChatKt"
+        out = run(*self._command, *chosen, main, bundle, "executorch" if chosen else runtime, str(tokens), session, *prompts)
         return json.loads(out.strip().splitlines()[-1])
 
 
@@ -80,9 +84,12 @@ def test_a_conversation_is_pythons(
     assert report["verdict"] in ("FITS", "TIGHT")
 
 
-def test_the_loop_draws_pythons_tokens(host: Host, nano_int4: Path, tmp_path: Path) -> None:
-    """Our Kotlin loop over ``text_decoder`` against the same method called from Python, token by token."""
-    bundle = open_bundle(nano_int4)
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_both_ways_through_executorch_draw_pythons_tokens(
+    way: str, host: Host, nano_fp32: Path, tmp_path: Path
+) -> None:
+    """Against the program's ``text_decoder`` called from Python, token by token."""
+    bundle = open_bundle(nano_fp32)
     model = ExecuTorchModel(ExecuTorchParts(bundle.file(ROLES["model"]), bundle.file(ROLES["tables"])), "text_decoder")
     from tokenizers import Tokenizer
 
@@ -91,29 +98,61 @@ def test_the_loop_draws_pythons_tokens(host: Host, nano_int4: Path, tmp_path: Pa
     prompt = read_template(bundle.manifest).render([{"role": "user", "content": PROMPTS[0]}])
     ids = list(tokenizer.encode(prompt, add_special_tokens=False).ids)
     tokens = model.greedy(ids, TOKENS, stops)
-    report = host.chat(nano_int4, "executorch", tmp_path / "session.json", PROMPTS[0])
+    report = host.chat(nano_fp32, way, tmp_path / "session.json", PROMPTS[0])
     assert report["pieces"] == [len(tokens)]
     assert report["turns"][-1]["text"] == tokenizer.decode(tokens, skip_special_tokens=False)
 
 
-@pytest.mark.parametrize("bundle_name", ["nano_fp32", "nano_int4"])
-def test_executorchs_own_java_classes_draw_pythons_tokens(
-    bundle_name: str, host: Host, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    """The app's ``ModuleProgram`` over the classes that the APK carries, with the wheel's library below them.
-
-    They take no data file. A rounded bundle of text alone keeps its head there, as one with the table of tokens.
-    """
-    bundle: Path = request.getfixturevalue(bundle_name)
-    manifest = open_bundle(bundle).manifest
+def test_executorchs_java_module_takes_no_data_file(host: Host, nano_int4: Path, tmp_path: Path) -> None:
+    """A rounded bundle of text alone keeps its head in the ``.ptd``; one with towers does not."""
     session = tmp_path / "session.json"
-    if manifest["recipe"]["name"] != "fp32" and manifest["model"]["modalities"] == ["text"]:
+    if open_bundle(nano_int4).manifest["model"]["modalities"] == ["text"]:
         with pytest.raises(AssertionError, match="Failed to load method: text_decoder"):
-            host.chat(bundle, "executorch", session, PROMPTS[0], module=True)
+            host.chat(nano_int4, "MODULE", session, PROMPTS[0])
         return
-    report = host.chat(bundle, "executorch", session, *PROMPTS, module=True)
+    report = host.chat(nano_int4, "MODULE", session, *PROMPTS)
     said = [turn["text"].strip() for turn in report["turns"] if turn["role"] == "MODEL"]
-    assert said == python_answers(bundle, "executorch")
+    assert said == python_answers(nano_int4, "executorch")
+
+
+def test_executorchs_own_runner_takes_the_data_file(host: Host, nano_int4: Path, tmp_path: Path) -> None:
+    report = host.chat(nano_int4, "LLM_MODULE", tmp_path / "session.json", *PROMPTS)
+    said = [turn["text"].strip() for turn in report["turns"] if turn["role"] == "MODEL"]
+    assert said == python_answers(nano_int4, "executorch")
+
+
+def test_a_picture_is_refused_by_executorchs_own_runner(host: Host, nano_int4: Path, tmp_path: Path) -> None:
+    """Its Java class takes pictures only with towers inside the program, where none of our bundles has them."""
+    path = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(path)
+    with pytest.raises(AssertionError, match=r"takes no vision: (load it with LiteRT|compile it with --modalities)"):
+        host.chat(nano_int4, "LLM_MODULE", tmp_path / "session.json", f"--image={path}", "What is this?")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_stop_ends_an_answer_and_the_next_one_is_whole(way: str, host: Host, nano_fp32: Path, tmp_path: Path) -> None:
+    report = host.chat(nano_fp32, way, tmp_path / "session.json", "--stop=2", PROMPTS[0], PROMPTS[1])
+    stopped, whole = (turn for turn in report["turns"] if turn["role"] == "MODEL")
+    assert report["finishes"] == ["STOPPED", "END_OF_TURN"] and stopped["partial"] and not whole["partial"]
+    # LiteRT-LM speaks on a thread of its own: pieces that were on their way are still shown.
+    assert stopped["text"].startswith("A dog") if way == "litert" else stopped["text"] == "A dog"
+    assert whole["text"].strip().endswith(".")
+
+
+@pytest.mark.parametrize("role", [ROLES["model"], ROLES["tables"], ROLES["tokenizer"]])
+def test_what_executorchs_own_runner_refuses_is_told(role: str, host: Host, nano_int4: Path, tmp_path: Path) -> None:
+    """Each in a JVM of its own: an error that ended the process would be no exception."""
+    bundle = tmp_path / "cut"
+    shutil.copytree(nano_int4, bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
+    entry = next(file for file in manifest["files"] if file["role"] == role)
+    path = bundle / entry["path"]
+    data = path.read_bytes()[: entry["bytes"] // 2]
+    path.write_bytes(data)
+    entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (bundle / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(AssertionError, match=r"\[ExecuTorch Error 0x\w+\] [^:]+: Failed to load model\""):
+        host.chat(bundle, "LLM_MODULE", tmp_path / "session.json", PROMPTS[0])
 
 
 @pytest.mark.parametrize("kind", ["image", "sound"])
@@ -139,10 +178,12 @@ def test_the_apps_engine_takes_pictures_and_sounds(kind: str, host: Host, nano_i
     assert report["turns"][-1]["text"].strip() == want.strip() != ""
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_an_answer_that_fills_the_context_says_so(runtime: str, host: Host, nano_fp32: Path, tmp_path: Path) -> None:
-    report = host.chat(nano_fp32, runtime, tmp_path / "session.json", "many words " * 239, tokens=1000)
+@pytest.mark.parametrize("way", WAYS)
+def test_an_answer_that_fills_the_context_says_so(way: str, host: Host, nano_fp32: Path, tmp_path: Path) -> None:
+    report = host.chat(nano_fp32, way, tmp_path / "session.json", "many words " * 239, tokens=1000)
     assert report["finishes"] == ["CONTEXT_FULL"]
+    # 488 tokens of 512 are the prompt's, and the last that is drawn takes no place. LiteRT-LM ends earlier.
+    assert way == "litert" or report["pieces"] == [25]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

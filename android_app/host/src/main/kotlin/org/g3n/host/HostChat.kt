@@ -31,8 +31,9 @@ import kotlin.system.exitProcess
  * The app without its screens: the presenters check and load a bundle, then say prompts greedily and print the turns.
  *
  * Arguments: bundle folder, runtime, tokens an answer may have, session file, then prompts, before which
- * `--image=FILE` and `--sound=FILE` attach something. System properties
- * `g3n.shims` (folder of the native shims) and `g3n.litertlm` (path of LiteRT-LM's library) say where the engines are.
+ * `--image=FILE` and `--sound=FILE` attach something and `--stop=N` stops the answer after its first N pieces. System properties
+ * `g3n.shims` (folder of the native shims) and `g3n.litertlm` (path of LiteRT-LM's library) say where the engines are;
+ * `g3n.way` (a [HostEngines.Way]) asks for one way through ExecuTorch.
  */
 fun main(arguments: Array<String>) {
     val (bundle, runtime, limit, session) = arguments
@@ -70,7 +71,7 @@ private class HostChat(
     private val store = FileSessionStore(session)
     private val loader = LoadPresenter(
         emptyList(),
-        HostEngines(),
+        HostEngines(System.getProperty("g3n.way")?.let(HostEngines.Way::valueOf)),
         LoadEnvironment(
             ::hostMemory, threads, cacheDirectory = null, engineThreads = 1,
             keys = FileAcceptedKeys(File(session.path + ".keys")), checked = FileCheckedFiles(File(session.path + ".checked")), store,
@@ -96,20 +97,29 @@ private class HostChat(
         for (prompt in prompts) {
             val (option, path) = prompt.split('=', limit = 2).let { it.first() to it.last() }
             val kind = KINDS[option]
-            if (kind != null) {
-                chat.add(Attachment(kind, path))
-                continue
+            when {
+                kind != null -> chat.add(Attachment(kind, path))
+                option == STOP -> screen.onPiece = stopAfter(path.toInt(), chat)
+                else -> {
+                    chat.edit(prompt)
+                    chat.send()
+                    threads.run()
+                    screen.onPiece = {}
+                }
             }
-            chat.edit(prompt)
-            chat.send()
-            threads.run()
         }
         loader.release()
         threads.run()
         return screen.report()
     }
 
+    private fun stopAfter(pieces: Int, chat: ChatPresenter): () -> Unit {
+        var seen = 0
+        return { if (++seen == pieces) chat.stop() }
+    }
+
     private companion object {
+        const val STOP = "--stop"
         val KINDS = mapOf("--image" to Attachment.Kind.IMAGE, "--sound" to Attachment.Kind.SOUND)
     }
 
@@ -123,6 +133,7 @@ private class HostChat(
 
 private class Screen : LoadView, ChatView {
     var error: Throwable? = null
+    var onPiece: () -> Unit = {}
     private var turns: List<Turn> = emptyList()
     private val finishes = JsonArray()
     private val pieces = JsonArray()
@@ -171,7 +182,7 @@ private class Screen : LoadView, ChatView {
 
     override fun openChat() = Unit
 
-    override fun showAnswer(text: String) = Unit
+    override fun showAnswer(text: String) = onPiece()
 
     override fun showDraft(text: String) = Unit
 
