@@ -11,11 +11,12 @@ import android.widget.EditText
 import android.widget.TextView
 import org.g3n.app.Screens.answered
 import org.g3n.app.Screens.app
+import org.g3n.app.Screens.attach
 import org.g3n.app.Screens.bundle
 import org.g3n.app.Screens.chat
 import org.g3n.app.Screens.choose
 import org.g3n.app.Screens.dialog
-import org.g3n.app.Screens.idle
+import org.g3n.app.Screens.gallery
 import org.g3n.app.Screens.isAnswering
 import org.g3n.app.Screens.isShown
 import org.g3n.app.Screens.load
@@ -40,7 +41,6 @@ import org.robolectric.android.controller.ActivityController
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
 import org.robolectric.shadows.ShadowAudioRecord
-import java.io.ByteArrayInputStream
 import java.io.File
 import java.util.concurrent.Semaphore
 import kotlin.test.assertEquals
@@ -54,21 +54,6 @@ import kotlin.test.assertTrue
 class ChatScreenTest {
     @Before
     fun set() = memory(8, 6000)
-
-    private fun ChatActivity.attach(choice: Int) {
-        press(R.id.attach)
-        val list = dialog().listView
-        list.performItemClick(list.adapter.getView(choice, null, list), choice, choice.toLong())
-        idle()
-    }
-
-    private fun ChatActivity.gallery(bytes: ByteArray?) {
-        attach(0)
-        val uri = Uri.parse("content://gallery/1")
-        if (bytes != null) shadowOf(contentResolver).registerInputStream(uri, ByteArrayInputStream(bytes))
-        val asked = shadowOf(this).nextStartedActivityForResult.intent
-        shadowOf(this).receiveResult(asked, Activity.RESULT_OK, Intent().setData(uri))
-    }
 
     @Test
     fun `a coming answer is not called interrupted and a stopped one is`() {

@@ -17,7 +17,7 @@ import java.util.concurrent.Semaphore
 import java.util.concurrent.TimeUnit
 
 /** The app with engines that say what a test tells them to. */
-class TestApplication : G3nApplication() {
+open class TestApplication : G3nApplication() {
     val script = Script()
     override var engines: EngineFactory = ScriptedEngines(script)
     override val clock = TenthsOfSeconds()
