@@ -3,6 +3,7 @@ package org.g3n.app
 import android.app.Activity
 import android.content.ComponentCallbacks2
 import android.content.Intent
+import android.media.AudioRecord
 import android.net.Uri
 import android.os.Bundle
 import android.provider.MediaStore
@@ -31,6 +32,7 @@ import org.g3n.app.Screens.turns
 import org.g3n.app.Screens.until
 import org.g3n.core.bundle.Modality
 import org.g3n.core.engine.Finish
+import org.g3n.core.engine.Notice
 import org.junit.Before
 import org.junit.Test
 import org.junit.runner.RunWith
@@ -84,6 +86,7 @@ class ChatScreenTest {
         assertEquals("typed while it speaks", controller.get().text(R.id.draft))
         val said = controller.get().text(R.id.status)
         assertTrue("tokens per second" in said && "memory in use" in said, said)
+        assertFalse(app.wasAskedWhileDrawing)
         controller.turn()
         assertEquals(said, controller.get().text(R.id.status))
     }
@@ -185,19 +188,25 @@ class ChatScreenTest {
     }
 
     private fun record(activity: ChatActivity, seconds: Float) {
-        shadowOf(app).grantPermissions(android.Manifest.permission.RECORD_AUDIO)
         var left = (seconds * 16_000).toInt() * 2
+        record(activity) { _, size ->
+            if (left <= 0) activity.view<TextView>(R.id.record_stop).performClick()
+            left -= size * 2
+            size
+        }
+    }
+
+    /** Records what [source] gives, the samples that were read, into an array with room for so many. */
+    private fun record(activity: ChatActivity, until: (() -> Boolean)? = null, source: (ShortArray, Int) -> Int) {
+        shadowOf(app).grantPermissions(android.Manifest.permission.RECORD_AUDIO)
         ShadowAudioRecord.setSourceProvider {
             object : ShadowAudioRecord.AudioRecordSource {
-                override fun readInShortArray(audioData: ShortArray, offset: Int, size: Int, isBlocking: Boolean): Int {
-                    if (left <= 0) activity.view<TextView>(R.id.record_stop).performClick()
-                    left -= size * 2
-                    return size
-                }
+                override fun readInShortArray(audioData: ShortArray, offset: Int, size: Int, isBlocking: Boolean): Int =
+                    source(audioData, size)
             }
         }
         activity.attach(2)
-        until("the end of the recording") { !activity.isShown(R.id.record_stop) }
+        until("the end of the recording", until ?: { !activity.isShown(R.id.record_stop) })
     }
 
     @Test
@@ -246,6 +255,42 @@ class ChatScreenTest {
         controller.restart().start()
         assertTrue(controller.get().isFinishing)
         assertEquals(2, chat(File(app.importFolder, "nano-host-int4")).get().turns.size)
+    }
+
+    @Test
+    fun `a microphone that another app has is told and leaves no file`() {
+        val activity = chat().get()
+        record(activity) { _, _ -> AudioRecord.ERROR_DEAD_OBJECT }
+        assertEquals(activity.getString(R.string.chat_record_failed), activity.text(R.id.status))
+        assertFalse(activity.isShown(R.id.attached))
+        assertEquals(emptyList(), app.attachments.list()!!.toList())
+    }
+
+    @Test
+    fun `a recording ends when the screen is left, and what was said is attached to the next one`() {
+        val controller = chat()
+        var isLeft = false
+        record(controller.get(), until = { isLeft }) { _, size ->
+            if (!isLeft) {
+                isLeft = true
+                controller.get().runOnUiThread { controller.turn() }
+            }
+            size
+        }
+        until("the recording") { controller.get().isShown(R.id.attached) }
+        val sound = app.attachments.listFiles()!!.single()
+        assertEquals(".wav", sound.name.takeLast(4))
+        assertFalse(controller.get().isShown(R.id.record_stop))
+    }
+
+    @Test
+    fun `a cache that was read back wrongly is told`() {
+        app.script.notice = Notice.CACHE_OFF
+        val activity = chat().get()
+        assertEquals(activity.getString(R.string.chat_cache_off), activity.text(R.id.status))
+        activity.say("What is a river?")
+        activity.answered()
+        assertTrue(activity.text(R.id.status).startsWith(activity.getString(R.string.chat_cache_off) + "\n"))
     }
 
     @Test

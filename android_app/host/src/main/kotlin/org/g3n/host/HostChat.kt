@@ -9,6 +9,7 @@ import org.g3n.core.chat.Attachment
 import org.g3n.core.chat.FolderAttachments
 import org.g3n.core.chat.Turn
 import org.g3n.core.device.DeviceMemory
+import org.g3n.core.engine.Notice
 import org.g3n.core.session.FileAcceptedKeys
 import org.g3n.core.session.FileCheckedFiles
 import org.g3n.core.session.FileSessionStore
@@ -33,7 +34,8 @@ import kotlin.system.exitProcess
  * Arguments: bundle folder, runtime, tokens an answer may have, session file, then prompts, before which
  * `--image=FILE` and `--sound=FILE` attach something and `--stop=N` stops the answer after its first N pieces. System properties
  * `g3n.shims` (folder of the native shims) and `g3n.litertlm` (path of LiteRT-LM's library) say where the engines are;
- * `g3n.way` (a [HostEngines.Way]) asks for one way through ExecuTorch.
+ * `g3n.way` (a [HostEngines.Way]) asks for one way through ExecuTorch, `g3n.cache` names a folder that engines may keep
+ * something in, and `g3n.free` says how many bytes of memory are free.
  */
 fun main(arguments: Array<String>) {
     val (bundle, runtime, limit, session) = arguments
@@ -73,7 +75,7 @@ private class HostChat(
         emptyList(),
         HostEngines(System.getProperty("g3n.way")?.let(HostEngines.Way::valueOf)),
         LoadEnvironment(
-            ::hostMemory, threads, cacheDirectory = null, engineThreads = 1,
+            ::hostMemory, threads, System.getProperty("g3n.cache")?.let(::File), engineThreads = 1,
             keys = FileAcceptedKeys(File(session.path + ".keys")), checked = FileCheckedFiles(File(session.path + ".checked")), store,
         ),
     ) { engine, config, kept ->
@@ -127,6 +129,7 @@ private class HostChat(
         val kib = File("/proc/meminfo").readLines().associate { line ->
             line.substringBefore(':') to line.filter { it.isDigit() }.toLong()
         }
+        System.getProperty("g3n.free")?.let { return DeviceMemory(kib.getValue("MemTotal") shl 10, it.toLong(), 0) }
         return DeviceMemory(kib.getValue("MemTotal") shl 10, kib.getValue("MemAvailable") shl 10, 0)
     }
 }
@@ -138,9 +141,11 @@ private class Screen : LoadView, ChatView {
     private val finishes = JsonArray()
     private val pieces = JsonArray()
     private var verdict = ""
+    private var notice: Notice? = null
 
     fun report() = JsonObject().apply {
         addProperty("verdict", verdict)
+        addProperty("notice", notice?.name)
         add("finishes", finishes)
         add("pieces", pieces)
         add("turns", JsonArray().apply { turns.forEach { add(turn(it)) } })
@@ -159,6 +164,10 @@ private class Screen : LoadView, ChatView {
 
     override fun showTurns(turns: List<Turn>, isRunning: Boolean) {
         this.turns = turns
+    }
+
+    override fun showNotice(notice: Notice?) {
+        this.notice = notice
     }
 
     override fun showEnd(end: AnswerEnd?) {
