@@ -197,7 +197,7 @@ class ChatScreenTest {
     }
 
     /** Records what [source] gives, the samples that were read, into an array with room for so many. */
-    private fun record(activity: ChatActivity, until: (() -> Boolean)? = null, source: (ShortArray, Int) -> Int) {
+    private fun record(activity: ChatActivity, ends: (() -> Boolean)? = null, source: (ShortArray, Int) -> Int) {
         shadowOf(app).grantPermissions(android.Manifest.permission.RECORD_AUDIO)
         ShadowAudioRecord.setSourceProvider {
             object : ShadowAudioRecord.AudioRecordSource {
@@ -206,7 +206,7 @@ class ChatScreenTest {
             }
         }
         activity.attach(2)
-        until("the end of the recording", until ?: { !activity.isShown(R.id.record_stop) })
+        until("the end of the recording", ends ?: { !activity.isShown(R.id.record_stop) })
     }
 
     @Test
@@ -260,7 +260,7 @@ class ChatScreenTest {
     @Test
     fun `a microphone that another app has is told and leaves no file`() {
         val activity = chat().get()
-        record(activity) { _, _ -> AudioRecord.ERROR_DEAD_OBJECT }
+        record(activity) { _, _ -> AudioRecord.ERROR_INVALID_OPERATION }
         assertEquals(activity.getString(R.string.chat_record_failed), activity.text(R.id.status))
         assertFalse(activity.isShown(R.id.attached))
         assertEquals(emptyList(), app.attachments.list()!!.toList())
@@ -270,7 +270,7 @@ class ChatScreenTest {
     fun `a recording ends when the screen is left, and what was said is attached to the next one`() {
         val controller = chat()
         var isLeft = false
-        record(controller.get(), until = { isLeft }) { _, size ->
+        record(controller.get(), ends = { isLeft }) { _, size ->
             if (!isLeft) {
                 isLeft = true
                 controller.get().runOnUiThread { controller.turn() }
