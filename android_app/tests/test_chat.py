@@ -9,6 +9,7 @@ import shutil
 import struct
 import sys
 import wave
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,17 @@ class Host:
         ]  # fmt: skip
 
     def chat(
-        self, bundle: Path, runtime: str, session: Path, *prompts: str, tokens: int = TOKENS
+        self, bundle: Path, runtime: str, session: Path, *prompts: str, tokens: int = TOKENS, **properties: str | int
     ) -> dict[str, Any]:
-        """``runtime`` may also be one of ``WAYS``; through ExecuTorch the app takes the first that loads the bundle."""
-        chosen = [] if runtime in RUNTIMES else [f"-Dg3n.way={runtime}"]
+        """``runtime`` may also be one of ``WAYS``; through ExecuTorch the app takes the first that loads the bundle.
+
+        ``properties`` are those of ``HostChat.kt``: ``cache`` and ``free``.
+        """
+        chosen = [f"-Dg3n.{name}={value}" for name, value in properties.items()]
+        if runtime not in RUNTIMES:
+            runtime, chosen = "executorch", [*chosen, f"-Dg3n.way={runtime}"]
         main = "org.g3n.host.HostChatKt"
-        out = run(*self._command, *chosen, main, bundle, "executorch" if chosen else runtime, str(tokens), session, *prompts)
+        out = run(*self._command, *chosen, main, bundle, runtime, str(tokens), session, *prompts)
         return json.loads(out.strip().splitlines()[-1])
 
 
@@ -59,8 +65,8 @@ def executorch_classes(android: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def host(jvm_report: str, android: Path, shims: Path, site_packages: Path) -> Host:
-    return Host(android, shims, site_packages / "litert_lm" / "liblitert-lm.so")
+def host(jvm_report: str, android: Path, shims: Path, litertlm: Path) -> Host:
+    return Host(android, shims, litertlm)
 
 
 def python_answers(bundle: Path, runtime: str) -> list[str]:
@@ -142,15 +148,15 @@ def test_stop_ends_an_answer_and_the_next_one_is_whole(way: str, host: Host, nan
 @pytest.mark.parametrize("role", [ROLES["model"], ROLES["tables"], ROLES["tokenizer"]])
 def test_what_executorchs_own_runner_refuses_is_told(role: str, host: Host, nano_int4: Path, tmp_path: Path) -> None:
     """Each in a JVM of its own: an error that ended the process would be no exception."""
-    bundle = tmp_path / "cut"
-    shutil.copytree(nano_int4, bundle)
-    manifest = json.loads((bundle / "manifest.json").read_text("utf-8"))
-    entry = next(file for file in manifest["files"] if file["role"] == role)
-    path = bundle / entry["path"]
-    data = path.read_bytes()[: entry["bytes"] // 2]
-    path.write_bytes(data)
-    entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (bundle / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    data = open_bundle(nano_int4).file(role).read_bytes()
+    half = data[: len(data) // 2]
+
+    def change(manifest: dict[str, Any]) -> None:
+        entry = next(file for file in manifest["files"] if file["role"] == role)
+        entry.update(bytes=len(half), sha256=hashlib.sha256(half).hexdigest())
+
+    bundle = edited(nano_int4, tmp_path, change)
+    (bundle / open_bundle(nano_int4).file(role).name).write_bytes(half)
     with pytest.raises(AssertionError, match=r"\[ExecuTorch Error 0x\w+\] [^:]+: Failed to load model\""):
         host.chat(bundle, "LLM_MODULE", tmp_path / "session.json", PROMPTS[0])
 
@@ -204,6 +210,54 @@ def test_the_limit_ends_an_answer(runtime: str, host: Host, nano_fp32: Path, tmp
 def test_a_conversation_beyond_the_context_is_told(runtime: str, host: Host, nano_fp32: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="the bundle's context is 512: start anew"):
         host.chat(nano_fp32, runtime, tmp_path / "session.json", "many words " * 300)
+
+
+def test_a_context_shortened_for_want_of_memory_is_the_engines(host: Host, nano_int4: Path, tmp_path: Path) -> None:
+    manifest = open_bundle(nano_int4).manifest
+    # Two thirds of the caches' 2 MB are missing.
+    free = max(manifest["memory"]["litert"]["peak"].values()) - manifest["kv"]["bytes"] * 2 // 3
+    said = host.chat(nano_int4, "litert", tmp_path / "session.json", PROMPTS[0], free=free)["turns"][-1]["text"]
+    assert said.strip() == python_answers(nano_int4, "litert")[0]
+    with pytest.raises(AssertionError, match=r"has 12\d\d tokens, the bundle's context is 1024: start anew"):
+        host.chat(nano_int4, "litert", tmp_path / "other.json", "many words " * 600, free=free)
+    whole = host.chat(nano_int4, "litert", tmp_path / "whole.json", "many words " * 600, tokens=2)
+    assert whole["finishes"] == ["LENGTH"]
+
+
+def test_a_context_that_is_no_whole_chunk_can_be_filled(host: Host, nano_int4: Path, tmp_path: Path) -> None:
+    """LiteRT-LM refuses a prompt whose last chunk of 256 is padded past the end of caches of 300."""
+    bundle = edited(nano_int4, tmp_path, lambda manifest: manifest.update(context=300))
+    report = host.chat(bundle, "litert", tmp_path / "session.json", "many words " * 135, tokens=2)
+    assert report["finishes"] == ["LENGTH"]
+
+
+def test_a_cache_that_comes_back_wrong_is_found_at_the_second_launch(
+    host: Host, nano_int4: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+
+    def launch(name: str) -> tuple[str, str | None]:
+        report = host.chat(nano_int4, "litert", tmp_path / f"{name}.json", PROMPTS[0], cache=str(cache))
+        return report["turns"][-1]["text"], report.get("notice")
+
+    first = launch("first")
+    (kept,) = (path for path in cache.rglob("*.xnnpack_cache") if re.search(r"_\d+\.xnnpack_cache$", path.name))
+    good = kept.read_bytes()
+    # Weights come back as others; the file's own description at both ends is as it was, or XNNPACK would see it.
+    kept.write_bytes(good[:4096] + good[4096 : len(good) // 2][::-1] + good[len(good) // 2 :])
+    second = launch("second")
+    assert (first[1], second[1]) == (None, "CACHE_OFF") and first[0] == second[0]
+    assert not kept.exists() and launch("third") == second
+
+
+def edited(bundle: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy with another manifest; nobody signed it."""
+    copy = folder / "edited"
+    shutil.copytree(bundle, copy)
+    manifest = json.loads((copy / "manifest.json").read_text("utf-8"))
+    change(manifest)
+    (copy / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    return copy
 
 
 def test_a_conversation_kept_by_litert_lm_still_differs(nano_fp32: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from android_app.tests.conftest import OFFLINE, ROOT
 
@@ -108,7 +108,24 @@ def classes(jar: Path) -> Iterator[bytes]:
 class ClassFile:
     """The constant pool of a class file and its methods (The Java Virtual Machine Specification, chapter 4)."""
 
-    _SIZES = {3: 4, 4: 4, 5: 8, 6: 8, 7: 2, 8: 2, 9: 4, 10: 4, 11: 4, 12: 4, 15: 3, 16: 2, 17: 4, 18: 4, 19: 2, 20: 2}
+    _SIZES: ClassVar = {
+        3: 4,
+        4: 4,
+        5: 8,
+        6: 8,
+        7: 2,
+        8: 2,
+        9: 4,
+        10: 4,
+        11: 4,
+        12: 4,
+        15: 3,
+        16: 2,
+        17: 4,
+        18: 4,
+        19: 2,
+        20: 2,
+    }
 
     def __init__(self, data: bytes) -> None:
         self._data, self._pool = data, dict[int, tuple[int, bytes]]()

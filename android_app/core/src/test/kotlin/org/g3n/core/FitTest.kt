@@ -62,6 +62,7 @@ class FitTest {
         assertEquals(3328, chosen)
         assertTrue(ContextPolicy.saved(large, chosen) in (50L shl 20)..(55L shl 20))
         assertEquals(1024, context(10))
+        assertEquals(full, context(10, large.copy(cache = cache.copy(bytes = 30L shl 20))))
         // Where the window is as long as the context, the caches have one length.
         assertEquals(full, context(10, large.copy(cache = cache.copy(sliding = listOf(full)))))
         assertEquals(full, context(10, large.copy(memory = mapOf(Runtime.EXECUTORCH to ledger)), Runtime.EXECUTORCH))

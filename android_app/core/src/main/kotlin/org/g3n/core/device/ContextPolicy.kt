@@ -6,8 +6,9 @@ import org.g3n.core.bundle.Runtime
 /** Chooses how much context to make room for when a bundle is loaded: LiteRT-LM shortens the caches then. */
 object ContextPolicy {
     /**
-     * Tokens of context for [manifest] in [runtime]: all that it has where [memory] holds them, else the most that fit,
-     * but no fewer than a conversation needs.
+     * Tokens of context for [manifest] in [runtime]: all that it has where [memory] holds them, else the most that fit.
+     *
+     * Where nothing fits, as few as a conversation needs, if that frees a tenth of the memory at least.
      */
     fun preferred(manifest: Manifest, runtime: Runtime, memory: DeviceMemory): Int {
         val own = manifest.context
@@ -16,7 +17,8 @@ object ContextPolicy {
         val chunk = manifest.longestPrefill
         val shorter = (own / chunk downTo 1).map { it * chunk }.filter { it in LEAST..own }
         val peak = manifest.ledger(runtime).peak
-        return (listOf(own) + shorter).firstOrNull { peak - saved(manifest, it) <= usable } ?: shorter.lastOrNull() ?: own
+        val least = shorter.lastOrNull()?.takeIf { saved(manifest, it) >= peak / WORTH } ?: own
+        return (listOf(own) + shorter).firstOrNull { peak - saved(manifest, it) <= usable } ?: least
     }
 
     /** Bytes that the caches of [context] tokens take less than those of the whole. */
@@ -24,4 +26,7 @@ object ContextPolicy {
 
     /** Fewer tokens are no conversation. */
     private const val LEAST = 1024
+
+    /** What frees less than this part of the peak does not make up for a shorter conversation. */
+    private const val WORTH = 10
 }

@@ -13,7 +13,7 @@ import java.io.IOException
  * Some engines write packed weights at the first launch and read them back as garbage at the second, without an error
  * (`docs/upstream/litert-lm-int4-weight-cache.md`). So one golden prompt is answered at the first launch, and again at
  * the second, by then from the cache: where the answers differ, the cache is deleted, and the bundle runs without one
- * from then on. Of an accelerator no cache is kept.
+ * from then on. Of an accelerator no cache is kept. What is kept of the towers is not asked about.
  */
 class CheckedCache(private val engine: Engine) : Engine by engine {
     @Volatile
