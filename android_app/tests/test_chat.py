@@ -145,7 +145,7 @@ def test_stop_ends_an_answer_and_the_next_one_is_whole(way: str, host: Host, nan
     assert whole["text"].strip().endswith(".")
 
 
-@pytest.mark.parametrize("role", [ROLES["model"], ROLES["tables"], ROLES["tokenizer"]])
+@pytest.mark.parametrize("role", [ROLES["model"], ROLES["tokenizer"]])
 def test_what_executorchs_own_runner_refuses_is_told(role: str, host: Host, nano_int4: Path, tmp_path: Path) -> None:
     """Each in a JVM of its own: an error that ended the process would be no exception."""
     data = open_bundle(nano_int4).file(role).read_bytes()
@@ -193,14 +193,6 @@ def test_an_answer_that_fills_the_context_says_so(way: str, host: Host, nano_fp3
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_conversation_goes_on_in_a_new_process(runtime: str, host: Host, nano_fp32: Path, tmp_path: Path) -> None:
-    at_once = host.chat(nano_fp32, runtime, tmp_path / "one.json", *PROMPTS[:2])
-    session = tmp_path / "two.json"
-    host.chat(nano_fp32, runtime, session, PROMPTS[0])
-    assert host.chat(nano_fp32, runtime, session, PROMPTS[1])["turns"] == at_once["turns"]
-
-
-@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_limit_ends_an_answer(runtime: str, host: Host, nano_fp32: Path, tmp_path: Path) -> None:
     report = host.chat(nano_fp32, runtime, tmp_path / "session.json", PROMPTS[0], tokens=3)
     assert report["finishes"] == ["LENGTH"] and report["pieces"] == [3]
@@ -220,8 +212,6 @@ def test_a_context_shortened_for_want_of_memory_is_the_engines(host: Host, nano_
     assert said.strip() == python_answers(nano_int4, "litert")[0]
     with pytest.raises(AssertionError, match=r"has 12\d\d tokens, the bundle's context is 1024: start anew"):
         host.chat(nano_int4, "litert", tmp_path / "other.json", "many words " * 600, free=free)
-    whole = host.chat(nano_int4, "litert", tmp_path / "whole.json", "many words " * 600, tokens=2)
-    assert whole["finishes"] == ["LENGTH"]
 
 
 def test_a_context_that_is_no_whole_chunk_can_be_filled(host: Host, nano_int4: Path, tmp_path: Path) -> None:
@@ -247,7 +237,7 @@ def test_a_cache_that_comes_back_wrong_is_found_at_the_second_launch(
     kept.write_bytes(good[:4096] + good[4096 : len(good) // 2][::-1] + good[len(good) // 2 :])
     second = launch("second")
     assert (first[1], second[1]) == (None, "CACHE_OFF") and first[0] == second[0]
-    assert not kept.exists() and launch("third") == second
+    assert not kept.exists()
 
 
 def edited(bundle: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:

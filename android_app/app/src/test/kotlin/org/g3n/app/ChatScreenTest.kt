@@ -31,6 +31,7 @@ import org.g3n.app.Screens.turn
 import org.g3n.app.Screens.turns
 import org.g3n.app.Screens.until
 import org.g3n.core.bundle.Modality
+import org.g3n.core.chat.WaveFile
 import org.g3n.core.engine.Finish
 import org.g3n.core.engine.Notice
 import org.junit.Before
@@ -44,7 +45,9 @@ import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
 import org.robolectric.shadows.ShadowAudioRecord
 import java.io.File
+import java.util.concurrent.CountDownLatch
 import java.util.concurrent.Semaphore
+import java.util.concurrent.atomic.AtomicInteger
 import kotlin.test.assertEquals
 import kotlin.test.assertFalse
 import kotlin.test.assertNotNull
@@ -267,19 +270,20 @@ class ChatScreenTest {
     }
 
     @Test
-    fun `a recording ends when the screen is left, and what was said is attached to the next one`() {
+    fun `a recording ends when the phone is turned, and what was said is attached`() {
         val controller = chat()
-        var isLeft = false
-        record(controller.get(), ends = { isLeft }) { _, size ->
-            if (!isLeft) {
-                isLeft = true
-                controller.get().runOnUiThread { controller.turn() }
-            }
+        val reads = AtomicInteger()
+        val turned = CountDownLatch(1)
+        record(controller.get(), ends = { reads.get() > 10 }) { _, size ->
+            // A second is heard at once, and then the microphone has nothing more until the phone is turned.
+            if (reads.incrementAndGet() > 10) turned.await()
             size
         }
+        controller.turn()
+        turned.countDown()
         until("the recording") { controller.get().isShown(R.id.attached) }
-        val sound = app.attachments.listFiles()!!.single()
-        assertEquals(".wav", sound.name.takeLast(4))
+        val seconds = (app.attachments.listFiles()!!.single().length() - WaveFile.HEADER_BYTES).toFloat() / WaveFile.BYTES_PER_SECOND
+        assertTrue(seconds in 1f..1.2f, "$seconds")
         assertFalse(controller.get().isShown(R.id.record_stop))
     }
 
