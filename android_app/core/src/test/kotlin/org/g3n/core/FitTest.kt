@@ -66,7 +66,8 @@ class FitTest {
         // Where the window is as long as the context, the caches have one length.
         assertEquals(full, context(10, large.copy(cache = cache.copy(sliding = listOf(full)))))
         assertEquals(full, context(10, large.copy(memory = mapOf(Runtime.EXECUTORCH to ledger)), Runtime.EXECUTORCH))
-        assertEquals(Verdict.FITS, FitCheck.of(large.ledger(Runtime.LITERT), device(7_400, 550), ContextPolicy.saved(large, chosen)).verdict)
+        val fit = FitCheck.of(large.ledger(Runtime.LITERT), device(7_400, 550), ContextPolicy.saved(large, chosen))
+        assertEquals(Verdict.FITS, fit.verdict)
     }
 
     @Test

@@ -263,7 +263,7 @@ class LoadPresenterTest {
         val engine = FakeEngine()
         val presenter = presenter(engine)
         presenter.check(folder)
-        assertEquals(listOf(2048, 4096), listOf(Runtime.LITERT, Runtime.EXECUTORCH).map { runtime -> view.options.first { it.runtime == runtime }.context })
+        assertEquals(mapOf(Runtime.LITERT to 2048, Runtime.EXECUTORCH to 4096), view.options.associate { it.runtime to it.context })
         presenter.load(Runtime.LITERT, Device.CPU)
         threads.run()
         assertEquals(2048, engine.config?.context)
