@@ -10,7 +10,7 @@ mkdir -p "$OUT"
 
 # One call for all of it: most of a call's time is the compiler's own start.
 # The app's engines import nothing of Android; ExecuTorch's classes are those that go into the APK.
-engines=("$APP"/app/src/main/kotlin/org/g3n/app/{LiteRtLmEngine,LlmModuleEngine,ModuleProgram,NativeErrors}.kt)
+engines=("$APP"/app/src/main/kotlin/org/g3n/app/{Engines,LiteRtLmEngine,LlmModuleEngine,ModuleProgram,NativeErrors}.kt)
 unzip -q -o -p "$PARTS"/maven-apk/fbjni-*.aar classes.jar >"$OUT/fbjni.jar"
 executorch="$PARTS/react-native-executorch/android/libs/classes.jar:$OUT/fbjni.jar:$(echo "$PARTS"/maven-apk/nativeloader-*.jar)"
 sources=("$APP/core/src/main/kotlin" "$APP/host/src/main/kotlin" "$APP/core/src/test/kotlin" "$APP/core/src/testShared/kotlin" "${engines[@]}")

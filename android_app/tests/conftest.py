@@ -22,10 +22,11 @@ BIN = Path(sys.executable).parent
 TIMEOUT = 3000
 
 
-def run(*command: str | Path, cwd: Path = ROOT) -> str:
-    """What a command prints; its failure is the test's, with all it said."""
+def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
+    """What a command prints, with ``environment`` added; its failure is the test's, with all it said."""
     words = [str(word) for word in command]
-    result = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    variables = {**os.environ, **environment}
+    result = subprocess.run(words, cwd=cwd, env=variables, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert result.returncode == 0, f"{' '.join(words[:3])} ...\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
     return result.stdout
 
@@ -58,9 +59,15 @@ def jvm_report(android: Path) -> str:
 
 
 @pytest.fixture(scope="session")
+def litertlm(site_packages: Path) -> Path:
+    """LiteRT-LM's C library."""
+    return site_packages / "litert_lm" / "liblitert-lm.so"
+
+
+@pytest.fixture(scope="session")
 def shims(android: Path, site_packages: Path) -> Path:
     """The native side of the host engines."""
-    run(OFFLINE / "build_shims.sh", site_packages, android / "shims")
+    run(OFFLINE / "build_shims.sh", site_packages, android / "shims", PYTHON=sys.executable)
     return android / "shims"
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from android_app.tests.conftest import OFFLINE, run
+from android_app.tests.conftest import OFFLINE, ROOT, run
+from g3n_runtime.bundle import open_bundle
+from g3n_runtime.chat import GREEDY, Attachments
+from g3n_runtime.engines import open_engine
 
 SOURCES = Path(__file__).parents[1] / "app" / "src" / "test"
 PICTURES = SOURCES / "resources" / "pictures"
@@ -27,6 +31,30 @@ def test_every_screen_test_ran_and_passed(report: str) -> None:
     passed = re.search(r"^OK \((\d+) tests\)$", report, re.MULTILINE)
     assert passed, report[-4000:]
     assert int(passed[1]) == written > 40
+
+
+def test_the_screens_run_the_real_engines(
+    report: str, android: Path, shims: Path, litertlm: Path, nano_int4: Path, tmp_path: Path
+) -> None:
+    """Imported, judged, loaded, asked, turned, ended, gone on with in the other runtime, tested, shown a picture."""
+    files = tmp_path / "files"
+    picture = ROOT / "compiler/g3n_compiler/nano/heldout/seven.png"
+    named = {"shims": shims, "litertlm": litertlm, "bundle": nano_int4, "files": files, "picture": picture}
+    options = " ".join(f"-Dg3n.{name}={path}" for name, path in named.items())
+    said = run(
+        OFFLINE / "build_screens.sh", android / "parts", android, tmp_path, "org.g3n.app.RealEnginesTest",
+        JAVA_OPTIONS=options,
+    )  # fmt: skip
+    assert re.search(r"^OK \(3 tests\)$", said, re.MULTILINE), said[-4000:]
+    for name, runtime in (("litert", "litert"), ("executorch", "executorch"), ("picture", "litert")):
+        turns = json.loads((files / f"{name}.json").read_text("utf-8"))
+        engine = open_engine(open_bundle(nano_int4), runtime, threads=1)
+        try:
+            for asked, answered in zip(turns[::2], turns[1::2], strict=True):
+                given = Attachments(images=(Path(asked["picture"]),)) if "picture" in asked else Attachments()
+                assert "".join(engine.send(asked["text"], GREEDY, None, given)).strip() == answered["text"].strip()
+        finally:
+            engine.close()
 
 
 def test_every_picture_that_is_kept_was_drawn(report: str, android: Path) -> None:

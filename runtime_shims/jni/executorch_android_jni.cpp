@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "hybrid_data.h"
 #include "jni_support.h"
 
 // The wheel exports these and ships no header for them.
@@ -33,23 +34,12 @@ using executorch::runtime::EValue;
 constexpr jint kTensor = 1;
 constexpr jint kInt = 4;
 
-// Where HybridData keeps the address of the native object.
-jfieldID pointer_field(JNIEnv* env, jobject destructor) {
-  return env->GetFieldID(env->GetObjectClass(destructor), "mNativePointer", "J");
-}
+struct LoadedModule : g3n::Native {
+  explicit LoadedModule(std::unique_ptr<Module> loaded) : module(std::move(loaded)) {}
+  std::unique_ptr<Module> module;
+};
 
-jobject destructor_of(JNIEnv* env, jobject hybrid) {
-  const jfieldID field =
-      env->GetFieldID(env->GetObjectClass(hybrid), "mDestructor", "Lcom/facebook/jni/HybridData$Destructor;");
-  return env->GetObjectField(hybrid, field);
-}
-
-Module& module_of(JNIEnv* env, jobject java_module) {
-  const jfieldID field =
-      env->GetFieldID(env->GetObjectClass(java_module), "mHybridData", "Lcom/facebook/jni/HybridData;");
-  jobject destructor = destructor_of(env, env->GetObjectField(java_module, field));
-  return *reinterpret_cast<Module*>(env->GetLongField(destructor, pointer_field(env, destructor)));
-}
+Module& module_of(JNIEnv* env, jobject java_module) { return *g3n::hybrid::of<LoadedModule>(env, java_module).module; }
 
 // The tensor in a Java EValue; its memory is the Java tensor's direct buffer.
 TensorPtr tensor_of(JNIEnv* env, jobject value) {
@@ -110,7 +100,7 @@ jobjectArray strings(JNIEnv* env, const std::vector<std::string>& texts) {
 extern "C" {
 
 JNIEXPORT void JNICALL Java_com_facebook_jni_HybridData_00024Destructor_deleteNative(JNIEnv*, jclass, jlong pointer) {
-  delete reinterpret_cast<Module*>(pointer);
+  delete reinterpret_cast<g3n::Native*>(pointer);
 }
 
 G3N_JNI(jobject, initHybrid)(JNIEnv* env, jclass, jstring path, jint load_mode, jint threads) {
@@ -119,13 +109,12 @@ G3N_JNI(jobject, initHybrid)(JNIEnv* env, jclass, jstring path, jint load_mode, 
       pool->_unsafe_reset_threadpool(static_cast<uint32_t>(threads));
     }
     auto module = std::make_unique<Module>(g3n::utf8(env, path), static_cast<Module::LoadMode>(load_mode));
-    jclass hybrid_class = env->FindClass("com/facebook/jni/HybridData");
-    jobject hybrid = env->NewObject(hybrid_class, env->GetMethodID(hybrid_class, "<init>", "()V"));
-    jobject destructor = destructor_of(env, hybrid);
-    env->SetLongField(destructor, pointer_field(env, destructor), reinterpret_cast<jlong>(module.release()));
-    return hybrid;
+    return g3n::hybrid::make(env, std::make_unique<LoadedModule>(std::move(module)));
   });
 }
+
+// Android's library keeps what ExecuTorch logs, and every exception asks for it. Here it went to standard error.
+G3N_JNI(jobjectArray, readLogBufferStaticNative)(JNIEnv* env, jclass) { return strings(env, {}); }
 
 G3N_JNI(jobjectArray, getMethodsNative)(JNIEnv* env, jobject self) {
   return g3n::guarded<jobjectArray>(env, nullptr, [&] {

@@ -32,6 +32,19 @@ inline jbyteArray bytes(JNIEnv* env, const std::string& text) {
   return out;
 }
 
+// `text` as a Java string.
+inline jstring java_string(JNIEnv* env, const std::string& text) {
+  jclass string = env->FindClass("java/lang/String");
+  const jmethodID decode = env->GetMethodID(string, "<init>", "([BLjava/lang/String;)V");
+  jbyteArray encoded = bytes(env, text);
+  jstring charset = env->NewStringUTF("UTF-8");
+  auto out = static_cast<jstring>(env->NewObject(string, decode, encoded, charset));
+  for (jobject local : {static_cast<jobject>(encoded), static_cast<jobject>(charset), static_cast<jobject>(string)}) {
+    env->DeleteLocalRef(local);
+  }
+  return out;
+}
+
 // Runs `body`; a C++ exception becomes a java.lang.RuntimeException and `failed` is returned.
 template <typename Result, typename Body>
 Result guarded(JNIEnv* env, Result failed, Body&& body) {

@@ -20,6 +20,7 @@ import org.g3n.core.chat.Attachment
 import org.g3n.core.chat.Turn
 import org.g3n.core.chat.WaveFile
 import org.g3n.core.engine.Finish
+import org.g3n.core.engine.Notice
 import org.g3n.core.ui.AnswerEnd
 import org.g3n.core.ui.ChatPresenter
 import org.g3n.core.ui.ChatView
@@ -40,6 +41,7 @@ class ChatActivity : Activity(), ChatView {
     private val dialogs = Dialogs(this)
     private var recorder: SoundRecorder? = null
     private var isRunning = false
+    private var notice: Notice? = null
 
     /** Where the camera app writes, while it is open. */
     private var photo: File? = null
@@ -213,13 +215,21 @@ class ChatActivity : Activity(), ChatView {
         view<View>(R.id.retry).visibility = if (canRetry) View.VISIBLE else View.GONE
     }
 
+    override fun showNotice(notice: Notice?) {
+        this.notice = notice
+    }
+
     override fun showEnd(end: AnswerEnd?) {
-        val notice = when (end?.finish) {
+        val loaded = when (notice) {
+            Notice.CACHE_OFF -> getString(R.string.chat_cache_off)
+            null -> null
+        }
+        val ended = when (end?.finish) {
             Finish.CONTEXT_FULL -> getString(R.string.chat_context_full)
             Finish.LENGTH -> getString(R.string.chat_length)
             Finish.END_OF_TURN, Finish.STOPPED, null -> null
         }
-        status.text = listOfNotNull(notice, end?.stats?.let(::stats)).joinToString("\n")
+        status.text = listOfNotNull(loaded, ended, end?.stats?.let(::stats)).joinToString("\n")
     }
 
     private fun stats(stats: Stats): String {

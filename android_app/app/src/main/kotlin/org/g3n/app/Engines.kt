@@ -1,6 +1,7 @@
 package org.g3n.app
 
 import org.g3n.core.bundle.Runtime
+import org.g3n.core.engine.CheckedCache
 import org.g3n.core.engine.DecoderEngine
 import org.g3n.core.engine.Engine
 import org.g3n.core.engine.EngineException
@@ -25,7 +26,7 @@ object Engines : EngineFactory {
     override fun create(runtime: Runtime): Engine {
         if (runtime !in runtimes) throw EngineException("this build of the app carries no engine for ${runtime.id}")
         return when (runtime) {
-            Runtime.LITERT -> LiteRtLmEngine()
+            Runtime.LITERT -> CheckedCache(LiteRtLmEngine())
             Runtime.EXECUTORCH -> FirstThatLoads(
                 DecoderEngine { path, _, threads -> ModuleProgram(path, DecoderEngine.METHOD, threads) },
                 LlmModuleEngine(),

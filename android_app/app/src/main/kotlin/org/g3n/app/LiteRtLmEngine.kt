@@ -45,6 +45,7 @@ class LiteRtLmEngine : Engine {
         cleanUp()
         config.requireWhole()
         val manifest = config.bundle.manifest
+        val tokens = manifest.wholeChunks(config.context)
         val backend = if (config.device == Device.CPU) Backend.CPU(config.threads) else Backend.GPU()
         val made = translatedErrors {
             LiteRtLm(
@@ -54,14 +55,15 @@ class LiteRtLmEngine : Engine {
                     visionBackend = backend.takeIf { Modality.VISION in manifest.modalities },
                     // The audio encoder has operators that the GPU does not take.
                     audioBackend = Backend.CPU(config.threads).takeIf { Modality.AUDIO in manifest.modalities },
-                    maxNumTokens = manifest.context,
-                    // On a GPU the engine reads int4 weights back from its cache as garbage (docs/upstream).
-                    cacheDir = if (config.device == Device.CPU) config.cacheDirectory?.path else NO_CACHE,
+                    maxNumTokens = tokens,
+                    // On a GPU the engine reads int4 weights back from its cache as garbage (docs/upstream). Where no folder
+                    // is named, it would keep a cache beside the bundle.
+                    cacheDir = config.cacheDirectory?.path?.takeIf { config.device == Device.CPU } ?: NO_CACHE,
                 ),
             )
         }
         engine = made
-        context = manifest.context
+        context = tokens
         translatedErrors { made.initialize() }
         modalities = manifest.modalities
         // Without OpenCL a GPU is found missing, and a broken one broken, only when the first token is drawn.

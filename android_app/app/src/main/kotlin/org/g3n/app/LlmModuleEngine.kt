@@ -75,7 +75,8 @@ class LlmModuleEngine : Engine {
             throw ContextFull("the conversation has $promptTokens tokens, the bundle's context is $context: start anew")
         }
         if (stop.isRequested) return Answer(Finish.STOPPED, promptTokens, 0)
-        val collector = Collector(it, maxNewTokens, stop, onPiece)
+        // The last token that is drawn takes no place.
+        val collector = Collector(it, maxNewTokens, context - promptTokens + 1, stop, onPiece)
         val temperature = sampling.temperature.toFloat()
         stop.cancelling({ it.module.stop() }) {
             translated {
@@ -88,7 +89,6 @@ class LlmModuleEngine : Engine {
             collector.hasModelEnded -> Finish.END_OF_TURN
             stop.isRequested -> Finish.STOPPED
             collector.pieces >= maxNewTokens -> Finish.LENGTH
-            // The runner ends by itself only at a stop token or at the end of the context.
             else -> Finish.CONTEXT_FULL
         }
         return Answer(finish, promptTokens, collector.pieces)
@@ -101,14 +101,22 @@ class LlmModuleEngine : Engine {
         loaded = null
     }
 
-    /** Passes pieces on until the turn or the limit ends. */
+    /**
+     * Passes pieces on until the turn ends, the limit is reached, or the context is full.
+     *
+     * The runner of ExecuTorch 1.5 would run beyond the context and fail there.
+     *
+     * @param room tokens that the context has room for.
+     */
     private class Collector(
         private val loaded: Loaded,
         private val limit: Int,
+        private val room: Int,
         private val stop: StopSignal,
         private val onPiece: (String) -> Unit,
     ) : LlmCallback {
         private var hasEnded = false
+        private var tokens = 0
         var hasModelEnded = false
             private set
         var pieces = 0
@@ -121,10 +129,12 @@ class LlmModuleEngine : Engine {
             hasModelEnded = result in loaded.stops
             if (!hasModelEnded) {
                 pieces++
+                // A character that is spelled by several byte tokens comes as one piece.
+                tokens += loaded.tokenizer.encode(result).size
                 onPiece(result)
             }
             // The runner forgets a stop that comes before it begins: it is told again.
-            hasEnded = hasModelEnded || pieces >= limit || stop.isRequested
+            hasEnded = hasModelEnded || pieces >= limit || tokens >= room || stop.isRequested
             if (hasEnded) loaded.module.stop()
         }
 

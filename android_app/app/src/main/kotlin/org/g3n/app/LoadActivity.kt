@@ -191,7 +191,9 @@ class LoadActivity : Activity(), LoadView {
         fill(sizes, names, names.indexOf(choice.size)) { position -> choose(choice().copy(size = names[position])) }
         // With one size there is nothing to choose.
         for (id in listOf(R.id.size, R.id.size_label)) view<View>(id).visibility = if (names.size > 1) View.VISIBLE else View.GONE
-        view<TextView>(R.id.fit).text = Texts.fit(this, option.fit)
+        val own = prepared?.bundle?.manifest?.context ?: return
+        val shortened = Texts.sentence(this, R.string.fit_context, option.context, own).takeIf { option.context < own }
+        view<TextView>(R.id.fit).text = listOfNotNull(Texts.fit(this, option.fit), shortened).joinToString("\n")
     }
 
     private fun choice(): Choice = checkNotNull(choice)

@@ -17,5 +17,7 @@ internal fun quietly(call: () -> Unit) {
         call()
     } catch (_: RuntimeException) {
         // Freed as far as it goes.
+    } catch (_: LinkageError) {
+        // It was never loaded.
     }
 }

@@ -3,6 +3,7 @@ package org.g3n.app
 import android.app.Activity
 import android.content.ComponentCallbacks2
 import android.content.Intent
+import android.media.AudioRecord
 import android.net.Uri
 import android.os.Bundle
 import android.provider.MediaStore
@@ -11,11 +12,12 @@ import android.widget.EditText
 import android.widget.TextView
 import org.g3n.app.Screens.answered
 import org.g3n.app.Screens.app
+import org.g3n.app.Screens.attach
 import org.g3n.app.Screens.bundle
 import org.g3n.app.Screens.chat
 import org.g3n.app.Screens.choose
 import org.g3n.app.Screens.dialog
-import org.g3n.app.Screens.idle
+import org.g3n.app.Screens.gallery
 import org.g3n.app.Screens.isAnswering
 import org.g3n.app.Screens.isShown
 import org.g3n.app.Screens.load
@@ -29,7 +31,9 @@ import org.g3n.app.Screens.turn
 import org.g3n.app.Screens.turns
 import org.g3n.app.Screens.until
 import org.g3n.core.bundle.Modality
+import org.g3n.core.chat.WaveFile
 import org.g3n.core.engine.Finish
+import org.g3n.core.engine.Notice
 import org.junit.Before
 import org.junit.Test
 import org.junit.runner.RunWith
@@ -40,9 +44,10 @@ import org.robolectric.android.controller.ActivityController
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
 import org.robolectric.shadows.ShadowAudioRecord
-import java.io.ByteArrayInputStream
 import java.io.File
+import java.util.concurrent.CountDownLatch
 import java.util.concurrent.Semaphore
+import java.util.concurrent.atomic.AtomicInteger
 import kotlin.test.assertEquals
 import kotlin.test.assertFalse
 import kotlin.test.assertNotNull
@@ -54,21 +59,6 @@ import kotlin.test.assertTrue
 class ChatScreenTest {
     @Before
     fun set() = memory(8, 6000)
-
-    private fun ChatActivity.attach(choice: Int) {
-        press(R.id.attach)
-        val list = dialog().listView
-        list.performItemClick(list.adapter.getView(choice, null, list), choice, choice.toLong())
-        idle()
-    }
-
-    private fun ChatActivity.gallery(bytes: ByteArray?) {
-        attach(0)
-        val uri = Uri.parse("content://gallery/1")
-        if (bytes != null) shadowOf(contentResolver).registerInputStream(uri, ByteArrayInputStream(bytes))
-        val asked = shadowOf(this).nextStartedActivityForResult.intent
-        shadowOf(this).receiveResult(asked, Activity.RESULT_OK, Intent().setData(uri))
-    }
 
     @Test
     fun `a coming answer is not called interrupted and a stopped one is`() {
@@ -99,6 +89,7 @@ class ChatScreenTest {
         assertEquals("typed while it speaks", controller.get().text(R.id.draft))
         val said = controller.get().text(R.id.status)
         assertTrue("tokens per second" in said && "memory in use" in said, said)
+        assertFalse(app.wasAskedWhileDrawing)
         controller.turn()
         assertEquals(said, controller.get().text(R.id.status))
     }
@@ -200,19 +191,25 @@ class ChatScreenTest {
     }
 
     private fun record(activity: ChatActivity, seconds: Float) {
-        shadowOf(app).grantPermissions(android.Manifest.permission.RECORD_AUDIO)
         var left = (seconds * 16_000).toInt() * 2
+        record(activity) { _, size ->
+            if (left <= 0) activity.view<TextView>(R.id.record_stop).performClick()
+            left -= size * 2
+            size
+        }
+    }
+
+    /** Records what [source] gives, the samples that were read, into an array with room for so many. */
+    private fun record(activity: ChatActivity, ends: (() -> Boolean)? = null, source: (ShortArray, Int) -> Int) {
+        shadowOf(app).grantPermissions(android.Manifest.permission.RECORD_AUDIO)
         ShadowAudioRecord.setSourceProvider {
             object : ShadowAudioRecord.AudioRecordSource {
-                override fun readInShortArray(audioData: ShortArray, offset: Int, size: Int, isBlocking: Boolean): Int {
-                    if (left <= 0) activity.view<TextView>(R.id.record_stop).performClick()
-                    left -= size * 2
-                    return size
-                }
+                override fun readInShortArray(audioData: ShortArray, offset: Int, size: Int, isBlocking: Boolean): Int =
+                    source(audioData, size)
             }
         }
         activity.attach(2)
-        until("the end of the recording") { !activity.isShown(R.id.record_stop) }
+        until("the end of the recording", ends ?: { !activity.isShown(R.id.record_stop) })
     }
 
     @Test
@@ -261,6 +258,43 @@ class ChatScreenTest {
         controller.restart().start()
         assertTrue(controller.get().isFinishing)
         assertEquals(2, chat(File(app.importFolder, "nano-host-int4")).get().turns.size)
+    }
+
+    @Test
+    fun `a microphone that another app has is told and leaves no file`() {
+        val activity = chat().get()
+        record(activity) { _, _ -> AudioRecord.ERROR_INVALID_OPERATION }
+        assertEquals(activity.getString(R.string.chat_record_failed), activity.text(R.id.status))
+        assertFalse(activity.isShown(R.id.attached))
+        assertEquals(emptyList(), app.attachments.list()!!.toList())
+    }
+
+    @Test
+    fun `a recording ends when the phone is turned, and what was said is attached`() {
+        val controller = chat()
+        val reads = AtomicInteger()
+        val turned = CountDownLatch(1)
+        record(controller.get(), ends = { reads.get() > 10 }) { _, size ->
+            // A second is heard at once, and then the microphone has nothing more until the phone is turned.
+            if (reads.incrementAndGet() > 10) turned.await()
+            size
+        }
+        controller.turn()
+        turned.countDown()
+        until("the recording") { controller.get().isShown(R.id.attached) }
+        val seconds = (app.attachments.listFiles()!!.single().length() - WaveFile.HEADER_BYTES).toFloat() / WaveFile.BYTES_PER_SECOND
+        assertTrue(seconds in 1f..1.2f, "$seconds")
+        assertFalse(controller.get().isShown(R.id.record_stop))
+    }
+
+    @Test
+    fun `a cache that was read back wrongly is told`() {
+        app.script.notice = Notice.CACHE_OFF
+        val activity = chat().get()
+        assertEquals(activity.getString(R.string.chat_cache_off), activity.text(R.id.status))
+        activity.say("What is a river?")
+        activity.answered()
+        assertTrue(activity.text(R.id.status).startsWith(activity.getString(R.string.chat_cache_off) + "\n"))
     }
 
     @Test

@@ -24,7 +24,9 @@ import org.g3n.app.Screens.text
 import org.g3n.app.Screens.turn
 import org.g3n.app.Screens.until
 import org.g3n.core.BundleMaker
+import org.g3n.core.JsonTree
 import org.g3n.core.bundle.Device
+import org.g3n.core.bundle.Runtime
 import org.junit.Before
 import org.junit.Test
 import org.junit.runner.RunWith
@@ -153,6 +155,24 @@ class LoadScreenTest {
         assertEquals(asked, dialog().message)
         dialog().press(BUTTON_NEGATIVE)
         assertNull(app.script.config)
+    }
+
+    @Test
+    fun `a context that memory made shorter is said, and what is loaded`() {
+        val folder = bundle { manifest -> JsonTree.map(manifest["kv"])["bytes"] = 200L shl 20 }
+        memory(8, 300)
+        val activity = ready(folder).get()
+        // ExecuTorch, which takes less, comes first.
+        activity.view<Spinner>(R.id.runtime).setSelection(1)
+        idle()
+        val said = activity.text(R.id.fit)
+        assertTrue(said.startsWith("Fits: "), said)
+        val context = app.loader.config(Runtime.LITERT, Device.CPU)!!.context
+        assertTrue(context in 1024 until 4096)
+        assertTrue(said.endsWith("\n" + activity.getString(R.string.fit_context, context, 4096)), said)
+        activity.press(R.id.load)
+        until("loading") { app.script.config != null }
+        assertEquals(context, app.script.config?.context)
     }
 
     @Test

@@ -6,6 +6,7 @@ import android.app.AlertDialog
 import android.content.Context
 import android.content.Intent
 import android.content.res.Configuration
+import android.net.Uri
 import android.os.Looper
 import android.view.View
 import android.view.ViewGroup
@@ -22,6 +23,7 @@ import org.robolectric.RuntimeEnvironment
 import org.robolectric.Shadows.shadowOf
 import org.robolectric.android.controller.ActivityController
 import org.robolectric.shadows.ShadowDialog
+import java.io.ByteArrayInputStream
 import java.io.File
 import java.time.Duration
 
@@ -29,9 +31,9 @@ import java.time.Duration
 internal object Screens {
     val app: TestApplication get() = RuntimeEnvironment.getApplication() as TestApplication
 
-    /** Runs what waits on the main looper until [done] or ten seconds have passed. */
+    /** Runs what waits on the main looper until [done] or a minute has passed. */
     fun until(what: String, done: () -> Boolean) {
-        val end = System.nanoTime() + 10_000_000_000
+        val end = System.nanoTime() + 60_000_000_000
         while (true) {
             idle()
             if (done()) return
@@ -107,6 +109,23 @@ internal object Screens {
     fun ChatActivity.say(text: String) {
         view<EditText>(R.id.draft).setText(text)
         press(R.id.send)
+    }
+
+    /** Takes an entry of the menu of attachments. */
+    fun ChatActivity.attach(choice: Int) {
+        press(R.id.attach)
+        val list = dialog().listView
+        list.performItemClick(list.adapter.getView(choice, null, list), choice, choice.toLong())
+        idle()
+    }
+
+    /** Chooses a picture of these [bytes] in the gallery. */
+    fun ChatActivity.gallery(bytes: ByteArray) {
+        attach(0)
+        val uri = Uri.parse("content://gallery/1")
+        shadowOf(contentResolver).registerInputStream(uri, ByteArrayInputStream(bytes))
+        val asked = shadowOf(this).nextStartedActivityForResult.intent
+        shadowOf(this).receiveResult(asked, Activity.RESULT_OK, Intent().setData(uri))
     }
 
     val ChatActivity.turns: List<Turn>

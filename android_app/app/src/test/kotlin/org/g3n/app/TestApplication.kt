@@ -1,5 +1,6 @@
 package org.g3n.app
 
+import android.os.Looper
 import org.g3n.core.bundle.Device
 import org.g3n.core.bundle.Modality
 import org.g3n.core.bundle.Runtime
@@ -11,18 +12,26 @@ import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.EngineFactory
 import org.g3n.core.engine.Finish
+import org.g3n.core.engine.Notice
 import org.g3n.core.engine.StopSignal
 import org.g3n.core.ui.Clock
 import java.util.concurrent.Semaphore
 import java.util.concurrent.TimeUnit
 
 /** The app with engines that say what a test tells them to. */
-class TestApplication : G3nApplication() {
+open class TestApplication : G3nApplication() {
     val script = Script()
     override var engines: EngineFactory = ScriptedEngines(script)
     override val clock = TenthsOfSeconds()
 
-    override fun occupied(): Long = 123L shl 20
+    /** Whether [occupied], which is slow, was asked on the thread that draws. */
+    @Volatile
+    var wasAskedWhileDrawing = false
+
+    override fun occupied(): Long {
+        if (Looper.myLooper() == Looper.getMainLooper()) wasAskedWhileDrawing = true
+        return 123L shl 20
+    }
 }
 
 /** Moves on by a tenth of a second at each look, so that speeds are the same in every run. */
@@ -46,6 +55,9 @@ class Script {
 
     @Volatile
     var answer: (String) -> List<String> = { "A river is a large stream of water that flows to the sea.".split(Regex("(?= )")) }
+
+    @Volatile
+    var notice: Notice? = null
 
     @Volatile
     var failsAfter = Int.MAX_VALUE
@@ -74,6 +86,8 @@ private class ScriptedEngines(private val script: Script) : EngineFactory {
 private class ScriptedEngine(private val script: Script) : Engine {
     override var modalities: Set<Modality> = emptySet()
         private set
+
+    override val notice: Notice? get() = script.notice
 
     override fun initialize(config: EngineConfig) {
         script.loads.acquire()

@@ -10,6 +10,7 @@ import org.g3n.core.chat.Role
 import org.g3n.core.chat.Turn
 import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.Finish
+import org.g3n.core.engine.Notice
 import org.g3n.core.ui.AnswerEnd
 import org.g3n.core.ui.ChatEnvironment
 import org.g3n.core.ui.ChatPresenter
@@ -60,6 +61,12 @@ class ChatPresenterTest {
     private fun ChatPresenter.say(text: String) {
         edit(text)
         send()
+    }
+
+    @Test
+    fun `what a person should know of how the bundle was loaded is shown`() {
+        presenter(FakeEngine().apply { notice = Notice.CACHE_OFF })
+        assertEquals(Notice.CACHE_OFF, view.notice)
     }
 
     @Test
@@ -353,6 +360,7 @@ class ChatPresenterTest {
         var isRunning = false
         var canRetry = false
         var end: AnswerEnd? = null
+        var notice: Notice? = null
         var announced: String? = null
         var error: Throwable? = null
 
@@ -375,6 +383,10 @@ class ChatPresenterTest {
         override fun showState(isRunning: Boolean, canRetry: Boolean) {
             this.isRunning = isRunning
             this.canRetry = canRetry
+        }
+
+        override fun showNotice(notice: Notice?) {
+            this.notice = notice
         }
 
         override fun showEnd(end: AnswerEnd?) {

@@ -14,6 +14,7 @@ import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.EngineFactory
 import org.g3n.core.engine.Finish
+import org.g3n.core.engine.Notice
 import org.g3n.core.engine.StopSignal
 import org.g3n.core.session.AcceptedKeys
 import org.g3n.core.session.CheckedFiles
@@ -72,6 +73,7 @@ class FakeEngine(
     var config: EngineConfig? = null
     var resets = 0
     var cleanUps = 0
+    override var notice: Notice? = null
     var beforePiece: (Int) -> Unit = {}
 
     override fun initialize(config: EngineConfig) {

@@ -4,6 +4,7 @@ import org.g3n.core.bundle.BundleSource
 import org.g3n.core.bundle.Device
 import org.g3n.core.bundle.HashMismatch
 import org.g3n.core.bundle.InvalidSignature
+import org.g3n.core.bundle.ManifestReader
 import org.g3n.core.bundle.NotABundle
 import org.g3n.core.bundle.Origin
 import org.g3n.core.bundle.Progress
@@ -252,6 +253,21 @@ class LoadPresenterTest {
         assertNull(engine.config?.size)
         engine.config!!.requireWhole()
         assertFailsWith<EngineException> { engine.config!!.copy(size = "e2b").requireWhole() }
+    }
+
+    @Test
+    fun `where memory is short the engine is asked for a shorter context`() {
+        val folder = bundle()
+        val peak = ManifestReader.read(folder).ledger(Runtime.LITERT).peak
+        memory = DeviceMemory(7_400L shl 20, peak - 1_000_000, 0)
+        val engine = FakeEngine()
+        val presenter = presenter(engine)
+        presenter.check(folder)
+        assertEquals(mapOf(Runtime.LITERT to 2048, Runtime.EXECUTORCH to 4096), view.options.associate { it.runtime to it.context })
+        presenter.load(Runtime.LITERT, Device.CPU)
+        threads.run()
+        assertEquals(2048, engine.config?.context)
+        assertEquals(2048, presenter.config(Runtime.LITERT, Device.CPU)?.context)
     }
 
     @Test

@@ -9,6 +9,7 @@ import org.g3n.core.chat.Attachment
 import org.g3n.core.chat.FolderAttachments
 import org.g3n.core.chat.Turn
 import org.g3n.core.device.DeviceMemory
+import org.g3n.core.engine.Notice
 import org.g3n.core.session.FileAcceptedKeys
 import org.g3n.core.session.FileCheckedFiles
 import org.g3n.core.session.FileSessionStore
@@ -31,8 +32,10 @@ import kotlin.system.exitProcess
  * The app without its screens: the presenters check and load a bundle, then say prompts greedily and print the turns.
  *
  * Arguments: bundle folder, runtime, tokens an answer may have, session file, then prompts, before which
- * `--image=FILE` and `--sound=FILE` attach something. System properties
- * `g3n.shims` (folder of the native shims) and `g3n.litertlm` (path of LiteRT-LM's library) say where the engines are.
+ * `--image=FILE` and `--sound=FILE` attach something and `--stop=N` stops the answer after its first N pieces. System properties
+ * `g3n.shims` (folder of the native shims) and `g3n.litertlm` (path of LiteRT-LM's library) say where the engines are;
+ * `g3n.way` (a [HostEngines.Way]) asks for one way through ExecuTorch, `g3n.cache` names a folder that engines may keep
+ * something in, and `g3n.free` says how many bytes of memory are free.
  */
 fun main(arguments: Array<String>) {
     val (bundle, runtime, limit, session) = arguments
@@ -70,9 +73,9 @@ private class HostChat(
     private val store = FileSessionStore(session)
     private val loader = LoadPresenter(
         emptyList(),
-        HostEngines(),
+        HostEngines(System.getProperty("g3n.way")?.let(HostEngines.Way::valueOf)),
         LoadEnvironment(
-            ::hostMemory, threads, cacheDirectory = null, engineThreads = 1,
+            ::hostMemory, threads, System.getProperty("g3n.cache")?.let(::File), engineThreads = 1,
             keys = FileAcceptedKeys(File(session.path + ".keys")), checked = FileCheckedFiles(File(session.path + ".checked")), store,
         ),
     ) { engine, config, kept ->
@@ -96,20 +99,29 @@ private class HostChat(
         for (prompt in prompts) {
             val (option, path) = prompt.split('=', limit = 2).let { it.first() to it.last() }
             val kind = KINDS[option]
-            if (kind != null) {
-                chat.add(Attachment(kind, path))
-                continue
+            when {
+                kind != null -> chat.add(Attachment(kind, path))
+                option == STOP -> screen.onPiece = stopAfter(path.toInt(), chat)
+                else -> {
+                    chat.edit(prompt)
+                    chat.send()
+                    threads.run()
+                    screen.onPiece = {}
+                }
             }
-            chat.edit(prompt)
-            chat.send()
-            threads.run()
         }
         loader.release()
         threads.run()
         return screen.report()
     }
 
+    private fun stopAfter(pieces: Int, chat: ChatPresenter): () -> Unit {
+        var seen = 0
+        return { if (++seen == pieces) chat.stop() }
+    }
+
     private companion object {
+        const val STOP = "--stop"
         val KINDS = mapOf("--image" to Attachment.Kind.IMAGE, "--sound" to Attachment.Kind.SOUND)
     }
 
@@ -117,19 +129,23 @@ private class HostChat(
         val kib = File("/proc/meminfo").readLines().associate { line ->
             line.substringBefore(':') to line.filter { it.isDigit() }.toLong()
         }
+        System.getProperty("g3n.free")?.let { return DeviceMemory(kib.getValue("MemTotal") shl 10, it.toLong(), 0) }
         return DeviceMemory(kib.getValue("MemTotal") shl 10, kib.getValue("MemAvailable") shl 10, 0)
     }
 }
 
 private class Screen : LoadView, ChatView {
     var error: Throwable? = null
+    var onPiece: () -> Unit = {}
     private var turns: List<Turn> = emptyList()
     private val finishes = JsonArray()
     private val pieces = JsonArray()
     private var verdict = ""
+    private var notice: Notice? = null
 
     fun report() = JsonObject().apply {
         addProperty("verdict", verdict)
+        addProperty("notice", notice?.name)
         add("finishes", finishes)
         add("pieces", pieces)
         add("turns", JsonArray().apply { turns.forEach { add(turn(it)) } })
@@ -148,6 +164,10 @@ private class Screen : LoadView, ChatView {
 
     override fun showTurns(turns: List<Turn>, isRunning: Boolean) {
         this.turns = turns
+    }
+
+    override fun showNotice(notice: Notice?) {
+        this.notice = notice
     }
 
     override fun showEnd(end: AnswerEnd?) {
@@ -171,7 +191,7 @@ private class Screen : LoadView, ChatView {
 
     override fun openChat() = Unit
 
-    override fun showAnswer(text: String) = Unit
+    override fun showAnswer(text: String) = onPiece()
 
     override fun showDraft(text: String) = Unit
 

@@ -55,6 +55,9 @@ data class MemoryLedger(
     val peak: Long get() = maxOf(loadPeak, prefillPeak, decodePeak)
 }
 
+/** The KV cache of the whole context: [bytes] in all, [full] and [sliding] the positions of its layers of each kind. */
+data class CacheShape(val bytes: Long, val full: List<Int>, val sliding: List<Int>)
+
 /** How tokens are drawn; temperature 0 is greedy. */
 data class Sampling(val temperature: Double, val topK: Int, val topP: Double, val seed: Int = 0) {
     companion object {
@@ -76,6 +79,8 @@ data class Manifest(
     val parameters: Long,
     val recipe: String,
     val context: Int,
+    val longestPrefill: Int,
+    val cache: CacheShape,
     val files: List<BundleFile>,
     val runtimes: List<Runtime>,
     val acceleratedRuntimes: Set<Runtime>,
@@ -95,6 +100,16 @@ data class Manifest(
     fun chatTemplate(): ChatTemplate = ChatTemplate(
         turnTexts ?: throw InvalidManifest("the chat template of $name needs Jinja, which only the LiteRT engine has"),
     )
+
+    /** Bytes of the caches that grow with the context. */
+    val fullCacheBytes: Long
+        get() = cache.full.sum().toLong().let { full -> if (full == 0L) 0 else cache.bytes / (full + cache.sliding.sum()) * full }
+
+    /** Whether the caches can be made shorter at load: within the sliding window they have one length only. */
+    val canBeShortened: Boolean get() = cache.sliding.all { it < context } && cache.sliding.isNotEmpty()
+
+    /** [tokens] rounded up to whole chunks of a prompt: LiteRT-LM refuses one that is padded past the end of its caches. */
+    fun wholeChunks(tokens: Int): Int = (tokens + longestPrefill - 1) / longestPrefill * longestPrefill
 
     val totalBytes: Long get() = files.sumOf { it.bytes }
 

@@ -15,6 +15,8 @@ internal class ManifestMapper(private val root: Map<*, *>) {
             recipe = root.at("recipe").text("name"),
             context = root.int("context"),
             files = root.objects("files").map(::file),
+            longestPrefill = root.list("prefill_lengths").maxOf { exactInt(it, "prefill_lengths") },
+            cache = cache(root.at("kv")),
             runtimes = subgraphs.map { Runtime.of(it.text("runtime")) }.distinct(),
             acceleratedRuntimes = subgraphs.filter { it.text("device") == Device.ACCELERATOR.id }
                 .mapTo(LinkedHashSet()) { Runtime.of(it.text("runtime")) },
@@ -44,6 +46,11 @@ internal class ManifestMapper(private val root: Map<*, *>) {
             stripAnswer = entry["strip_answer"] as Boolean,
             stripSystem = entry["strip_system"] as Boolean,
         )
+    }
+
+    private fun cache(entry: Map<*, *>): CacheShape {
+        val layers = entry.objects("layers").groupBy({ it.text("kind") }, { it.int("length") })
+        return CacheShape(entry.long("bytes"), layers["full"].orEmpty(), layers["sliding"].orEmpty())
     }
 
     private fun file(entry: Map<*, *>): BundleFile =

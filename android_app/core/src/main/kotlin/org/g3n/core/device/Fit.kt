@@ -49,16 +49,20 @@ data class Fit(val verdict: Verdict, val peak: Long, val mapped: Long, val usabl
 
 /** Compares the memory ledger with a device. */
 object FitCheck {
-    /** The verdict on [ledger]. */
-    fun of(ledger: MemoryLedger, memory: DeviceMemory): Fit {
-        val usable = maxOf(0L, memory.available - memory.lowThreshold)
+    /** What an app can have of [memory] now, in bytes. */
+    fun usable(memory: DeviceMemory): Long = maxOf(0L, memory.available - memory.lowThreshold)
+
+    /** The verdict on [ledger], of which [saved] bytes are not needed. */
+    fun of(ledger: MemoryLedger, memory: DeviceMemory, saved: Long = 0): Fit {
+        val usable = usable(memory)
+        val peak = ledger.peak - saved
         val mapped = ledger.parts.filter { it.kind == MemoryKind.MAPPED }.sumOf { it.bytes }
         val verdict = when {
             memory.nominal < ledger.leastDeviceRam -> Verdict.TOO_SMALL
-            ledger.peak > usable -> Verdict.TIGHT
+            peak > usable -> Verdict.TIGHT
             else -> Verdict.FITS
         }
-        return Fit(verdict, ledger.peak, mapped, usable, ledger.leastDeviceRam)
+        return Fit(verdict, peak, mapped, usable, ledger.leastDeviceRam)
     }
 
     /** The runtime to offer first: the one with the best verdict, in the manifest's order where they tie. */

@@ -15,6 +15,7 @@ import java.io.File
  *
  * @property cacheDirectory where an engine may keep what makes its next load faster.
  * @property size the name of an elastic bundle's size; `null` for the whole model.
+ * @property context tokens to make room for; engines that cannot shorten their caches have the bundle's own.
  */
 data class EngineConfig(
     val bundle: Bundle,
@@ -23,6 +24,7 @@ data class EngineConfig(
     val threads: Int,
     val cacheDirectory: File?,
     val size: String? = null,
+    val context: Int = bundle.manifest.context,
 ) {
     /** For engines that run a bundle whole, which is its first size; raises [EngineException] if another was chosen. */
     fun requireWhole() {
@@ -47,6 +49,12 @@ enum class Finish {
     STOPPED,
 }
 
+/** What a person should know of how a bundle was loaded. */
+enum class Notice {
+    /** The engine read its cache back wrongly and runs without one: it loads more slowly. */
+    CACHE_OFF,
+}
+
 /** What an engine tells of one answer; token counts are `null` where it does not count. */
 data class Answer(val finish: Finish, val promptTokens: Int?, val newTokens: Int?)
 
@@ -64,6 +72,9 @@ class ContextFull(message: String) : Exception(message)
 interface Engine {
     /** What of the loaded bundle this engine takes; empty before [initialize]. Readable from any thread. */
     val modalities: Set<Modality>
+
+    /** Something that went otherwise than it should when the bundle was loaded. Readable from any thread. */
+    val notice: Notice? get() = null
 
     /** Loads; may take seconds. Raises [EngineException]. */
     fun initialize(config: EngineConfig)

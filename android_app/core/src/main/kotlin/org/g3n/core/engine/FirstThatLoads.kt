@@ -11,6 +11,8 @@ class FirstThatLoads(private vararg val engines: Engine) : Engine {
 
     override val modalities: Set<Modality> get() = chosen?.modalities.orEmpty()
 
+    override val notice: Notice? get() = chosen?.notice
+
     override fun initialize(config: EngineConfig) {
         cleanUp()
         val refusals = ArrayList<EngineException>()

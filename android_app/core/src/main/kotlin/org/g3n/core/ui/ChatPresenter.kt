@@ -80,6 +80,7 @@ class ChatPresenter(
         view.showTurns(turns.toList(), isRunning)
         view.showDraft(draft)
         view.showAttachments(attachments.toList())
+        view.showNotice(engine.notice)
         view.showEnd(end)
         showState()
         error?.let(view::showError)

@@ -3,6 +3,7 @@ package org.g3n.core.ui
 import org.g3n.core.chat.Attachment
 import org.g3n.core.chat.Turn
 import org.g3n.core.engine.Finish
+import org.g3n.core.engine.Notice
 
 /** What the chat screen can show. */
 interface ChatView {
@@ -18,6 +19,9 @@ interface ChatView {
 
     /** [isRunning] while an answer is coming; [canRetry] when the last answer is missing or was interrupted. */
     fun showState(isRunning: Boolean, canRetry: Boolean)
+
+    /** What a person should know of how the bundle was loaded; before [showEnd]. */
+    fun showNotice(notice: Notice?)
 
     /** How the last answer ended; `null`: there is none. */
     fun showEnd(end: AnswerEnd?)

@@ -12,6 +12,7 @@ import org.g3n.core.bundle.Origin
 import org.g3n.core.bundle.Progress
 import org.g3n.core.bundle.Runtime
 import org.g3n.core.bundle.SignatureCheck
+import org.g3n.core.device.ContextPolicy
 import org.g3n.core.device.DeviceProbe
 import org.g3n.core.device.FitCheck
 import org.g3n.core.device.SizePolicy
@@ -139,8 +140,11 @@ class LoadPresenter(
     }
 
     /** The checked bundle's configuration. */
-    fun config(runtime: Runtime, device: Device, size: String? = null): EngineConfig? =
-        bundle?.let { EngineConfig(it, runtime, device, environment.engineThreads, environment.cacheDirectory, size) }
+    fun config(runtime: Runtime, device: Device, size: String? = null): EngineConfig? {
+        val shown = prepared ?: return null
+        val context = shown.options.firstOrNull { it.runtime == runtime }?.context ?: return null
+        return EngineConfig(shown.bundle, runtime, device, environment.engineThreads, environment.cacheDirectory, size, context)
+    }
 
     /** Answers [LoadView.offerCpu]: the same bundle on the CPU, or nothing. */
     fun answerOffer(useCpu: Boolean) {
@@ -214,7 +218,9 @@ class LoadPresenter(
             val devices = if (isAccelerated) listOf(Device.ACCELERATOR, Device.CPU) else listOf(Device.CPU)
             val sizes = engines.sizes(manifest, runtime)
             val size = SizePolicy.preferred(sizes, memory)
-            LoadOption(runtime, devices, FitCheck.of(manifest.ledger(runtime), memory), sizes, size)
+            val context = ContextPolicy.preferred(manifest, runtime, memory)
+            val fit = FitCheck.of(manifest.ledger(runtime), memory, ContextPolicy.saved(manifest, context))
+            LoadOption(runtime, devices, fit, sizes, size, context)
         }
         val choice = options.first().let { Choice(it.runtime, it.devices.first(), it.size?.name) }
         threads.main {

@@ -14,6 +14,7 @@ import java.io.File
  *
  * @property sizes those that the engine can run; more than one is a choice.
  * @property size the one that the app would choose; `null` where the bundle names none.
+ * @property context tokens that there is room for, which [fit] is judged with.
  */
 data class LoadOption(
     val runtime: Runtime,
@@ -21,6 +22,7 @@ data class LoadOption(
     val fit: Fit,
     val sizes: List<BundleSize>,
     val size: BundleSize?,
+    val context: Int,
 )
 
 /** What the user wants to load. */

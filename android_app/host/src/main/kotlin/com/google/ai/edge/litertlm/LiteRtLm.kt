@@ -1,4 +1,4 @@
-// The part of LiteRT-LM's Android library that the app calls, with the signatures of version 0.18 and bodies over
+// The part of LiteRT-LM's Android library that the app calls, with its declarations (offline/signatures) and bodies over
 // the C library of its Python wheel, for the JVM of a computer. Nothing of this goes into an APK: one built without
 // Google's Maven repository is compiled against it, and a build with Gradle uses the real library instead.
 package com.google.ai.edge.litertlm
@@ -124,27 +124,27 @@ class Conversation internal constructor(private var handle: Long) : AutoCloseabl
     }
 }
 
-class Engine(private val config: EngineConfig) : AutoCloseable {
+class Engine(private val engineConfig: EngineConfig) : AutoCloseable {
     private var handle = 0L
 
     fun isInitialized(): Boolean = handle != 0L
 
     fun initialize() {
         check(!isInitialized()) { "Engine is already initialized." }
-        val threads = (config.backend as? Backend.CPU)?.threadCount ?: 0
+        val threads = (engineConfig.backend as? Backend.CPU)?.threadCount ?: 0
         handle = NativeLiteRtLm.open(
-            config.modelPath, config.backend.id, config.visionBackend?.id, config.audioBackend?.id, threads,
-            config.maxNumTokens ?: 0, config.cacheDir,
+            engineConfig.modelPath, engineConfig.backend.id, engineConfig.visionBackend?.id, engineConfig.audioBackend?.id, threads,
+            engineConfig.maxNumTokens ?: 0, engineConfig.cacheDir,
         )
     }
 
-    fun createConversation(config: ConversationConfig): Conversation {
+    fun createConversation(conversationConfig: ConversationConfig): Conversation {
         check(isInitialized()) { "Engine is not initialized." }
-        val history = JsonArray().apply { config.initialMessages.forEach { add(it.toJson()) } }
-        val sampler = config.samplerConfig ?: SamplerConfig(1, 1.0, 1.0)
+        val history = JsonArray().apply { conversationConfig.initialMessages.forEach { add(it.toJson()) } }
+        val sampler = conversationConfig.samplerConfig ?: SamplerConfig(1, 1.0, 1.0)
         return Conversation(
             NativeLiteRtLm.converse(
-                handle, history.toString(), config.maxOutputToken ?: 0, sampler.temperature.toFloat(), sampler.topK,
+                handle, history.toString(), conversationConfig.maxOutputToken ?: 0, sampler.temperature.toFloat(), sampler.topK,
                 sampler.topP.toFloat(), sampler.seed,
             ),
         )
