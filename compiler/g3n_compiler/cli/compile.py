@@ -45,7 +45,6 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
         ("g3n-compile", "the embedded model, for this machine"),
         ("g3n-compile --target pixel --size e2b", "E2B from the hub, for a Pixel's GPU"),
         ("g3n-compile --target android --checkpoint ~/my-gemma-3n --sign key.pem", "a fine-tune, signed"),
-        ("g3n-compile --size e2b --quant auto --max-size 3GB", "4 or 8 bits for each matrix, within a size"),
         ("g3n-compile --size e4b --budget 2.5GB", "the best slice of E4B that fits the memory"),
     ],
     groups={

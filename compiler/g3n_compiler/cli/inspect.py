@@ -26,7 +26,6 @@ BAR = 32
     examples=[
         ("g3n-inspect exported/nano-host-int4", "tables for people"),
         ("g3n-inspect exported/nano-host-int4 --format json", "the manifest, for programs"),
-        ("g3n-inspect exported/nano-host-auto --recipe > mine.json", "its recipe, for --quant mine.json"),
         ("g3n-inspect --checkpoint ~/my-gemma-3n", "what a checkpoint is, and whether it would compile"),
         ("g3n-inspect --frontier nano --documents 20", "which slices of a checkpoint are worth their bytes"),
     ],
