@@ -4,7 +4,8 @@
     python benchmarks/kill_resume.py --kills 15 --at-steps -- --size nano --runtime both
 
 What follows ``--`` goes to ``g3n-compile``. Kills come at random moments of one compile; with ``--at-steps`` each comes
-up to three seconds after a step that no life before it finished, so that on a machine of any speed every life gets on.
+up to three seconds after a step that no life before it finished, so that on a machine of any speed every life gets on;
+there are as many kills then as there are steps, if those are fewer.
 Prints each moment, what was kept after it, and the files' hashes; exits non-zero when one differs, or when nothing was
 ever kept, since no resuming was seen then.
 """
@@ -93,6 +94,9 @@ def main(kills: int, at_steps: bool, seed: int, folder: Path | None, arguments: 
         for is_over in _ends(kills, at_steps, killed, moments, seconds):
             life = Life(arguments, killed, is_over)
             ever_kept |= set(life.kept)
+            if at_steps and not life.was_killed:
+                console.print("done: there was no further step to kill it after")
+                break
             console.print(f"killed after {life.seconds:.0f} s; kept before it: {', '.join(life.kept) or 'nothing'}")
             if killed.exists():
                 console.print("that was too late, it was done: begun anew")
