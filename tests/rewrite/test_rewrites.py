@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 
+from g3n_compiler.lower.isolated import isolated
 from g3n_compiler.models.embedding_tables import embedding_weights
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.models.weights import WeightSpec
+from g3n_compiler.rewrite.apply import Rewrite, Rewrites
 from g3n_compiler.rewrite.choose import STRONGEST
 from g3n_compiler.slice.plan import plan_slice
 from g3n_compiler.source import Source
@@ -110,3 +113,17 @@ def test_a_dead_channel_keeps_its_size(tiny: TinyModel, tmp_path: Path) -> None:
     assert [float(rows[0][7]), float(rows[1][8]), float(rows[2][9])] == [1, 1, 2**STRONGEST]  # type: ignore[index]
     ids = ids_of(20, 4000)
     assert relative_error(Reference(source).logits(ids).numpy(), Reference(source.original).logits(ids).numpy()) < 2e-5
+
+
+def test_turning_columns_takes_no_memory_for_each_row() -> None:
+    """Of E2B's output projections it would be 8 GB."""
+    assert isolated(_memory_to_turn) < 1 << 30
+
+
+def _memory_to_turn() -> int:
+    groups, dim, rows = 8, 64, 20_000
+    rewrites = Rewrites({"o": Rewrite(turned_columns=torch.eye(dim, dtype=torch.float64).repeat(groups, 1, 1))})
+    value = torch.ones(rows, groups * dim)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert torch.equal(rewrites.read("o", None, lambda part: value), value)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10

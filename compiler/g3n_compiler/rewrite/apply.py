@@ -45,8 +45,9 @@ class Rewrites:
         value = read(rows)
         if rewrite.turned_columns is not None:
             groups, dim = rewrite.turned_columns.shape[:2]
-            parts = value.view(len(value), groups, 1, dim).double() @ rewrite.turned_columns.mT
-            value = parts.view(len(value), -1).float()
+            # A group at a time: a product with an axis of rows in front would copy the rotations for each row.
+            parts = value.view(len(value), groups, dim).transpose(0, 1).double() @ rewrite.turned_columns.mT
+            value = parts.transpose(0, 1).reshape(len(value), -1).float()
         if rewrite.rows is not None:
             factors = rewrite.rows if rows is None else rewrite.rows[slice(*rows)]
             value = value * factors.view(-1, *[1] * (value.dim() - 1))
