@@ -129,7 +129,7 @@ def test_a_template_of_parts_gets_parts(tmp_path: Path) -> None:
         (TEXT_ONLY.replace("{{ bos_token }}", ""), "does not begin with {{ bos_token }}"),
         ("{{ bos_token }}nothing of it", "does not write what the user says"),
         ("{{ bos_token }}{{ raise_exception('never') }}", "never"),
-        ("{% for %}", "no Jinja"),
+        ("{% for %}", "not Jinja"),
     ],
 )
 def test_what_cannot_be_used_is_refused(jinja: str, match: str, tmp_path: Path) -> None:

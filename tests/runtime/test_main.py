@@ -143,7 +143,7 @@ def test_a_value_that_is_none_is_refused(
 def test_an_error_is_one_line_and_its_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "Hi"]) == BundleError.exit_code
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and "manifest.json is missing" in line
+    assert line.startswith("error: ") and "it has no manifest.json" in line
 
 
 def test_the_runtime_opens_a_bundle_without_the_compiler_and_the_engines(tmp_path: Path) -> None:

@@ -141,11 +141,11 @@ def test_a_frame_is_turned_upright(tmp_path: Path) -> None:
         (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hosts\n", "does not begin like a video"),
         (b"ffconcat version 1.0\nfile /etc/hosts\n", "does not begin like a video"),
         (b"<?xml version='1.0'?><MPD><BaseURL>http://localhost/</BaseURL></MPD>", "does not begin like a video"),
-        (b"\0\0\0\x14ftypisom" + bytes(8), "no video that can be read"),
-        (b"\0\0\0\x08free#EXTM3U\nfile:///etc/hosts\n", "no video that can be read"),
-        (b"\x1a\x45\xdf\xa3" + b"\xff" * 64, "no video that can be read"),
+        (b"\0\0\0\x14ftypisom" + bytes(8), "not a video that can be read"),
+        (b"\0\0\0\x08free#EXTM3U\nfile:///etc/hosts\n", "not a video that can be read"),
+        (b"\x1a\x45\xdf\xa3" + b"\xff" * 64, "not a video that can be read"),
         (b"RIFF\xff\xff\xff\x7fAVI LIST" + bytes(64), "is cut off: 80 bytes of"),
-        (b"RIFF\x40\0\0\0AVI LIST" + bytes(64), "no video that can be read"),
+        (b"RIFF\x40\0\0\0AVI LIST" + bytes(64), "not a video that can be read"),
     ],
 )
 def test_what_is_no_video_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_folder_and_nothing_are_refused(tmp_path: Path) -> None:
     [
         ("a.mkv", r"a.mkv is cut off after [012]\.\d\d s of 4\.\d\d s"),
         ("a.avi", r"a.avi is cut off: \d+ bytes of \d+ are there"),
-        ("a.mp4", "no video that can be read"),
+        ("a.mp4", "not a video that can be read"),
     ],
 )
 def test_a_file_that_ends_early_is_refused(name: str, said: str, tmp_path: Path) -> None:
