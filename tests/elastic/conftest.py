@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.lower.litert import backend
@@ -82,7 +81,6 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Nested:
         activation_sparsity_pattern=[0.95, 0.0, 0.0, 0.0],
     )
     source = tiny.open()
-    torch.set_num_threads(2)
     sizes = choose_sizes([FULL, SMALL], source.text)
     source = source.divided(sizes[0].config)
     graph = convert(sizes[0].config, CONTEXT, [PREFILL], sizes[1:], CACHE)

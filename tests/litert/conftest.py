@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.lower.litert.bind_weights import bind
@@ -81,5 +80,4 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
         activation_sparsity_pattern=[0.95, 0.95, 0.0, 0.0, 0.0],
     )
     source = tiny.open()
-    torch.set_num_threads(2)
     return Converted(source, convert(source.text, CONTEXT, [PREFILL], cache_length=CACHE), folder)
