@@ -155,9 +155,10 @@ def _loss(job: Job, request: Request) -> Loss | None:
 
 def _recipe(job: Job, request: Request) -> Recipe:
     """The recipe that is lowered: the one that was asked for or, if it is to be chosen, the choice, made once."""
-    if job.recipe.name != AUTO or request.held is None:
+    if job.recipe.name != AUTO:
         return job.recipe
     held = request.held
+    assert held is not None, "what is rounded has texts to measure it on"
     what = f"choosing 4 or 8 bits for each matrix on {held.origin}"
     made = job.steps.value("widths.json", lambda: as_json(choose_recipe(job, held, request.bounds)), what)
     return recipe_of({"recipe": {"name": AUTO, **made}})

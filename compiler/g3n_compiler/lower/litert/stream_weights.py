@@ -37,7 +37,7 @@ def check_scheme(spec: WeightSpec, scheme: Scheme) -> None:
     if scheme.bits == 4 and spec.shape[1] % 2:
         raise TargetError(
             f"{spec.name} has rows of {spec.shape[1]} values: int4 rows must be even to end on a whole byte, "
-            "give it int8 by a pattern in the recipe"
+            "give it int8 by its name in a recipe of your own (--quant FILE.json)"
         )
 
 
