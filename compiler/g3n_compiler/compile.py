@@ -148,6 +148,9 @@ def _loss(job: Job, request: Request) -> Loss | None:
         return replace(measure_loss(job.source, job.recipe, held), towers=towers, sizes=sizes).as_json()
 
     loss = Loss.of_json(job.steps.value("loss.json", measure, what))
+    calibration = read_calibration(job.source.directory)
+    if calibration is not None and calibration.loss is not None and calibration.loss["texts_sha256"] == held.sha256:
+        loss = loss.of_calibrated(calibration.loss)
     if request.bounds.loss is not None:
         loss.require(request.bounds.loss)
     return loss

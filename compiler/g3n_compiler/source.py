@@ -197,7 +197,21 @@ class Source:
 
     def tensor_name(self, relative: str) -> str:
         """Full name of a tensor in the checkpoint's files."""
-        return self._whole_name(self._in_whole(relative))
+        return self._whole_name(self.in_whole(relative))
+
+    def name_in_slice(self, relative: str) -> str | None:
+        """What a tensor, named as in the whole checkpoint, is called in the slice; ``None`` if its layer is skipped."""
+        match = LAYER.fullmatch(relative)
+        if self.plan is None or match is None:
+            return relative
+        layer = int(match[1])
+        return f"layers.{self.plan.kept.index(layer)}.{match[2]}" if layer in self.plan.kept else None
+
+    def shape_of(self, relative: str) -> tuple[int, ...]:
+        """The shape of what :meth:`read_relative` returns."""
+        cut, shape = self._cut(relative), self.checkpoint.entries[self.tensor_name(relative)].shape
+        parts = zip([*cut, *[None] * len(shape)], shape, strict=False)
+        return tuple(n if part is None else sum(last - first for first, last in part) for part, n in parts)
 
     def dtype(self, relative: str) -> torch.dtype:
         """The dtype in which the checkpoint stores a tensor."""
@@ -219,7 +233,7 @@ class Source:
         if self.plan is not None and not self.tower_of(spec.tensor):
             # A tensor that is cut must have the shape that the whole checkpoint's configuration implies.
             specs = self.family.text_weights(self.whole) | embedding_weights(self.whole)
-            spec = specs[self._in_whole(spec.name)]
+            spec = specs[self.in_whole(spec.name)]
         prefix = self.tower_prefix if self.tower_of(spec.tensor) else self.text_prefix
         self.checkpoint.check_shape(prefix + spec.tensor, spec)
 
@@ -270,7 +284,7 @@ class Source:
         """The full name of a tensor that is named as in the whole checkpoint."""
         return (self.tower_prefix if self.tower_of(relative) else self.text_prefix) + relative
 
-    def _in_whole(self, relative: str) -> str:
+    def in_whole(self, relative: str) -> str:
         """The name that a tensor or weight of the slice has in the whole checkpoint."""
         match = LAYER.fullmatch(relative)
         return relative if self.plan is None or match is None else f"layers.{self.plan.kept[int(match[1])]}.{match[2]}"

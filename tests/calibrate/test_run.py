@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -22,50 +23,32 @@ from g3n_compiler.checkpoint.calibrated import RECORD, check_calibration, read_c
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli.calibrate import main
 from g3n_compiler.compile import CompileOptions, compile_bundle
-from g3n_compiler.errors import CheckpointError, DiskError, ExampleError, NotFinite, NotOurs, SourceChanged, TargetError
+from g3n_compiler.errors import (
+    CheckpointError,
+    DiskError,
+    ExampleError,
+    LossError,
+    NotFinite,
+    NotOurs,
+    SourceChanged,
+    TargetError,
+)
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.nano import checkpoint_dir, heldout_path
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.quantize.rows import fake_quantize
 from g3n_compiler.slice.choose import SliceOptions
 from g3n_compiler.source import Source
+from g3n_compiler.verify.held import own_held_texts
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.bundle import open_bundle
 from tests.bundle.folders import content
-from tests.conftest import TinyModel
+from tests.calibrate.conftest import EXAMPLES, compiled, edit, silent, tensors
 from tests.fakes import FakeBackend
-
-EXAMPLES = [
-    {"prompt": "What is a river?", "answer": "A large natural stream of water."},
-    {"prompt": "What is a dog?", "answer": "An animal that barks at strangers and is kept as a pet."},
-    {"text": "In the beginning God created the heaven and the earth. And the earth was without form, and void."},
-]
-
 
 REWRITTEN = ("pre_feedforward_layernorm", "correct_output_scale", "per_layer_input_gate", "per_layer_projection.",
              "per_layer_projection_norm", "embed_tokens_per_layer", "laurel.linear")  # fmt: skip
 """Parts of the names of tensors in which factors are moved; those of int4 matrices apart."""
-
-
-def silent(line: str) -> None:
-    pass
-
-
-@pytest.fixture(scope="module")
-def source(tiny: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoint with nano's tokenizer."""
-    folder = tmp_path_factory.mktemp("source") / "tiny"
-    shutil.copytree(tiny.directory, folder)
-    for name in ("tokenizer.json", "tokenizer.model"):
-        shutil.copyfile(checkpoint_dir() / name, folder / name)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("examples") / "examples.jsonl"
-    path.write_text("\n".join(map(json.dumps, EXAMPLES)), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +56,6 @@ def calibrated(source: Path, examples: Path, tmp_path_factory: pytest.TempPathFa
     destination = tmp_path_factory.mktemp("out") / "calibrated"
     calibrate(source, examples, "int4", destination, silent)
     return destination
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
 
 
 def test_int4_matrices_lie_on_the_grid_and_the_rest_is_rewritten_or_the_same(source: Path, calibrated: Path) -> None:
@@ -229,23 +208,46 @@ def test_a_nan_is_an_error(source: Path, examples: Path, tmp_path: Path) -> None
         calibrate(folder, examples, "int4", tmp_path / "out", silent)
 
 
-def test_what_would_undo_it_is_refused(calibrated: Path, tmp_path: Path) -> None:
-    def compile_with(**options: object) -> None:
-        given = CompileOptions(checkpoint=calibrated, runtime="litert", out=tmp_path / "out", **options)  # type: ignore[arg-type]
-        compile_bundle(given, silent, lambda runtime: FakeBackend(runtime))
-
+def test_what_would_undo_it_is_refused(calibrated: Path, examples: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     with pytest.raises(TargetError, match="holds no finer weights: compile it with --quant int4"):
-        compile_with(recipe="int8")
-    with pytest.raises(TargetError, match=r"what that cost cannot be measured .* leave --max-loss out"):
-        compile_with(max_loss=0.5)
+        compiled(calibrated, out, recipe="int8")
+    with pytest.raises(TargetError, match=r"only known on the texts .* leave --eval out"):
+        compiled(calibrated, out, max_loss=0.5, held_texts=examples)
     with pytest.raises(TargetError, match="a slice would undo that"):
-        compile_with(slicing=SliceOptions(skip_layers=(6,)))
-    with pytest.raises(TargetError, match="--elastic would undo that"):
-        compile_with(elastic=("full", "half"))
+        compiled(calibrated, out, slicing=SliceOptions(skip_layers=(6,)))
+    with pytest.raises(TargetError, match="was calibrated without --elastic: compile it without"):
+        compiled(calibrated, out, elastic=("full", "half"))
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}')
     (tmp_path / "adapter_model.safetensors").write_text("{}")
     with pytest.raises(TargetError, match="--lora would undo that"):
-        compile_with(lora=tmp_path)
+        compiled(calibrated, out, lora=tmp_path)
+
+
+def test_what_it_cost_is_known_when_it_is_compiled(source: Path, calibrated: Path, tmp_path: Path) -> None:
+    """The loss is against the checkpoint that it was made from: both references side by side say the same."""
+    made, first, recipe = Source.open(calibrated), Source.open(source), get_recipe("int4")
+    held = own_held_texts(first, load_tokenizer(source, first.text))
+    nats = dict.fromkeys(("exact", "rounded", "divergence"), 0.0)
+    for ids in held.ids:
+        exact, rounded = (Reference(*given).logits(ids[:-1]).log_softmax(-1) for given in ((first,), (made, recipe)))
+        at = torch.arange(len(ids) - 1), torch.tensor(ids[1:])
+        nats["exact"] -= float(exact[at].sum()) / held.predicted
+        nats["rounded"] -= float(rounded[at].sum()) / held.predicted
+        nats["divergence"] += float((exact.exp() * (exact - rounded)).sum()) / held.predicted
+    loss = compiled(calibrated, tmp_path / "bundle")["loss"]
+    assert loss["exact_perplexity"] == pytest.approx(math.exp(nats["exact"]), rel=1e-3)
+    assert loss["perplexity"] == pytest.approx(math.exp(nats["rounded"]), rel=1e-3)
+    assert loss["kl_divergence"] == pytest.approx(nats["divergence"], rel=1e-2)
+    with pytest.raises(LossError, match=r"loses 7[0-9].[0-9]% of the perplexity"):
+        compiled(calibrated, tmp_path / "refused", max_loss=0.5)
+
+
+def test_a_loss_that_is_another_checkpoints(calibrated: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(calibrated, tmp_path / "changed"))
+    edit(folder / RECORD, lambda record: cast("dict[str, float]", record["loss"]).update(perplexity=2e4))
+    with pytest.raises(CheckpointError, match=r"perplexity is .* and was 20000.0000 when it was made"):
+        compiled(folder, tmp_path / "bundle")
 
 
 def test_a_record_that_is_none(calibrated: Path, tmp_path: Path) -> None:
@@ -286,12 +288,6 @@ def test_only_a_folder_that_it_made_is_replaced(source: Path, examples: Path, ca
     shutil.copytree(calibrated, out)
     calibrate(source, examples, "int4", out, silent)
     assert content(out) == content(calibrated) and [p.name for p in tmp_path.iterdir()] == ["out"]
-
-
-def edit(path: Path, change: Callable[[dict[str, object]], object]) -> None:
-    record = json.loads(path.read_text(encoding="utf-8"))
-    change(record)
-    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def test_what_it_reads_is_not_written_over(source: Path, examples: Path) -> None:

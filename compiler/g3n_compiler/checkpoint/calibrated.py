@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,15 @@ class Calibration:
     """Hashes of the files that it was made from."""
     rewritten: bool = False
     """Whether its weights were rewritten before they were rounded, so that nobody needs to do it again."""
+    adapter: Mapping[str, str] | None = None
+    """Hashes of the files of the adapter that was merged into it."""
+    slice: Mapping[str, Sequence[int]] | None = None
+    """Layers of the source that it holds, and the FFN width of each; ``None`` if it is the whole source."""
+    elastic: Sequence[str] | None = None
+    """The sizes that it was rounded for, the largest first; ``None`` if for one."""
+    loss: Mapping[str, Any] | None = None
+    """What rounding it cost on held texts, against its source in float32: some fields of
+    :class:`g3n_compiler.verify.loss.Loss`."""
 
 
 def read_calibration(directory: Path) -> Calibration | None:
@@ -62,13 +71,18 @@ def read_calibration(directory: Path) -> Calibration | None:
         raise CheckpointError(
             f"{path} is not a record of g3n-calibrate ({error.message[:99]}): calibrate again"
         ) from None
-    return Calibration(**found)
+    try:
+        return Calibration(**found)
+    except TypeError:
+        raise CheckpointError(f"{path} is of a newer g3n: update this one, or calibrate again") from None
 
 
 def write_calibration(directory: Path, record: Calibration) -> None:
     """Write the record, which lists all files of ``directory`` and protects itself with its own digest."""
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(directory.iterdir())
+        path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
     }
     whole = with_digest({**asdict(record), FILES: files})
     (directory / RECORD).write_text(json.dumps(whole, indent=1), encoding="utf-8")
@@ -91,11 +105,12 @@ def listed_files(directory: Path) -> dict[str, dict[str, Any]] | None:
     return files if has_right_digest(found) else None
 
 
-def check_calibration(directory: Path, recipe: str, changed_by: str | None) -> None:
-    """Refuse what would undo the rounding: another recipe, a slice, or an adapter.
+def check_calibration(directory: Path, recipe: str, changed_by: str | None, sizes: Sequence[str] = ()) -> None:
+    """Refuse what would undo the rounding: another recipe, a slice, an adapter, or other sizes.
 
     Args:
         changed_by: the option that changes the checkpoint's weights.
+        sizes: the names of the sizes that are compiled, if they are several.
     """
     found = read_calibration(directory)
     if found is None:
@@ -107,5 +122,12 @@ def check_calibration(directory: Path, recipe: str, changed_by: str | None) -> N
         )
     if changed_by is not None:
         raise TargetError(
-            f"{directory} is calibrated, and {changed_by} would undo that: pass the checkpoint that it was made from"
+            f"{directory} is calibrated, and {changed_by} would undo that: calibrate the checkpoint that it was made "
+            f"from with {changed_by}, or compile that one"
+        )
+    if sorted(sizes) != sorted(found.elastic or ()):
+        had = "without --elastic" if found.elastic is None else f"with --elastic {','.join(found.elastic)}"
+        raise TargetError(
+            f"{directory} was calibrated {had}: compile it {had}, or calibrate the checkpoint that it was made from "
+            "for the sizes that you want"
         )

@@ -88,6 +88,10 @@ class Checkpoint:
         """What a tensor is called in its file."""
         return self._places[name][1]
 
+    def used_names(self, shard: SafetensorsFile) -> dict[str, str]:
+        """By what is stored in ``shard``, the names that are used; those of which another one is read are not in it."""
+        return {stored: name for name, (own, stored) in self._places.items() if own is shard}
+
     def close(self) -> None:
         for shard in self.shards:
             shard.close()

@@ -136,6 +136,9 @@ class Family(Protocol):
             WrongModel: they do not describe a decoder of this family.
         """
 
+    def sliced_config(self, config: Mapping[str, Any], shape: TextShape) -> dict[str, Any]:
+        """The ``config.json`` of a checkpoint that holds only the slice of ``shape``."""
+
     def text_weights(self, shape: TextShape) -> dict[str, WeightSpec]:
         """Every weight of the decoder, except the embedding tables, in the order of use."""
 

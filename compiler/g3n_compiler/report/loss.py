@@ -24,7 +24,9 @@ def loss_sentence(manifest: dict[str, Any]) -> str | None:
     loss = manifest.get("loss")
     if loss is None:
         return None
-    beside = ", besides what was lost when it was calibrated" if "calibration" in manifest["provenance"] else ""
+    calibration = manifest["provenance"].get("calibration")
+    known = calibration is None or (calibration.get("loss") or {}).get("texts_sha256") == loss["texts_sha256"]
+    beside = "" if known else ", besides what was lost when it was calibrated"
     return (
         f"{manifest['recipe']['name']} on {loss['tokens']} tokens of {loss['texts']}: perplexity "
         f"{loss['exact_perplexity']:.2f} to {loss['perplexity']:.2f} ({loss['lost']:+.1%}), the same first choice at "

@@ -19,11 +19,18 @@ def choose_held_texts(
         if options.held_texts is not None or options.max_loss is not None:
             raise TargetError("fp32 rounds nothing, so that nothing is lost: leave --eval and --max-loss out")
         return None
-    if options.max_loss is not None and read_calibration(source.directory) is not None:
-        raise TargetError(
-            f"{source.directory} is already rounded, and what that cost cannot be measured without the checkpoint that "
-            "it was made from: leave --max-loss out"
-        )
+    calibration = read_calibration(source.directory)
+    if options.max_loss is not None and calibration is not None:
+        if options.held_texts is not None:
+            raise TargetError(
+                f"{source.directory} is already rounded, and what that cost is only known on the texts that it was "
+                "calibrated with: leave --eval out, or --max-loss"
+            )
+        if calibration.loss is None:
+            raise TargetError(
+                f"{source.directory} was calibrated by an older g3n, which did not measure what that cost: calibrate "
+                "again, or leave --max-loss out"
+            )
     if options.held_texts is None:
         return own_held_texts(source, tokenizer)
     inputs.note([options.held_texts])

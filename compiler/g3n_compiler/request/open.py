@@ -16,13 +16,11 @@ from g3n_compiler.checkpoint.lora_text import require_same_text
 from g3n_compiler.checkpoint.reader import note_texts
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer, read_tokenizer
 from g3n_compiler.checkpoint.weight_files import require_adapter_named
-from g3n_compiler.errors import SliceError
 from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.folder_check import check_folder
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.models.registry import text_weights
-from g3n_compiler.models.shape import TextShape
 from g3n_compiler.quantize.saved import find_recipe, require_weights
 from g3n_compiler.request.capabilities import (
     choose_modalities,
@@ -38,8 +36,8 @@ from g3n_compiler.request.lengths import choose_context, choose_prefill
 from g3n_compiler.request.memory import peak_memory
 from g3n_compiler.request.options import CompileOptions
 from g3n_compiler.request.request import Request
-from g3n_compiler.slice.choose import BUDGET_UNITS, Choice, choose_slice, parse_quantity
-from g3n_compiler.slice.elastic import Size, choose_sizes
+from g3n_compiler.request.view import choose_view
+from g3n_compiler.slice.choose import BUDGET_UNITS, Choice, parse_quantity
 from g3n_compiler.source import Source
 from g3n_compiler.targets import choose_runtimes, get_target
 from g3n_compiler.tensor_account import account
@@ -89,19 +87,9 @@ def open_request(
         spec = read_tokenizer(source.directory)
         check_folder(source, remark, spec)
         source.family.published.check_size(size, source.whole)
-        choice = choose_slice(
-            size, options.slicing, source.whole, peak_memory(options.context, options.prefill_lengths, recipe, backends)
-        )
-        sizes = () if options.elastic is None else choose_sizes(options.elastic, source.whole)
-        if sizes:
-            if choice is not None:
-                raise SliceError("--elastic and another option each choose a slice: name all sizes in --elastic")
-            choice = _largest(sizes[0], source.whole)
-            progress(f"nesting the sizes {', '.join(s.name for s in sizes)}, the first for the stock engine")
-        if choice is not None:
-            source = source.sliced(choice.plan)
-            progress(f"slicing: {choice.why}")
-        check_calibration(source.directory, recipe.name, _changed_by(options, choice))
+        memory = peak_memory(options.context, options.prefill_lengths, recipe, backends)
+        source, choice, sizes = choose_view(source, size, options.slicing, options.elastic, memory, progress)
+        check_calibration(source.directory, recipe.name, _changed_by(options, choice), [size.name for size in sizes])
         if adapter is not None:
             source = source.adapted(adapter, remark)
         accounted = account(source, remark)
@@ -156,18 +144,7 @@ def _changed_by(options: CompileOptions, choice: Choice | None) -> str | None:
     """The option that changes the checkpoint's weights, if any."""
     if options.lora is not None:
         return "--lora"
-    if options.elastic is not None:
-        return "--elastic"
     return None if choice is None else "a slice"
-
-
-def _largest(size: Size, shape: TextShape) -> Choice | None:
-    """The slice for the largest of several sizes, unless it is the whole checkpoint."""
-    if size.plan.is_whole(shape):
-        return None
-    return Choice(
-        size.plan, None, f"{size.name} is the largest size, {len(size.plan.kept)} of {shape.num_layers} layers"
-    )
 
 
 def _bounds(options: CompileOptions) -> Bounds:

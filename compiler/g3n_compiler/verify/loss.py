@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from g3n_compiler.errors import LossError
+from g3n_compiler.errors import CheckpointError, LossError
 from g3n_compiler.verify.checks import EXACT, Check, rounded
 
 FIGURES = ("exact_perplexity", "perplexity", "kl_divergence", "same_top")
+SAME = 1e-3
+"""How far a perplexity may be from the same one on another machine."""
 NAMED = 3
 """Layers, and matrices, that a message names."""
 
@@ -111,10 +113,36 @@ class Loss:
         """The inverse of :meth:`as_json`."""
         own = {name: value for name, value in fields.items() if name != "lost"}
         towers = {name: TowerLoss(**loss) for name, loss in own["towers"].items()}
-        sizes = {
-            name: SizeLoss(**{k: v for k, v in loss.items() if k != "lost"}) for name, loss in own["sizes"].items()
-        }
+        sizes = {name: SizeLoss(**_without_lost(loss)) for name, loss in own["sizes"].items()}
         return cls(**own | {"towers": towers, "sizes": sizes})
+
+    def of_calibrated(self, record: Mapping[str, Any]) -> Loss:
+        """What a calibrated checkpoint loses against the one that it was made from, which ``record`` of its calibration
+        has; this has only what is lost besides.
+
+        Raises:
+            CheckpointError: the recipe gives other predictions than when it was calibrated.
+        """
+        off = max(abs(own / then - 1) for own, then in self._perplexities(record))
+        if not off <= SAME:
+            raise CheckpointError(
+                f"the calibrated checkpoint's perplexity is {self.perplexity:.4f} and was {record['perplexity']:.4f} "
+                "when it was made: calibrate again with this g3n"
+            )
+        sizes = {name: SizeLoss(**_without_lost(loss)) for name, loss in record["sizes"].items()}
+        figures = {name: record[name] for name in (*FIGURES, "layers")}
+        return replace(self, **figures, sizes=sizes)
+
+    def _perplexities(self, record: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
+        """Of each size, now and in ``record``."""
+        yield self.perplexity, record["perplexity"]
+        for name, loss in self.sizes.items():
+            yield loss.perplexity, record["sizes"][name]["perplexity"]
+
+    def recorded(self) -> dict[str, Any]:
+        """The part of :meth:`as_json` that :meth:`of_calibrated` reads."""
+        fields = self.as_json()
+        return {name: fields[name] for name in (*FIGURES, "texts", "texts_sha256", "tokens", "layers", "sizes")}
 
     def check(self) -> list[Check]:
         """The comparisons of the rewritten weights with those of the checkpoint, if they are rewritten."""
@@ -147,6 +175,10 @@ class Loss:
             loss["steps"] = {name: _digits(error, 2) for name, error in loss["steps"].items()}
         fields["rewritten"] = None if self.rewritten is None else rounded(self.rewritten)
         return fields | {"lost": _digits(self.lost, 3)}
+
+
+def _without_lost(loss: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in loss.items() if name != "lost"}
 
 
 def _worst(errors: Mapping[str, float]) -> str:

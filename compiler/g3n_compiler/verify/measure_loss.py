@@ -31,9 +31,13 @@ CHUNK = 128
 
 
 @torch.no_grad()
-def measure_loss(source: Source, recipe: Recipe, texts: HeldTexts) -> Loss:
-    """Run ``texts`` through the checkpoint in float32 and through the reference of ``recipe``."""
-    runs = _Runs(source, recipe, [ids[:-1] for ids in texts.ids])
+def measure_loss(source: Source, recipe: Recipe, texts: HeldTexts, original: Source | None = None) -> Loss:
+    """Run ``texts`` through the checkpoint in float32 and through the reference of ``recipe``.
+
+    Args:
+        original: the checkpoint that a calibrated ``source`` was made from.
+    """
+    runs = _Runs(source, recipe, [ids[:-1] for ids in texts.ids], original)
     layers = {f"layer {i}": runs.layer(i) for i in range(source.text.num_layers)}
     wanted = torch.tensor([i for ids in texts.ids for i in ids[1:]])
     figures = torch.zeros(4, dtype=torch.float64)
@@ -53,7 +57,7 @@ def measure_loss(source: Source, recipe: Recipe, texts: HeldTexts) -> Loss:
         same_top=same,
         layers=layers,
         matrices=dict(runs.weights.errors),
-        rewritten=runs.moved if runs.rewritten else None,
+        rewritten=runs.moved if source.rewrites is not None else None,
     )
 
 
@@ -78,9 +82,10 @@ class _Runs:
         texts: ids of each text.
     """
 
-    def __init__(self, source: Source, recipe: Recipe, texts: list[tuple[int, ...]]) -> None:
-        shape, specs, original = source.text, text_weights(source.text), source.original
-        self.rewritten = source.rewrites is not None
+    def __init__(self, source: Source, recipe: Recipe, texts: list[tuple[int, ...]], original: Source | None) -> None:
+        shape, specs = source.text, text_weights(source.text)
+        self._changed = original is not None or source.rewrites is not None
+        original = original or source.original
         self.weights = _LayerWeights(source, specs, recipe)
         self._decoder: Decoder = source.family.decoder(shape, self.weights)
         self._original: Decoder = source.family.decoder(shape, LazyWeights(original.read, specs))
@@ -93,7 +98,7 @@ class _Runs:
 
         self._plain = begin(self._decoder, EmbeddingTables(shape, source.read))
         self._exact = self._plain
-        if self.rewritten:
+        if self._changed:
             self._exact = begin(self._original, EmbeddingTables(shape, original.read))
         self.weights.rounded = True
         self._rounded = self._alone = begin(self._decoder, EmbeddingTables(shape, source.read, recipe))
@@ -106,7 +111,7 @@ class _Runs:
         given = self._exact.streams
         self.weights.rounded = False
         self._plain = self._decoder.layer(i, self._plain._replace(streams=given), self._caches[0])
-        if self.rewritten:
+        if self._changed:
             self._exact = self._original.layer(i, self._exact, self._caches[1])
             self.moved = max(self.moved, _largest_error(self._plain.streams, self._exact.streams))
         else:

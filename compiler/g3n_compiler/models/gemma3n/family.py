@@ -16,7 +16,13 @@ from g3n_compiler.models.gemma3n.published import published
 from g3n_compiler.models.gemma3n.saved_names import naming
 from g3n_compiler.models.gemma3n.soft_tokens import HardTokenRows
 from g3n_compiler.models.gemma3n.sound_processor import check_sound_processor
-from g3n_compiler.models.gemma3n.text_config import MODEL_TYPES, TextConfig, gemma3n_config, parse_text_config
+from g3n_compiler.models.gemma3n.text_config import (
+    MODEL_TYPES,
+    TextConfig,
+    gemma3n_config,
+    parse_text_config,
+    sliced_config,
+)
 from g3n_compiler.models.gemma3n.text_weights import core_parameters, dead_weights, text_weights
 from g3n_compiler.models.gemma3n.tower_commuting import audio_channels, vision_channels
 from g3n_compiler.models.gemma3n.tower_config import (
@@ -86,6 +92,9 @@ class Gemma3n:
 
     def text_shape(self, config: Mapping[str, Any], generation: Mapping[str, Any] | None) -> TextConfig:
         return parse_text_config(config, generation)
+
+    def sliced_config(self, config: Mapping[str, Any], shape: TextShape) -> dict[str, Any]:
+        return sliced_config(config, gemma3n_config(shape))
 
     def text_weights(self, shape: TextShape) -> dict[str, WeightSpec]:
         return text_weights(gemma3n_config(shape))

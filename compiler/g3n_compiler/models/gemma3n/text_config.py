@@ -111,8 +111,7 @@ def text_section(raw: Mapping[str, Any]) -> Section:
         WrongModel: they are flat in a config whose model type has them nested, where ``transformers`` overlooks them.
     """
     whole = Section(raw, "config.json")
-    model_type = whole.raw("model_type")
-    if model_type == TEXT_ONLY or (model_type != "gemma3n" and "text_config" not in whole):
+    if _is_flat(whole):
         return whole
     if "text_config" not in whole and "num_hidden_layers" in whole:
         raise WrongModel(
@@ -120,6 +119,11 @@ def text_section(raw: Mapping[str, Any]) -> Section:
             f"where transformers does not look: set model_type to '{TEXT_ONLY}', or move them into text_config"
         )
     return whole.part("text_config")
+
+
+def _is_flat(whole: Section) -> bool:
+    model_type = whole.raw("model_type")
+    return model_type == TEXT_ONLY or (model_type != "gemma3n" and "text_config" not in whole)
 
 
 def ties_embeddings(raw: Mapping[str, Any]) -> bool:
@@ -135,12 +139,27 @@ def text_reference(raw: Mapping[str, Any], config: TextConfig) -> dict[str, Any]
     bases = {"full_attention": config.rope_theta_full, "sliding_attention": config.rope_theta_sliding}
     return {
         **reference_fields(text_section(raw), TEXT, ("rms_norm_eps", "final_logit_softcapping")),
+        **_by_slice(config),
+        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()},
+    }
+
+
+def sliced_config(raw: Mapping[str, Any], config: TextConfig) -> dict[str, Any]:
+    """``config.json`` of a checkpoint that holds only the slice ``config`` of the one that ``raw`` is from."""
+    changed = _by_slice(config)
+    if _is_flat(Section(raw, "config.json")):
+        return {**raw, **changed}
+    return {**raw, "text_config": {**(raw.get("text_config") or {}), **changed}}
+
+
+def _by_slice(config: TextConfig) -> dict[str, Any]:
+    """The fields of the text model that a slice changes."""
+    return {
         "num_hidden_layers": config.num_layers,
         "intermediate_size": list(config.ffn_dims),
         "layer_types": list(config.layer_types),
         "activation_sparsity_pattern": list(config.sparsity),
         "num_kv_shared_layers": config.num_kv_shared_layers,
-        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()},
     }
 
 
