@@ -115,9 +115,12 @@ def test_several_sizes_share_the_rounding(source: Path, examples: Path, tmp_path
     assert on_the_grid(made.divided(sizes[0].config)) == 10 * 5 + 5 * 2 + 8 * 3
     down = next(s for s in text_weights(made.text).values() if s.name.endswith("down_proj"))
     assert not torch.equal(fake_quantize(made.read(down), get_recipe("int4").scheme(down)), made.read(down))
-    small = Source.open(source).sliced(sizes[1].plan)
-    exact = f"{perplexity(small, out):.1f}"  # against the size of the first checkpoint, not of the rounded one
-    with pytest.raises(LossError, match=rf"perplexity of the size half-5-6 \({re.escape(exact)}\d in float32"):
+    first, record = Source.open(source), read_calibration(out)
+    assert record is not None and record.loss is not None
+    small = record.loss["sizes"]["half-5-6"]  # against the size of the first checkpoint, not of the rounded one
+    assert small["exact_perplexity"] == pytest.approx(perplexity(first.sliced(sizes[1].plan), out), rel=1e-3)
+    exact = f"{float(f'{perplexity(first, out):.5g}'):.2f}"
+    with pytest.raises(LossError, match=rf"of the perplexity \({re.escape(exact)} in float32"):
         compiled(out, tmp_path / "bundle", elastic=tuple(reversed(SIZES)), max_loss=1e-6)
     with pytest.raises(TargetError, match="was calibrated with --elastic full,half-5-6: compile it with"):
         compiled(out, tmp_path / "other")

@@ -17,8 +17,9 @@ from g3n_compiler.quantize.rows import CACHED_VALUES
 WIDEST = 2048
 """Inputs that are processed together. Those of a wider matrix are divided into parts that are treated as independent,
 because the time grows with the third power of this."""
-BLOCK = 128
-"""Columns after whose rounding the rest of the matrix is updated."""
+FEW, BLOCK = 16, 128
+"""Columns after whose rounding the rest of the block, and the rest of the matrix, is updated: a column at a time would
+pass over the memory once for each."""
 DAMPING = 0.01
 """Part of the mean diagonal that is added to it, so that directions in no example stay close to plain rounding."""
 SCALE_BITS = 5
@@ -96,21 +97,27 @@ def _round_part(weight: Tensor, curvature: Tensor, scales: Tensor, qmax: int) ->
     for begin in range(0, len(columns), BLOCK):
         end = min(begin + BLOCK, len(columns))
         errors = torch.empty_like(columns[begin:end])
-        for i in range(begin, end):
-            rounded = _on_grid(columns[i], scales, qmax)
-            errors[i - begin] = (columns[i] - rounded) / spread[i, i]
-            columns[i] = rounded
-            columns[i + 1 : end] -= torch.outer(spread[i, i + 1 : end], errors[i - begin])
-        columns[end:] -= spread[begin:end, end:].T @ errors
+        for first in range(begin, end, FEW):
+            last = min(first + FEW, end)
+            for i in range(first, last):
+                rounded = _on_grid(columns[i], scales, qmax)
+                errors[i - begin] = (columns[i] - rounded) / spread[i, i]
+                columns[i] = rounded
+                columns[i + 1 : last].addr_(spread[i, i + 1 : last], errors[i - begin], alpha=-1)
+            columns[last:end].addmm_(spread[first:last, last:end].T, errors[first - begin : last - begin], alpha=-1)
+        columns[end:].addmm_(spread[begin:end, end:].T, errors, alpha=-1)
     out = torch.empty_like(columns)
     out[order] = columns
     return out.T.contiguous()
 
 
 def _spread(curvature: Tensor) -> Tensor:
-    """Upper Cholesky factor of the inverse: row ``i`` distributes column ``i``'s error over the columns after it."""
+    """Upper Cholesky factor of the inverse: row ``i`` distributes column ``i``'s error over the columns after it.
+
+    With the order reversed, the factor of the curvature itself is upper triangular, and its inverse is the one wanted.
+    """
     damped = curvature.double()
     diagonal = damped.diagonal()
     diagonal += DAMPING * diagonal.mean().clamp(min=torch.finfo(torch.float32).tiny)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return torch.linalg.cholesky(inverse, upper=True).float()
+    upper = torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1)
+    return torch.linalg.solve_triangular(upper, torch.eye(len(upper), dtype=upper.dtype), upper=True).float()
