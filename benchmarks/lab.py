@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 
 from g3n_compiler.checkpoint.reader import Checkpoint
@@ -16,20 +17,33 @@ from g3n_compiler.source import Source
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.errors import BundleError
 
+PLANTED = click.option(
+    "--planted",
+    is_flag=True,
+    help="Take bundles of any checkpoint, such as one with planted outliers, which computes the same as nano.",
+)
 
-def require_nano(bundle: Bundle) -> None:
-    """Refuse a bundle that was made neither of the embedded checkpoint nor of what ``g3n-calibrate`` made of it."""
+
+def is_of_nano(bundle: Bundle) -> bool:
+    """Whether a bundle was made of the embedded checkpoint, or of what ``g3n-calibrate`` made of it."""
     origin = bundle.manifest["provenance"]
     source = origin.get("calibration", {}).get("source", origin["checkpoint"])
-    if source != Checkpoint(checkpoint_dir()).sha256():
+    return bool(source == Checkpoint(checkpoint_dir()).sha256())
+
+
+def require_nano(bundle: Bundle) -> None:
+    """Refuse a bundle of another checkpoint."""
+    if not is_of_nano(bundle):
         raise BundleError(
-            f"{bundle.directory} was not compiled from the embedded checkpoint: compile it with --size nano"
+            f"{bundle.directory} was not compiled from the embedded checkpoint: compile it with --size nano, or pass "
+            "--planted if its checkpoint computes the same"
         )
 
 
-def recipe_label(manifest: Mapping[str, Any]) -> str:
-    """The recipe, and whether the checkpoint was calibrated for it."""
-    return manifest["recipe"]["name"] + (", calibrated" if "calibration" in manifest["provenance"] else "")
+def recipe_label(bundle: Bundle) -> str:
+    """The recipe, whether the checkpoint was calibrated for it, and the folder if it is another checkpoint's."""
+    calibrated = ", calibrated" if "calibration" in bundle.manifest["provenance"] else ""
+    return bundle.manifest["recipe"]["name"] + calibrated + ("" if is_of_nano(bundle) else f", {bundle.directory.name}")
 
 
 def seconds_of(run: Callable[[], object], times: int) -> list[float]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import numpy as np
 import tasks
-from lab import recipe_label, require_nano
+from lab import PLANTED, recipe_label, require_nano
 from rich.console import Console
 
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
@@ -50,12 +50,13 @@ def perplexity(logits_of: LogitsOf, documents: Sequence[Sequence[int]]) -> float
 @click.option("--documents", default=100, show_default=True, help="Held-out documents, the first so many.")
 @click.option("--examples", default=20, show_default=True, help="Of each task; 0 leaves the tasks out.")
 @click.option("--kept", type=click.Path(path_type=Path), default=Path("tasks-answers.json"), show_default=True)
+@PLANTED
 @reports_errors
-def main(bundles: tuple[Path, ...], documents: int, examples: int, kept: Path) -> None:
+def main(bundles: tuple[Path, ...], documents: int, examples: int, kept: Path, planted: bool) -> None:
     """Print the table for BUNDLES of nano."""
     source = Source.open(checkpoint_dir(), modalities=(TEXT,))
     opened = [open_bundle(bundle) for bundle in bundles]
-    for bundle in opened:
+    for bundle in () if planted else opened:
         require_nano(bundle)
     tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text))
     lines = heldout_path().read_text(encoding="utf-8").splitlines()[:documents]
@@ -69,7 +70,7 @@ def main(bundles: tuple[Path, ...], documents: int, examples: int, kept: Path) -
         for bundle in opened:
             for runtime in bundle.runtimes:
                 _, model = next(BACKENDS[runtime]().open_models(bundle.paths))  # type: ignore[index]
-                rows.append((recipe_label(bundle.manifest), runtime, perplexity(model.logits, texts)))
+                rows.append((recipe_label(bundle), runtime, perplexity(model.logits, texts)))
                 del model
     console.print(f"{len(texts)} documents, {sum(map(len, texts)) - len(texts)} tokens\n")
     console.print("| recipe | runtime | perplexity | against fp32 |\n|---|---|---|---|")

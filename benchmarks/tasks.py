@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import soundfile
 import torch
-from lab import recipe_label, require_nano
+from lab import PLANTED, recipe_label, require_nano
 from rich.console import Console
 
 from g3n_compiler.checkpoint.reader import SINGLE, file_sha256
@@ -164,7 +164,7 @@ def report(opened: Sequence[Bundle], count: int, kept: Path, console: Console) -
         for bundle in opened:
             for runtime in bundle.runtimes:
                 who = f"{bundle.manifest['provenance']['fingerprint']}/{runtime}"
-                known[f"{recipe_label(bundle.manifest)}, {runtime}"] = who
+                known[f"{recipe_label(bundle)}, {runtime}"] = who
                 with quiet_toolchains():
                     given.complete(who, text, by_graphs(bundle, runtime, tokenizer))
                     if {"vision", "audio"} <= set(bundle.manifest["model"]["modalities"]):
@@ -175,7 +175,7 @@ def report(opened: Sequence[Bundle], count: int, kept: Path, console: Console) -
     for line in table(examples, answers):
         console.print(line, soft_wrap=True)
     for bundle in opened:
-        label = recipe_label(bundle.manifest)
+        label = recipe_label(bundle)
         pair = [answers[f"{label}, {runtime}"] for runtime in bundle.runtimes]
         if len(pair) == 2:
             console.print(f"\n{label}: both runtimes give the same answer to {same(*pair)}", soft_wrap=True)
@@ -186,12 +186,13 @@ def report(opened: Sequence[Bundle], count: int, kept: Path, console: Console) -
 @click.option("--examples", "count", default=200, show_default=True, help="Of each task.")
 @click.option("--kept", type=click.Path(path_type=Path), default=Path("tasks-answers.json"), show_default=True)
 @click.option("--threads", default=2, show_default=True, help="Of the reference.")
+@PLANTED
 @reports_errors
-def main(bundles: Sequence[Path], count: int, kept: Path, threads: int) -> None:
+def main(bundles: Sequence[Path], count: int, kept: Path, threads: int, planted: bool) -> None:
     """Print the table for BUNDLES of nano."""
     torch.set_num_threads(threads)
     opened = [open_bundle(bundle) for bundle in bundles]
-    for bundle in opened:
+    for bundle in () if planted else opened:
         require_nano(bundle)
     report(opened, count, kept, Console(width=200, highlight=False))
 
