@@ -70,6 +70,7 @@ class FakeBackend:
 
     modalities = ("text", "vision")
     packages = ("numpy",)
+    narrowest = 2
     only_one_size = None
     accelerator = None
     needs_turns = False

@@ -162,8 +162,9 @@ def _recipe(job: Job, request: Request) -> Recipe:
         return job.recipe
     held = request.held
     assert held is not None, "what is rounded has texts to measure it on"
-    what = f"choosing 4 or 8 bits for each matrix on {held.origin}"
-    made = job.steps.value("widths.json", lambda: as_json(choose_recipe(job, held, request.bounds)), what)
+    what = f"choosing the bits of each matrix on {held.origin}"
+    narrowest = max(backend.narrowest for backend in request.backends.values())
+    made = job.steps.value("widths.json", lambda: as_json(choose_recipe(job, held, request.bounds, narrowest)), what)
     return recipe_of({"recipe": {"name": AUTO, **made}})
 
 

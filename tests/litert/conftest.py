@@ -16,7 +16,8 @@ from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_emb
 from g3n_compiler.lower.litert.text import convert
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.models.registry import text_weights
-from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.quantize.recipe import INT2, RECIPES
+from g3n_compiler.quantize.saved import mixed
 from g3n_compiler.source import Source
 from g3n_runtime.litert.model import LiteRtModel, LiteRtParts
 from tests.conftest import make_tiny
@@ -26,6 +27,8 @@ CACHE = 97
 """Positions of the graph's full caches: a prime, so that the engine may shorten them."""
 PREFILL = 24
 WINDOW = 16
+WIDTHS = {**RECIPES, "int2": mixed("int2", {**RECIPES["int4"].roles, "attention": INT2, "ffn": INT2}, {})}
+"""Recipes by name, and one with 2 bits in every matrix of attention and FFN."""
 LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention", "full_attention", "sliding_attention"]
 
 
@@ -45,7 +48,7 @@ class Converted:
         """The TFLite models of ``recipe``, written at the first call."""
         parts = LiteRtParts(*(self.folder / f"{recipe}-{name}.tflite" for name in ("core", "token", "ple")))
         if not parts.decoder.exists():
-            read, chosen = self.source.read, RECIPES[recipe]
+            read, chosen = self.source.read, WIDTHS[recipe]
             write_token_embedder(self.config, chosen, read, parts.embedder)
             write_ple_embedder(self.config, chosen, read, parts.per_layer_embedder)
             bind(self.graph, text_weights(self.config), chosen, read, parts.decoder)

@@ -17,12 +17,12 @@ from g3n_compiler.models.registry import text_weights
 from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import INT8, RECIPES
 from g3n_compiler.quantize.rows import pack_rows, quantize_rows
-from tests.litert.conftest import Converted
+from tests.litert.conftest import WIDTHS, Converted
 
 
-@pytest.mark.parametrize("recipe", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("recipe", ["fp32", "int8", "int4", "int2"])
 def test_every_weight_lies_in_the_file_once(converted: Converted, tmp_path: Path, recipe: str) -> None:
-    specs, chosen, path = text_weights(converted.config), RECIPES[recipe], tmp_path / "bound.tflite"
+    specs, chosen, path = text_weights(converted.config), WIDTHS[recipe], tmp_path / "bound.tflite"
     bound = bind(converted.graph, specs, chosen, converted.source.read, path)
     content = path.read_bytes()
     assert [b.name for b in bound] == list(specs)

@@ -7,10 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.errors import EngineError
-from tests.litert.conftest import CACHE, CONTEXT, PREFILL, WINDOW, Converted
+from tests.litert.conftest import CACHE, CONTEXT, PREFILL, WIDTHS, WINDOW, Converted
 
 Draw = Callable[[int], list[int]]
 
@@ -43,11 +42,11 @@ def test_fp32_equals_eager_after_a_prompt(converted: Converted, ids: Draw, promp
     assert relative_errors(converted.model("fp32").prefilled_logits(tokens, prompt), want).max() < 1e-4
 
 
-@pytest.mark.parametrize("recipe", ["int8", "int4"])
+@pytest.mark.parametrize("recipe", ["int8", "int4", "int2"])
 def test_quantised_equals_its_fake_quant_reference(converted: Converted, ids: Draw, recipe: str) -> None:
     """Equal to the last bits until an activation lies on a rounding edge; random weights carry that one step far."""
     tokens = ids(CONTEXT)
-    want = Reference(converted.source, RECIPES[recipe]).logits(tokens).numpy()
+    want = Reference(converted.source, WIDTHS[recipe]).logits(tokens).numpy()
     noise = np.median(relative_errors(Reference(converted.source).logits(tokens).numpy(), want))
     model = converted.model(recipe)
     for errors in (

@@ -29,6 +29,7 @@ class ToyBackend(FakeBackend):
     """Lowers to a plain file, and has facts of its own."""
 
     packages = ("numpy",)
+    narrowest = 4
     only_one_size = "Toy bundles hold one size"
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from g3n_compiler.errors import TargetError
 from g3n_compiler.models.weights import WeightSpec
-from g3n_compiler.quantize.recipe import FP32, INT4, INT4_RTN, INT8, RECIPES, get_recipe
+from g3n_compiler.quantize.recipe import FP32, INT2, INT4, INT4_RTN, INT8, RECIPES, get_recipe
 from g3n_compiler.quantize.rows import (
     fake_quantize,
     fake_quantize_activations,
@@ -53,6 +53,18 @@ def test_int4_packs_the_first_value_low() -> None:
     w = torch.tensor([[7.0, -7.0, 1.0, -1.0]])
     assert pack_rows(quantize_rows(w, INT4_RTN), INT4_RTN).tolist() == [[0x97, 0xF1]]
     assert pack_rows(quantize_rows(w, INT8), INT8).shape == (1, 4)
+
+
+def test_int2_packs_four_values_the_first_lowest() -> None:
+    w = torch.tensor([[1.0, -1.0, 0.0, 1.0, 0.0, 0.0, 1.0, -1.0]])
+    assert pack_rows(quantize_rows(w, INT2), INT2).tolist() == [[0b01_00_11_01, 0b11_01_00_00]]
+
+
+def test_two_bits_find_the_scale_that_loses_least() -> None:
+    """Of normal values the best of -1, 0 and 1 times a scale leaves 0.19 of the square (Max 1960, three levels)."""
+    w = torch.randn(64, 4096, generator=torch.Generator().manual_seed(0))
+    lost = (fake_quantize(w, INT2) - w).square().sum() / w.square().sum()
+    assert lost == pytest.approx(0.190, abs=0.003)
 
 
 def test_activations_lie_on_256_levels_with_an_exact_zero() -> None:

@@ -11,7 +11,7 @@ from g3n_compiler.errors import TargetError
 from g3n_compiler.models.embedding_tables import embedding_weights
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.models.shape import TextShape
-from g3n_compiler.quantize.recipe import INT4, INT8, RECIPES, Recipe
+from g3n_compiler.quantize.recipe import INT2, INT4, INT8, RECIPES, Recipe
 from g3n_compiler.widths.bounds import Bounds
 from g3n_compiler.widths.choose import Choices
 from g3n_compiler.widths.effects import HEAD, MATRICES, TABLE
@@ -86,3 +86,39 @@ def test_the_smallest_within_a_loss(choices: Choices, size_of: Callable[[Recipe]
 def test_a_bound_is_needed(choices: Choices) -> None:
     with pytest.raises(TargetError, match="--max-size 2GB, --max-loss 3%, or both"):
         choices.choose(Bounds(), never)
+
+
+@pytest.fixture(scope="module")
+def narrower(shape: TextShape, size_of: Callable[[Recipe], int], choices: Choices) -> Choices:
+    """As ``choices``, for a runtime that has kernels for 2 bits, with which attention loses little and an FFN much."""
+    names = [name for name, spec in text_weights(shape).items() if spec.role in MATRICES]
+    effects = dict.fromkeys([*names, HEAD, TABLE], 1e-4) | {HARMED: 1.0}
+    two = {name: 1e-3 if "self_attn" in name else 10.0 for name in names}
+    return Choices(shape, effects, size_of, lambda: two)
+
+
+def test_two_bits_only_where_four_do_not_suffice(
+    narrower: Choices, size_of: Callable[[Recipe], int], shape: TextShape
+) -> None:
+    least = size_of(RECIPES["int4-lean"])
+    assert not narrower.choose(Bounds(least), never).weights
+    recipe = narrower.choose(Bounds(least - 1), never)
+    assert list(recipe.weights.values()) == [INT2] and "self_attn" in min(recipe.weights)
+    assert size_of(recipe) < least
+    everything = [*text_weights(shape), HEAD, TABLE]
+    smallest = narrower.choose(Bounds(size_of(narrower.recipe(everything, everything))), never)
+    assert set(smallest.weights.values()) == {INT2}
+    with pytest.raises(TargetError, match="cannot be had: with int2 in all matrices and int4 in all tables"):
+        narrower.choose(Bounds(size_of(smallest) - 1), never)
+
+
+def test_two_bits_within_a_loss(narrower: Choices) -> None:
+    """What all of 4 bits lose may be little enough that some matrices can have 2."""
+
+    def loss_of(recipe: Recipe) -> float:
+        return 0.01 + sum(0.5 for name, own in recipe.weights.items() if own == INT2 and "self_attn" not in name)
+
+    recipe = narrower.choose(Bounds(loss=0.03), loss_of)
+    assert recipe.weights and all("self_attn" in name and own == INT2 for name, own in recipe.weights.items())
+    all_of_four = narrower.choose(Bounds(loss=0.005), loss_of)
+    assert INT2 not in all_of_four.weights.values()

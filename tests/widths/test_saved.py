@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from g3n_compiler.errors import TargetError
-from g3n_compiler.quantize.recipe import INT4, INT8, RECIPES, Recipe
+from g3n_compiler.models.weights import Role, WeightSpec
+from g3n_compiler.quantize.recipe import INT2, INT4, INT8, RECIPES, Recipe
 from g3n_compiler.quantize.saved import as_json, find_recipe, mixed, recipe_of, require_weights
 
 NAME = "layers.0.mlp.down_proj"
@@ -50,8 +51,12 @@ def test_auto_is_planned_with_its_largest_choice() -> None:
     [
         ({"roles": {}}, "'roles' of .*: expected attention, ffn"),
         ({"roles": {**as_json(RECIPES["int4"])["roles"], "vision": "int4"}}, "vision can only be int8"),
-        ({"patterns": {NAME: "int2"}}, "'int2', expected int4 or int8"),
-        ({"patterns": {NAME: ["int4"]}}, "expected int4 or int8"),
+        ({"patterns": {NAME: "int3"}}, "'int3', expected int2 or int4 or int8"),
+        (
+            {"roles": {**as_json(RECIPES["int4"])["roles"], "linear": "int2"}},
+            "linear cannot be int2, only attention and ffn",
+        ),
+        ({"patterns": {NAME: ["int4"]}}, "expected int2 or int4 or int8"),
         ({"patterns": []}, "expected an object"),
     ],
 )
@@ -68,8 +73,18 @@ def test_unknown_names_and_files_are_told(tmp_path: Path) -> None:
         find_recipe(str(tmp_path / "none.json"))
 
 
+def spec(name: str, role: Role = "ffn") -> dict[str, WeightSpec]:
+    return {name: WeightSpec(name, (8, 8), role, name)}
+
+
 def test_widths_of_another_model_are_refused() -> None:
     recipe: Recipe = mixed("saved-1", LEAN, {NAME: INT4, "layers.7.mlp.down_proj": INT8})
-    require_weights(recipe, [NAME, "layers.7.mlp.down_proj"])
+    require_weights(recipe, spec(NAME) | spec("layers.7.mlp.down_proj"))
     with pytest.raises(TargetError, match=r"'layers\.7\.mlp\.down_proj', which is no matrix of this model: did you"):
-        require_weights(recipe, [NAME])
+        require_weights(recipe, spec(NAME))
+
+
+def test_two_bits_are_for_attention_and_ffn() -> None:
+    require_weights(mixed("saved-1", LEAN, {NAME: INT2}), spec(NAME))
+    with pytest.raises(TargetError, match="int2 in lm_head: only matrices of attention and FFN"):
+        require_weights(mixed("saved-1", LEAN, {"lm_head": INT2}), spec("lm_head", "head"))

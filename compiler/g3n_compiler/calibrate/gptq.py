@@ -28,6 +28,8 @@ disk."""
 
 CLIP_RATIOS = tuple(1 - 0.025 * i for i in range(20))
 """Candidate scales, relative to the one for the row's largest magnitude."""
+MORE_CLIP_RATIOS = tuple(1 - 0.025 * i for i in range(33))
+"""Those for 2 bits, see :data:`g3n_compiler.quantize.rows.MORE_CLIP_RATIOS`."""
 
 Curvature = Sequence[Tensor]
 """``x.T @ x`` of a linear layer's inputs, for each part of at most :data:`WIDEST` of them."""
@@ -69,7 +71,8 @@ def _scales(weight: Tensor, importance: Tensor, scheme: Scheme) -> Tensor:
 def _scales_of(weight: Tensor, importance: Tensor, scheme: Scheme) -> Tensor:
     largest = weight.abs().amax(-1)
     best, chosen = torch.full_like(largest, torch.inf), torch.ones_like(largest)
-    for ratio in CLIP_RATIOS if scheme.clip_search else (1.0,):
+    ratios = MORE_CLIP_RATIOS if scheme.bits == 2 else CLIP_RATIOS
+    for ratio in ratios if scheme.clip_search else (1.0,):
         scales = _few_bits(largest * ratio / scheme.qmax)
         error = _on_grid(weight, scales[:, None], scheme.qmax).sub_(weight).square_() @ importance
         chosen = torch.where(error < best, scales, chosen)

@@ -78,7 +78,7 @@ def calibrate(
     source, sizes = open_view(directory, view, inputs, progress)
     specs = text_weights(source.text)
     require_weights(recipe, specs)
-    rounded = {name: spec for name, spec in specs.items() if spec.role in ROLES and recipe.scheme(spec).bits == 4}
+    rounded = {name: spec for name, spec in specs.items() if spec.role in ROLES and recipe.scheme(spec).bits < 8}
     if not rounded:
         raise TargetError(
             f"{recipe.name} has no int4 matrices, and others lose almost nothing: compile without calibrating"

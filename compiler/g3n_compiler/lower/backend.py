@@ -35,6 +35,10 @@ class Backend(TextEntry, Protocol):
         """Distributions whose versions decide the bytes that it writes."""
 
     @property
+    def narrowest(self) -> int:
+        """The fewest bits of a matrix that it has kernels for."""
+
+    @property
     def only_one_size(self) -> str | None:
         """Why a bundle of this runtime cannot hold several sizes; ``None`` if it can."""
 

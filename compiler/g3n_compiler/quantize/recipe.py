@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # torch comes with it, and the commands' --help lists the rec
 class Scheme:
     """Symmetric weight quantization with one float32 scale per row; 32 bits means left in float32."""
 
-    bits: Literal[4, 8, 32]
+    bits: Literal[2, 4, 8, 32]
     clip_search: bool = False
     """Choose each row's scale for the least squared error instead of from its largest magnitude."""
 
@@ -48,6 +48,8 @@ FP32 = Scheme(32)
 INT8 = Scheme(8)
 INT4 = Scheme(4, clip_search=True)
 INT4_RTN = Scheme(4)
+INT2 = Scheme(2, clip_search=True)
+"""LiteRT alone has kernels for it."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ CACHED_VALUES = 1 << 18
 """Values processed at a time, so that repeated passes over them stay in a core's cache."""
 CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)
 """Candidate scales of the clip search, relative to the one for the row's largest magnitude."""
+MORE_CLIP_RATIOS = (*CLIP_RATIOS, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2)
+"""Those for 2 bits: with -1, 0 and 1 alone, the best scale is near the row's usual magnitude."""
 
 
 class QuantizedRows(NamedTuple):
@@ -55,11 +57,16 @@ def fake_quantize(weight: Tensor, scheme: Scheme) -> Tensor:
 
 
 def pack_rows(rows: QuantizedRows, scheme: Scheme) -> Tensor:
-    """Bytes ``[R, K * bits / 8]`` uint8 in TFLite's layout: two int4 values per byte, the first in the low nibble."""
-    if scheme.bits == 8:
-        return rows.values.view(torch.uint8)
-    low, high = rows.values[:, 0::2] & 0xF, rows.values[:, 1::2] & 0xF
-    return (low | (high << 4)).contiguous().view(torch.uint8)
+    """Bytes ``[R, K * bits / 8]`` uint8 in TFLite's layout: two int4 or four int2 values per byte, the first in the
+    lowest bits.
+    """
+    values, bits = rows.values.view(torch.uint8), scheme.bits
+    if bits == 8:
+        return values
+    packed, mask = torch.zeros_like(values[:, :: 8 // bits]), (1 << bits) - 1
+    for place in range(8 // bits):
+        packed |= (values[:, place :: 8 // bits] & mask) << (place * bits)
+    return packed
 
 
 def fake_quantize_activations(x: Tensor) -> Tensor:
@@ -90,7 +97,7 @@ def _clipped_scales(weight: Array, scheme: Scheme, scratch: Array) -> Array:
     largest = _largest(weight)
     best = np.full(len(weight), np.inf, np.float32)
     chosen = best
-    for ratio in CLIP_RATIOS:
+    for ratio in MORE_CLIP_RATIOS if scheme.bits == 2 else CLIP_RATIOS:
         candidate = _scales(largest * np.float32(ratio), scheme)
         _round(weight, candidate, scheme, scratch)
         scratch *= candidate[:, None]

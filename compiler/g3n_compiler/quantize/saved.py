@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from g3n_compiler.errors import TargetError
-from g3n_compiler.quantize.recipe import AUTO, INT4, INT8, RECIPES, Recipe, Scheme
+from g3n_compiler.quantize.recipe import AUTO, INT2, INT4, INT8, RECIPES, Recipe, Scheme
 from g3n_runtime.names import meant, unknown
 from g3n_runtime.reading import read_json_object
+
+if TYPE_CHECKING:  # torch comes with it
+    from g3n_compiler.models.weights import WeightSpec
 
 SUFFIX = ".json"
 MAX_BYTES = 4 << 20
 """For the user's file; E4B has 400 matrices."""
-SCHEMES = {scheme.label: scheme for scheme in (INT4, INT8)}
+SCHEMES = {scheme.label: scheme for scheme in (INT2, INT4, INT8)}
 ONLY_INT8 = ("vision", "audio")
 """Roles that have not been tried with fewer bits."""
+INT2_ROLES = ("attention", "ffn")
+"""Roles whose matrices can have 2 bits."""
 SHORT_HASH = 8
 _ROLES, _WEIGHTS = "roles", "patterns"
 
@@ -69,13 +74,18 @@ def as_json(recipe: Recipe) -> dict[str, dict[str, str]]:
     }
 
 
-def require_weights(recipe: Recipe, names: Collection[str]) -> None:
-    """Raise unless every weight that ``recipe`` names is one of ``names``: it may be another model's."""
-    if strange := sorted(recipe.weights.keys() - set(names)):
+def require_weights(recipe: Recipe, specs: Mapping[str, WeightSpec]) -> None:
+    """Raise unless every weight that ``recipe`` names is one of ``specs``, as it may be another model's, and can have
+    its width.
+    """
+    if strange := sorted(recipe.weights.keys() - specs.keys()):
         raise TargetError(
             f"the recipe has a width for {strange[0][:80]!r}, which is no matrix of this model"
-            f"{meant(strange[0], names)} It may be for another checkpoint, slice or set of sizes"
+            f"{meant(strange[0], specs)} It may be for another checkpoint, slice or set of sizes"
         )
+    two = [name for name, scheme in recipe.weights.items() if scheme == INT2]
+    if narrow := sorted(name for name in two if specs[name].role not in INT2_ROLES):
+        raise TargetError(f"the recipe has int2 in {narrow[0]}: only matrices of attention and FFN can have 2 bits")
 
 
 def mixed(name: str, roles: Mapping[Any, Scheme], weights: Mapping[str, Scheme]) -> Recipe:
@@ -92,6 +102,8 @@ def _chosen(name: str, fields: Mapping[str, Any], where: str) -> Recipe:
         raise TargetError(f"'roles' of {where}: expected {', '.join(RECIPES['int4'].roles)}")
     if narrow := [role for role in ONLY_INT8 if roles[role] != INT8]:
         raise TargetError(f"'roles' of {where}: {narrow[0]} can only be int8")
+    if narrow := [role for role, scheme in roles.items() if scheme == INT2 and role not in INT2_ROLES]:
+        raise TargetError(f"'roles' of {where}: {narrow[0]} cannot be int2, only {' and '.join(INT2_ROLES)} can")
     return mixed(name, roles, weights)
 
 

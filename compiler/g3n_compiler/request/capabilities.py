@@ -8,6 +8,7 @@ from g3n_compiler.checkpoint.tokenizer import TextTokenizer
 from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.subgraphs import Runtime
+from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.source import MODALITIES, TEXT
 from g3n_compiler.targets import Target
 from g3n_runtime.names import unknown
@@ -36,6 +37,18 @@ def require_sizes(backends: Mapping[Runtime, Backend]) -> None:
         if backend.only_one_size is not None:
             others = f"pass --runtime {able[0]}, or " if able else ""
             raise TargetError(f"{backend.only_one_size}: {others}leave --elastic out")
+
+
+def require_widths(backends: Mapping[Runtime, Backend], recipe: Recipe) -> None:
+    """Raise for a width that a runtime has no kernels for."""
+    schemes = [*recipe.roles.items(), *recipe.weights.items()]
+    name, scheme = min(schemes, key=lambda item: item[1].bits)
+    for backend in backends.values():
+        if scheme.bits < backend.narrowest:
+            raise TargetError(
+                f"the recipe has {scheme.label} in {name}, and {backend.runtime} has no kernels for fewer than "
+                f"{backend.narrowest} bits: use --runtime litert, or another recipe"
+            )
 
 
 def require_tools(backends: Mapping[Runtime, Backend], modalities: Sequence[str]) -> None:

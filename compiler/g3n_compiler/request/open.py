@@ -29,6 +29,7 @@ from g3n_compiler.request.capabilities import (
     require_sizes,
     require_tools,
     require_turns,
+    require_widths,
 )
 from g3n_compiler.request.held_texts import choose_held_texts
 from g3n_compiler.request.image_sizes import choose_image_sizes
@@ -63,6 +64,7 @@ def open_request(
     backends = {runtime: backend_for(runtime) for runtime in choose_runtimes(target, options.runtime)}
     if options.elastic is not None:
         require_sizes(backends)
+    require_widths(backends, recipe)
     accelerator = find_accelerator(target, backends, options.require_accelerator)
     progress("reading the checkpoint")
 

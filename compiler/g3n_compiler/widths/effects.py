@@ -1,4 +1,4 @@
-"""What 4 bits in one weight do to the model's predictions, for each weight alone, a layer at a time.
+"""What few bits in one weight do to the model's predictions, for each weight alone, a layer at a time.
 
 For each weight there is a run of the model in float32 in which nothing but this weight is rounded. The runs of a
 layer's weights begin at that layer, since below it they are the exact run; all of them are then advanced together, so
@@ -19,7 +19,7 @@ from g3n_compiler.models.family import Decoder, State
 from g3n_compiler.models.packed_cache import PackedCache
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.models.weights import Read, Role, WeightSpec, linear_by_rows
-from g3n_compiler.quantize.recipe import FP32, INT4, RECIPES, Recipe
+from g3n_compiler.quantize.recipe import FP32, INT2, INT4, RECIPES, Recipe, Scheme
 from g3n_compiler.quantize.rows import fake_quantize
 from g3n_compiler.source import Source
 
@@ -47,17 +47,21 @@ class _Run:
 
 
 @torch.no_grad()
-def measure_effects(source: Source, texts: Sequence[Sequence[int]], progress: Progress) -> dict[str, float]:
-    """Mean KL divergence in nats, from the exact predictions, if one weight has 4 bits and all else is float32.
+def measure_effects(
+    source: Source, texts: Sequence[Sequence[int]], progress: Progress, scheme: Scheme = INT4
+) -> dict[str, float]:
+    """Mean KL divergence in nats, from the exact predictions, if one weight is rounded and all else is float32.
 
     Args:
         texts: ids of each text; the first :data:`TOKENS` tokens are used.
+        scheme: how the weight is rounded.
 
     Returns:
-        The divergence for each matrix of attention and FFN, for :data:`HEAD` and for :data:`TABLE`.
+        The divergence for each matrix of attention and FFN, and unless they have 2 bits for :data:`HEAD` and for
+        :data:`TABLE`.
     """
     shape, specs = source.text, text_weights(source.text)
-    weights = _OneRounded(source.read, specs)
+    weights = _OneRounded(source.read, specs, scheme)
     decoder = source.family.decoder(shape, weights)
     ids, lengths = _first(texts)
     at = torch.cat([torch.arange(n) for n in lengths])
@@ -69,7 +73,7 @@ def measure_effects(source: Source, texts: Sequence[Sequence[int]], progress: Pr
         return _Run(name, state, PackedCache(shape, lengths, lengths))
 
     exact = begin(None)
-    runs = [begin(HEAD, _only("embedding")), begin(TABLE, _only("ple"))]
+    runs = [] if scheme == INT2 else [begin(HEAD, _only("embedding", scheme)), begin(TABLE, _only("ple", scheme))]
     for i in range(shape.num_layers):
         own = [name for name, spec in specs.items() if spec.role in MATRICES and name.startswith(f"layers.{i}.")]
         progress(f"layer {i + 1} of {shape.num_layers}: {len(runs) + len(own)} runs")
@@ -92,9 +96,9 @@ def _first(texts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
     return ids, lengths
 
 
-def _only(role: Role) -> Recipe:
+def _only(role: Role, scheme: Scheme) -> Recipe:
     """Only weights of this role are rounded."""
-    return replace(RECIPES["fp32"], roles={**RECIPES["fp32"].roles, role: INT4})
+    return replace(RECIPES["fp32"], roles={**RECIPES["fp32"].roles, role: scheme})
 
 
 def _divergences(decoder: Decoder, weights: _OneRounded, exact: _Run, runs: list[_Run]) -> dict[str, float]:
@@ -123,8 +127,8 @@ def _logits(decoder: Decoder, runs: Sequence[_Run]) -> Iterator[Tensor]:
 class _OneRounded:
     """Weights in float32 but for one, kept until they are released."""
 
-    def __init__(self, read: Read, specs: Mapping[str, WeightSpec]) -> None:
-        self._read, self._specs = read, specs
+    def __init__(self, read: Read, specs: Mapping[str, WeightSpec], scheme: Scheme) -> None:
+        self._read, self._specs, self._scheme = read, specs, scheme
         self._kept: dict[tuple[str, bool], Tensor] = {}
         self.rounded: str | None = None
 
@@ -143,8 +147,8 @@ class _OneRounded:
     def _weight(self, name: str) -> Tensor:
         key = name, name == self.rounded
         if key not in self._kept:
-            self._kept[key] = fake_quantize(self._read(self._specs[name]), INT4 if key[1] else FP32)
+            self._kept[key] = fake_quantize(self._read(self._specs[name]), self._scheme if key[1] else FP32)
         return self._kept[key]
 
     def _read_head(self, spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor:
-        return fake_quantize(self._read(spec, rows), INT4 if self.rounded == HEAD else FP32)
+        return fake_quantize(self._read(spec, rows), self._scheme if self.rounded == HEAD else FP32)

@@ -53,6 +53,7 @@ class ExecuTorchBackend:
     runtime: Runtime = "executorch"
     modalities = MODALITIES
     packages = ("torch", "executorch", "numpy")
+    narrowest = 4
     only_one_size = (
         "ExecuTorch bundles hold one size: each entry point of a program has caches of its own inside it, so one size "
         "could not take over from another"

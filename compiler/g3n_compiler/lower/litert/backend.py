@@ -78,6 +78,7 @@ class LiteRtBackend:
     runtime: Runtime = "litert"
     modalities = MODALITIES
     packages = ("torch", "litert-torch", "ai-edge-litert", "litert-lm", "numpy", "sentencepiece")
+    narrowest = 2
     only_one_size = None
     needs_turns = False
     takes_tools = True

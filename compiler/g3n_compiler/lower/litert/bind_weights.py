@@ -23,7 +23,12 @@ from g3n_compiler.quantize.recipe import Recipe, Scheme
 
 HYBRID_VERSION = 12
 """The version of FULLY_CONNECTED with float activations and weights quantised row by row (TFLite's op_version.cc)."""
-TENSOR_TYPES = {32: schema.TensorType.FLOAT32, 8: schema.TensorType.INT8, 4: schema.TensorType.INT4}
+TENSOR_TYPES = {
+    32: schema.TensorType.FLOAT32,
+    8: schema.TensorType.INT8,
+    4: schema.TensorType.INT4,
+    2: schema.TensorType.INT2,
+}
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,9 @@ def check_scheme(spec: WeightSpec, scheme: Scheme) -> None:
         raise TargetError(
             f"{spec.name} has shape {list(spec.shape)}: only a matrix can be {scheme.label}, so keep it fp32"
         )
-    if scheme.bits == 4 and spec.shape[1] % 2:
+    if spec.shape[-1] * scheme.bits % 8:
         raise TargetError(
-            f"{spec.name} has rows of {spec.shape[1]} values: int4 rows must be even to end on a whole byte, "
+            f"{spec.name} has rows of {spec.shape[-1]} values: in {scheme.label} they do not end on a whole byte, "
             "give it int8 by its name in a recipe of your own (--quant FILE.json)"
         )
 
