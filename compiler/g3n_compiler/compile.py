@@ -24,6 +24,7 @@ from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.quantize.recipe import AUTO, Recipe
 from g3n_compiler.quantize.saved import as_json, recipe_of
 from g3n_compiler.report import REPORT, write_report
+from g3n_compiler.request.capabilities import fewest_bits
 from g3n_compiler.request.open import open_request
 from g3n_compiler.request.options import CompileOptions
 from g3n_compiler.request.request import Request
@@ -163,7 +164,7 @@ def _recipe(job: Job, request: Request) -> Recipe:
     held = request.held
     assert held is not None, "what is rounded has texts to measure it on"
     what = f"choosing the bits of each matrix on {held.origin}"
-    narrowest = max(backend.narrowest for backend in request.backends.values())
+    narrowest = fewest_bits(request.target, request.backends)
     made = job.steps.value("widths.json", lambda: as_json(choose_recipe(job, held, request.bounds, narrowest)), what)
     return recipe_of({"recipe": {"name": AUTO, **made}})
 

@@ -39,16 +39,27 @@ def require_sizes(backends: Mapping[Runtime, Backend]) -> None:
             raise TargetError(f"{backend.only_one_size}: {others}leave --elastic out")
 
 
-def require_widths(backends: Mapping[Runtime, Backend], recipe: Recipe) -> None:
-    """Raise for a width that a runtime has no kernels for."""
+GPU_BITS = 4
+"""The fewest bits of a matrix that LiteRT's GPU delegate takes: it refuses the whole graph for one of 2 bits."""
+
+
+def fewest_bits(target: Target, backends: Mapping[Runtime, Backend]) -> int:
+    """The fewest bits of a matrix that all that will run it have kernels for."""
+    return max([backend.narrowest for backend in backends.values()] + [GPU_BITS] * target.accelerated)
+
+
+def require_widths(target: Target, backends: Mapping[Runtime, Backend], recipe: Recipe) -> None:
+    """Raise for a width that something that will run it has no kernels for."""
+    fewest = fewest_bits(target, backends)
     schemes = [*recipe.roles.items(), *recipe.weights.items()]
     name, scheme = min(schemes, key=lambda item: item[1].bits)
-    for backend in backends.values():
-        if scheme.bits < backend.narrowest:
-            raise TargetError(
-                f"the recipe has {scheme.label} in {name}, and {backend.runtime} has no kernels for fewer than "
-                f"{backend.narrowest} bits: use --runtime litert, or another recipe"
-            )
+    if scheme.bits < fewest:
+        unable = [backend.runtime for backend in backends.values() if backend.narrowest > scheme.bits]
+        what = f"{unable[0]} has" if unable else f"the GPU, on which --target {target.name} places it, has"
+        raise TargetError(
+            f"the recipe has {scheme.label} in {name}, and {what} no kernels for fewer than {fewest} bits: use "
+            "--target android --runtime litert, or another recipe"
+        )
 
 
 def require_tools(backends: Mapping[Runtime, Backend], modalities: Sequence[str]) -> None:

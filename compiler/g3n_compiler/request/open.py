@@ -64,7 +64,7 @@ def open_request(
     backends = {runtime: backend_for(runtime) for runtime in choose_runtimes(target, options.runtime)}
     if options.elastic is not None:
         require_sizes(backends)
-    require_widths(backends, recipe)
+    require_widths(target, backends, recipe)
     accelerator = find_accelerator(target, backends, options.require_accelerator)
     progress("reading the checkpoint")
 
