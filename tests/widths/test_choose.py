@@ -13,7 +13,7 @@ from g3n_compiler.models.registry import text_weights
 from g3n_compiler.models.shape import TextShape
 from g3n_compiler.quantize.recipe import INT2, INT4, INT8, RECIPES, Recipe
 from g3n_compiler.widths.bounds import Bounds
-from g3n_compiler.widths.choose import Choices
+from g3n_compiler.widths.choose import Choices, Step
 from g3n_compiler.widths.effects import HEAD, MATRICES, TABLE
 from tests.conftest import TinyModel
 
@@ -89,36 +89,54 @@ def test_a_bound_is_needed(choices: Choices) -> None:
 
 
 @pytest.fixture(scope="module")
-def narrower(shape: TextShape, size_of: Callable[[Recipe], int], choices: Choices) -> Choices:
-    """As ``choices``, for a runtime that has kernels for 2 bits, with which attention loses little and an FFN much."""
+def narrower(shape: TextShape, size_of: Callable[[Recipe], int]) -> Choices:
+    """Of a runtime that has kernels for 2 bits, in which attention loses little, an FFN much, and the head most."""
     names = [name for name, spec in text_weights(shape).items() if spec.role in MATRICES]
-    effects = dict.fromkeys([*names, HEAD, TABLE], 1e-4) | {HARMED: 1.0}
+    effects = dict.fromkeys([*names, HEAD, TABLE], 1e-4) | {HEAD: 5.0}
     two = {name: 1e-3 if "self_attn" in name else 10.0 for name in names}
     return Choices(shape, effects, size_of, lambda: two)
 
 
-def test_two_bits_only_where_four_do_not_suffice(
+def two_bits(recipe: Recipe) -> set[str]:
+    return {name for name, scheme in recipe.weights.items() if scheme == INT2}
+
+
+def test_two_bits_where_they_cost_less_than_four_in_the_head(
     narrower: Choices, size_of: Callable[[Recipe], int], shape: TextShape
 ) -> None:
-    least = size_of(RECIPES["int4-lean"])
-    assert not narrower.choose(Bounds(least), never).weights
-    recipe = narrower.choose(Bounds(least - 1), never)
-    assert list(recipe.weights.values()) == [INT2] and "self_attn" in min(recipe.weights)
-    assert size_of(recipe) < least
-    everything = [*text_weights(shape), HEAD, TABLE]
-    smallest = narrower.choose(Bounds(size_of(narrower.recipe(everything, everything))), never)
-    assert set(smallest.weights.values()) == {INT2}
-    with pytest.raises(TargetError, match="cannot be had: with int2 in all matrices and int4 in all tables"):
+    usual, attention = size_of(RECIPES["int4"]), {n for n in narrower.recipe(()).weights if "self_attn" in n}
+    assert not narrower.choose(Bounds(usual), never).weights
+    recipe = narrower.choose(Bounds(usual - 1), never)
+    assert len(two_bits(recipe)) == 1 and two_bits(recipe) < attention and size_of(recipe) < usual
+    saved = sum(INT2.nbytes(text_weights(shape)[name].shape) for name in attention)
+    recipe = narrower.choose(Bounds(usual - saved), never)
+    assert two_bits(recipe) == attention and recipe.roles["head"] == INT8
+    recipe = narrower.choose(Bounds(usual - saved - 1), never)
+    assert recipe.roles["head"] == recipe.roles["embedding"] == INT4
+    assert two_bits(recipe) < attention, "what the head saves beyond need gives attention its bits back"
+
+
+def test_the_fewest_bits(narrower: Choices, size_of: Callable[[Recipe], int]) -> None:
+    names = narrower.recipe(()).weights
+    smallest = narrower.recipe([Step(n, 2) for n in names] + [Step(n, 4) for n in (HEAD, TABLE)])
+    assert narrower.choose(Bounds(size_of(smallest)), never) == smallest
+    with pytest.raises(TargetError, match="cannot be had: with int4 in all matrices, int2 in those of attention"):
         narrower.choose(Bounds(size_of(smallest) - 1), never)
 
 
-def test_two_bits_within_a_loss(narrower: Choices) -> None:
-    """What all of 4 bits lose may be little enough that some matrices can have 2."""
+def test_two_bits_within_a_loss(narrower: Choices, shape: TextShape, size_of: Callable[[Recipe], int]) -> None:
+    """What 4 bits lose may be little enough that some matrices can have 2; if not, these are not measured."""
 
     def loss_of(recipe: Recipe) -> float:
-        return 0.01 + sum(0.5 for name, own in recipe.weights.items() if own == INT2 and "self_attn" not in name)
+        harmed = sum(0.5 for name, own in recipe.weights.items() if own == INT2 and "self_attn" not in name)
+        return 0.01 + harmed + (0.5 if recipe.roles["head"] == INT4 else 0.0)
 
     recipe = narrower.choose(Bounds(loss=0.03), loss_of)
-    assert recipe.weights and all("self_attn" in name and own == INT2 for name, own in recipe.weights.items())
-    all_of_four = narrower.choose(Bounds(loss=0.005), loss_of)
-    assert INT2 not in all_of_four.weights.values()
+    assert two_bits(recipe) == {n for n in narrower.recipe(()).weights if "self_attn" in n}
+    unmeasured = Choices(shape, dict.fromkeys([*narrower.recipe(()).weights, HEAD, TABLE], 1e-4), size_of, refuse)
+    assert INT2 not in unmeasured.choose(Bounds(loss=0.005), loss_of).weights.values()
+    assert INT2 not in unmeasured.choose(Bounds(size_of(RECIPES["int4"])), never).weights.values()
+
+
+def refuse() -> dict[str, float]:
+    raise AssertionError("2 bits are measured without need")

@@ -1,12 +1,13 @@
 """A recipe within a size or a loss: fewer bits where they save the most bytes for the least effect.
 
-All weights begin with 8 bits; matrices get 2 only once all have 4, where every runtime has kernels for 2.
+All weights begin with 8 bits and get 4; matrices get 2, where all that will run them have kernels for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from g3n_compiler.checkpoint.meter import in_words
 from g3n_compiler.errors import TargetError
@@ -22,6 +23,7 @@ from g3n_compiler.verify.measure_loss import measure_loss
 from g3n_compiler.widths.bounds import Bounds, expected_bytes
 from g3n_compiler.widths.effects import HEAD, MATRICES, TABLE, measure_effects
 
+SCHEMES: dict[int, Scheme] = {scheme.bits: scheme for scheme in (INT2, INT4, INT8)}
 Measure = Callable[[Recipe], float]
 """The part of the perplexity that a recipe loses."""
 
@@ -30,7 +32,7 @@ def choose_recipe(job: Job, texts: HeldTexts, bounds: Bounds, narrowest: int = 4
     """The best recipe for ``job`` within ``bounds``, by its effect on ``texts``.
 
     Args:
-        narrowest: bits that every runtime has kernels for.
+        narrowest: the fewest bits that all that will run it have kernels for.
 
     Raises:
         TargetError: with the fewest bits everywhere it is larger than the size.
@@ -52,17 +54,22 @@ def choose_recipe(job: Job, texts: HeldTexts, bounds: Bounds, narrowest: int = 4
     return choices.choose(bounds, loss_of)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """From one width to the next narrower one, weight by weight."""
+class Step(NamedTuple):
+    """A weight that gets so many bits, from twice as many."""
 
-    label: str
-    effects: Mapping[str, float]
-    """What a weight's narrower width does, beyond the wider one."""
-    order: tuple[str, ...]
-    """The weights, those first that save most bytes for what they do."""
-    recipe: Callable[[Collection[str]], Recipe]
-    """The recipe in which these weights are narrow."""
+    name: str
+    bits: int
+
+
+@dataclass(frozen=True)
+class _Ladder:
+    """Steps from 8 bits everywhere to the fewest, those first that save most bytes for what they do."""
+
+    effects: Mapping[Step, float]
+    """What a step does, beyond what the weight's step before did."""
+    order: tuple[Step, ...]
+    recipe: Callable[[Collection[Step]], Recipe]
+    """The recipe after these steps."""
 
     def within_size(self, most: int, size_of: Callable[[Recipe], int]) -> Recipe | None:
         """The recipe with the least effect that is no larger; ``None`` if even the smallest is."""
@@ -70,31 +77,34 @@ class _Step:
         count = next((n for n in counts if size_of(self.recipe(self.order[:n])) <= most), None)
         if count is None:
             return None
-        narrow = set(self.order[:count])
+        taken = set(self.order[:count])
         # What the last one saved beyond need gives others their bits back, the most harmed first.
-        for name in sorted(narrow, key=lambda name: -self.effects[name]):
-            if size_of(self.recipe(narrow - {name})) <= most:
-                narrow.remove(name)
-        return self.recipe(narrow)
+        for step in sorted(taken, key=lambda step: (-self.effects[step], step.bits)):
+            if Step(step.name, step.bits // 2) not in taken and size_of(self.recipe(taken - {step})) <= most:
+                taken.remove(step)
+        return self.recipe(taken)
 
-    def within_loss(self, most: float, loss_of: Measure) -> int:
-        """How many weights, in order, can be narrow; 0 if even none of them loses more."""
+    def within_loss(self, most: float, loss_of: Measure) -> Recipe:
+        """The smallest recipe that loses no more, or int8 everywhere if even that does."""
         low, high = 0, len(self.order)
         if loss_of(self.recipe(self.order)) <= most:
-            return high
+            return self.recipe(self.order)
         while high - low > 1:  # `high` loses too much
             middle = (low + high) // 2
             low, high = (middle, high) if loss_of(self.recipe(self.order[:middle])) <= most else (low, middle)
-        return low
+        return self.recipe(self.order[:low])
 
 
 class Choices:
     """The recipes for one model, from int8 everywhere to int4 everywhere, and to int2 in all matrices.
 
+    What 2 bits do is measured only if 4 in all matrices and in the per-layer table, which leave the head alone, are
+    not enough: it takes as long as for 4 bits.
+
     Args:
         effects: what 4 bits do, by weight, see :func:`~g3n_compiler.widths.effects.measure_effects`.
         size_of: bytes of the files for one runtime, by a recipe.
-        narrower: measures what 2 bits do; ``None`` if a runtime has no kernels for them.
+        narrower: measures what 2 bits do; ``None`` if something has no kernels for them.
     """
 
     def __init__(
@@ -106,10 +116,18 @@ class Choices:
     ) -> None:
         self._shape, self._size_of, self._effects, self._narrower = shape, size_of, effects, narrower
         self._matrices = [name for name, spec in text_weights(shape).items() if spec.role in MATRICES]
+        specs = {**text_weights(shape), **embedding_weights(shape)}
+        saved = {name: INT4.nbytes(spec.shape) for name, spec in specs.items()}
+        tables = sum(saved[name] for name, spec in specs.items() if spec.role == "ple")
+        self._saved = {**saved, HEAD: saved[HEAD] + saved["embed_tokens"], TABLE: tables}
+        """Bytes that 4 bits save in each weight, twice as many as 2 save then."""
 
-    def recipe(self, four: Collection[str], two: Collection[str] = ()) -> Recipe:
-        """The recipe in which the weights ``four`` have 4 bits, and of these the matrices ``two`` have 2."""
-        head, table = (INT4 if name in four else INT8 for name in (HEAD, TABLE))
+    def recipe(self, steps: Collection[Step]) -> Recipe:
+        """The recipe after these steps from 8 bits everywhere."""
+        bits = dict.fromkeys((*self._matrices, HEAD, TABLE), 8)
+        for step in steps:
+            bits[step.name] = min(bits[step.name], step.bits)
+        head, table = (SCHEMES[bits[name]] for name in (HEAD, TABLE))
         roles: dict[Role, Scheme] = {
             **dict.fromkeys(MATRICES, INT4),
             "linear": INT8,
@@ -119,8 +137,7 @@ class Choices:
             "vision": INT8,
             "audio": INT8,
         }
-        wide = {name: INT8 for name in self._matrices if name not in four}
-        return mixed(AUTO, roles, wide | {name: INT2 for name in self._matrices if name in two})
+        return mixed(AUTO, roles, {name: SCHEMES[bits[name]] for name in self._matrices if bits[name] != INT4.bits})
 
     def choose(self, bounds: Bounds, loss_of: Measure) -> Recipe:
         """The best recipe within the size, or the smallest within the loss if no size is given.
@@ -128,44 +145,32 @@ class Choices:
         Raises:
             TargetError: the smallest recipe is larger than the size, or no bound is given.
         """
+        bounds.require_used(self.recipe(()))
+        usual = self.recipe([Step(name, INT4.bits) for name in self._effects if name != HEAD])
         if bounds.size is None:
-            bounds.require_used(self.recipe(()))
-            return self._within_loss(bounds.loss or 0.0, loss_of)
-        for step in self._steps():
-            if (found := step.within_size(bounds.size, self._size_of)) is not None:
-                return found
-        least = in_words(self._size_of(step.recipe(step.order)))
+            most = bounds.loss or 0.0
+            enough = self._narrower is None or loss_of(usual) > most
+            return self._ladder(None if enough else self._narrower).within_loss(most, loss_of)
+        enough = self._narrower is None or self._size_of(usual) <= bounds.size
+        ladder = self._ladder(None if enough else self._narrower)
+        if (found := ladder.within_size(bounds.size, self._size_of)) is not None:
+            return found
+        fewest = f"int4 in all matrices{' and tables' if enough else ', int2 in those of attention and FFN'}"
         raise TargetError(
-            f"--max-size of {in_words(bounds.size)} cannot be had: with {step.label} the files for a runtime take "
-            f"{least}. Leave a tower out with --modalities, choose a smaller slice, or allow more"
+            f"--max-size of {in_words(bounds.size)} cannot be had: with {fewest} the files for a runtime take "
+            f"{in_words(self._size_of(self.recipe(ladder.order)))}. Leave a tower out with --modalities, choose a "
+            "smaller slice, or allow more"
         )
 
-    def _within_loss(self, most: float, loss_of: Measure) -> Recipe:
-        for step in self._steps():
-            count = step.within_loss(most, loss_of)
-            if count < len(step.order):
-                break
-        return step.recipe(step.order[:count])
-
-    def _steps(self) -> Iterator[_Step]:
-        """The second is measured only if it is asked for."""
-        specs = {**text_weights(self._shape), **embedding_weights(self._shape)}
-        saved = {name: INT4.nbytes(spec.shape) for name, spec in specs.items()}
-        tables = sum(saved[name] for name, spec in specs.items() if spec.role == "ple")
-        saved |= {HEAD: saved[HEAD] + saved["embed_tokens"], TABLE: tables}
-        yield _step("int4 in all matrices and tables", self._effects, saved, self.recipe)
-        if self._narrower is not None:
-            two = self._narrower()
-            more = {name: max(0.0, two[name] - self._effects[name]) for name in self._matrices}
-            label = "int2 in all matrices and int4 in all tables"
-            yield _step(label, more, saved, lambda narrow: self.recipe(self._effects, narrow))
-
-
-def _step(
-    label: str,
-    effects: Mapping[str, float],
-    saved: Mapping[str, int],
-    recipe: Callable[[Collection[str]], Recipe],
-) -> _Step:
-    """Every weight saves half of its bytes, so that the order is the same for each step."""
-    return _Step(label, effects, tuple(sorted(effects, key=lambda name: effects[name] / saved[name])), recipe)
+    def _ladder(self, narrower: Callable[[], Mapping[str, float]] | None) -> _Ladder:
+        effects = {Step(name, INT4.bits): effect for name, effect in self._effects.items()}
+        cost = {step: effect / self._saved[step.name] for step, effect in effects.items()}
+        if narrower is not None:
+            two = narrower()
+            for name in self._matrices:
+                before, step = Step(name, INT4.bits), Step(name, INT2.bits)
+                effects[step] = max(0.0, two[name] - effects[before])
+                # never before the step to 4 bits
+                cost[step] = max(cost[before], 2 * effects[step] / self._saved[name])
+        order = sorted(effects, key=lambda step: (cost[step], -step.bits))
+        return _Ladder(effects, tuple(order), self.recipe)
