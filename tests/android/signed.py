@@ -21,8 +21,8 @@ CONTENTS = {
     "model.pte": "program",
     "model.ptd": "tables",
     "tokenizer.json": "{}",
-    "vision.pte": "eyes",
-    "audio.pte": "ears",
+    "vision.pte": "vision encoder",
+    "audio.pte": "audio encoder",
 }
 
 

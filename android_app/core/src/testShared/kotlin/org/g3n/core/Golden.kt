@@ -33,8 +33,8 @@ class BundleMaker(private val folder: File) {
         "model.pte" to "program",
         "model.ptd" to "tables",
         "tokenizer.json" to "{}",
-        "vision.pte" to "eyes",
-        "audio.pte" to "ears",
+        "vision.pte" to "vision encoder",
+        "audio.pte" to "audio encoder",
     )
 
     /** [change] edits the manifest's JSON tree before it is written. */
