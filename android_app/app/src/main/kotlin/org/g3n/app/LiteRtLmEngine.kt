@@ -21,6 +21,7 @@ import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.Finish
 import org.g3n.core.engine.StopSignal
+import org.g3n.core.engine.requireNoNul
 import java.util.concurrent.BlockingQueue
 import java.util.concurrent.LinkedBlockingQueue
 import com.google.ai.edge.litertlm.Engine as LiteRtLm
@@ -78,6 +79,7 @@ class LiteRtLmEngine : Engine {
         onPiece: (String) -> Unit,
     ): Answer {
         val loaded = engine ?: throw EngineException("the engine is not initialized")
+        turns.forEach { requireNoNul(it.text) }
         if (stop.isRequested) return Answer(Finish.STOPPED, null, 0)
         val topK = if (sampling.temperature == 0.0) 1 else sampling.topK
         val config = ConversationConfig(

@@ -11,6 +11,7 @@ import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.Finish
 import org.g3n.core.engine.StopSignal
+import org.g3n.core.engine.requireNoNul
 import org.g3n.core.text.GemmaTokenizer
 import org.pytorch.executorch.extension.llm.LlmCallback
 import org.pytorch.executorch.extension.llm.LlmModule
@@ -68,6 +69,7 @@ class LlmModuleEngine : Engine {
         if (turns.any { turn -> turn.attachments.isNotEmpty() }) {
             throw EngineException("this engine takes text only: use the LiteRT runtime for pictures and sound")
         }
+        turns.forEach { turn -> requireNoNul(turn.text) }
         val context = it.manifest.context
         val prompt = it.template.render(turns)
         val promptTokens = it.tokenizer.encode(prompt).size + 1

@@ -34,8 +34,8 @@ import kotlin.system.exitProcess
  * Arguments: bundle folder, runtime, tokens an answer may have, session file, then prompts, before which
  * `--image=FILE` and `--sound=FILE` attach something and `--stop=N` stops the answer after its first N pieces. System properties
  * `g3n.shims` (folder of the native shims) and `g3n.litertlm` (path of LiteRT-LM's library) say where the engines are;
- * `g3n.way` (a [HostEngines.Way]) asks for one way through ExecuTorch, `g3n.cache` names a folder that engines may keep
- * something in, and `g3n.free` says how many bytes of memory are free.
+ * `g3n.way` (a [HostEngines.Way]) asks for one way through ExecuTorch, `g3n.device` for a [Device], `g3n.cache` names a folder that
+ * engines may keep something in, and `g3n.free` says how many bytes of memory are free. Where an accelerator refuses, the CPU is taken.
  */
 fun main(arguments: Array<String>) {
     val (bundle, runtime, limit, session) = arguments
@@ -89,8 +89,12 @@ private class HostChat(
         loader.open(bundle)
         threads.run()
         if (screen.error == null) {
-            loader.choose(Choice(runtime, Device.CPU, null))
+            val device = System.getProperty("g3n.device")?.let(Device::valueOf) ?: Device.CPU
+            loader.choose(Choice(runtime, device, null))
             loader.load()
+            threads.run()
+            // Without an offer this changes nothing.
+            loader.answerOffer(useCpu = true)
             threads.run()
         }
         val chat = loader.chat ?: return screen.report()
@@ -142,10 +146,12 @@ private class Screen : LoadView, ChatView {
     private val pieces = JsonArray()
     private var verdict = ""
     private var notice: Notice? = null
+    private var offer: String? = null
 
     fun report() = JsonObject().apply {
         addProperty("verdict", verdict)
         addProperty("notice", notice?.name)
+        addProperty("offer", offer)
         add("finishes", finishes)
         add("pieces", pieces)
         add("turns", JsonArray().apply { turns.forEach { add(turn(it)) } })
@@ -181,7 +187,9 @@ private class Screen : LoadView, ChatView {
         this.error = error
     }
 
-    override fun offerCpu(reason: String) = Unit
+    override fun offerCpu(reason: String) {
+        offer = reason
+    }
 
     override fun showBundles(bundles: List<File>) = Unit
 

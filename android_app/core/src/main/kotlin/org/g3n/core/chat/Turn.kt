@@ -1,5 +1,8 @@
 package org.g3n.core.chat
 
+/** Where engines in C take a text to end, without an error. */
+const val NUL = '\u0000'
+
 /** Who speaks. */
 enum class Role {
     SYSTEM,

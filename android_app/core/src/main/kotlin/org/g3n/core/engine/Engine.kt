@@ -7,6 +7,7 @@ import org.g3n.core.bundle.Manifest
 import org.g3n.core.bundle.Modality
 import org.g3n.core.bundle.Runtime
 import org.g3n.core.bundle.Sampling
+import org.g3n.core.chat.NUL
 import org.g3n.core.chat.Turn
 import java.io.File
 
@@ -63,6 +64,11 @@ class EngineException(message: String, cause: Throwable? = null) : Exception(mes
 
 /** The conversation is longer than the bundle's context. */
 class ContextFull(message: String) : Exception(message)
+
+/** Raises [EngineException] for a [text] with a [NUL]: some engines would answer what comes before it. */
+fun requireNoNul(text: String) {
+    if (NUL in text) throw EngineException("a NUL character in a prompt would end it there for some engines: leave it out")
+}
 
 /**
  * A loaded bundle, whatever runs it.

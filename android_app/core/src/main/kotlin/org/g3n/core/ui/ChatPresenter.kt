@@ -4,6 +4,7 @@ import org.g3n.core.bundle.Modality
 import org.g3n.core.bundle.Sampling
 import org.g3n.core.chat.Attachment
 import org.g3n.core.chat.AttachmentFiles
+import org.g3n.core.chat.NUL
 import org.g3n.core.chat.Role
 import org.g3n.core.chat.Turn
 import org.g3n.core.engine.Answer
@@ -12,6 +13,7 @@ import org.g3n.core.engine.EngineConfig
 import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.Finish
 import org.g3n.core.engine.StopSignal
+import org.g3n.core.engine.requireNoNul
 import org.g3n.core.session.Session
 import org.g3n.core.session.SessionStore
 
@@ -127,10 +129,15 @@ class ChatPresenter(
         save()
     }
 
-    /** Sends the draft; without effect while an answer is coming or when there is nothing to send. */
+    /** Sends the draft, which stays if no engine should get it; without effect while an answer is coming or for nothing to send. */
     fun send() {
         val text = draft.trim()
         if (isRunning || text.isEmpty() && attachments.isEmpty()) return
+        try {
+            requireNoNul(text)
+        } catch (refusal: EngineException) {
+            return show(refusal)
+        }
         dropUnanswered()
         turns += Turn(Role.USER, text, attachments.toList())
         draft = ""
@@ -208,7 +215,8 @@ class ChatPresenter(
         try {
             val answer = engine.run(asked, drawing, maxNewTokens, stop) { piece ->
                 meter.count()
-                text.append(piece)
+                // The answer is part of the next prompt, which may hold none.
+                text.append(piece.replace(NUL, REPLACEMENT))
                 val whole = text.toString()
                 threads.main { grow(whole, meter.pieces, mine) }
             }
@@ -267,28 +275,4 @@ class ChatPresenter(
     }
 }
 
-/** Counts pieces of an answer and times them. */
-private class Meter(private val clock: Clock) {
-    private val start = clock.nanos()
-    private var first = 0L
-    private var last = 0L
-
-    @Volatile
-    var pieces = 0
-        private set
-
-    fun count() {
-        last = clock.nanos()
-        if (pieces++ == 0) first = last
-    }
-
-    fun stats(): Stats? {
-        if (pieces == 0) return null
-        val rate = if (pieces > 1 && last > first) (pieces - 1) / ((last - first) / NANOS) else null
-        return Stats(pieces, (first - start) / NANOS, rate)
-    }
-
-    private companion object {
-        const val NANOS = 1e9
-    }
-}
+private const val REPLACEMENT = '\uFFFD'

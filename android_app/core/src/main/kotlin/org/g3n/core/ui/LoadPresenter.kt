@@ -6,19 +6,12 @@ import org.g3n.core.bundle.BundleSource
 import org.g3n.core.bundle.Cancellation
 import org.g3n.core.bundle.Cancelled
 import org.g3n.core.bundle.Device
-import org.g3n.core.bundle.HashCheck
 import org.g3n.core.bundle.ManifestReader
 import org.g3n.core.bundle.Origin
-import org.g3n.core.bundle.Progress
 import org.g3n.core.bundle.Runtime
-import org.g3n.core.bundle.SignatureCheck
-import org.g3n.core.device.ContextPolicy
 import org.g3n.core.device.DeviceProbe
-import org.g3n.core.device.FitCheck
-import org.g3n.core.device.SizePolicy
 import org.g3n.core.engine.Engine
 import org.g3n.core.engine.EngineConfig
-import org.g3n.core.engine.EngineException
 import org.g3n.core.engine.EngineFactory
 import org.g3n.core.session.AcceptedKeys
 import org.g3n.core.session.CheckedFiles
@@ -55,6 +48,7 @@ class LoadPresenter(
     private val chats: ChatFactory,
 ) {
     private val threads = environment.threads
+    private val preparation = Preparation(engines, environment)
     private var view: LoadView? = null
     private var cancellation = Cancellation()
     private var bundles: List<File>? = null
@@ -104,7 +98,7 @@ class LoadPresenter(
 
     /** Copies a bundle from [source] into [target] and checks it there. */
     fun copyAndOpen(source: BundleSource, target: File) = check { mine ->
-        val folder = environment.importer.copy(source, target, mine, throttled { show(mine, Busy.Copying(it)) })
+        val folder = environment.importer.copy(source, target, mine, everyPercent { show(mine, Busy.Copying(it)) })
         list()
         prepare(folder, isHashedAnew = true, mine)
     }
@@ -196,37 +190,11 @@ class LoadPresenter(
     }
 
     private fun prepare(directory: File, isHashedAnew: Boolean, mine: Cancellation) {
-        val opened = Bundle.open(directory)
-        val manifest = opened.manifest
-        val offered = manifest.runtimes.filter { it in engines.runtimes }
-        if (offered.isEmpty()) {
-            val has = manifest.runtimes.joinToString { it.id }
-            throw EngineException("${manifest.name} was compiled for $has, for which this app has no engine")
-        }
-        val signer = SignatureCheck.run(opened)
-        val isAccepted = signer is Origin.Signed && environment.keys.contains(signer.fingerprint)
-        val state = environment.checked.state(opened)
-        val wasHashed = !isHashedAnew && environment.checked.isKnown(state)
-        if (!wasHashed) {
-            HashCheck.run(opened, mine, throttled { show(mine, Busy.Checking(manifest.name, it)) })
-            environment.checked.remember(opened, state)
-        }
-        val memory = environment.device.memory()
-        val first = FitCheck.preferred(manifest, memory, offered)
-        val options = offered.sortedBy { it != first }.map { runtime ->
-            val isAccelerated = runtime in manifest.acceleratedRuntimes
-            val devices = if (isAccelerated) listOf(Device.ACCELERATOR, Device.CPU) else listOf(Device.CPU)
-            val sizes = engines.sizes(manifest, runtime)
-            val size = SizePolicy.preferred(sizes, memory)
-            val context = ContextPolicy.preferred(manifest, runtime, memory)
-            val fit = FitCheck.of(manifest.ledger(runtime), memory, ContextPolicy.saved(manifest, context))
-            LoadOption(runtime, devices, fit, sizes, size, context)
-        }
-        val choice = options.first().let { Choice(it.runtime, it.devices.first(), it.size?.name) }
+        val found = preparation.of(directory, isHashedAnew, mine) { show(mine, it) }
         threads.main {
             if (mine.isRequested) return@main
             busy = null
-            prepared = Prepared(opened, options, choice, signer, isAccepted, wasHashed)
+            prepared = found
             view?.showBusy(null)
             view?.showPrepared(prepared)
         }
@@ -326,15 +294,4 @@ class LoadPresenter(
     }
 
     private fun show(mine: Cancellation, busy: Busy) = threads.main { if (!mine.isRequested) show(busy) }
-
-    /** Passes on only what changes the percentage: a bundle is read in thousands of pieces. */
-    private fun throttled(onProgress: (Progress) -> Unit): (Progress) -> Unit {
-        var shown = -1
-        return { progress ->
-            if (progress.percent != shown) {
-                shown = progress.percent
-                onProgress(progress)
-            }
-        }
-    }
 }
