@@ -34,6 +34,12 @@ def test_it_is_signed(apk: Path) -> None:
     assert re.search(r"v2 scheme.*: true", said) and re.search(r"v3 scheme.*: true", said)
 
 
+def test_its_size_is_what_the_readme_says(apk: Path) -> None:
+    text = (ROOT / "android_app" / "README.md").read_text("utf-8")
+    (said,) = re.findall(r"for arm64-v8a and x86_64; about (\d+) MB", text)
+    assert abs(apk.stat().st_size / 1e6 - int(said)) < 3
+
+
 def test_it_asks_for_the_microphone_and_nothing_else(apk: Path) -> None:
     said = run("aapt", "dump", "permissions", apk)
     asked = set(re.findall(r"uses-permission: name='([^']+)'", said))

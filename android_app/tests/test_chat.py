@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from android_app.tests.conftest import ROOT, run
+from android_app.tests.host import PROMPTS, RUNTIMES, TOKENS, WAYS, Host, keep, python_answers
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.chat import GREEDY, Attachments
 from g3n_runtime.engines import open_engine
@@ -24,57 +25,10 @@ from g3n_runtime.executorch.model import ExecuTorchModel, ExecuTorchParts
 from g3n_runtime.executorch.roles import ROLES
 from g3n_runtime.prompt import read_template
 
-RUNTIMES = ("litert", "executorch")
-WAYS = ("litert", "MODULE", "LLM_MODULE")
-"""LiteRT-LM, our loop over ExecuTorch's Java module, and its own runner of language models."""
-PROMPTS = ("What is a dog?", 'Use "river" in a sentence.', "What does 'quickly' mean?")
-TOKENS = 24
-
-
-class Host:
-    """The app without its screens, see ``HostChat.kt``."""
-
-    def __init__(self, android: Path, shims: Path, litertlm: Path) -> None:
-        kotlin = android / "parts" / "kotlin-compiler" / "lib" / "kotlin-stdlib.jar"
-        schema = ROOT / "runtime_shims" / "g3n_runtime"
-        self._command = [
-            "java", "-Xmx512m", f"-Dg3n.shims={shims}", f"-Dg3n.litertlm={litertlm}",
-            "-cp", f"{android}/jvm.jar:/usr/share/java/gson.jar:{kotlin}:{schema}:{executorch_classes(android)}",
-        ]  # fmt: skip
-
-    def chat(
-        self, bundle: Path, runtime: str, session: Path, *prompts: str, tokens: int = TOKENS, **properties: str | int
-    ) -> dict[str, Any]:
-        """``runtime`` may also be one of ``WAYS``; through ExecuTorch the app takes the first that loads the bundle.
-
-        ``properties`` are those of ``HostChat.kt``: ``cache`` and ``free``.
-        """
-        chosen = [f"-Dg3n.{name}={value}" for name, value in properties.items()]
-        if runtime not in RUNTIMES:
-            runtime, chosen = "executorch", [*chosen, f"-Dg3n.way={runtime}"]
-        main = "org.g3n.host.HostChatKt"
-        out = run(*self._command, *chosen, main, bundle, runtime, str(tokens), session, *prompts)
-        return json.loads(out.strip().splitlines()[-1])
-
-
-def executorch_classes(android: Path) -> str:
-    """The classes of ExecuTorch and of what it loads its library with, as the APK has them."""
-    parts = android / "parts"
-    loader = next((parts / "maven-apk").glob("nativeloader-*.jar"))
-    return f"{parts}/react-native-executorch/android/libs/classes.jar:{android}/fbjni.jar:{loader}"
-
 
 @pytest.fixture(scope="module")
 def host(jvm_report: str, android: Path, shims: Path, litertlm: Path) -> Host:
     return Host(android, shims, litertlm)
-
-
-def python_answers(bundle: Path, runtime: str) -> list[str]:
-    engine = open_engine(open_bundle(bundle), runtime, threads=1)
-    try:
-        return ["".join(engine.send(prompt, GREEDY, TOKENS)).strip() for prompt in PROMPTS]
-    finally:
-        engine.close()
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -202,6 +156,24 @@ def test_the_limit_ends_an_answer(runtime: str, host: Host, nano_fp32: Path, tmp
 def test_a_conversation_beyond_the_context_is_told(runtime: str, host: Host, nano_fp32: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="the bundle's context is 512: start anew"):
         host.chat(nano_fp32, runtime, tmp_path / "session.json", "many words " * 300)
+
+
+@pytest.mark.parametrize("way", ["litert", "LLM_MODULE"])
+def test_a_nul_in_a_kept_conversation_is_told(way: str, host: Host, nano_fp32: Path, tmp_path: Path) -> None:
+    """Both libraries would answer what comes before it, without an error."""
+    session = tmp_path / "session.json"
+    keep(session, nano_fp32, ("USER", f"{PROMPTS[0]}\0 and a cat?"), ("MODEL", "A dog is a dog."))
+    with pytest.raises(AssertionError, match="a NUL character in a prompt would end it there"):
+        host.chat(nano_fp32, way, session, PROMPTS[1])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_systems_turn_is_pythons(way: str, host: Host, nano_fp32: Path, tmp_path: Path) -> None:
+    session, system = tmp_path / "session.json", "You are a river."
+    keep(session, nano_fp32, ("SYSTEM", system))
+    report = host.chat(nano_fp32, way, session, PROMPTS[0])
+    want = python_answers(nano_fp32, "litert" if way == "litert" else "executorch", system, PROMPTS[:1])
+    assert [turn["text"].strip() for turn in report["turns"] if turn["role"] == "MODEL"] == want
 
 
 def test_a_context_shortened_for_want_of_memory_is_the_engines(host: Host, nano_int4: Path, tmp_path: Path) -> None:
