@@ -130,8 +130,7 @@ class ChatActivity : Activity(), ChatView {
 
     private fun takePhoto() {
         val file = store.newPhoto()
-        photo = file
-        startOrTell(store.cameraIntent(file), CAMERA)
+        if (startOrTell(store.cameraIntent(file), CAMERA)) photo = file else file.delete()
     }
 
     override fun onActivityResult(requestCode: Int, resultCode: Int, data: Intent?) {

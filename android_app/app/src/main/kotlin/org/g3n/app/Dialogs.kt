@@ -34,11 +34,11 @@ internal class Dialogs(private val activity: Activity) {
     }
 }
 
-/** Starts [intent] of another app, or says that the phone has none for it. */
-internal fun Activity.startOrTell(intent: Intent, request: Int) {
-    try {
-        startActivityForResult(intent, request)
-    } catch (_: ActivityNotFoundException) {
-        AlertDialog.Builder(this).setTitle(R.string.error_title).setMessage(R.string.no_app).setPositiveButton(R.string.ok, null).show()
-    }
+/** Starts [intent] of another app, or says that the phone has none for it and returns `false`. */
+internal fun Activity.startOrTell(intent: Intent, request: Int): Boolean = try {
+    startActivityForResult(intent, request)
+    true
+} catch (_: ActivityNotFoundException) {
+    AlertDialog.Builder(this).setTitle(R.string.error_title).setMessage(R.string.no_app).setPositiveButton(R.string.ok, null).show()
+    false
 }

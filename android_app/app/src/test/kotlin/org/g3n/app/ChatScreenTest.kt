@@ -1,12 +1,6 @@
 package org.g3n.app
 
-import android.app.Activity
 import android.content.ComponentCallbacks2
-import android.content.Intent
-import android.media.AudioRecord
-import android.net.Uri
-import android.os.Bundle
-import android.provider.MediaStore
 import android.view.accessibility.AccessibilityManager
 import android.widget.EditText
 import android.widget.TextView
@@ -17,7 +11,6 @@ import org.g3n.app.Screens.bundle
 import org.g3n.app.Screens.chat
 import org.g3n.app.Screens.choose
 import org.g3n.app.Screens.dialog
-import org.g3n.app.Screens.gallery
 import org.g3n.app.Screens.isAnswering
 import org.g3n.app.Screens.isShown
 import org.g3n.app.Screens.load
@@ -31,7 +24,6 @@ import org.g3n.app.Screens.turn
 import org.g3n.app.Screens.turns
 import org.g3n.app.Screens.until
 import org.g3n.core.bundle.Modality
-import org.g3n.core.chat.WaveFile
 import org.g3n.core.engine.Finish
 import org.g3n.core.engine.Notice
 import org.junit.Before
@@ -43,11 +35,8 @@ import org.robolectric.Shadows.shadowOf
 import org.robolectric.android.controller.ActivityController
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
-import org.robolectric.shadows.ShadowAudioRecord
 import java.io.File
-import java.util.concurrent.CountDownLatch
 import java.util.concurrent.Semaphore
-import java.util.concurrent.atomic.AtomicInteger
 import kotlin.test.assertEquals
 import kotlin.test.assertFalse
 import kotlin.test.assertNotNull
@@ -123,113 +112,6 @@ class ChatScreenTest {
     }
 
     @Test
-    fun `a picture lying on its side is set upright and brought to the encoder's side`() {
-        val activity = chat().get()
-        activity.gallery(Pictures.jpeg(1500, 1000, orientation = 6))
-        until("the picture") { activity.isShown(R.id.attached) }
-        val picture = Pictures.read(app.attachments.listFiles()!!.single())
-        assertEquals(512 to 768, picture.width to picture.height)
-        // The left third was red: turned clockwise it is on top.
-        assertTrue(Pictures.isRed(picture.getPixel(256, 100)) && !Pictures.isRed(picture.getPixel(256, 600)))
-    }
-
-    @Test
-    fun `a picture that cannot be read is told`() {
-        val activity = chat().get()
-        activity.gallery("no picture".encodeToByteArray())
-        assertTrue("no picture that this phone can read" in dialog().message)
-        assertEquals(emptyList(), app.attachments.list()!!.toList())
-    }
-
-    @Test
-    fun `the camera's photo comes whole`() {
-        val activity = chat().get()
-        activity.attach(1)
-        val asked = shadowOf(activity).nextStartedActivityForResult.intent
-        assertEquals(MediaStore.ACTION_IMAGE_CAPTURE, asked.action)
-        @Suppress("DEPRECATION")
-        val uri = asked.getParcelableExtra<Uri>(MediaStore.EXTRA_OUTPUT)!!
-        app.contentResolver.openOutputStream(uri)!!.use { it.write(Pictures.jpeg(1600, 1200, orientation = 1)) }
-        shadowOf(activity).receiveResult(asked, Activity.RESULT_OK, null)
-        until("the photo") { activity.isShown(R.id.attached) }
-        val picture = Pictures.read(app.attachments.listFiles()!!.single())
-        assertEquals(768 to 576, picture.width to picture.height)
-    }
-
-    @Test
-    fun `a photo taken while the system ended the process is kept with the draft`() {
-        val controller = chat()
-        controller.get().say("What is a river?")
-        controller.get().answered()
-        controller.get().view<EditText>(R.id.draft).setText("and this?")
-        controller.get().attach(1)
-        val state = Bundle()
-        controller.saveInstanceState(state).pause().stop().destroy()
-        app.attachments.listFiles()!!.single().writeBytes(Pictures.jpeg(800, 600, orientation = 1))
-        app.loader.release()
-        val next = Robolectric.buildActivity(ChatActivity::class.java).create(state)
-        assertTrue(next.get().isFinishing)
-        assertNotNull(started(LoadActivity::class.java))
-        until("the photo") { app.attachments.list()!!.any { it.startsWith("picture") } }
-        val loaded = chat(File(app.importFolder, "nano-host-int4")).get()
-        assertEquals("and this?", loaded.text(R.id.draft))
-        assertEquals(2, loaded.turns.size)
-        assertTrue(loaded.isShown(R.id.attached))
-    }
-
-    @Test
-    fun `new conversation deletes what was attached`() {
-        val activity = chat().get()
-        activity.gallery(Pictures.jpeg(80, 60, orientation = 1))
-        until("the picture") { activity.isShown(R.id.attached) }
-        activity.say("What is this?")
-        activity.answered()
-        assertEquals(1, app.attachments.list()!!.size)
-        shadowOf(activity).clickMenuItem(1)
-        until("no file") { app.attachments.list()!!.isEmpty() }
-        assertEquals(emptyList(), activity.turns)
-    }
-
-    private fun record(activity: ChatActivity, seconds: Float) {
-        var left = (seconds * 16_000).toInt() * 2
-        record(activity) { _, size ->
-            if (left <= 0) activity.view<TextView>(R.id.record_stop).performClick()
-            left -= size * 2
-            size
-        }
-    }
-
-    /** Records what [source] gives, the samples that were read, into an array with room for so many. */
-    private fun record(activity: ChatActivity, ends: (() -> Boolean)? = null, source: (ShortArray, Int) -> Int) {
-        shadowOf(app).grantPermissions(android.Manifest.permission.RECORD_AUDIO)
-        ShadowAudioRecord.setSourceProvider {
-            object : ShadowAudioRecord.AudioRecordSource {
-                override fun readInShortArray(audioData: ShortArray, offset: Int, size: Int, isBlocking: Boolean): Int =
-                    source(audioData, size)
-            }
-        }
-        activity.attach(2)
-        until("the end of the recording", ends ?: { !activity.isShown(R.id.record_stop) })
-    }
-
-    @Test
-    fun `recording ends at 30 seconds and says so`() {
-        val activity = chat().get()
-        record(activity, 40f)
-        assertEquals(activity.getString(R.string.chat_record_limit, 30), activity.text(R.id.status))
-        assertTrue(activity.isShown(R.id.attached))
-    }
-
-    @Test
-    fun `a slip of the finger is no recording`() {
-        val activity = chat().get()
-        record(activity, 0f)
-        assertEquals(activity.getString(R.string.chat_record_short), activity.text(R.id.status))
-        assertFalse(activity.isShown(R.id.attached))
-        assertEquals(emptyList(), app.attachments.list()!!.toList())
-    }
-
-    @Test
     fun `leaving a chat that speaks leaves the other screens free, and there is a way back`() {
         app.script.pieces = Semaphore(2)
         val controller = chat()
@@ -261,33 +143,6 @@ class ChatScreenTest {
     }
 
     @Test
-    fun `a microphone that another app has is told and leaves no file`() {
-        val activity = chat().get()
-        record(activity) { _, _ -> AudioRecord.ERROR_INVALID_OPERATION }
-        assertEquals(activity.getString(R.string.chat_record_failed), activity.text(R.id.status))
-        assertFalse(activity.isShown(R.id.attached))
-        assertEquals(emptyList(), app.attachments.list()!!.toList())
-    }
-
-    @Test
-    fun `a recording ends when the phone is turned, and what was said is attached`() {
-        val controller = chat()
-        val reads = AtomicInteger()
-        val turned = CountDownLatch(1)
-        record(controller.get(), ends = { reads.get() > 10 }) { _, size ->
-            // A second is heard at once, and then the microphone has nothing more until the phone is turned.
-            if (reads.incrementAndGet() > 10) turned.await()
-            size
-        }
-        controller.turn()
-        turned.countDown()
-        until("the recording") { controller.get().isShown(R.id.attached) }
-        val seconds = (app.attachments.listFiles()!!.single().length() - WaveFile.HEADER_BYTES).toFloat() / WaveFile.BYTES_PER_SECOND
-        assertTrue(seconds in 1f..1.2f, "$seconds")
-        assertFalse(controller.get().isShown(R.id.record_stop))
-    }
-
-    @Test
     fun `a cache that was read back wrongly is told`() {
         app.script.notice = Notice.CACHE_OFF
         val activity = chat().get()
@@ -305,5 +160,30 @@ class ChatScreenTest {
         assertEquals("the driver was lost", dialog().message)
         controller.turn()
         assertEquals("the driver was lost", dialog().message)
+    }
+
+    @Test
+    fun `stop pressed before the first piece ends the answer`() {
+        app.script.pieces = Semaphore(0)
+        val activity = chat().get()
+        activity.say("What is a river?")
+        assertTrue(activity.isAnswering)
+        activity.press(R.id.send)
+        activity.answered()
+        assertEquals("", activity.turns.last().text)
+        assertTrue(activity.isShown(R.id.retry))
+        app.script.pieces.release(100)
+        activity.press(R.id.retry)
+        activity.answered()
+        assertTrue(activity.turns.last().text.endsWith("the sea."))
+    }
+
+    @Test
+    fun `a text with a NUL is not sent and stays`() {
+        val activity = chat().get()
+        activity.say("What is a river\u0000?")
+        assertTrue("a NUL character in a prompt" in dialog().message)
+        assertEquals(emptyList(), activity.turns)
+        assertEquals("What is a river\u0000?", activity.text(R.id.draft))
     }
 }

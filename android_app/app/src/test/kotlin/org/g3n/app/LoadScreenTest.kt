@@ -25,6 +25,7 @@ import org.g3n.app.Screens.turn
 import org.g3n.app.Screens.until
 import org.g3n.core.BundleMaker
 import org.g3n.core.JsonTree
+import org.g3n.core.SignedBundle
 import org.g3n.core.bundle.Device
 import org.g3n.core.bundle.Runtime
 import org.junit.Before
@@ -208,6 +209,21 @@ class LoadScreenTest {
         activity.press(R.id.check_again)
         until("the verdict") { activity.isShown(R.id.ready) }
         assertFalse(activity.isShown(R.id.check_again))
+    }
+
+    @Test
+    fun `who signed a bundle is shown, and a key is accepted after a question that outlives turning`() {
+        val signed = SignedBundle(File(app.importFolder, "signed").apply { mkdirs() })
+        val controller = ready(signed.folder)
+        assertEquals(app.getString(R.string.origin_unknown, signed.fingerprint), controller.get().text(R.id.origin))
+        controller.get().press(R.id.accept_key)
+        val asked = dialog().message
+        assertEquals(app.getString(R.string.origin_accept_message, signed.fingerprint), asked)
+        controller.turn()
+        assertEquals(asked, dialog().message)
+        dialog().press(BUTTON_POSITIVE)
+        until("the key is known") { !controller.get().isShown(R.id.accept_key) }
+        assertEquals(app.getString(R.string.origin_accepted, signed.fingerprint), controller.get().text(R.id.origin))
     }
 
     @Test

@@ -6,6 +6,7 @@ import android.view.ViewGroup
 import android.widget.Button
 import android.widget.EditText
 import android.widget.ScrollView
+import android.widget.Spinner
 import android.widget.TextView
 import org.g3n.app.Screens.answered
 import org.g3n.app.Screens.app
@@ -22,8 +23,11 @@ import org.g3n.app.Screens.started
 import org.g3n.app.Screens.turns
 import org.g3n.app.Screens.until
 import org.g3n.core.JsonTree
+import org.g3n.core.SignedBundle
 import org.g3n.core.bundle.Device
 import org.g3n.core.bundle.ManifestReader
+import org.g3n.core.engine.Finish
+import org.g3n.core.engine.Notice
 import org.junit.Before
 import org.junit.Test
 import org.junit.runner.RunWith
@@ -33,6 +37,7 @@ import org.robolectric.Robolectric
 import org.robolectric.RuntimeEnvironment
 import org.robolectric.annotation.Config
 import org.robolectric.annotation.GraphicsMode
+import java.io.File
 import java.util.concurrent.Semaphore
 import kotlin.test.assertEquals
 
@@ -106,6 +111,29 @@ class PicturesTest(private val setting: String, private val qualifiers: String, 
             dialog()
             shoot("chat-attach")
         }
+        photographer.report()
+    }
+
+    @Test
+    fun rarely() {
+        if (!isFirst) return
+        val signed = SignedBundle(File(app.importFolder, "signed-by-a-stranger").apply { mkdirs() })
+        // What was hashed earlier is said, and can be hashed again.
+        repeat(2) { ready(signed.folder).also { if (it.get().isShown(R.id.check_again)) shoot("load-signed", it.get()) }.pause().stop().destroy() }
+        val folder = bundle("short-of-memory") { manifest -> JsonTree.map(manifest["kv"])["bytes"] = 200L shl 20 }
+        memory(8, 300)
+        val load = ready(folder)
+        load.get().view<Spinner>(R.id.runtime).setSelection(1)
+        Screens.idle()
+        shoot("load-shortened", load.get())
+        load.pause().stop().destroy()
+        memory(8, 6000)
+        app.script.notice = Notice.CACHE_OFF
+        app.script.finish = Finish.CONTEXT_FULL
+        val activity = chat(folder).get()
+        activity.say("What is a river?")
+        activity.answered()
+        shoot("chat-notices", activity)
         photographer.report()
     }
 

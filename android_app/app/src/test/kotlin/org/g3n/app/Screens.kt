@@ -25,6 +25,7 @@ import org.robolectric.android.controller.ActivityController
 import org.robolectric.shadows.ShadowDialog
 import java.io.ByteArrayInputStream
 import java.io.File
+import java.io.InputStream
 import java.time.Duration
 
 /** What a person does with the screens, and what they see. */
@@ -120,10 +121,13 @@ internal object Screens {
     }
 
     /** Chooses a picture of these [bytes] in the gallery. */
-    fun ChatActivity.gallery(bytes: ByteArray) {
+    fun ChatActivity.gallery(bytes: ByteArray) = gallery { ByteArrayInputStream(bytes) }
+
+    /** Chooses a picture in the gallery, which that app then opens. */
+    fun ChatActivity.gallery(open: () -> InputStream) {
         attach(0)
         val uri = Uri.parse("content://gallery/1")
-        shadowOf(contentResolver).registerInputStream(uri, ByteArrayInputStream(bytes))
+        shadowOf(contentResolver).registerInputStreamSupplier(uri, open)
         val asked = shadowOf(this).nextStartedActivityForResult.intent
         shadowOf(this).receiveResult(asked, Activity.RESULT_OK, Intent().setData(uri))
     }

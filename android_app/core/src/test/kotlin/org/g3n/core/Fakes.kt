@@ -125,13 +125,17 @@ class FakeFactory(
 /** Keeps a session as its JSON, as the file would. */
 class MemoryStore(var json: String? = null) : SessionStore {
     var saves = 0
+    var loads = 0
 
     override fun save(session: Session) {
         saves++
         json = SessionJson.write(session)
     }
 
-    override fun load(): Session? = json?.let(SessionJson::read)
+    override fun load(): Session? {
+        loads++
+        return json?.let(SessionJson::read)
+    }
 }
 
 /** Keeps in memory which bundles were hashed. */

@@ -43,6 +43,18 @@ class LoadEnginesTest : LoadPresenterTests() {
     }
 
     @Test
+    fun `the conversation that was kept is read away from the screen's thread and after the engine is loaded`() {
+        val presenter = presenter(FakeEngine())
+        presenter.check(bundle())
+        presenter.load()
+        threads.run(Lane.ENGINE)
+        assertEquals(0, store.loads)
+        threads.run(Lane.STORAGE)
+        assertEquals(1, store.loads)
+        assertNotNull(presenter.chat)
+    }
+
+    @Test
     fun `loading anew frees the engine before`() {
         val first = FakeEngine()
         val presenter = presenter(first, FakeEngine())
