@@ -176,6 +176,19 @@ def test_a_systems_turn_is_pythons(way: str, host: Host, nano_fp32: Path, tmp_pa
     assert [turn["text"].strip() for turn in report["turns"] if turn["role"] == "MODEL"] == want
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_an_elastic_bundle_is_run_whole(way: str, host: Host, nano_fp32: Path, tmp_path: Path) -> None:
+    """The app's choice has a name, and every engine runs the first size alone."""
+    whole = {
+        "parameters": 9, "layers": [0], "ffn_dims": [8], "core_bytes": 9, "least_device_ram": 9,
+        "peak": {"load": 9, "prefill": 9, "decode": 9}, "signatures": ["decode"], "delegation": None, "parity": None,
+    }  # fmt: skip
+    sizes = [{"name": name, **whole} for name in ("full", "half")]
+    bundle = edited(nano_fp32, tmp_path, lambda manifest: manifest.update(sizes=sizes))
+    said = host.chat(bundle, way, tmp_path / "session.json", PROMPTS[0])["turns"][-1]["text"]
+    assert said.strip() == python_answers(nano_fp32, "litert" if way == "litert" else "executorch")[0]
+
+
 def test_a_context_shortened_for_want_of_memory_is_the_engines(host: Host, nano_int4: Path, tmp_path: Path) -> None:
     manifest = open_bundle(nano_int4).manifest
     # Two thirds of the caches' 2 MB are missing.

@@ -177,7 +177,7 @@ class LoadActivity : Activity(), LoadView {
         CONFIRM_KEY,
         AlertDialog.Builder(this)
             .setTitle(R.string.origin_accept_title)
-            .setMessage(getString(R.string.origin_accept_message, Texts.isolated(this, fingerprint))),
+            .setMessage(getString(R.string.origin_accept_message, Texts.fingerprint(this, fingerprint))),
         R.string.origin_accept,
     ) { loader.acceptKey(fingerprint) }
 

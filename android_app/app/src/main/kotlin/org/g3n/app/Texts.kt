@@ -45,7 +45,13 @@ internal object Texts {
         Origin.NotSigned -> context.getString(R.string.origin_not_signed)
         Origin.NotChecked -> context.getString(R.string.origin_not_checked)
         is Origin.Signed ->
-            context.getString(if (accepted) R.string.origin_accepted else R.string.origin_unknown, isolated(context, origin.fingerprint))
+            context.getString(if (accepted) R.string.origin_accepted else R.string.origin_unknown, fingerprint(context, origin.fingerprint))
+    }
+
+    /** A key's fingerprint in lines of whole groups: a narrow screen would break it within one, and people compare it. */
+    fun fingerprint(context: Context, fingerprint: String): String {
+        val lines = fingerprint.split('-').chunked(GROUPS_IN_A_LINE).map { it.joinToString("-") }
+        return lines.joinToString("\n") { line -> isolated(context, if (line == lines.last()) line else "$line-") }
     }
 
     fun fit(context: Context, fit: Fit): String = when (fit.verdict) {
@@ -55,4 +61,5 @@ internal object Texts {
     }
 
     private const val GIB = 1L shl 30
+    private const val GROUPS_IN_A_LINE = 4
 }

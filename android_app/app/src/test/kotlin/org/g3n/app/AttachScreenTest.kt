@@ -35,7 +35,7 @@ import org.robolectric.annotation.GraphicsMode
 import org.robolectric.shadows.ShadowAudioRecord
 import java.io.ByteArrayInputStream
 import java.io.File
-import java.util.concurrent.ConcurrentHashMap
+import java.util.Collections
 import java.util.concurrent.CountDownLatch
 import java.util.concurrent.atomic.AtomicInteger
 import kotlin.test.assertEquals
@@ -81,7 +81,7 @@ class AttachScreenTest {
     @Test
     fun `a picture is read by another thread than the one that draws`() {
         val activity = chat().get()
-        val readers = ConcurrentHashMap.newKeySet<Thread>()
+        val readers = Collections.synchronizedSet(HashSet<Thread>())
         activity.gallery {
             readers += Thread.currentThread()
             ByteArrayInputStream(Pictures.jpeg(80, 60, orientation = 1))

@@ -214,16 +214,20 @@ class LoadScreenTest {
     @Test
     fun `who signed a bundle is shown, and a key is accepted after a question that outlives turning`() {
         val signed = SignedBundle(File(app.importFolder, "signed").apply { mkdirs() })
+        val groups = signed.fingerprint.split('-')
+        assertEquals(8, groups.size)
+        // Broken between two groups and not within one.
+        val shown = groups.take(4).joinToString("-") + "-\n" + groups.drop(4).joinToString("-")
         val controller = ready(signed.folder)
-        assertEquals(app.getString(R.string.origin_unknown, signed.fingerprint), controller.get().text(R.id.origin))
+        assertEquals(app.getString(R.string.origin_unknown, shown), controller.get().text(R.id.origin))
         controller.get().press(R.id.accept_key)
         val asked = dialog().message
-        assertEquals(app.getString(R.string.origin_accept_message, signed.fingerprint), asked)
+        assertEquals(app.getString(R.string.origin_accept_message, shown), asked)
         controller.turn()
         assertEquals(asked, dialog().message)
         dialog().press(BUTTON_POSITIVE)
         until("the key is known") { !controller.get().isShown(R.id.accept_key) }
-        assertEquals(app.getString(R.string.origin_accepted, signed.fingerprint), controller.get().text(R.id.origin))
+        assertEquals(app.getString(R.string.origin_accepted, shown), controller.get().text(R.id.origin))
     }
 
     @Test

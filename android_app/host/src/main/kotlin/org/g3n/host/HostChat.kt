@@ -90,7 +90,9 @@ private class HostChat(
         threads.run()
         if (screen.error == null) {
             val device = System.getProperty("g3n.device")?.let(Device::valueOf) ?: Device.CPU
-            loader.choose(Choice(runtime, device, null))
+            // The app's own choice of a size, as its screen passes it on.
+            val size = screen.prepared?.options?.firstOrNull { it.runtime == runtime }?.size
+            loader.choose(Choice(runtime, device, size?.name))
             loader.load()
             threads.run()
             // Without an offer this changes nothing.
@@ -144,12 +146,13 @@ private class Screen : LoadView, ChatView {
     private var turns: List<Turn> = emptyList()
     private val finishes = JsonArray()
     private val pieces = JsonArray()
-    private var verdict = ""
+    var prepared: Prepared? = null
+        private set
     private var notice: Notice? = null
     private var offer: String? = null
 
     fun report() = JsonObject().apply {
-        addProperty("verdict", verdict)
+        addProperty("verdict", prepared?.options?.first()?.fit?.verdict?.name)
         addProperty("notice", notice?.name)
         addProperty("offer", offer)
         add("finishes", finishes)
@@ -165,7 +168,7 @@ private class Screen : LoadView, ChatView {
     }
 
     override fun showPrepared(prepared: Prepared?) {
-        verdict = prepared?.options?.first()?.fit?.verdict?.name ?: return
+        this.prepared = prepared
     }
 
     override fun showTurns(turns: List<Turn>, isRunning: Boolean) {
