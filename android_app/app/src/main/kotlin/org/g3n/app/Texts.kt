@@ -51,7 +51,7 @@ internal object Texts {
     /** A key's fingerprint in lines of whole groups: a narrow screen would break it within one, and people compare it. */
     fun fingerprint(context: Context, fingerprint: String): String {
         val lines = fingerprint.split('-').chunked(GROUPS_IN_A_LINE).map { it.joinToString("-") }
-        return lines.joinToString("\n") { line -> isolated(context, if (line == lines.last()) line else "$line-") }
+        return (lines.dropLast(1).map { "$it-" } + lines.takeLast(1)).joinToString("\n") { isolated(context, it) }
     }
 
     fun fit(context: Context, fit: Fit): String = when (fit.verdict) {
