@@ -33,7 +33,8 @@ from g3n_compiler.source import Source
 from g3n_compiler.verify.audio import AudioReference, audio_checks
 from g3n_compiler.verify.checks import EXACT, Parity, relative_error
 from g3n_runtime.chat import GREEDY, Attachments
-from g3n_runtime.litert.audio import STARTS, LiteRtAudio
+from g3n_runtime.litert.audio import LiteRtAudio
+from g3n_runtime.litert.audio_names import ENDED
 from g3n_runtime.litert.chat import LiteRtChat
 from g3n_runtime.litert.media import MediaFrontEnd
 from g3n_runtime.media.mel import OVERLAP, LogMel, clip_hops, frame_count
@@ -168,16 +169,16 @@ def test_a_longer_sound_is_not_filled_up(samples: int, audio_bundle: AudioBundle
     assert len(found) == audio_bundle.config.soft_tokens(frame_count(samples)) > CLIP_TOKENS
 
 
-@pytest.mark.parametrize("samples", [30000, BEYOND[-1]])
+@pytest.mark.parametrize("samples", [30000, FULL, BEYOND[1], BEYOND[2]])
 def test_a_state_that_is_left_over_changes_nothing(samples: int, audio_bundle: AudioBundle) -> None:
-    """An engine that does not reset the state: a sound that ended in a call says so itself."""
+    """The engine does not reset the state between two sounds of one conversation."""
     audio, sound = audio_bundle.audio("fp32"), voice(20000)
     (segment,) = audio.segments(sound)
     fresh = audio.encode(segment, audio.empty_state())
     state = audio.empty_state()
     for other in audio.segments(voice(samples, seed=1)):
         state = audio.encode(other, state)[2]
-    assert any(state[name].any() for name in state if name != STARTS)
+    assert any(state[name].any() for name in state if name != ENDED)
     again = audio.encode(segment, state)
     assert all(np.array_equal(x, y) for x, y in zip(fresh[:2], again[:2], strict=True))
     # Zeros everywhere mean the same as a state that starts.
@@ -323,3 +324,19 @@ def test_stock_engine_answers_a_sound_as_transformers_does(
     said = "".join(chat.send("What is it?", GREEDY, count, Attachments(audio=(path,))))
     chat.close()
     require_answer(audio_bundle, said, "\0What is it?", [sound], count)
+
+
+@pytest.mark.parametrize("lengths", [(FULL + 160, 16000), (16000, FULL + 160), (FULL, 9000), (9000, 16000)])
+def test_stock_engine_hears_each_of_two_sounds_alone(
+    lengths: tuple[int, int], audio_bundle: AudioBundle, tmp_path: Path
+) -> None:
+    """After ``FULL`` samples no hop is missing that would say that the sound ended."""
+    sounds, count = [voice(n, seed=i) for i, n in enumerate(lengths)], 8
+    paths = tuple(write_sound(tmp_path / f"{i}.wav", sound) for i, sound in enumerate(sounds))
+    chat = LiteRtChat(audio_bundle.pack("fp32"), media=MediaFrontEnd(audio=True, audio_tokens=CLIP_TOKENS))
+    said = "".join(chat.send("Why?", GREEDY, count, Attachments(audio=paths)))
+    require_answer(audio_bundle, said, "\0\0Why?", sounds, count)
+    chat.reset()
+    said = "".join(chat.send("Why?", GREEDY, count, Attachments(audio=paths[1:])))
+    chat.close()
+    require_answer(audio_bundle, said, "\0Why?", sounds[1:], count)

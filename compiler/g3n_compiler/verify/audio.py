@@ -28,6 +28,7 @@ from g3n_compiler.source import Source
 from g3n_compiler.verify.checks import EXACT, SAME, Check, relative_error
 from g3n_compiler.verify.onnx.export import OnnxSession, export_onnx
 from g3n_compiler.verify.tower_blocks import ClipSteps, Measure, StepErrors, clip_errors, step_checks, stream_errors
+from g3n_runtime.litert.audio_names import ENDED, OVERLAPPED
 from g3n_runtime.media.mel import HOP, OVERLAP, RATE, LogMel, segments
 
 SMALL_PARAMETERS = 100_000_000
@@ -199,9 +200,9 @@ class OnnxAudio:
     """The two graphs of LiteRT's tower in onnxruntime, with float32 weights as inputs."""
 
     def __init__(self, source: Source, config: AudioConfig) -> None:
-        self._states = tuple(state_names(config).values())
-        encode, outputs = Encode(config), ("features", "out_mask", *(f"{NEXT}{n}" for n in ("prev_mask", *self._states)))
-        self._empty = {n: x.numpy() for n, x in encode.sample_inputs().items() if n in ("prev_mask", *self._states)}
+        self._states = (ENDED, OVERLAPPED, *state_names(config).values())
+        encode, outputs = Encode(config), ("features", "out_mask", *(f"{NEXT}{n}" for n in self._states))
+        self._empty = {n: x.numpy() for n, x in encode.sample_inputs().items() if n in self._states}
         self._hops = encode.cut.frames + OVERLAP
         self._encode = _OnnxSignature(source, config, encode, outputs)
         self._adapt = _OnnxSignature(source, config, Adapt(config), ("mm_embedding",))

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from g3n_runtime.litert.audio_names import ENDED
 from g3n_runtime.media.mel import OVERLAP, Segment, frame_count, segments
 
-STARTS = "prev_mask"
-"""The state that is true where a sound starts; all others are zero there."""
 State = dict[str, np.ndarray]
 
 
@@ -63,8 +62,8 @@ class LiteRtAudio:
         return self._adapt(features=features, mask=mask)["mm_embedding"][0]
 
     def empty_state(self) -> State:
-        """The state where a sound starts."""
-        return {n: np.ones_like(x) if n == STARTS else x for n, x in self._empty.items()}
+        """The state before the first call."""
+        return {n: np.ones_like(x) if n == ENDED else x for n, x in self._empty.items()}
 
     def segments(self, sound: np.ndarray) -> Iterator[Segment]:
         """What each call takes of ``sound [n]``."""

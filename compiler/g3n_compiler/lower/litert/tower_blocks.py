@@ -14,7 +14,8 @@ from g3n_compiler.lower.litert.container import extract
 from g3n_compiler.lower.litert.partial_model import PartialModel
 from g3n_compiler.lower.opened import StreamTrace
 from g3n_compiler.lower.signatures.audio import FRONT_NAMES, layer_names
-from g3n_runtime.litert.audio import STARTS, LiteRtAudio
+from g3n_runtime.litert.audio import LiteRtAudio
+from g3n_runtime.litert.audio_names import ENDED, OVERLAPPED
 from g3n_runtime.media.mel import OVERLAP, LogMel
 
 
@@ -57,7 +58,7 @@ def run_stream(
     segments = list(audio.segments(sound))
     values = [{"segment_values": s.values, "segment_mask": s.mask} for s in segments]
     after: list[dict[str, np.ndarray]] = [{} for _ in segments]
-    blocks = [[*front, STARTS], *of_layers]
+    blocks = [[*front, ENDED, OVERLAPPED], *of_layers]
     ends = [*([name] for name in layer_outputs), ["features", "mask"]]
     for i, (names, own) in enumerate(zip(ends, blocks, strict=True)):
         piece = model.partial(signature, layer_outputs[:i], [*names, *own])

@@ -4,7 +4,8 @@ LiteRT-LM's stock engine calls ``encode`` for each stretch of a sound, and ``ada
 those of its encoder for streams (``AudioStreamingEncoder`` in its ``audio_litert_compiled_model_executor.cc``), which it
 chooses where an input is called ``prev_...``. It gives each call as many hops as ``segment_mask`` has, of which the last
 ones, as many as ``feature_state_0`` has elements, come again in the next call; it hands back every input that is an
-output too, and sets those to zero, and ``prev_mask`` to true, where a sound begins.
+output too. Where a conversation begins it sets those to zero, and ``prev_mask`` to true; between two sounds of one
+conversation LiteRT-LM 0.18.1 does not, so the graph sees by itself where another sound begins.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from g3n_compiler.models.gemma3n.audio_weights import (
 from g3n_compiler.models.gemma3n.soft_tokens import Embedder
 from g3n_compiler.models.gemma3n.tower_config import AudioConfig
 from g3n_compiler.models.weights import WeightSpec
+from g3n_runtime.litert.audio_names import ENDED, OVERLAPPED
 from g3n_runtime.media.mel import HOP
 
 ENCODE, ADAPT = "audio_encode", "audio_adapt"
@@ -85,7 +87,9 @@ class Encode(AudioSignature):
     soft tokens that it has.
 
     Args of the call:
-        prev_mask: ``[1, 1]`` bool, true if no sound goes on here, whatever the state then holds.
+        prev_mask: ``[1, 1]`` bool, true if the sound of the call before has ended. The states are then read as zeros.
+        prev_overlap: ``[1, LOST, HOP]`` float, the last hops of the call before. If the first hops here are others, that
+            means what ``prev_mask`` does: a sound that ended with a call's last hop is known by this alone.
         segment_mask: ``[1, S + LOST]`` bool, true for hops that belong to the sound. ``S`` hops are new to the state,
             the others complete the last windows, and come again.
         segment_values: ``[1, S + LOST, HOP]`` float, the sound in hops of 10 ms.
@@ -93,7 +97,8 @@ class Encode(AudioSignature):
 
     Returns:
         ``features [1, S / 16, hidden]`` float, zero past the sound's end; ``mask [1, S / 16]`` bool, true for soft
-        tokens, all in the first call; ``prev_mask``, true if the sound ended in this call; and the states.
+        tokens, all in the first call; ``prev_mask``, true if the sound ended before this call's last hop;
+        ``prev_overlap``; and the states.
     """
 
     def __init__(self, config: AudioConfig, layer_outputs: bool = False) -> None:
@@ -103,9 +108,10 @@ class Encode(AudioSignature):
         self.names = state_names(config)
 
     def forward(
-        self, prev_mask: Tensor, segment_mask: Tensor, segment_values: Tensor, **rest: Tensor
+        self, prev_mask: Tensor, prev_overlap: Tensor, segment_mask: Tensor, segment_values: Tensor, **rest: Tensor
     ) -> dict[str, Tensor]:
-        goes_on = 1 - prev_mask.to(torch.float32)
+        differ = torch.amax(torch.abs(segment_values[:, :LOST] - prev_overlap).reshape(1, -1), -1, keepdim=True)
+        goes_on = (1 - prev_mask.to(torch.float32)) * (1 - (differ > 0).to(torch.float32))
         state = {own: rest[name] * _as_wide(goes_on, rest[name]) for own, name in self.names.items()}
         weights = {s.input_name: rest[s.input_name] for s in self.specs.values()}
         known = segment_mask.to(torch.float32)[:, LOST:]
@@ -118,7 +124,8 @@ class Encode(AudioSignature):
         return {
             "features": features,
             "mask": heard + (1 - torch.clamp(count, max=1.0)) > 0.5,
-            "prev_mask": known[:, -1:] < 0.5,
+            ENDED: known[:, -1:] < 0.5,
+            OVERLAPPED: segment_values[:, -LOST:],
             **{name: after[own] for own, name in self.names.items()},
             **between,
         }
@@ -127,7 +134,8 @@ class Encode(AudioSignature):
         hops = self.cut.frames + LOST
         shapes = state_shapes(self.config, self.cut)
         return {
-            "prev_mask": torch.ones(1, 1, dtype=torch.bool),
+            ENDED: torch.ones(1, 1, dtype=torch.bool),
+            OVERLAPPED: torch.zeros(1, LOST, HOP),
             "segment_mask": torch.ones(1, hops, dtype=torch.bool),
             "segment_values": torch.zeros(1, hops, HOP),
             **{name: torch.zeros(shapes[own]) for own, name in self.names.items()},
