@@ -326,6 +326,15 @@ def test_stock_engine_answers_a_sound_as_transformers_does(
     require_answer(audio_bundle, said, "\0What is it?", [sound], count)
 
 
+@pytest.mark.parametrize("samples", [16000, LONGEST, *BEYOND])
+def test_what_a_sound_takes_of_the_context_is_counted(samples: int, audio_bundle: AudioBundle, tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "a.wav", voice(samples))
+    front = MediaFrontEnd(audio=True, audio_tokens=CLIP_TOKENS)
+    content = front.content("What is it?", Attachments(audio=(path,)))
+    taken = front.soft_tokens([{"role": "user", "content": content}])
+    assert taken == 1 + len(audio_bundle.audio("fp32").padded(voice(samples)))
+
+
 @pytest.mark.parametrize("lengths", [(FULL + 160, 16000), (16000, FULL + 160), (FULL, 9000), (9000, 16000)])
 def test_stock_engine_hears_each_of_two_sounds_alone(
     lengths: tuple[int, int], audio_bundle: AudioBundle, tmp_path: Path
