@@ -12,6 +12,7 @@ The stages are apart because each is measured in a fresh process. All but ``laye
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -197,7 +198,7 @@ def speed(folder: Path, runtime: str, recipes: tuple[str, ...]) -> None:
         for seconds in TIMED:
             encode, sound = encoder_of(folder, name, runtime, seconds), sound_of(seconds)
             encode(sound)
-            took = min(seconds_of(lambda encode=encode, sound=sound: encode(sound), 3))
+            took = min(seconds_of(functools.partial(encode, sound), 3))
             cells.append(f"{took / seconds:.3f}")
             del encode
         table.add_row(name, *cells)

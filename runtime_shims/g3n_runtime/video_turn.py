@@ -42,9 +42,7 @@ class Room:
     resample: Resample
 
     @classmethod
-    def of(
-        cls, bundle: Bundle, context: int | None, texts: Iterable[str], images: int, sounds: int
-    ) -> Room:
+    def of(cls, bundle: Bundle, context: int | None, texts: Iterable[str], images: int, sounds: int) -> Room:
         """After a prompt of ``texts`` and other media, and a share for the answer.
 
         A text counts as a token for each of its characters, which is more than it has.

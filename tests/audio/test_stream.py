@@ -27,7 +27,6 @@ from g3n_compiler.verify.checks import EXACT
 from tests.audio.conftest import AudioTower, make_audio_tower, random_mel
 from tests.audio.test_encoder import SHAPES, error
 
-
 CutOf = Callable[[AudioConfig], Cut]
 
 

@@ -137,4 +137,3 @@ def write_constant(path: Path, signature: str, value: np.ndarray) -> None:
         signatureDefs=[definition],
     )
     path.write_bytes(flatbuffer.pack(model))
-

@@ -1,10 +1,10 @@
 """The audio tower's exported entry points, with weights as inputs.
 
 LiteRT-LM's stock engine calls ``encode`` for each stretch of a sound, and ``adapt`` for what came of it. The names are
-those of its encoder for streams (``AudioStreamingEncoder`` in its ``audio_litert_compiled_model_executor.cc``), which it
-chooses where an input is called ``prev_...``. It gives each call as many hops as ``segment_mask`` has, of which the last
-ones, as many as ``feature_state_0`` has elements, come again in the next call; it hands back every input that is an
-output too. Where a conversation begins it sets those to zero, and ``prev_mask`` to true; between two sounds of one
+those of its encoder for streams (``AudioStreamingEncoder`` in ``audio_litert_compiled_model_executor.cc``), which it
+chooses where an input is called ``prev_...``. It gives each call as many hops as ``segment_mask`` has, of which the
+last ones, as many as ``feature_state_0`` has elements, come again in the next call; it hands back every input that is
+an output too. Where a conversation begins it sets those to zero, and ``prev_mask`` to true; between two sounds of one
 conversation LiteRT-LM 0.18.1 does not, so the graph sees by itself where another sound begins.
 """
 
@@ -88,8 +88,8 @@ class Encode(AudioSignature):
 
     Args of the call:
         prev_mask: ``[1, 1]`` bool, true if the sound of the call before has ended. The states are then read as zeros.
-        prev_overlap: ``[1, LOST, HOP]`` float, the last hops of the call before. If the first hops here are others, that
-            means what ``prev_mask`` does: a sound that ended with a call's last hop is known by this alone.
+        prev_overlap: ``[1, LOST, HOP]`` float, the last hops of the call before. If the first hops here are others,
+            that means what ``prev_mask`` does: a sound that ended with a call's last hop is known by this alone.
         segment_mask: ``[1, S + LOST]`` bool, true for hops that belong to the sound. ``S`` hops are new to the state,
             the others complete the last windows, and come again.
         segment_values: ``[1, S + LOST, HOP]`` float, the sound in hops of 10 ms.
@@ -116,9 +116,7 @@ class Encode(AudioSignature):
         weights = {s.input_name: rest[s.input_name] for s in self.specs.values()}
         known = segment_mask.to(torch.float32)[:, LOST:]
         between: dict[str, Tensor] = {}
-        features, after = step(
-            self.encoder(weights, between), self.mel.whole(segment_values), known, state, self.cut
-        )
+        features, after = step(self.encoder(weights, between), self.mel.whole(segment_values), known, state, self.cut)
         heard = every(known, self.config.frames_per_token)
         count = state["norm_0"][:, :1].reshape(1, 1)
         return {
