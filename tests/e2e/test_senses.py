@@ -7,17 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+import numpy as np
 import soundfile
 
 from g3n_compiler.lower.litert.container import extract
+from g3n_compiler.nano import heldout_senses_dir
 from g3n_compiler.verify.checks import EXACT, relative_error
 from g3n_runtime.bundle import open_bundle
 from g3n_runtime.chat import GREEDY, Attachments
 from g3n_runtime.engines import open_engine
 from g3n_runtime.executorch.audio import ExecuTorchAudio
 from g3n_runtime.litert.audio import LiteRtAudio
-from g3n_runtime.media.mel import RATE
+from g3n_runtime.media.mel import HOP, OVERLAP, RATE
 from nano_training.heldout_senses import long_sound
 
 DIGITS, SCENES, CLIPS = 8, 4, 6
@@ -35,13 +36,6 @@ def test_manifest_names_the_towers(nano_int4: Path) -> None:
     assert manifest["parity"]["passed"]
 
 
-@pytest.fixture(scope="module")
-def ninety_seconds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("long") / "90.wav"
-    soundfile.write(path, long_sound(90), RATE, subtype="FLOAT")
-    return path
-
-
 def test_the_first_thirty_of_ninety_seconds_are_the_clips(nano_int4: Path, tmp_path: Path) -> None:
     """But for the token that the clip's end cuts short; and all of them are those of the other runtime's own form."""
     bundle = open_bundle(nano_int4)
@@ -57,20 +51,36 @@ def test_the_first_thirty_of_ninety_seconds_are_the_clips(nano_int4: Path, tmp_p
     assert relative_error(tokens, expected) < 0.05  # int8, and two engines' kernels
 
 
-def test_both_runtimes_hear_the_whole_of_ninety_seconds(nano_int4: Path, ninety_seconds: Path, tmp_path: Path) -> None:
-    """LiteRT-LM by its own engine, unmodified; ExecuTorch in steps of 160 ms."""
-    bundle, cut = open_bundle(nano_int4), tmp_path / "30.wav"
-    soundfile.write(cut, long_sound(30), RATE, subtype="FLOAT")
-    said = {}
-    for runtime in bundle.runtimes:
+def test_both_runtimes_hear_sounds_of_any_length(nano_int4: Path, tmp_path: Path) -> None:
+    """LiteRT-LM by its own engine, unmodified, 30 s at a time; ExecuTorch in steps of 160 ms.
+
+    Sounds follow each other in a turn and in turns, and one ends where a call of the encoder does.
+    """
+    short = heldout_senses_dir() / "speech" / "05.ogg"
+    sounds = {
+        "long": long_sound(90),
+        "cut": long_sound(30),
+        "full": long_sound(31)[: (188 * 16 + OVERLAP) * HOP],
+        "silence": np.zeros(40 * RATE, np.float32),
+    }
+    files = {"short": short} | {name: tmp_path / f"{name}.wav" for name in sounds}
+    for name, sound in sounds.items():
+        soundfile.write(files[name], sound, RATE, subtype="FLOAT")
+    conversations = (("long", "short"), ("cut",), ("full short",), ("short", "long"), ("silence",))
+    bundle = open_bundle(nano_int4)
+    said: dict[str, list[str]] = {runtime: [] for runtime in bundle.runtimes}
+    for runtime, answers in said.items():
         engine = open_engine(bundle, runtime)
-        for path in (ninety_seconds, cut):
-            said[runtime, path] = "".join(engine.send("Transcribe.", GREEDY, 24, Attachments(audio=(path,))))
+        for turns in conversations:
+            for turn in turns:
+                attached = Attachments(audio=tuple(files[name] for name in turn.split()))
+                answers.append("".join(engine.send("Transcribe.", GREEDY, 16, attached)))
             engine.reset()
         engine.close()
-    for path in (ninety_seconds, cut):
-        assert said["litert", path] == said["executorch", path] != ""
-    assert said["litert", ninety_seconds] != said["litert", cut], "the rest was not heard"
+    assert said["litert"] == said["executorch"] and all(said["litert"])
+    long, _, cut, _, heard, after, _ = said["litert"]
+    assert heard == "zero red" and after == long
+    assert long != cut, "what follows the first 30 s was not heard"
 
 
 def test_answers_are_those_of_transformers(nano_int4: Path) -> None:
