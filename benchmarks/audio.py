@@ -2,19 +2,20 @@
 
     python benchmarks/audio.py FOLDER compile     # writes a random tower, at the next call its TFLite models
     python benchmarks/audio.py FOLDER compile --runtime executorch
-    python benchmarks/audio.py FOLDER parity      # 1, 5 and 30 s against transformers and the fake-quant reference
+    python benchmarks/audio.py FOLDER parity      # 1 to 70 s against transformers and the fake-quant reference
     python benchmarks/audio.py FOLDER layers      # each layer of ExecuTorch's int8 tower alone, against fake-quant
-    python benchmarks/audio.py FOLDER speed       # seconds of encoding for each second of sound, both forms
-    python benchmarks/audio.py FOLDER long        # 90 s through the streaming step: tokens, memory, equality
+    python benchmarks/audio.py FOLDER speed       # seconds of encoding for each second of a clip, and of 90 s
+    python benchmarks/audio.py FOLDER long        # 90 s: tokens, memory, equality
 
 The stages are apart because each is measured in a fresh process. All but ``layers`` take ``--runtime`` too.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,8 +47,9 @@ from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.verify.checks import relative_error
 from g3n_compiler.verify.tower_blocks import StepErrors, clip_errors
-from g3n_runtime.litert.audio import LiteRtClipEncoder, LiteRtStreamEncoder
+from g3n_runtime.litert.audio import LiteRtAudio
 from g3n_runtime.media.mel import RATE, LogMel
+from g3n_runtime.media.sound import CLIP_SECONDS
 
 if TYPE_CHECKING:
     from g3n_runtime.executorch.audio import ExecuTorchAudio
@@ -56,7 +58,8 @@ TOWER = "tower.safetensors"
 PROGRAM = "audio.pte"
 NAMES = ("fp32", "int8")
 THREADS = 2
-SECONDS = (1, 5, 30)
+SECONDS = (1, 5, 30, 70)
+TIMED = (30, 90)
 console = Console()
 
 
@@ -136,11 +139,6 @@ def compile_tower(folder: Path, runtime: str, recipes: tuple[str, ...]) -> None:
         start = time.perf_counter()
         (folder / name).mkdir(exist_ok=True)
         parts = write_audio(graphs, config, RECIPES[name], read, folder / name)
-        # A step's model must be a file of its own for the interpreter; in a bundle both are sections.
-        with parts.encoder.open("rb") as whole, (folder / name / "stream.tflite").open("wb") as stream:
-            whole.seek(parts.stream_begin)
-            while block := whole.read(1 << 24):
-                stream.write(block)
         size = parts.encoder.stat().st_size
         console.print(f"{name}: {size / 1e6:.0f} MB, {time.perf_counter() - start:.0f} s, {memory()}")
         console.print(json.dumps(asdict(parts.delegation)))
@@ -165,14 +163,13 @@ def compile_executorch(
 @click.pass_obj
 def parity(folder: Path, runtime: str) -> None:
     config, read = open_tower(folder)
-    table = Table("seconds", "tokens", "eager / transformers", "fp32 clip", "fp32 stream", "int8 clip", "int8 stream")
+    table = Table("seconds", "tokens", "eager / transformers", "fp32", "int8")
     for seconds in SECONDS:
         sound = sound_of(seconds)
         exact, rounded = (ours(config, read, name, sound) for name in NAMES)
         cells = [relative_error(exact, hf(folder, config, read, sound))]
         for name, expected in zip(NAMES, (exact, rounded), strict=True):
-            cells.append(relative_error(clip_encoder(folder, name, runtime)(sound), expected))
-            cells.append(relative_error(np.stack(list(stream_encoder(folder, name, runtime)([sound]))), expected))
+            cells.append(relative_error(encoder_of(folder, name, runtime, seconds)(sound), expected))
         table.add_row(str(seconds), str(len(exact)), *(f"{c:.1e}" for c in cells))
     console.print(f"{runtime}, largest relative error: fp32 against eager fp32, int8 against the fake-quant reference")
     console.print(table)
@@ -195,14 +192,16 @@ def layers(folder: Path) -> None:
 @RECIPE
 @click.pass_obj
 def speed(folder: Path, runtime: str, recipes: tuple[str, ...]) -> None:
-    table = Table("", "clip of 30 s", "stream, 160 ms a step", "slowest step")
+    table = Table("", *(f"{seconds} s" for seconds in TIMED))
     for name in recipes:
-        clip, sound = clip_encoder(folder, name, runtime), sound_of(30)
-        clip(sound)
-        whole = min(seconds_of(lambda clip=clip, sound=sound: clip(sound), 3))
-        del clip
-        steps = step_seconds(stream_encoder(folder, name, runtime), sound_of(16))
-        table.add_row(name, f"{whole / 30:.3f}", f"{np.mean(steps) / 0.16:.3f}", f"{max(steps) * 1000:.0f} ms")
+        cells = []
+        for seconds in TIMED:
+            encode, sound = encoder_of(folder, name, runtime, seconds), sound_of(seconds)
+            encode(sound)
+            took = min(seconds_of(functools.partial(encode, sound), 3))
+            cells.append(f"{took / seconds:.3f}")
+            del encode
+        table.add_row(name, *cells)
     console.print(f"{runtime}: seconds of encoding for each second of sound, {THREADS} threads")
     console.print(table)
 
@@ -212,34 +211,23 @@ def speed(folder: Path, runtime: str, recipes: tuple[str, ...]) -> None:
 @click.option("--recipe", default="int8", type=click.Choice(NAMES))
 @click.pass_obj
 def long(folder: Path, runtime: str, recipe: str) -> None:
-    encode, sound = stream_encoder(folder, recipe, runtime), sound_of(90)
-    tokens, held = [], {}
-    for token in encode(np.array_split(sound, 900)):
-        tokens.append(token)
-        if len(tokens) in (20, 188, 375, 563):
-            held[len(tokens)] = memory()["RssAnon"]
-    console.print(f"{runtime} {recipe}: {len(tokens)} tokens; anonymous memory in GB by token: {held}")
-    clip = clip_encoder(folder, recipe, runtime)(sound[: 30 * RATE])
-    first = np.stack(tokens[: len(clip)])
-    console.print(f"first 30 s against the clip of 30 s: tokens 1-187 {relative_error(first[:187], clip[:187]):.1e}")
-    console.print(f"token 188, which the clip's end cuts short: {relative_error(first[187:], clip[187:]):.1e}")
+    sound = sound_of(90)
+    tokens = encoder_of(folder, recipe, runtime, 90)(sound)
+    console.print(f"{runtime} {recipe}: {len(tokens)} tokens; memory in GB: {memory()}")
+    clip = encoder_of(folder, recipe, runtime, 30)(sound[: 30 * RATE])
+    console.print(f"first 30 s against the clip of 30 s: tokens 1-187 {relative_error(tokens[:187], clip[:187]):.1e}")
+    console.print(f"token 188, which the clip's end cuts short: {relative_error(tokens[187:188], clip[187:]):.1e}")
 
 
 Encode = Callable[[np.ndarray], np.ndarray]
-EncodeStream = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
 
 
-def clip_encoder(folder: Path, name: str, runtime: str) -> Encode:
+def encoder_of(folder: Path, name: str, runtime: str, seconds: float) -> Encode:
+    """What a sound of ``seconds`` goes through; in ExecuTorch one longer than a clip takes steps of 160 ms."""
     if runtime == "litert":
-        parts = folder / name / "audio_encode.tflite", folder / name / "audio_adapt.tflite"
-        return LiteRtClipEncoder(*parts, THREADS)
-    return open_executorch(folder, name)
-
-
-def stream_encoder(folder: Path, name: str, runtime: str) -> EncodeStream:
-    if runtime == "litert":
-        return LiteRtStreamEncoder(folder / name / "stream.tflite", THREADS)
-    return open_executorch(folder, name).tokens
+        return LiteRtAudio(folder / name / "audio_encode.tflite", folder / name / "audio_adapt.tflite", THREADS)
+    audio = open_executorch(folder, name)
+    return audio if seconds <= CLIP_SECONDS else audio.stream
 
 
 def open_executorch(folder: Path, name: str) -> ExecuTorchAudio:
@@ -284,18 +272,6 @@ def hf(folder: Path, config: AudioConfig, read: Callable[..., Tensor], sound: np
     inputs = Gemma3nAudioFeatureExtractor()([sound], return_tensors="pt")
     features = tower(inputs.input_features, ~inputs.input_features_mask.bool(), return_dict=True).last_hidden_state
     return embedder(inputs_embeds=features)[0].numpy()
-
-
-def step_seconds(encode: EncodeStream, sound: np.ndarray) -> list[float]:
-    """Seconds of each step, mel front end included, the first three apart."""
-    pieces = iter(np.array_split(sound, len(sound) // 160))
-    seconds: list[float] = []
-    tokens = encode(pieces)
-    while True:
-        start = time.perf_counter()
-        if next(tokens, None) is None:
-            return seconds[3:]
-        seconds.append(time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import json
 import os
 import subprocess
 import sys
@@ -126,6 +127,8 @@ def report() -> None:
 
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + encoded(NANO / "seven.png")}}
     sound = {"type": "input_audio", "input_audio": {"data": wav(NANO / "speech" / "05.ogg"), "format": "wav"}}
+    clips = [NANO / "speech" / clip["file"] for clip in json.loads((NANO / "answers.json").read_text())["speech"]]
+    longer = {"type": "input_audio", "input_audio": {"data": wav(*clips), "format": "wav"}}
     schema = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
     asked = "Write as JSON: a person named Paul is 31 and lives in Rome."
     cases: list[tuple[str, Callable[[], str]]] = [
@@ -136,6 +139,7 @@ def report() -> None:
         ("picture", lambda: said("whole", [picture, {"type": "text", "text": "What digit is this?"}])),
         ("sound", lambda: said("whole", [sound, {"type": "text", "text": "Transcribe."}])),
         ("sound, the file packed again", lambda: said("packed", [sound, {"type": "text", "text": "Transcribe."}])),
+        ("90 s of sound", lambda: said("whole", [longer, {"type": "text", "text": "Transcribe."}])),
         ("tool", with_tool),
         ("tool, a file with media", lambda: said("whole", "How old is Paul?", tools=[AGE])),
         ("JSON schema", lambda: said("whole", asked, response_format=schema)),
@@ -158,12 +162,16 @@ def encoded(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode("ascii")
 
 
-def wav(path: Path) -> str:
+def wav(*paths: Path, seconds: int = 90) -> str:
+    """The sounds one after the other, half a second apart, up to ``seconds``."""
+    import numpy as np
     import soundfile
 
-    samples, rate = soundfile.read(path)
+    sounds = [soundfile.read(path, dtype="float32") for path in paths]
+    rate = sounds[0][1]
+    joined = np.concatenate([np.pad(samples, (0, rate // 2)) for samples, _ in sounds])
     out = io.BytesIO()
-    soundfile.write(out, samples, rate, format="WAV", subtype="PCM_16")
+    soundfile.write(out, joined[: seconds * rate], rate, format="WAV", subtype="PCM_16")
     return base64.b64encode(out.getvalue()).decode("ascii")
 
 

@@ -116,8 +116,8 @@ def _run(options: argparse.Namespace, messages: TextIO) -> None:
     attachments = Attachments(tuple(options.image), tuple(options.audio))
     if options.video is not None:
         others = len(options.image), len(options.audio)
-        room = Room.of(bundle, runtime, None, [options.prompt or ""], *others)
-        video, notes = read_for(room, options.video, runtime, options.video_fps)
+        room = Room.of(bundle, None, [options.prompt or ""], *others)
+        video, notes = read_for(room, options.video, options.video_fps)
         messages.writelines(f"({printable(note)})\n" for note in notes)
         attachments = replace(attachments, video=video)
     try:

@@ -41,7 +41,7 @@ class MediaError(G3nError):
 
 
 class SoundError(MediaError):
-    """A sound is no sound, damaged, too short, or too long for one clip."""
+    """A sound is no sound, damaged, too short, or too long."""
 
 
 class WrongAnswer(G3nError):

@@ -140,8 +140,6 @@ def _towers(m: Mapping[str, Any]) -> Iterator[str]:
     for tower in ("vision", "audio"):
         if (m.get(tower) is not None) != (tower in modalities):
             yield f"model/modalities and {tower} do not agree on whether there is a tower"
-    if m.get("audio") and (section := m["audio"]["stream"]) is not None:
-        yield from _section("audio/stream", section, m)
 
 
 def _sizes(m: Mapping[str, Any]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from g3n_runtime.errors import ContextFull, EngineError, MediaError
 from g3n_runtime.media.image import Resample
 from g3n_runtime.media.mel import RATE as SOUND_RATE
 from g3n_runtime.media.mel import frame_count
-from g3n_runtime.media.sound import CLIP_SECONDS, MAX_SECONDS
+from g3n_runtime.media.sound import MAX_SECONDS
 from g3n_runtime.media.video import Video, Wanted, read_video
 
 AROUND_MEDIUM = 20
@@ -23,8 +23,6 @@ TEMPLATE = 64
 """Tokens of the turn's markers at most."""
 SOUND_TOKENS = 6.25
 """Soft tokens of a second of sound."""
-ONE_CLIP = {"litert": "LiteRT-LM takes one clip of sound"}
-"""Runtimes whose engine takes no sound longer than :data:`CLIP_SECONDS`."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,6 @@ class Room:
 
     Attributes:
         image_tokens, clip_tokens: soft tokens of a picture, and of a sound of up to a clip; 0 without the tower.
-        longest_sound: seconds of sound that the engine takes.
         side, resample: what pictures are brought to.
     """
 
@@ -41,14 +38,11 @@ class Room:
     context: int
     image_tokens: int
     clip_tokens: int
-    longest_sound: float
     side: int
     resample: Resample
 
     @classmethod
-    def of(
-        cls, bundle: Bundle, runtime: str, context: int | None, texts: Iterable[str], images: int, sounds: int
-    ) -> Room:
+    def of(cls, bundle: Bundle, context: int | None, texts: Iterable[str], images: int, sounds: int) -> Room:
         """After a prompt of ``texts`` and other media, and a share for the answer.
 
         A text counts as a token for each of its characters, which is more than it has.
@@ -65,10 +59,9 @@ class Room:
             )
         own = min(context or int(manifest["context"]), int(manifest["context"]))
         taken = images * (seen + AROUND_MEDIUM) + sounds * (heard + AROUND_MEDIUM) + sum(map(len, texts)) + TEMPLATE
-        longest = float(CLIP_SECONDS if runtime in ONE_CLIP else MAX_SECONDS)
         shape = manifest.get("vision") or {"image_sizes": [1], "resample": "bilinear"}
         room = own - own // ANSWER_SHARE - taken
-        return cls(room, own, seen, heard, longest, shape["image_sizes"][0], shape["resample"])
+        return cls(room, own, seen, heard, shape["image_sizes"][0], shape["resample"])
 
     def frames(self, rate: float, with_sound: bool) -> int:
         """Pictures that there is room for, with the sound of as many seconds or without any."""
@@ -81,15 +74,14 @@ class Room:
         """Seconds of sound alone that there is room for; 0 if there is none for a clip."""
         if self._taken(0, 1) > self.tokens:
             return 0.0
-        fits = (self.tokens - AROUND_MEDIUM) / SOUND_TOKENS
-        return self.longest_sound if self.longest_sound <= CLIP_SECONDS else min(fits, self.longest_sound)
+        return min((self.tokens - AROUND_MEDIUM) / SOUND_TOKENS, float(MAX_SECONDS))
 
     def _taken(self, frames: int, seconds: float) -> int:
-        sound = max(self.clip_tokens, int(min(seconds, self.longest_sound) * SOUND_TOKENS) + 1) + AROUND_MEDIUM
+        sound = max(self.clip_tokens, int(min(seconds, MAX_SECONDS) * SOUND_TOKENS) + 1) + AROUND_MEDIUM
         return frames * (self.image_tokens + AROUND_MEDIUM) + (sound if seconds else 0)
 
 
-def read_for(room: Room, path: Path, runtime: str, rate: float = VIDEO_RATE) -> tuple[Video, list[str]]:
+def read_for(room: Room, path: Path, rate: float = VIDEO_RATE) -> tuple[Video, list[str]]:
     """What of the video at ``path`` goes into a turn, and notes on that for the user.
 
     Args:
@@ -104,7 +96,7 @@ def read_for(room: Room, path: Path, runtime: str, rate: float = VIDEO_RATE) -> 
     most = room.frames(rate, True) if sees and hears else 0
     seconds = 0.0
     if hears:
-        seconds = min(most / rate, room.longest_sound) if sees else room.sound_seconds()
+        seconds = min(most / rate, float(MAX_SECONDS)) if sees else room.sound_seconds()
     if not silent and not seconds:
         what, least = ("picture", room.image_tokens) if sees else ("sound", room.clip_tokens)
         raise ContextFull(
@@ -118,10 +110,10 @@ def read_for(room: Room, path: Path, runtime: str, rate: float = VIDEO_RATE) -> 
     if not video.frames and video.sound is None:
         only, lacks = ("pictures", "pictures") if sees and not hears else ("sound", "sound")
         raise MediaError(f"{path.name} has no {lacks}, and of a video the bundle takes {only} only: give it another")
-    return video, list(_notes(room, video, path.name, runtime, rate))
+    return video, list(_notes(room, video, path.name, rate))
 
 
-def _notes(room: Room, video: Video, name: str, runtime: str, rate: float) -> Iterator[str]:
+def _notes(room: Room, video: Video, name: str, rate: float) -> Iterator[str]:
     count, sound = len(video.frames), 0.0 if video.sound is None else len(video.sound) / SOUND_RATE
     parts = [f"{count} picture{'s' * (count != 1)} ({rate:g} a second)"] if count else []
     parts += [f"{sound:.1f} s of sound"] if sound else []
@@ -135,8 +127,7 @@ def _notes(room: Room, video: Video, name: str, runtime: str, rate: float) -> It
             f"{room.context}; a lower --video-fps reaches further"
         )
     if video.cut_sound and not (video.cut_pictures and sound >= count / rate - 0.1):
-        why = ONE_CLIP.get(runtime, f"no more fits the context of {room.context}")
-        yield f"the sound of {name} is cut after {sound:.1f} s{whole}: {why}"
+        yield f"the sound of {name} is cut after {sound:.1f} s{whole}: no more fits the context of {room.context}"
     if video.has_sound and video.sound is None:
         why = "the bundle has no audio tower" if not room.clip_tokens else "it does not fit the context"
         yield f"the sound of {name} is not used: {why}"

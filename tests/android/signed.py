@@ -43,8 +43,6 @@ def shrink(manifest: dict[str, Any], contents: dict[str, bytes]) -> None:
         entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     for part in manifest["subgraphs"]:
         part["bytes"] = 0
-    if manifest.get("audio"):
-        manifest["audio"]["stream"] = [0, 1]
 
 
 def digest(text: str) -> str:

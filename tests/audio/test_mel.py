@@ -8,7 +8,7 @@ from transformers import Gemma3nAudioFeatureExtractor
 
 from g3n_runtime.errors import SoundError
 from g3n_runtime.media import mel as audio
-from g3n_runtime.media.mel import LogMel, MelStream, frame_count, mel_filters, token_steps
+from g3n_runtime.media.mel import OVERLAP, LogMel, MelStream, clip_hops, frame_count, mel_filters, segments, token_steps
 
 TOLERANCE = 1e-5
 
@@ -104,6 +104,18 @@ def test_a_step_is_there_as_soon_as_its_sound_is() -> None:
     assert fed == 6 * 160 + 513
     next(steps)
     assert fed == 22 * 160 + 513
+
+
+@pytest.mark.parametrize("samples", [513, 8000, 51 * 160, 51 * 160 + 160, 99 * 160, 48123])
+def test_segments_hold_every_window_whole_in_one(samples: int) -> None:
+    sound = voice(samples)
+    found = list(segments(sound, 48 + OVERLAP))
+    windows = [LogMel().frames(s.values[s.mask].reshape(-1)) for s in found]
+    assert np.array_equal(np.concatenate(windows), LogMel().clip(sound))
+    assert all(len(w) for w in windows), "a segment without a window would get no soft token"
+    assert all(s.values.shape == (1, 51, 160) and not s.values[~s.mask].any() for s in found)
+    whole = clip_hops(sound)
+    assert np.array_equal(found[-1].values[found[-1].mask], whole[48 * (len(found) - 1) :])
 
 
 @pytest.mark.parametrize("samples", [0, 1, 512])

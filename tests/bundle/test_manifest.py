@@ -81,7 +81,7 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "a layer's cache twice": (lambda m: m["kv"]["layers"].append(m["kv"]["layers"][0]), "kv"),
     "a vision tower that is not there": (lambda m: m.update(vision=None), "vision"),
     "an audio tower that is not listed": (lambda m: m["model"]["modalities"].remove("audio"), "audio"),
-    "a stream that ends before it begins": (lambda m: m["audio"].update(stream=[9, 8]), "audio/stream"),
+    "a sound encoder of an earlier version": (lambda m: m["audio"].update(stream=[0, 8]), "stream"),
     "a temperature below 0": (lambda m: m["sampler"].update(temperature=-1), "temperature"),
     "a probability over 1": (lambda m: m["sampler"].update(top_p=1.5), "top_p"),
     "a template without turns or a reason": (lambda m: m["template"].update(turns=None), "template"),

@@ -48,7 +48,7 @@ def test_digits_of_the_frames_are_read_in_their_order(
         for at in range(0, len(digits), 2):
             pair = digits[at : at + 2]
             path = write_clip(tmp_path / f"{at}.mp4", [picture(digit) for digit in pair])
-            video, notes = read_for(Room.of(bundle, runtime, None, [], 0, 0), path, runtime)
+            video, notes = read_for(Room.of(bundle, None, [], 0, 0), path)
             assert notes == [f"{at}.mp4: 2 pictures (1 a second)"]
             for place, digit in zip(PLACES, pair, strict=True):
                 question = f"Which digit is in the {place} picture?"

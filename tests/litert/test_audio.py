@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from ai_edge_litert.interpreter import Interpreter
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3nAudioFeatureExtractor
 
 from g3n_compiler.lower.job import Job
-from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.audio import AudioFiles, OpenedAudio, convert_audio, tower_sections, write_audio
 from g3n_compiler.lower.litert.bind_weights import bind
-from g3n_compiler.lower.litert.container import View, sections, write_litertlm
+from g3n_compiler.lower.litert.container import sections, write_litertlm
 from g3n_compiler.lower.litert.metadata import executor_metadata, llm_metadata
 from g3n_compiler.lower.litert.section import TowerSection
 from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_embedder
 from g3n_compiler.lower.litert.towers import media_of
-from g3n_compiler.lower.signatures.audio import STREAM
 from g3n_compiler.models.gemma3n.audio_mel import LOST, LogMelGraph
 from g3n_compiler.models.gemma3n.tower_config import AudioConfig
 from g3n_compiler.models.gemma3n.transformers_model import load_hf
@@ -34,11 +33,11 @@ from g3n_compiler.source import Source
 from g3n_compiler.verify.audio import AudioReference, audio_checks
 from g3n_compiler.verify.checks import EXACT, Parity, relative_error
 from g3n_runtime.chat import GREEDY, Attachments
-from g3n_runtime.errors import SoundError
-from g3n_runtime.litert.audio import LiteRtClipEncoder, LiteRtStreamEncoder
+from g3n_runtime.litert.audio import LiteRtAudio
+from g3n_runtime.litert.audio_names import ENDED
 from g3n_runtime.litert.chat import LiteRtChat
 from g3n_runtime.litert.media import MediaFrontEnd
-from g3n_runtime.media.mel import LogMel, clip_hops
+from g3n_runtime.media.mel import OVERLAP, LogMel, clip_hops, frame_count
 from tests.audio.conftest import AudioTower, make_audio_tower
 from tests.audio.test_mel import voice
 from tests.jobs import make_job
@@ -49,6 +48,10 @@ NEAR_FAKE_QUANT = 0.02
 CLIP_TOKENS = 24
 """Soft tokens of the longest clip: 3.84 s."""
 LONGEST = CLIP_TOKENS * 16 * 160 - 3 * 160
+FULL = (CLIP_TOKENS * 16 + LOST) * 160
+"""Samples of a sound that fills a call of the encoder."""
+BEYOND = (FULL + 160, FULL + CLIP_TOKENS * 16 * 160, 2 * FULL + 9000)
+"""Of longer ones: by one mel frame, filling two calls, and three of which the last is not full."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,9 @@ class AudioBundle:
     def write(self, recipe: str, folder: Path) -> AudioFiles:
         return write_audio(self.graphs, self.config, RECIPES[recipe], self.source.read, folder)
 
-    def clip(self, recipe: str) -> LiteRtClipEncoder:
+    def audio(self, recipe: str) -> LiteRtAudio:
         encoder, adapter, _ = self.parts(recipe)
-        return LiteRtClipEncoder(encoder.path, adapter.path)
-
-    def stream(self, recipe: str) -> LiteRtStreamEncoder:
-        encoder = self.parts(recipe)[0]
-        path = encoder.path.with_name("stream.tflite")
-        path.write_bytes(encoder.path.read_bytes()[encoder.views[STREAM] :])
-        return LiteRtStreamEncoder(path)
+        return LiteRtAudio(encoder.path, adapter.path)
 
     def pack(self, recipe: str) -> Path:
         """The ``.litertlm`` of ``recipe``."""
@@ -104,10 +101,9 @@ class AudioBundle:
         write_token_embedder(text, job.recipe, self.source.read, models["embedder"])
         write_ple_embedder(text, job.recipe, self.source.read, models["per_layer_embedder"])
         models |= {part.kind: part.path for part in self.parts(recipe)}
-        views = [View(name, part.kind, at) for part in self.parts(recipe) for name, at in part.views.items()]
         tokenizer = job.tokenizer
         llm = llm_metadata(CONTEXT, tokenizer, tokenizer.template.jinja, media_of(job))
-        write_litertlm(path, models, tokenizer.sentencepiece, llm, executor_metadata(text, CONTEXT), views)
+        write_litertlm(path, models, tokenizer.sentencepiece, llm, executor_metadata(text, CONTEXT))
         return path
 
 
@@ -145,28 +141,17 @@ def reference(tower: AudioTower, sound: np.ndarray) -> np.ndarray:
     return tower.embedder(inputs_embeds=tower.reference(inputs.input_features, mask))[0].numpy()
 
 
-@pytest.mark.parametrize("samples", [513, 16000, 16130, 48123, LONGEST])
-def test_clip_equals_transformers(samples: int, audio_bundle: AudioBundle) -> None:
+@pytest.mark.parametrize("samples", [513, 16000, 16130, 48123, LONGEST, *BEYOND])
+def test_equals_transformers(samples: int, audio_bundle: AudioBundle) -> None:
     sound = voice(samples)
-    assert relative_error(audio_bundle.clip("fp32")(sound), reference(audio_bundle.tower, sound)) < EXACT
+    assert relative_error(audio_bundle.audio("fp32")(sound), reference(audio_bundle.tower, sound)) < EXACT
 
 
-@pytest.mark.parametrize("samples", [513, 16000, 16130, 48123, 100000])
-def test_stream_equals_transformers(samples: int, audio_bundle: AudioBundle) -> None:
+@pytest.mark.parametrize("samples", [48123, 100000])
+def test_int8_equals_the_fake_quant_reference(samples: int, audio_bundle: AudioBundle) -> None:
     sound = voice(samples)
-    tokens = np.stack(list(audio_bundle.stream("fp32")(iter(np.array_split(sound, 7)))))
-    assert relative_error(tokens, reference(audio_bundle.tower, sound)) < EXACT
-
-
-@pytest.mark.parametrize("form", ["clip", "stream"])
-def test_int8_equals_the_fake_quant_reference(form: str, audio_bundle: AudioBundle) -> None:
-    sound = voice(48123)
-    encode: dict[str, Callable[[], np.ndarray]] = {
-        "clip": lambda: audio_bundle.clip("int8")(sound),
-        "stream": lambda: np.stack(list(audio_bundle.stream("int8")([sound]))),
-    }
     expected = AudioReference(audio_bundle.source, audio_bundle.config, RECIPES["int8"]).tokens(sound)
-    assert relative_error(encode[form](), expected) < NEAR_FAKE_QUANT
+    assert relative_error(audio_bundle.audio("int8")(sound), expected) < NEAR_FAKE_QUANT
     assert relative_error(expected, reference(audio_bundle.tower, sound)) > NEAR_FAKE_QUANT / 4
 
 
@@ -175,13 +160,46 @@ def test_a_clip_is_filled_up_as_the_reference_does(audio_bundle: AudioBundle) ->
     with torch.no_grad():
         padding = tower.embedder(input_ids=torch.tensor([[tower.config.padding_id]]))[0].numpy()
     expected = np.concatenate((reference(tower, sound), np.repeat(padding, CLIP_TOKENS - 7, 0)))
-    assert relative_error(audio_bundle.clip("fp32").padded(sound), expected) < EXACT
+    assert relative_error(audio_bundle.audio("fp32").padded(sound), expected) < EXACT
 
 
-def test_a_second_sound_starts_afresh(audio_bundle: AudioBundle) -> None:
-    stream, sound = audio_bundle.stream("fp32"), voice(20000)
-    first, _, again = (np.stack(list(stream([s]))) for s in (sound, voice(30000, seed=1), sound))
-    assert np.array_equal(first, again)
+@pytest.mark.parametrize("samples", BEYOND)
+def test_a_longer_sound_is_not_filled_up(samples: int, audio_bundle: AudioBundle) -> None:
+    found = audio_bundle.audio("fp32").padded(voice(samples))
+    assert len(found) == audio_bundle.config.soft_tokens(frame_count(samples)) > CLIP_TOKENS
+
+
+@pytest.mark.parametrize("samples", [30000, FULL, BEYOND[1], BEYOND[2]])
+def test_a_state_that_is_left_over_changes_nothing(samples: int, audio_bundle: AudioBundle) -> None:
+    """The engine does not reset the state between two sounds of one conversation."""
+    audio, sound = audio_bundle.audio("fp32"), voice(20000)
+    (segment,) = audio.segments(sound)
+    fresh = audio.encode(segment, audio.empty_state())
+    state = audio.empty_state()
+    for other in audio.segments(voice(samples, seed=1)):
+        state = audio.encode(other, state)[2]
+    assert any(state[name].any() for name in state if name != ENDED)
+    again = audio.encode(segment, state)
+    assert all(np.array_equal(x, y) for x, y in zip(fresh[:2], again[:2], strict=True))
+    # Zeros everywhere mean the same as a state that starts.
+    empty = audio.encode(segment, {name: np.zeros_like(x) for name, x in state.items()})
+    assert all(np.array_equal(x, y) for x, y in zip(fresh[:2], empty[:2], strict=True))
+
+
+def test_the_encoder_is_one_that_the_engine_streams(audio_bundle: AudioBundle) -> None:
+    """The contract of the engine's ``AudioStreamingEncoder``."""
+    interpreter = Interpreter(model_path=str(audio_bundle.parts("fp32")[0].path))
+    (signature,) = interpreter.get_signature_list().values()
+    runner = interpreter.get_signature_runner()
+    shapes = {n: list(d["shape"]) for n, d in runner.get_input_details().items()}
+    hops = CLIP_TOKENS * 16 + LOST
+    assert (shapes["segment_mask"], shapes["segment_values"]) == ([1, hops], [1, hops, 160])
+    assert np.prod(shapes["feature_state_0"]) == LOST == OVERLAP
+    assert {"features", "mask"} == set(signature["outputs"]) - set(signature["inputs"])
+    assert {"segment_mask", "segment_values"} == set(signature["inputs"]) - set(signature["outputs"])
+    outputs = {n: list(d["shape"]) for n, d in runner.get_output_details().items()}
+    assert all(shapes[n] == outputs[n] for n in shapes if n in outputs)
+    assert runner.get_input_details()["prev_mask"]["dtype"] is np.bool_
 
 
 def test_all_flops_are_delegated(audio_bundle: AudioBundle) -> None:
@@ -190,17 +208,6 @@ def test_all_flops_are_delegated(audio_bundle: AudioBundle) -> None:
             assert part.delegation is not None
             assert part.delegation.flop_share > 0.999
             assert sum(part.delegation.fallbacks.values()) <= 6
-
-
-def test_signatures_share_the_weights(audio_bundle: AudioBundle) -> None:
-    encoder = audio_bundle.parts("int8")[0]
-    begin = encoder.views[STREAM]
-    models = flatbuffer.parse_file(encoder.path), flatbuffer.parse(np.memmap(encoder.path, np.uint8, "r", begin).data)
-    clip, stream = (
-        {b.offset + at for b in flatbuffer.external_buffers(m)} for m, at in zip(models, (0, begin), strict=True)
-    )
-    assert len(clip) > 20 and clip < stream
-    assert [len(m.signatureDefs) for m in models] == [1, 1]
 
 
 def test_same_input_same_bytes(audio_bundle: AudioBundle, tmp_path: Path) -> None:
@@ -216,11 +223,6 @@ def test_front_end_in_the_graph() -> None:
     expected = LogMel().clip(sound)
     assert mel.shape == expected.shape
     assert np.abs(mel - expected).max() < 2e-4
-
-
-def test_longer_than_a_clip(audio_bundle: AudioBundle) -> None:
-    with pytest.raises(SoundError, match="streaming encoder"):
-        audio_bundle.clip("fp32")(np.zeros(16000 * 5, np.float32))
 
 
 @pytest.mark.parametrize("recipe", ["fp32", "int8"])
@@ -253,9 +255,15 @@ def test_verification_sees_a_tower_that_hears_something_else(audio_bundle: Audio
 
 
 def test_sections(audio_bundle: AudioBundle) -> None:
-    found = {s.kind: s for s in sections(audio_bundle.pack("fp32"))}
-    assert {"audio_encoder_hw", "audio_adapter", "end_of_audio", STREAM} <= set(found)
-    assert found["audio_encoder_hw"].begin < found[STREAM].begin < found[STREAM].end == found["audio_encoder_hw"].end
+    found = sorted(sections(audio_bundle.pack("fp32")), key=lambda s: s.begin)
+    assert {"audio_encoder_hw", "audio_adapter", "end_of_audio"} <= {s.kind for s in found}
+    assert all(one.end <= other.begin for one, other in itertools.pairwise(found))
+
+
+def soft_tokens(audio_bundle: AudioBundle, sound: np.ndarray) -> np.ndarray:
+    """What stands in a prompt for ``sound``: padded, if it is a clip."""
+    tower = AudioReference(audio_bundle.source, audio_bundle.config)
+    return tower.clip(sound) if len(sound) < FULL else tower.tokens(sound)
 
 
 @torch.no_grad()
@@ -266,7 +274,7 @@ def spoken_greedy(
     config, text = audio_bundle.config, audio_bundle.source.text
     hf, tokenizer = load_hf(audio_bundle.source), audio_bundle.job("fp32").tokenizer
     ids = [text.bos_id, *tokenizer.encode(prompt)]
-    soft = torch.from_numpy(np.concatenate([AudioReference(audio_bundle.source, config).clip(s) for s in sounds]))
+    soft = torch.from_numpy(np.concatenate([soft_tokens(audio_bundle, s) for s in sounds]))
     assert ids.count(config.soft_id) == len(soft)
     tokens: list[int] = []
     margins: list[float] = []
@@ -284,21 +292,60 @@ def spoken_greedy(
     return tokens, margins
 
 
-@pytest.mark.parametrize("samples", [16000, 16130, LONGEST])
+def write_sound(path: Path, sound: np.ndarray) -> Path:
+    soundfile.write(path, sound, 16000, subtype="FLOAT")
+    return path
+
+
+def require_answer(audio_bundle: AudioBundle, said: str, turn: str, sounds: list[np.ndarray], count: int) -> None:
+    """Require that ``said`` begins as the answer of ``transformers`` does, up to a token that was nearly a draw.
+
+    Args:
+        turn: what was asked, with a NUL for each of ``sounds``.
+    """
+    c, tokenizer = audio_bundle.config, audio_bundle.job("fp32").tokenizer
+    begin, soft, end = (tokenizer.token(i) for i in (c.begin_id, c.soft_id, c.end_id))
+    for sound in sounds:
+        turn = turn.replace("\0", f"\n\n{begin}{soft * len(soft_tokens(audio_bundle, sound))}{end}\n\n", 1)
+    prompt = f"<start_of_turn>user\n{turn}<end_of_turn>\n<start_of_turn>model\n"
+    tokens, margins = spoken_greedy(audio_bundle, prompt, sounds, count)
+    # Not by token: a text may be cut into other tokens than those it was made of.
+    at = max(n for n in range(count + 1) if said.startswith(tokenizer.decode(tokens[:n])))
+    assert at >= 4 or margins[at] < 1e-3, (said, tokenizer.decode(tokens), margins)
+
+
+@pytest.mark.parametrize("samples", [16000, 16130, LONGEST, *BEYOND])
 def test_stock_engine_answers_a_sound_as_transformers_does(
     samples: int, audio_bundle: AudioBundle, tmp_path: Path
 ) -> None:
-    sound, path = voice(samples), tmp_path / "a.wav"
-    soundfile.write(path, sound, 16000, subtype="FLOAT")
-    job, count = audio_bundle.job("fp32"), 8
+    sound, count = voice(samples), 8
+    path = write_sound(tmp_path / "a.wav", sound)
     chat = LiteRtChat(audio_bundle.pack("fp32"), media=MediaFrontEnd(audio=True, audio_tokens=CLIP_TOKENS))
     said = "".join(chat.send("What is it?", GREEDY, count, Attachments(audio=(path,))))
     chat.close()
-    c = audio_bundle.config
-    begin, soft, end = (job.tokenizer.token(i) for i in (c.begin_id, c.soft_id, c.end_id))
-    block = f"\n\n{begin}{soft * CLIP_TOKENS}{end}\n\n"
-    prompt = f"<start_of_turn>user\n{block}What is it?<end_of_turn>\n<start_of_turn>model\n"
-    tokens, margins = spoken_greedy(audio_bundle, prompt, [sound], count)
-    # Not by token: a text may be cut into other tokens than those it was made of.
-    at = max(n for n in range(count + 1) if said.startswith(job.tokenizer.decode(tokens[:n])))
-    assert at >= 4 or margins[at] < 1e-3, (said, job.tokenizer.decode(tokens), margins)
+    require_answer(audio_bundle, said, "\0What is it?", [sound], count)
+
+
+@pytest.mark.parametrize("samples", [16000, LONGEST, *BEYOND])
+def test_what_a_sound_takes_of_the_context_is_counted(samples: int, audio_bundle: AudioBundle, tmp_path: Path) -> None:
+    path = write_sound(tmp_path / "a.wav", voice(samples))
+    front = MediaFrontEnd(audio=True, audio_tokens=CLIP_TOKENS)
+    content = front.content("What is it?", Attachments(audio=(path,)))
+    taken = front.soft_tokens([{"role": "user", "content": content}])
+    assert taken == 1 + len(audio_bundle.audio("fp32").padded(voice(samples)))
+
+
+@pytest.mark.parametrize("lengths", [(FULL + 160, 16000), (16000, FULL + 160), (FULL, 9000), (9000, 16000)])
+def test_stock_engine_hears_each_of_two_sounds_alone(
+    lengths: tuple[int, int], audio_bundle: AudioBundle, tmp_path: Path
+) -> None:
+    """After ``FULL`` samples no hop is missing that would say that the sound ended."""
+    sounds, count = [voice(n, seed=i) for i, n in enumerate(lengths)], 8
+    paths = tuple(write_sound(tmp_path / f"{i}.wav", sound) for i, sound in enumerate(sounds))
+    chat = LiteRtChat(audio_bundle.pack("fp32"), media=MediaFrontEnd(audio=True, audio_tokens=CLIP_TOKENS))
+    said = "".join(chat.send("Why?", GREEDY, count, Attachments(audio=paths)))
+    require_answer(audio_bundle, said, "\0\0Why?", sounds, count)
+    chat.reset()
+    said = "".join(chat.send("Why?", GREEDY, count, Attachments(audio=paths[1:])))
+    chat.close()
+    require_answer(audio_bundle, said, "\0Why?", sounds[1:], count)

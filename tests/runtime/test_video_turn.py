@@ -30,8 +30,8 @@ def bundle(context: int = 4096, vision: Any = VISION, audio: Any = AUDIO) -> Any
     return SimpleNamespace(manifest=manifest, directory=Path("b"))
 
 
-def room(*given: Any, runtime: str = "litert", text: str = "What?", **fields: Any) -> Room:
-    return Room.of(bundle(*given, **fields), runtime, None, [text], 0, 0)
+def room(*given: Any, text: str = "What?", **fields: Any) -> Room:
+    return Room.of(bundle(*given, **fields), None, [text], 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +47,17 @@ def silent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("silent") / "s.mp4", [grey(10), grey(90)], rate=2)
 
 
-@pytest.mark.parametrize("runtime", ["litert", "executorch"])
 @pytest.mark.parametrize("context", [600, 1280, 4096, 32_768])
 @pytest.mark.parametrize("rate", [0.05, 1.0, 30.0])
 @pytest.mark.parametrize("with_sound", [True, False])
-def test_what_is_given_fits_the_context(runtime: str, context: int, rate: float, with_sound: bool) -> None:
+def test_what_is_given_fits_the_context(context: int, rate: float, with_sound: bool) -> None:
     """Counted anew: the engine's tokens of each picture and sound, with the most that a time and line breaks take."""
-    here = room(context, runtime=runtime)
+    here = room(context)
     frames = here.frames(rate, with_sound)
-    picture, longest = 256 + 2 + len("\n\n00:00.55\n\n"), 30.0 if runtime == "litert" else 1e9
+    picture = 256 + 2 + len("\n\n00:00.55\n\n")
 
     def tokens(count: int) -> int:
-        seconds = min(count / rate, longest)
-        sound = (max(188, round(seconds * 6.25)) + 2 + 4) if with_sound else 0
+        sound = (max(188, round(count / rate * 6.25)) + 2 + 4) if with_sound else 0
         return count * picture + sound + len("What?") + 20
 
     if frames:
@@ -69,7 +67,7 @@ def test_what_is_given_fits_the_context(runtime: str, context: int, rate: float,
 
 def test_a_video_that_is_too_long_is_cut_with_a_message(clip: Path) -> None:
     here = room(2048)
-    video, notes = read_for(here, clip, "litert")
+    video, notes = read_for(here, clip)
     assert len(video.frames) == here.frames(1.0, True) == 5
     assert video.sound is not None and len(video.sound) == 5 * 16_000
     assert notes[0] == "c.mp4: 5 pictures (1 a second) and 5.0 s of sound"
@@ -78,52 +76,50 @@ def test_a_video_that_is_too_long_is_cut_with_a_message(clip: Path) -> None:
     assert video.frames[0].image.shape == (32, 32, 3), "the size that the bundle takes"
 
 
-@pytest.mark.parametrize(("runtime", "heard"), [("litert", 30.0), ("executorch", 40.0)])
-def test_an_engine_of_one_clip_cuts_the_sound_alone(runtime: str, heard: float, clip: Path) -> None:
-    video, notes = read_for(room(runtime=runtime), clip, runtime, 0.2)
+def test_the_sound_lasts_as_long_as_the_pictures(clip: Path) -> None:
+    video, notes = read_for(room(), clip, 0.2)
     assert [f.seconds for f in video.frames] == [5.0 * i for i in range(8)] and not video.cut_pictures
-    assert video.sound is not None and abs(len(video.sound) / 16_000 - heard) < 0.2
-    said = [note for note in notes if "is cut" in note]
-    assert len(said) == (runtime == "litert") and all("LiteRT-LM takes one clip of sound" in note for note in said)
+    assert video.sound is not None and abs(len(video.sound) / 16_000 - 40) < 0.2
+    assert not [note for note in notes if "is cut" in note]
 
 
 def test_nothing_is_said_of_a_video_that_fits(silent: Path) -> None:
-    video, notes = read_for(room(), silent, "litert")
+    video, notes = read_for(room(), silent)
     assert notes == ["s.mp4: 2 pictures (1 a second)"] and len(video.frames) == 2 and video.sound is None
 
 
 def test_what_a_bundle_lacks_is_said(clip: Path, silent: Path) -> None:
-    video, notes = read_for(room(audio=None), clip, "litert")
+    video, notes = read_for(room(audio=None), clip)
     assert video.frames and video.sound is None
     assert notes[-1] == "the sound of c.mp4 is not used: the bundle has no audio tower"
-    video, notes = read_for(room(vision=None, runtime="executorch"), clip, "executorch")
+    video, notes = read_for(room(vision=None), clip)
     assert not video.frames and video.sound is not None and len(video.sound) > 39 * 16_000
     assert notes == ["c.mp4: 40.0 s of sound", "the pictures of c.mp4 are not used: the bundle has no vision tower"]
     with pytest.raises(MediaError, match="has no sound, and of a video the bundle takes sound only"):
-        read_for(room(vision=None), silent, "litert")
+        read_for(room(vision=None), silent)
     with pytest.raises(EngineError, match="takes text only, no video"):
         room(vision=None, audio=None)
 
 
 def test_pictures_go_before_a_sound_that_does_not_fit(clip: Path) -> None:
-    video, notes = read_for(room(500), clip, "litert")
+    video, notes = read_for(room(500), clip)
     assert len(video.frames) == 1 and video.sound is None
     assert notes[-1] == "the sound of c.mp4 is not used: it does not fit the context"
 
 
 def test_no_room_for_a_picture_is_told(clip: Path) -> None:
     with pytest.raises(ContextFull, match=r"of the context of 300, \d+ tokens are left for c.mp4, a picture takes 276"):
-        read_for(room(300), clip, "litert")
+        read_for(room(300), clip)
     with pytest.raises(ContextFull, match="a sound takes"):
-        read_for(room(260, vision=None), clip, "litert")
+        read_for(room(260, vision=None), clip)
 
 
 def test_a_sound_alone_is_heard(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", sound=np.ones(16_000) / 2)
-    video, notes = read_for(room(), path, "litert")
+    video, notes = read_for(room(), path)
     assert not video.frames and video.sound is not None and notes == ["a.mp4: 1.0 s of sound"]
     with pytest.raises(MediaError, match="has no pictures, and of a video the bundle takes pictures only"):
-        read_for(room(audio=None), path, "litert")
+        read_for(room(audio=None), path)
 
 
 def test_a_caption_is_a_text_before_its_picture_in_every_turn() -> None:

@@ -120,3 +120,13 @@ def questions(digits: int = DIGITS, scenes: int = SCENES, clips: int = CLIPS) ->
         text = SPEECH_QUESTIONS[i % len(SPEECH_QUESTIONS)]
         found.append(Question("speech", f"{clip['voice']} {clip['file']}", text, clip["words"], sound=samples))
     return found
+
+
+def long_sound(seconds: int) -> np.ndarray:
+    """The held-out clips one after the other, half a second apart: ``seconds`` of them, ``[n]`` float32.
+
+    Nano was taught no sound of more than a few seconds. What it answers shows what it heard, but no skill.
+    """
+    files = [clip["file"] for clip in json.loads((folder() / "answers.json").read_text("utf-8"))["speech"]]
+    clips = (soundfile.read(folder() / "speech" / file, dtype="float32")[0] for file in files)
+    return np.concatenate([np.pad(clip, (0, RATE // 2)) for clip in clips])[: seconds * RATE]

@@ -16,7 +16,6 @@ from g3n_compiler.errors import BundleError, CheckpointError, NotOurs
 from g3n_compiler.report import REPORT
 from g3n_runtime.bundle import MANIFEST, MAX_MANIFEST_BYTES, SCHEMA_VERSION, SIGNATURE, schema
 from g3n_runtime.json_digest import DIGEST, has_right_digest
-from g3n_runtime.media.mel import AUDIO_STREAM
 from g3n_runtime.reading import parse_json, read_bytes
 from g3n_runtime.terminal import printable_line
 
@@ -113,8 +112,6 @@ def _of_old_cache(path: str, manifest: Mapping[str, Any]) -> Extra | None:
     if re.fullmatch(packed, name, re.ASCII):
         return Extra(1 << 40, _PACKED_HEADER, _is_packed)
     copies = {f"{part}-{digest}.tflite": at for part, at in (manifest.get("elastic") or {}).items()}
-    if (stream := (manifest.get("audio") or {}).get("stream")) is not None:
-        copies["{}-{}-{}.tflite".format(AUDIO_STREAM, *stream)] = stream
     if name not in copies:
         return None
     begin, end = copies[name]

@@ -111,7 +111,7 @@ def build_manifest(
         "prefill_lengths": list(job.prefill_lengths),
         "kv": {"dtype": "float32", "bytes": kv_bytes(config, job.context), "layers": kv_layers(config, job.context)},
         "vision": _vision(job),
-        "audio": _audio(job, fields.pop("audio_stream", None)),
+        "audio": _audio(job),
         "files": [_file(job.directory, f.path, f.role) for f in lowered.files],
         "subgraphs": [_subgraph(s, target.place(s.name), recipe.name, parity) for s in lowered.subgraphs],
         "tokenizer": {
@@ -222,15 +222,11 @@ def _size(
     }
 
 
-def _audio(job: Job, stream: list[int] | None) -> dict[str, Any] | None:
-    """The audio tower; ``stream`` is where the streaming step's model is in the ``.litertlm``."""
+def _audio(job: Job) -> dict[str, Any] | None:
+    """The audio tower."""
     if job.audio is None:
         return None
-    return {
-        "soft_tokens": job.audio.max_soft_tokens,
-        "frames_per_token": job.audio.frames_per_token,
-        "stream": stream,
-    }
+    return {"soft_tokens": job.audio.max_soft_tokens, "frames_per_token": job.audio.frames_per_token}
 
 
 def write_manifest(directory: Path, manifest: dict[str, Any], report: str) -> None:

@@ -119,7 +119,7 @@ def main(
     sampler = _sampler(opened, temperature, top_k, top_p, seed or 0)
     attachments = Attachments(images, audio)
     if video is not None:
-        attachments = _with_video(attachments, video, video_fps, opened, chosen, context, (prompt or "", system or ""))
+        attachments = _with_video(attachments, video, video_fps, opened, context, (prompt or "", system or ""))
     with quiet_toolchains(verbose):
         where = placement(backend, vision_backend)
         engine = _open(opened, runtime, threads, where, context, size, draft, target_speed)
@@ -139,19 +139,13 @@ def main(
 
 
 def _with_video(
-    others: Attachments,
-    video: Path,
-    rate: float,
-    bundle: Bundle,
-    runtime: str,
-    context: int | None,
-    texts: tuple[str, ...],
+    others: Attachments, video: Path, rate: float, bundle: Bundle, context: int | None, texts: tuple[str, ...]
 ) -> Attachments:
     """``others`` and what of ``video`` fits the context beside them and ``texts``; says on stderr what that is."""
     from g3n_runtime.video_turn import Room, read_for
 
-    room = Room.of(bundle, runtime, context, texts, len(others.images), len(others.audio))
-    used, notes = read_for(room, video, runtime, rate)
+    room = Room.of(bundle, context, texts, len(others.images), len(others.audio))
+    used, notes = read_for(room, video, rate)
     for note in notes:
         show(f"({note})", err=True)
     return replace(others, video=used)

@@ -95,8 +95,8 @@ class StreamTrace(NamedTuple):
     before: list[np.ndarray]
     frames: list[np.ndarray]
     """The input of each layer, ``[1, T, hidden]``."""
-    token: np.ndarray
-    """``[hidden]``."""
+    tokens: np.ndarray
+    """``[N, hidden]``."""
     after: list[np.ndarray]
 
 

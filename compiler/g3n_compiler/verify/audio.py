@@ -14,10 +14,9 @@ import torch
 
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import AudioModel, StreamTrace
-from g3n_compiler.lower.signatures.audio import Adapt, AudioSignature, Encode, StreamStep
+from g3n_compiler.lower.signatures.audio import Adapt, AudioSignature, Encode, state_names
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.audio import AudioEncoder
-from g3n_compiler.models.gemma3n.audio_stream import state_shapes
 from g3n_compiler.models.gemma3n.audio_weights import TOWER, AudioReader, audio_embedder_weights, audio_weights
 from g3n_compiler.models.gemma3n.soft_tokens import Embedder
 from g3n_compiler.models.gemma3n.tower_config import AudioConfig, audio_reference
@@ -29,7 +28,8 @@ from g3n_compiler.source import Source
 from g3n_compiler.verify.checks import EXACT, SAME, Check, relative_error
 from g3n_compiler.verify.onnx.export import OnnxSession, export_onnx
 from g3n_compiler.verify.tower_blocks import ClipSteps, Measure, StepErrors, clip_errors, step_checks, stream_errors
-from g3n_runtime.media.mel import HOP, RATE, LogMel, clip_hops, token_steps
+from g3n_runtime.litert.audio_names import ENDED, OVERLAPPED
+from g3n_runtime.media.mel import HOP, OVERLAP, RATE, LogMel, segments
 
 SMALL_PARAMETERS = 100_000_000
 """Towers up to this size are held whole in float32, and compared with ``transformers`` in every compile."""
@@ -131,11 +131,10 @@ def audio_checks(job: Job, config: AudioConfig, models: Mapping[Runtime, AudioMo
         hf = load_hf_audio(job.source.original, config)
         checks += [_check(n, "eager", "transformers fp32", want[n], hf(s), EXACT) for n, s in clips.items()]
     shortest = next(iter(clips))
-    onnx = onnx_clip(job.source, config, clips[shortest])
-    checks.append(_check(shortest, "onnxruntime", "eager fp32", onnx, want[shortest], EXACT))
-    onnx = onnx_stream(job.source, config, clips[shortest])
-    name = f"stream of {len(clips[shortest]) / RATE:.1f} s"
-    checks.append(_check(name, "onnxruntime", "eager fp32", onnx, exact.tokens(clips[shortest]), EXACT))
+    onnx = OnnxAudio(job.source, config)
+    checks.append(_check(shortest, "onnxruntime", "eager fp32", onnx(clips[shortest]), want[shortest], EXACT))
+    checks.append(_check(stream, "onnxruntime", "eager fp32", onnx(streamed), exact.tokens(streamed), EXACT))
+    del onnx
     end = exact.reader.hard_token_row(config.end_id).view(1, -1).numpy()
     for runtime, model in models.items():
         job.progress(f"comparing the {runtime} audio tower")
@@ -168,10 +167,10 @@ def _step_checks(
         yield same(name, got=model.clip(sound), want=errors.result)
     traces = list(model.stream_steps(streamed))
     # Later steps differ only in their numbers, because the state has reached its full length.
-    held = [*traces[:HELD_STEPS], *traces[-2:]]
+    held = traces if len(traces) <= HELD_STEPS else [*traces[:HELD_STEPS], *traces[-2:]]
     found = rounded.stream_errors(held)
     yield from step_checks(job, "audio_encoder", runtime, f"stream, {len(held)} steps", found)
-    tokens = np.stack([trace.token for trace in traces])
+    tokens = np.concatenate([trace.tokens for trace in traces])
     yield same(f"stream of {len(streamed) / RATE:.1f} s", got=model.stream(streamed), want=tokens)
 
 
@@ -197,29 +196,26 @@ def load_hf_audio(source: Source, config: AudioConfig) -> Callable[[np.ndarray],
     return clip
 
 
-def onnx_clip(source: Source, config: AudioConfig, sound: np.ndarray) -> np.ndarray:
-    """The clip's two graphs in onnxruntime with float32 weights as inputs; as :meth:`AudioReference.clip`."""
-    hops, longest = clip_hops(sound), config.max_soft_tokens * config.frames_per_token
-    known = np.arange(longest)[None] < len(hops)
-    src_inputs = np.zeros((1, longest, HOP), np.float32)
-    src_inputs[0, : len(hops)] = hops
-    encode = _OnnxSignature(source, config, Encode(config), ("features", "out_mask"))
-    out = encode({"mask": known, "src_inputs": src_inputs})
-    adapt = _OnnxSignature(source, config, Adapt(config), ("mm_embedding",))
-    return adapt({"mask": out["out_mask"], "features": out["features"]})["mm_embedding"][0]
+class OnnxAudio:
+    """The two graphs of LiteRT's tower in onnxruntime, with float32 weights as inputs."""
 
+    def __init__(self, source: Source, config: AudioConfig) -> None:
+        self._states = (ENDED, OVERLAPPED, *state_names(config).values())
+        encode, outputs = Encode(config), ("features", "out_mask", *(f"{NEXT}{n}" for n in self._states))
+        self._empty = {n: x.numpy() for n, x in encode.sample_inputs().items() if n in self._states}
+        self._hops = encode.cut.frames + OVERLAP
+        self._encode = _OnnxSignature(source, config, encode, outputs)
+        self._adapt = _OnnxSignature(source, config, Adapt(config), ("mm_embedding",))
 
-def onnx_stream(source: Source, config: AudioConfig, sound: np.ndarray) -> np.ndarray:
-    """The streaming step in onnxruntime, one soft token per step; as :meth:`AudioReference.tokens`."""
-    shapes = {f"state_{name}": shape for name, shape in state_shapes(config).items()}
-    names = tuple(f"{NEXT}{name}" for name in StreamStep(config).state_order())
-    run = _OnnxSignature(source, config, StreamStep(config), ("soft_token", *names))
-    state, tokens = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, []
-    for step in token_steps([sound], config.frames_per_token, config.mel_bins):
-        out = run({"mel": step.mel, "known": step.mask, **state})
-        state = {name: out[NEXT + name] for name in state}
-        tokens.append(out["soft_token"][0, 0])
-    return np.stack(tokens)
+    def __call__(self, sound: np.ndarray) -> np.ndarray:
+        """As :meth:`AudioReference.clip`, or without padding where ``sound [n]`` is longer than a clip."""
+        state, found = self._empty, []
+        for segment in segments(sound, self._hops):
+            out = self._encode({"segment_values": segment.values, "segment_mask": segment.mask, **state})
+            soft = self._adapt({"mask": out["out_mask"], "features": out["features"]})["mm_embedding"][0]
+            found.append(soft[out["out_mask"][0]])
+            state = {name: out[NEXT + name] for name in state}
+        return np.concatenate(found)
 
 
 class _OnnxSignature:

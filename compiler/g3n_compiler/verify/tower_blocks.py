@@ -20,7 +20,15 @@ from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import StreamTrace
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 from g3n_compiler.models.gemma3n.audio import AudioEncoder, Clip, every
-from g3n_compiler.models.gemma3n.audio_stream import FRONT_STATE, Stream, layer_state, state_shapes, subsample_step
+from g3n_compiler.models.gemma3n.audio_stream import (
+    FRONT_STATE,
+    Stream,
+    by_clip,
+    by_token,
+    layer_state,
+    state_shapes,
+    subsample_step,
+)
 from g3n_compiler.models.gemma3n.vision import VisionEncoder
 from g3n_compiler.verify.checks import Check, position_errors, relative_error
 from g3n_compiler.verify.layers import DRAWS, JITTER, REACH, TYPICAL
@@ -199,8 +207,10 @@ def stream_errors(encoder: AudioEncoder, soft: Callable[[Tensor], Tensor], trace
     """Errors of the steps of a stream, the state that each leaves included."""
     c, found = encoder.config, StepErrors()
     for trace in traces:
-        before = {name: torch.from_numpy(value) for name, value in zip(state_shapes(c), trace.before, strict=True)}
-        after = dict(zip(state_shapes(c), trace.after, strict=True))
+        cut = next(cut for cut in (by_token(c), by_clip(c)) if cut.kept == trace.before[0].shape[1])
+        names = list(state_shapes(c, cut))
+        before = {name: torch.from_numpy(value) for name, value in zip(names, trace.before, strict=True)}
+        after = dict(zip(names, trace.after, strict=True))
         stream = Stream(before)
         x, valid = subsample_step(encoder, torch.from_numpy(trace.mel), torch.from_numpy(trace.mask), stream)
         hide, keep = encoder.attention_mask(valid, stream), valid.unsqueeze(-1)
@@ -210,12 +220,12 @@ def stream_errors(encoder: AudioEncoder, soft: Callable[[Tensor], Tensor], trace
             found.add(name, trace.frames[i][0][heard], x[0][heard])
             _add_states(found, name, states, after, stream)
             last = i == c.num_layers - 1
-            kept = (c.reduction, c.reduction - 1) if last else (1, 0)
+            kept = (c.reduction, cut.first) if last else (1, 0)
             x = encoder.layer(i, torch.from_numpy(trace.frames[i]), hide, keep, stream, kept)
             name, states = f"layer {i}", layer_state(i)
         _add_states(found, name, states, after, stream)
-        token = soft(x * every(keep, c.reduction, c.reduction - 1))[0]
-        found.add(f"{name} and the adapter", trace.token[None], token)
+        heard = every(valid, c.reduction, cut.first)[0].bool()
+        found.add(f"{name} and the adapter", trace.tokens[: int(heard.sum())], soft(x)[0][heard])
     return found
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.chat import Attachments, no_tower
 from g3n_runtime.media.image import Resample, load_image, png
-from g3n_runtime.media.mel import clip_hops
-from g3n_runtime.media.sound import read_clip, wav
+from g3n_runtime.media.mel import clip_hops, frame_count
+from g3n_runtime.media.sound import read_sound, wav, wav_samples
 from g3n_runtime.media.video import Video
 
 PARTS = {"image": "vision", "audio": "audio"}
@@ -25,8 +25,8 @@ PARTS = {"image": "vision", "audio": "audio"}
 class MediaFrontEnd:
     """What a bundle takes beside text; ``image_side`` in pixels, ``None`` where it takes no images.
 
-    The engine puts ``image_tokens`` or ``audio_tokens`` soft tokens into a prompt for each picture or sound, however
-    short that is. The default numbers are those of every published Gemma 3n.
+    The engine puts ``image_tokens`` soft tokens into a prompt for each picture, and for each sound as many as it has,
+    at least ``audio_tokens``. The default numbers are those of every published Gemma 3n.
     """
 
     image_side: int | None = None
@@ -34,13 +34,15 @@ class MediaFrontEnd:
     audio: bool = False
     image_tokens: int = 256
     audio_tokens: int = 188
+    frames_per_token: int = 16
+    """Mel frames of a sound for each of its soft tokens."""
 
     @classmethod
     def of(cls, bundle: Bundle) -> MediaFrontEnd:
         vision, audio = bundle.manifest.get("vision"), bundle.manifest.get("audio")
         front = cls(audio="audio" in bundle.manifest["model"]["modalities"])
         if audio:
-            front = replace(front, audio_tokens=audio["soft_tokens"])
+            front = replace(front, audio_tokens=audio["soft_tokens"], frames_per_token=audio["frames_per_token"])
         if vision:
             side, resample = vision["image_sizes"][0], vision["resample"]
             front = replace(front, image_side=side, resample=resample, image_tokens=vision["soft_tokens"])
@@ -69,7 +71,7 @@ class MediaFrontEnd:
         for path in attachments.audio:
             if not self.audio:
                 raise no_tower("audio")
-            parts.append(_part("audio", wav(clip_hops(read_clip(path)).reshape(-1))))
+            parts.append(_part("audio", wav(clip_hops(read_sound(path)).reshape(-1))))
         if video.sound is not None:
             if not self.audio:
                 raise no_tower("audio")
@@ -78,8 +80,12 @@ class MediaFrontEnd:
 
     def soft_tokens(self, turns: Sequence[Mapping[str, Any]]) -> int:
         """Tokens of the media of ``turns`` beyond their placeholders: the soft ones and the token that begins them."""
-        counts = {"image": self.image_tokens + 1, "audio": self.audio_tokens + 1}
-        return sum(counts[part["type"]] for part in _media(turns))
+        return sum(1 + (self.image_tokens if p["type"] == "image" else self._heard(p)) for p in _media(turns))
+
+    def _heard(self, part: Mapping[str, Any]) -> int:
+        """Soft tokens of a sound."""
+        frames = frame_count(wav_samples(base64.b64decode(part["blob"])))
+        return max(self.audio_tokens, -(-frames // self.frames_per_token))
 
     @staticmethod
     def towers_of(turns: Sequence[Mapping[str, Any]]) -> frozenset[str]:

@@ -27,8 +27,8 @@ FLOOR = 1e-5
 PAD_TO = 128
 NEEDED = WINDOW + 1
 """Samples that one frame is made of: the window and the sample after it."""
-AUDIO_STREAM = "audio_stream"
-"""The model of one streaming step, in every bundle that hears."""
+OVERLAP = NEEDED // HOP
+"""Hops at the end of a stretch of sound in which no window begins that it holds whole."""
 LOOKAHEAD = 6
 """Mel frames that a soft token hears past its own first."""
 
@@ -40,6 +40,15 @@ class Step(NamedTuple):
     """``[1, frames_per_token, 128]`` float32, zero where there is no frame."""
     mask: np.ndarray
     """``[1, frames_per_token]`` float32, 1 for frames that exist."""
+
+
+class Segment(NamedTuple):
+    """A stretch of sound in hops, with the first ones of what follows it."""
+
+    values: np.ndarray
+    """``[1, T, 160]`` float32, zero where there is no sound."""
+    mask: np.ndarray
+    """``[1, T]`` bool, true for hops that there are."""
 
 
 class LogMel:
@@ -151,7 +160,7 @@ def require_enough(samples: int) -> None:
 def clip_hops(sound: np.ndarray) -> np.ndarray:
     """``sound [n]`` as hops ``[T, 160]`` that begin exactly the mel frames of the reference, zeros at the end."""
     require_enough(len(sound))
-    hops = frame_count(len(sound)) + NEEDED // HOP
+    hops = frame_count(len(sound)) + OVERLAP
     padded = np.zeros(hops * HOP, np.float32)
     padded[: min(len(sound), len(padded))] = sound[: len(padded)]
     return padded.reshape(hops, HOP)
@@ -172,6 +181,22 @@ def clip_input(sound: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]
     filled = np.zeros((1, longest, HOP), np.float32)
     filled[0, : len(hops)] = hops
     return filled, np.arange(longest)[None] < len(hops)
+
+
+def segments(sound: np.ndarray, hops: int) -> Iterator[Segment]:
+    """``sound [n]`` in segments of ``hops`` hops, each beginning with the last :data:`OVERLAP` hops of the one before.
+
+    Each window of the sound is whole in one segment. The stock engine cuts in this way too.
+
+    Raises:
+        SoundError: the sound is shorter than a mel frame.
+    """
+    whole = clip_hops(sound)
+    for begin in range(0, len(whole) - OVERLAP, hops - OVERLAP):
+        part = whole[begin : begin + hops]
+        values = np.zeros((1, hops, HOP), np.float32)
+        values[0, : len(part)] = part
+        yield Segment(values, np.arange(hops)[None] < len(part))
 
 
 def mel_filters(bins: int = BINS) -> np.ndarray:

@@ -23,7 +23,7 @@ from g3n_runtime.terminal import printable_line
 RATE = 16_000
 """Samples a second that the model hears."""
 CLIP_SECONDS = 30
-"""Longest sound of one clip; only the streaming encoder takes more."""
+"""Longest sound of one clip."""
 MAX_SECONDS = 5_243
 """Longest sound that is read: 32,768 soft tokens of 160 ms, the context of the largest Gemma 3n."""
 MAX_CHANNELS = 8
@@ -47,9 +47,12 @@ def read_clip(path: Path, seconds: float = CLIP_SECONDS) -> np.ndarray:
     Raises:
         SoundError: as :func:`read_blocks`, or the sound is longer than ``seconds``.
     """
-    return np.concatenate(
-        list(read_blocks(path, seconds, f"the {seconds:g} s of one clip: cut it, or use the streaming encoder"))
-    )
+    return np.concatenate(list(read_blocks(path, seconds, f"the {seconds:g} s of one clip: cut it")))
+
+
+def read_sound(path: Path) -> np.ndarray:
+    """As :func:`read_clip`, of up to :data:`MAX_SECONDS`."""
+    return np.concatenate(list(read_blocks(path)))
 
 
 def read_blocks(path: Path, seconds: float = MAX_SECONDS, why: str = "") -> Iterator[np.ndarray]:
@@ -125,6 +128,12 @@ def wav(samples: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, RATE, subtype="FLOAT", format="WAV")
     return buffer.getvalue()
+
+
+def wav_samples(content: bytes) -> int:
+    """The number of samples in a file that :func:`wav` made."""
+    with soundfile.SoundFile(io.BytesIO(content)) as file:
+        return int(file.frames)
 
 
 def _open(path: Path, raw: BinaryIO) -> soundfile.SoundFile:

@@ -35,7 +35,14 @@ from g3n_compiler.lower.executorch.weights import XnnpackWeights, checkpoint_par
 from g3n_compiler.lower.signatures.audio import soft_weights
 from g3n_compiler.models.gemma3n.audio import AudioEncoder, AudioOps, Clip, every
 from g3n_compiler.models.gemma3n.audio_mel import LOST, LogMelGraph
-from g3n_compiler.models.gemma3n.audio_stream import FRONT_STATE, Stream, layer_state, state_shapes, subsample_step
+from g3n_compiler.models.gemma3n.audio_stream import (
+    FRONT_STATE,
+    Stream,
+    by_token,
+    layer_state,
+    state_shapes,
+    subsample_step,
+)
 from g3n_compiler.models.gemma3n.audio_weights import (
     EMBEDDER,
     PADDING,
@@ -180,7 +187,7 @@ class EncodeStep(nn.Module):
     def forward(self, mel: Tensor, known: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         front, *layers, end = self.delegates
         names = FRONT_STATE
-        before = dict(zip(state_shapes(self.config), state, strict=True))
+        before = dict(zip(state_shapes(self.config, by_token(self.config)), state, strict=True))
         x, hide, keep, kept, *left = front(mel, known, *(before[name] for name in names))
         after: dict[str, Tensor] = dict(zip(names, left, strict=True))
         given = [x]
@@ -190,7 +197,7 @@ class EncodeStep(nn.Module):
             after |= dict(zip(own, left, strict=True))
             given.append(x)
         soft = end(x, kept)[0]
-        out = (soft, *(after[name] for name in state_shapes(self.config)))
+        out = (soft, *(after[name] for name in state_shapes(self.config, by_token(self.config))))
         return (*given, *out) if self.probe else out
 
 
@@ -211,7 +218,7 @@ def clip_pieces(config: AudioConfig) -> list[TowerPiece]:
 
 def step_pieces(config: AudioConfig) -> list[TowerPiece]:
     """The same for a streaming step."""
-    c, shapes = config, state_shapes(config)
+    c, shapes = config, state_shapes(config, by_token(config))
     n = c.frames_per_token
     frames, length = n // 4, min(c.past, n // 4)
     x, keep = (1, frames, c.hidden_size), (1, frames, 1)
@@ -257,7 +264,7 @@ def write_audio(config: AudioConfig, recipe: Recipe, read: Read, path: Path) -> 
         templates = TowerTemplates(recipe, stored)
         clip, step = clip_pieces(config), step_pieces(config)
         clips, steps = ([templates(piece) for piece in pieces] for pieces in (clip, step))
-        inputs = step[0].inputs[:2] + tuple(state_shapes(config).values())
+        inputs = step[0].inputs[:2] + tuple(state_shapes(config, by_token(config)).values())
         methods = {
             CLIP: TowerMethod(EncodeClip(clips, probe=False), clip[0].inputs, clip),
             STREAM: TowerMethod(EncodeStep(config, steps, probe=False), inputs, step),

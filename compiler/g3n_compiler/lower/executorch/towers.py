@@ -66,5 +66,5 @@ class TracedAudio(ExecuTorchAudio):
         for step in self.steps(sound):
             out = self.step_layers(step, state)
             frames, token, after = out[: -len(state) - 2], out[-len(state) - 1], out[-len(state) :]
-            yield StreamTrace(step.mel, step.mask, state, frames, token[0, 0], after)
+            yield StreamTrace(step.mel, step.mask, state, frames, token[0], after)
             state = after

@@ -1,10 +1,9 @@
 """The audio tower as TFLite models for the stock LiteRT-LM engine and for :mod:`g3n_runtime.litert.audio`.
 
 =================== =========================================================== ======================================
-``audio_encoder``   ``mask [1, T]``, ``src_inputs [1, T, 160]`` -> ``features`` a whole clip, including the log-mel
-                                                                                front end
-``audio_stream``    ``mel``, ``known``, state -> ``soft_token``, state          160 ms per step, with the encoder's
-                                                                                weights
+``audio_encoder``   ``segment_mask``, ``segment_values [1, T, 160]``,           a stretch of sound as long as the
+                    ``prev_mask``, states -> ``features``, ``mask``,            longest clip, including the log-mel
+                    ``prev_mask``, states                                       front end
 ``audio_adapter``   ``mask``, ``features`` -> ``mm_embedding``                  projects into the text model's space
 ``end_of_audio``    -> ``embedding [1, 1, hidden]``                             the row of the end-of-audio token
 =================== =========================================================== ======================================
@@ -26,17 +25,16 @@ from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.bind_weights import bind
 from g3n_compiler.lower.litert.container import extract
 from g3n_compiler.lower.litert.delegation import measure
-from g3n_compiler.lower.litert.file_headers import write_file_headers
 from g3n_compiler.lower.litert.section import TowerSection
 from g3n_compiler.lower.litert.text import convert_modules
-from g3n_compiler.lower.litert.tower_blocks import partial_copy, run_blocks, run_stream
+from g3n_compiler.lower.litert.tower_blocks import partial_copy, run_stream
 from g3n_compiler.lower.opened import StreamTrace
-from g3n_compiler.lower.signatures.audio import ADAPT, ENCODE, STREAM, Adapt, AudioSignature, Encode, StreamStep
+from g3n_compiler.lower.signatures.audio import ADAPT, ENCODE, Adapt, AudioSignature, Encode
 from g3n_compiler.models.gemma3n.audio_weights import AudioReader
 from g3n_compiler.models.gemma3n.tower_config import AudioConfig
 from g3n_compiler.models.weights import Read
 from g3n_compiler.quantize.recipe import Recipe
-from g3n_runtime.litert.audio import LiteRtClipEncoder, LiteRtStreamEncoder, constant_of
+from g3n_runtime.litert.audio import LiteRtAudio, constant_of
 
 END = "end_of_audio"
 
@@ -46,12 +44,10 @@ class AudioFiles:
     """The files that :func:`write_audio` wrote."""
 
     encoder: Path
-    """The encoder; from byte ``stream_begin`` on it is the model of one streaming step, over the same weights."""
-    stream_begin: int
     adapter: Path
     end: Path
     delegation: Delegation
-    """Of both encoder signatures together."""
+    """Of the encoder."""
 
 
 def lower_audio(job: Job, config: AudioConfig, folder: Path) -> list[TowerSection]:
@@ -62,9 +58,8 @@ def lower_audio(job: Job, config: AudioConfig, folder: Path) -> list[TowerSectio
 
 def tower_sections(made: AudioFiles) -> list[TowerSection]:
     """The files that :func:`write_audio` wrote, as sections."""
-    views = {STREAM: made.stream_begin}
     return [
-        TowerSection("audio_encoder", "audio_encoder_hw", made.encoder, (ENCODE, STREAM), made.delegation, views),
+        TowerSection("audio_encoder", "audio_encoder_hw", made.encoder, (ENCODE,), made.delegation),
         TowerSection("audio_adapter", "audio_adapter", made.adapter, (ADAPT,), measure(made.adapter)),
         TowerSection("end_of_audio", "end_of_audio", made.end, (END,), None),
     ]
@@ -76,39 +71,39 @@ class OpenedAudio:
     def __init__(self, path: Path) -> None:
         self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".audio-")
         folder = Path(self._scratch.name)
-        kinds = ("audio_encoder_hw", "audio_adapter", "end_of_audio", STREAM)
-        encoder, adapter, end, stream = (folder / f"{kind}.tflite" for kind in kinds)
-        for kind, part in zip(kinds, (encoder, adapter, end, stream), strict=True):
+        kinds = ("audio_encoder_hw", "audio_adapter", "end_of_audio")
+        encoder, adapter, end = (folder / f"{kind}.tflite" for kind in kinds)
+        for kind, part in zip(kinds, (encoder, adapter, end), strict=True):
             extract(path, kind, part)
-        self._clip, self._stream = LiteRtClipEncoder(encoder, adapter), LiteRtStreamEncoder(stream)
+        self._audio = LiteRtAudio(encoder, adapter)
         self._end, self._path = end, path
 
     def clip(self, sound: np.ndarray) -> np.ndarray:
-        return self._clip.padded(sound)
+        return self._audio.padded(sound)
 
     def stream(self, sound: np.ndarray) -> np.ndarray:
-        return np.stack(list(self._stream([sound])))
+        return self._audio.padded(sound)
 
     def clip_steps(self, sound: np.ndarray) -> Iterator[np.ndarray]:
-        inputs = self._clip.inputs(sound)
         with partial_copy(self._path, "audio_encoder_hw") as model:
-            *steps, last = run_blocks(model, ENCODE, inputs, ("features", "mask"))
-            yield from (step[0] for step in steps)
-            yield last["features"][0]
-        yield self._clip.adapt(last["features"], last["mask"])
+            ((trace, features),) = run_stream(model, ENCODE, self._audio, sound)
+        # A call's first frame is one from before it.
+        yield from (np.roll(frames[0], -1, 0) for frames in trace.frames)
+        yield features[0]
+        yield trace.tokens
 
     def stream_steps(self, sound: np.ndarray) -> Iterator[StreamTrace]:
-        with partial_copy(self._path, STREAM) as model:
-            yield from run_stream(model, STREAM, list(self._stream.steps(sound)))
+        with partial_copy(self._path, "audio_encoder_hw") as model:
+            yield from (trace for trace, _ in run_stream(model, ENCODE, self._audio, sound))
 
     def end(self) -> np.ndarray:
         return constant_of(self._end)
 
 
 def convert_audio(config: AudioConfig) -> dict[str, bytes]:
-    """The graphs, with their weights still inputs: the encoder with ``audio_stream``, and ``audio_adapt``."""
-    encoder = _convert({ENCODE: Encode(config, layer_outputs=True), STREAM: StreamStep(config, layer_outputs=True)})
-    return {ENCODE: encoder, ADAPT: _convert({ADAPT: Adapt(config)})}
+    """The graphs, with their weights still inputs: ``audio_encode`` and ``audio_adapt``."""
+    modules: dict[str, AudioSignature] = {ENCODE: Encode(config, layer_outputs=True), ADAPT: Adapt(config)}
+    return {name: convert_modules({name: (module, module.trace_inputs())}) for name, module in modules.items()}
 
 
 def write_audio(
@@ -117,13 +112,10 @@ def write_audio(
     """Bind the weights to the graphs of :func:`convert_audio`; the same arguments give the same bytes."""
     reader = AudioReader(config, read)
     parts = {name: folder / f"{name}.tflite" for name in (ENCODE, ADAPT, END)}
-    specs = StreamStep(config).specs
-    bind(graphs[ENCODE], specs, recipe, reader, parts[ENCODE], signature_groups=((ENCODE,), (STREAM,)))
-    delegation = measure(parts[ENCODE])
-    _, stream = write_file_headers(parts[ENCODE], ((ENCODE,), (STREAM,)))
+    bind(graphs[ENCODE], Encode(config).specs, recipe, reader, parts[ENCODE])
     bind(graphs[ADAPT], Adapt(config).specs, recipe, reader, parts[ADAPT])
     write_constant(parts[END], END, reader.hard_token_row(config.end_id).view(1, 1, -1).numpy())
-    return AudioFiles(parts[ENCODE], stream, parts[ADAPT], parts[END], delegation)
+    return AudioFiles(parts[ENCODE], parts[ADAPT], parts[END], measure(parts[ENCODE]))
 
 
 def write_constant(path: Path, signature: str, value: np.ndarray) -> None:
@@ -145,7 +137,3 @@ def write_constant(path: Path, signature: str, value: np.ndarray) -> None:
         signatureDefs=[definition],
     )
     path.write_bytes(flatbuffer.pack(model))
-
-
-def _convert(modules: Mapping[str, AudioSignature]) -> bytes:
-    return convert_modules({name: (module, module.trace_inputs()) for name, module in modules.items()})

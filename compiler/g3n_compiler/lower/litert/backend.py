@@ -25,7 +25,6 @@ from g3n_compiler.lower.litert.container import (
     entry_points,
     find_section,
     section_digest,
-    sections,
     write_litertlm,
 )
 from g3n_compiler.lower.litert.context import full_cache_length, usable_context
@@ -55,7 +54,6 @@ from g3n_compiler.source import MODALITIES
 from g3n_runtime.chat import GREEDY
 from g3n_runtime.litert.elastic_names import ELASTIC_VIEW
 from g3n_runtime.litert.engine import LiteRtEngine
-from g3n_runtime.media.mel import AUDIO_STREAM
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -140,10 +138,7 @@ class LiteRtBackend:
         return Lowered((LoweredFile(name, ROLE),), (*text, *towers), measured_sizes)
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
-        packed = job.files[ROLE]
-        stream = next((s for s in sections(packed) if s.kind == AUDIO_STREAM), None)
-        fields: dict[str, Any] = {"audio_stream": None if stream is None else [stream.begin, stream.end]}
-        return fields | ({"elastic": entry_points(packed)} if job.sizes else {})
+        return {"elastic": entry_points(job.files[ROLE])} if job.sizes else {}
 
     def of_size(self, size: Size) -> TextEntry:
         return LiteRtSize(ROLE, size)

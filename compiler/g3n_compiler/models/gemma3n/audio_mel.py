@@ -34,9 +34,12 @@ class LogMelGraph(nn.Module):
         self.register_buffer("filters", torch.from_numpy(filters[first:last].T.copy()).float())
 
     def forward(self, sound: Tensor) -> Tensor:
-        frames = sound.shape[1]
-        padded = F.pad(sound, (0, 0, 0, LOST))
-        hops = [padded[:, i : i + frames] for i in range(LOST + 1)]
+        return self.whole(F.pad(sound, (0, 0, 0, LOST)))
+
+    def whole(self, sound: Tensor) -> Tensor:
+        """``sound [1, T, HOP]`` -> its whole windows' log-mel frames ``[1, T - LOST, bins]``."""
+        frames = sound.shape[1] - LOST
+        hops = [sound[:, i : i + frames] for i in range(LOST + 1)]
         windows = torch.cat((*hops[:-1], hops[-1][..., : WINDOW - LOST * HOP]), -1)
         spectrum = F.linear(windows, self.transform)
         half = self.transform.shape[0] // 2

@@ -1,18 +1,25 @@
-"""The audio encoder, fed one soft token's worth of sound at a time (160 ms), in constant memory for any length.
+"""The audio encoder, fed piece by piece, in constant memory for any length of sound.
 
-A soft token depends on 6 mel frames (60 ms) past its own first frame and on nothing later. So step ``k`` takes mel
-frames ``16k - 9 .. 16k + 6`` and returns token ``k``, as early as is possible. Frames before the beginning and past the
-end of the sound are zeros with ``mask`` 0; so the first step has 7 real frames, and a sound of T frames takes ``ceil(T
-/ 16)`` steps.
+A soft token depends on 6 mel frames (60 ms) past its own first frame and on nothing later. Two ways to cut a sound
+(:class:`Cut`) follow from that, here for 16 mel frames to a token and a longest clip of 188 tokens:
+
+=============== ============================= ======================================================================
+:func:`by_token```16k - 9 .. 16k + 6``        a step gives token ``k``, as early as is possible; it takes ``ceil(T /
+                                              16)`` steps, the first of which has 7 real frames
+:func:`by_clip` ``3008k .. 3008k + 3007``     a step gives the tokens that begin in it: for a sound no longer than the
+                                              longest clip one step, in the time of a clip
+=============== ============================= ======================================================================
+
+Frames before the beginning and past the end of the sound are zeros with ``mask`` 0.
 
 Every token, including the last, equals the whole-clip encoder's up to float32 rounding. The attention's past, the
-convolutions' edges and the group norms' statistics are carried over exactly; nothing is cut at a chunk's border. (For
-reductions other than 4, read ``frames_per_token`` for 16.)
+convolutions' edges and the group norms' statistics are carried over exactly; nothing is cut at a step's border.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,21 +28,45 @@ from g3n_compiler.models.gemma3n.audio import AudioEncoder, AudioOps, every
 from g3n_compiler.models.gemma3n.tower_config import SUBSAMPLING, AudioConfig
 
 LOOKAHEAD = 6
-"""Mel frames past its own first frame that a soft token depends on."""
-MASKS_KEPT = LOOKAHEAD + 1 - SUBSAMPLING
-"""Mel frames before a step's own at which the first of its tower frames begins."""
-
-
+"""Mel frames past its own first one that a soft token depends on."""
 FRONT_STATE: tuple[str, ...] = ("mask", "conv_0", "norm_0", "conv_1", "norm_1", "valid")
 """Names of the state before the layers' state, in the order of :func:`state_shapes`."""
 
 
-def state_shapes(config: AudioConfig) -> dict[str, tuple[int, ...]]:
+@dataclass(frozen=True)
+class Cut:
+    """How a sound is cut into the steps of a stream.
+
+    Attributes:
+        frames: mel frames of a step.
+        kept: mel frames before a step's own at which the first of its tower frames begins.
+        first: of a step's tower frames, the one that becomes its first soft token.
+    """
+
+    frames: int
+    kept: int
+    first: int
+
+
+def by_token(config: AudioConfig) -> Cut:
+    """A step for each soft token, as early as is possible."""
+    return Cut(config.frames_per_token, LOOKAHEAD + 1 - SUBSAMPLING, config.reduction - 1)
+
+
+def by_clip(config: AudioConfig) -> Cut:
+    """A step for each stretch of the longest clip's length.
+
+    Its last tower frame needs mel frames of the next step, which gives it as its first. No soft token is made of it.
+    """
+    return Cut(config.max_soft_tokens * config.frames_per_token, SUBSAMPLING, 1)
+
+
+def state_shapes(config: AudioConfig, cut: Cut) -> dict[str, tuple[int, ...]]:
     """What a stream carries from step to step: float32, all zeros before the first."""
     c = config
     shapes: dict[str, tuple[int, ...]] = {
-        "mask": (1, MASKS_KEPT),
-        "conv_0": (1, 1, c.bins[0], 1),
+        "mask": (1, cut.kept),
+        "conv_0": (1, cut.kept - 2, c.bins[0], 1),
         "norm_0": (1, 3, 1, 1),
         "conv_1": (1, 1, c.bins[1], c.conv_channels[0]),
         "norm_1": (1, 3, 1, 1),
@@ -53,9 +84,9 @@ def layer_state(layer: int) -> tuple[str, ...]:
     return f"k_{layer}", f"v_{layer}", f"light_conv_{layer}"
 
 
-def empty_state(config: AudioConfig) -> dict[str, Tensor]:
+def empty_state(config: AudioConfig, cut: Cut) -> dict[str, Tensor]:
     """The state before the first step."""
-    return {name: torch.zeros(shape) for name, shape in state_shapes(config).items()}
+    return {name: torch.zeros(shape) for name, shape in state_shapes(config, cut).items()}
 
 
 class Stream:
@@ -70,7 +101,7 @@ class Stream:
         return self._before[name]
 
     def window(self, name: str, x: Tensor) -> Tensor:
-        return self.extend(name, x, 1)
+        return self.extend(name, x, self._before[name].shape[1])
 
     def extend(self, name: str, x: Tensor, frames: int) -> Tensor:
         name = _state_name(name)
@@ -94,29 +125,28 @@ class Stream:
 
 
 def step(
-    encoder: AudioEncoder, mel: Tensor, mask: Tensor, state: Mapping[str, Tensor]
+    encoder: AudioEncoder, mel: Tensor, mask: Tensor, state: Mapping[str, Tensor], cut: Cut
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run one step -> the features of one soft token ``[1, 1, hidden]``, and the state after it.
+    """Run one step -> the features of its soft tokens ``[1, N, hidden]``, and the state after it.
 
     Args:
-        mel: ``[1, frames_per_token, mel_bins]`` float; the module's docstring says which frames.
-        mask: ``[1, frames_per_token]`` float, 1 for frames that exist.
+        mel: ``[1, cut.frames, mel_bins]`` float; the module's docstring says which frames.
+        mask: ``[1, cut.frames]`` float, 1 for frames that exist.
         state: as :func:`state_shapes`.
     """
     stream = Stream(state)
     frames, valid = subsample_step(encoder, mel, mask, stream)
-    features = encoder.conform(frames, valid, stream, first=encoder.config.reduction - 1)
-    return features, stream.after
+    return encoder.conform(frames, valid, stream, cut.first), stream.after
 
 
 def subsample_step(encoder: AudioEncoder, mel: Tensor, mask: Tensor, stream: Stream) -> tuple[Tensor, Tensor]:
     """The part of a step before the layers: its frames ``[1, T, hidden]``, and which of them are valid ``[1, T]``."""
-    c = encoder.config
-    known = torch.cat((stream.before("mask"), mask), 1)
-    stream.after["mask"] = known[:, -MASKS_KEPT:]
+    before = stream.before("mask")
+    known = torch.cat((before, mask), 1)
+    stream.after["mask"] = known[:, -before.shape[1] :]
     # The first convolution's outputs begin 2 mel frames after the last step's final tower frame.
-    half = every(known[:, 2 : 2 + c.frames_per_token], 2)
-    quarter = every(known[:, : c.frames_per_token], SUBSAMPLING)
+    half = every(known[:, 2 : 2 + mask.shape[1]], 2)
+    quarter = every(known[:, : mask.shape[1]], SUBSAMPLING)
     return encoder.subsample(mel * mask.unsqueeze(-1), half, quarter, stream), quarter
 
 
