@@ -36,9 +36,16 @@ def lora_inputs(specs: Mapping[str, WeightSpec], rank: int) -> dict[str, LoraInp
     """The inputs of every weight of ``specs`` that can be adapted, by the weight's name; none if ``rank`` is 0."""
     found = {}
     for name, spec in specs.items():
-        match = ADAPTED.fullmatch(name)
-        if match and rank:
-            begin, end = f"lora_atten_{match['matrix']}_", f"_prime_weight_{match['layer']}"
+        if rank and (names := input_names(name)) is not None:
             rows, columns = spec.shape
-            found[name] = LoraInputs(f"{begin}a{end}", (columns, rank), f"{begin}b{end}", (rank, rows))
+            found[name] = LoraInputs(names[0], (columns, rank), names[1], (rank, rows))
     return found
+
+
+def input_names(weight: str) -> tuple[str, str] | None:
+    """The inputs ``a`` and ``b`` of the weight of that name; ``None`` for one that the engine has no names for."""
+    match = ADAPTED.fullmatch(weight)
+    if match is None:
+        return None
+    begin, end = f"lora_atten_{match['matrix']}_", f"_prime_weight_{match['layer']}"
+    return f"{begin}a{end}", f"{begin}b{end}"

@@ -141,13 +141,14 @@ class Signature(nn.Module):
         self.lora = lora_inputs(self.specs, lora_rank)
 
     def build(self, weights: Mapping[str, Tensor], streams: dict[str, Tensor]) -> TextDecoder:
-        """The decoder over ``weights``, adapters among them; it adds the streams that are to be returned to ``streams``."""
+        """The decoder over ``weights``, adapters among them; it adds the streams to be returned to ``streams``."""
 
         def observe(layer: int, found: Streams) -> None:
             if self.layer_outputs:
                 streams[streams_name(layer)] = found
 
-        return self.decoder_type(self.config, GraphWeights(weights, self.specs, self.lora), self.nested, observe)
+        read = GraphWeights(weights, self.specs, self.lora)
+        return self.decoder_type(self.config, read, self.nested, observe)
 
     def run(
         self, decoder: TextDecoder, embeddings: Tensor, ple: Tensor, positions: Tensor, cache: ExternalCache
