@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from g3n_compiler.lower.artifact import Files, LoweredFile
@@ -54,8 +54,8 @@ def lower_adapters(job: Job) -> list[LoweredFile]:
     steps.file(NO_ADAPTER_STEP, lambda path: write_adapter_file(path, none, job.lora_rank, ANY_BUNDLE))
     publish(NO_ADAPTER_STEP, f"{job.stem}-no-adapter.tflite", NO_ADAPTER)
     if job.source.rewrites is not None:
-        turns = rotations(job.source)
-        steps.file(TURNS_STEP, lambda path: save_file(turns, path))
+        turns = save(rotations(job.source))
+        steps.file(TURNS_STEP, lambda path: _write(path, turns))
         publish(TURNS_STEP, f"{job.stem}-turns.safetensors", TURNS)
     return files
 
@@ -110,6 +110,10 @@ class LiteRtAdapted:
 
     def open_layers(self, files: Files, config: TextConfig) -> dict[str, LayeredModel]:
         return {"layers with an adapter": OpenedLayers(files[self._role], config, adapter=self._values)}
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _attention(shape: TextShape) -> list[str]:
