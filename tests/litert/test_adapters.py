@@ -270,7 +270,7 @@ def test_a_file_holds_what_the_graph_reads(
     [
         ({"target_modules": ["q_proj", "down_proj"]}, "mlp.down_proj.weight, but LiteRT-LM adds adapters to q_proj"),
         ({"target_modules": ["q_proj", "per_layer_projection"]}, "per_layer_projection.weight"),
-        ({"modules_to_save": ["norm"]}, "replaces model.norm.weight"),
+        ({"modules_to_save": ["norm"]}, "replaces model.layers.0.altup.router_norm.weight"),
         ({"trainable_token_indices": [5, 6]}, "replaces model.embed_tokens.weight or rows of it"),
         ({"r": 17}, "rank 17 for model.layers.0.self_attn.k_proj.weight, the bundle takes up to 16"),
     ],

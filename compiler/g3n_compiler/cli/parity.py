@@ -83,6 +83,7 @@ def compare(
         files=opened.paths,
         progress=step,
         resolutions=tuple((manifest.get("vision") or {}).get("image_sizes", ())),
+        lora_rank=manifest.get("lora", {}).get("rank", 0),
         sizes=tuple(size for size in smaller if size is not None),
         accelerator=accelerator,
         run_large_models=backend == "gpu",
