@@ -163,6 +163,13 @@ def test_a_damaged_file_is_refused(folder: Path, change: Any, words: str, bundle
         adapter_file(bundle, tmp_path / "adapter.tflite")
 
 
+def test_a_file_of_any_size_is_not_read(bundle: Bundle, tmp_path: Path) -> None:
+    with (tmp_path / "adapter.tflite").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(EngineError, match="at most"):
+        adapter_file(bundle, tmp_path / "adapter.tflite")
+
+
 def test_a_file_that_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
     result = call(run_main, folder / "bundle", PROMPT, "--lora", tmp_path / "gone.tflite")
     assert result.exit_code == EngineError.exit_code and "gone.tflite" in result.output

@@ -30,6 +30,8 @@ NO_ADAPTER = "lora_none"
 TURNS = "lora_turns"
 """Role of the file with the rotations of values that an adapter must follow, in a bundle whose weights were rotated."""
 FOOTER_BYTES = 4096
+MOST_BYTES = 1 << 29
+"""Of an adapter's file; one of rank 32 for E4B has 50 MB."""
 MARK = b"g3n-lora 1\n"
 PAGE = 1 << 16
 """A multiple of the page of every machine: the engine maps whole pages."""
@@ -76,6 +78,8 @@ def adapter_file(bundle: Bundle, path: Path | None) -> OpenFile | None:
     if path is None:
         return bundle.open_file(NO_ADAPTER) if "lora" in bundle.manifest else None
     base, file = base_of(bundle.manifest), OpenFile(path, EngineError)
+    if file.size > MOST_BYTES:
+        raise EngineError(f"{path} has {file.size} bytes, at most {MOST_BYTES} are read: pass a file of g3n-lora")
     content = file.read(0, max(0, file.size - FOOTER_BYTES))
     end = file.read(file.size - FOOTER_BYTES) if file.size > FOOTER_BYTES else b""
     if not end.startswith(MARK):
