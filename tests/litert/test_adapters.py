@@ -20,15 +20,17 @@ from g3n_compiler.lower.litert.adapter_file import write_adapter_file
 from g3n_compiler.lower.litert.adapters import LiteRtAdapted, input_values, rewrites_of, rotations
 from g3n_compiler.lower.litert.opened import open_tokenizer
 from g3n_compiler.lower.litert.text import convert
+from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.rewrite.apply import Rewrites
+from g3n_compiler.slice.plan import Slice
 from g3n_compiler.source import Source
 from g3n_compiler.verify.adapters import random_adapter
 from g3n_compiler.verify.checks import EXACT, relative_error
 from g3n_compiler.verify.layers import layer_errors
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.chat import GREEDY
-from g3n_runtime.errors import EngineError
+from g3n_runtime.errors import HashMismatch
 from g3n_runtime.litert import engine as runtime
 from g3n_runtime.litert.chat import LiteRtChat
 from g3n_runtime.litert.engine import LiteRtEngine
@@ -284,14 +286,39 @@ def test_what_the_engine_cannot_add_is_refused_by_name(
         folded(adaptable.adapted(tmp_path), PLAIN, RANK)
 
 
-def test_what_has_no_effect_is_left_out(adaptable: Adaptable, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def nano() -> Any:
+    from transformers import Gemma3nForConditionalGeneration
+
+    return Gemma3nForConditionalGeneration.from_pretrained(checkpoint_dir(), dtype=torch.float32)
+
+
+def test_what_has_no_effect_is_left_out(nano: Any, tmp_path: Path) -> None:
     """Keys of a layer that reads another one's; alone they leave nothing to add."""
-    write_adapter(adaptable.tiny.hf, tmp_path, target_modules=r".*layers\.[01]\.self_attn\.k_proj")
-    edit_tensors(tmp_path, lambda name, value: (name.replace("layers.1.", "layers.2."), value))
-    assert list(folded(adaptable.adapted(tmp_path), PLAIN, RANK)) == ["layers.0.self_attn.k_proj"]
-    edit_tensors(tmp_path, lambda name, value: (name, value) if "layers.2." in name else None)
+    write_adapter(nano, tmp_path, target_modules=r".*language_model\.layers\.[01]\.self_attn\.k_proj")
+    edit_tensors(tmp_path, lambda name, value: (name.replace("layers.1.", "layers.9."), value))
+    source = Source.open(checkpoint_dir(), modalities=("text",))
+    assert list(folded(source.adapted(tmp_path), PLAIN, RANK)) == ["layers.0.self_attn.k_proj"]
+    edit_tensors(tmp_path, lambda name, value: (name, value) if "layers.9." in name else None)
     with pytest.raises(CheckpointError, match="nothing to add"):
-        folded(adaptable.adapted(tmp_path), PLAIN, RANK)
+        folded(source.adapted(tmp_path), PLAIN, RANK)
+
+
+def test_layers_are_numbered_as_in_the_slice(nano: Any, tmp_path: Path) -> None:
+    write_adapter(nano, tmp_path, target_modules=r".*language_model\.layers\.[4-7]\.self_attn\.q_proj")
+    plan = Slice((0, 1, 2, 3, 4, 7, 8, 9), (256,) * 8)
+    sliced = Source.open(checkpoint_dir(), plan, tmp_path, ("text",))
+    whole = Source.open(checkpoint_dir(), None, tmp_path, ("text",))
+    cut, all_of_them = folded(sliced, PLAIN, RANK), folded(whole, PLAIN, RANK)
+    assert list(cut) == ["layers.4.self_attn.q_proj", "layers.5.self_attn.q_proj"]
+    assert torch.equal(cut["layers.5.self_attn.q_proj"][0], all_of_them["layers.7.self_attn.q_proj"][0])
+
+
+def test_adapters_of_towers_are_refused(nano: Any, tmp_path: Path) -> None:
+    write_adapter(nano, tmp_path, target_modules=r".*audio_tower.*q_proj")
+    source = Source.open(checkpoint_dir(), modalities=("text",)).adapted(tmp_path)
+    with pytest.raises(CheckpointError, match=r"audio_tower.*q_proj.*, but LiteRT-LM adds adapters to"):
+        folded(source, PLAIN, RANK)
 
 
 def test_a_file_that_is_changed_while_it_is_used_is_refused(adaptable: Adaptable, files: dict[str, Path]) -> None:
@@ -300,5 +327,5 @@ def test_a_file_that_is_changed_while_it_is_used_is_refused(adaptable: Adaptable
     with LiteRtEngine(adaptable.path, threads=1, adapter=copy) as engine:
         assert "".join(engine.complete(PROMPT, GREEDY, 3))
         copy.write_bytes(files["B"].read_bytes())
-        with pytest.raises((EngineError, Exception), match="was changed"):
+        with pytest.raises(HashMismatch, match="was changed"):
             "".join(engine.complete(PROMPT, GREEDY, 3))
