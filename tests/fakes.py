@@ -75,6 +75,7 @@ class FakeBackend:
     accelerator = None
     needs_turns = False
     takes_tools = False
+    lora_ranks = ()
 
     def __init__(
         self, runtime: Runtime, error: float = 0.0, text: str | None = None, writes_to: Path | None = None

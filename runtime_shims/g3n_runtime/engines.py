@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from g3n_runtime.bundle import Bundle
 from g3n_runtime.chat import ON_CPU, ChatEngine, Placement
 from g3n_runtime.errors import BundleError, EngineError
 
 
-def _litert(bundle: Bundle, threads: int, placement: Placement, context: int | None) -> ChatEngine:
+def _litert(
+    bundle: Bundle, threads: int, placement: Placement, context: int | None, adapter: Path | None
+) -> ChatEngine:
     from g3n_runtime.litert.chat import open_chat
 
-    return open_chat(bundle, threads, placement, context)
+    return open_chat(bundle, threads, placement, context, adapter)
 
 
-def _executorch(bundle: Bundle, threads: int, placement: Placement, context: int | None) -> ChatEngine:
+def _executorch(
+    bundle: Bundle, threads: int, placement: Placement, context: int | None, adapter: Path | None
+) -> ChatEngine:
+    if adapter is not None:
+        raise EngineError(
+            "an ExecuTorch bundle takes no adapter while it runs: merge it with g3n-compile --lora, or use "
+            "--runtime litert"
+        )
     if placement.needs_gpu:
         raise EngineError("an ExecuTorch bundle runs on the CPU: leave the GPU out, or use --runtime litert")
     if context is not None:
@@ -29,7 +39,7 @@ def _executorch(bundle: Bundle, threads: int, placement: Placement, context: int
 
 
 # Imported when asked for: a phone or a host may have only one of them.
-ENGINES: dict[str, Callable[[Bundle, int, Placement, int | None], ChatEngine]] = {
+ENGINES: dict[str, Callable[[Bundle, int, Placement, int | None, Path | None], ChatEngine]] = {
     "litert": _litert,
     "executorch": _executorch,
 }
@@ -52,16 +62,18 @@ def open_engine(
     threads: int = 2,
     placement: Placement = ON_CPU,
     context: int | None = None,
+    adapter: Path | None = None,
 ) -> ChatEngine:
     """Load ``bundle`` in the stock engine of ``runtime`` (default: the first that the bundle has).
 
     Args:
         context: tokens that the engine makes room for, by default the bundle's context; LiteRT-LM only.
+        adapter: a file of ``g3n-lora`` for this bundle; LiteRT-LM only.
 
     Raises:
         BundleError: the bundle was not compiled for ``runtime``.
-        EngineError: ``runtime`` has no GPU or no choice of context, this machine has no driver, or the bundle was
-            compiled for a shorter context.
+        EngineError: ``runtime`` has no GPU, no choice of context or no adapters, this machine has no driver, or the
+            bundle was compiled for a shorter context or the adapter for another bundle.
     """
     chosen = bundle.runtimes[0] if runtime is None else runtime
     if chosen not in bundle.runtimes:
@@ -69,4 +81,4 @@ def open_engine(
         raise BundleError(
             f"{bundle.directory.name} was compiled for {have}, not for {chosen}: compile it with --runtime {chosen}"
         )
-    return ENGINES[chosen](bundle, threads, placement, context)
+    return ENGINES[chosen](bundle, threads, placement, context, adapter)

@@ -64,6 +64,30 @@ def test_exit_codes_are_distinct() -> None:
             ["--runtime litert"],
             id="tools in an engine that reads no calls",
         ),
+        pytest.param(
+            ["--runtime", "litert", "--lora-rank", "8"], errors.TargetError, ["16 and 32"], id="a rank of no engine"
+        ),
+        pytest.param(
+            ["--runtime", "both", "--lora-rank", "16"],
+            errors.TargetError,
+            ["--runtime litert"],
+            id="adapters in an engine that adds none",
+        ),
+        pytest.param(
+            ["--target", "pixel", "--lora-rank", "16"], errors.TargetError, ["--target host"], id="adapters on a GPU"
+        ),
+        pytest.param(
+            ["--runtime", "litert", "--lora-rank", "16", "--elastic", "full,half"],
+            errors.TargetError,
+            ["--elastic"],
+            id="adapters of several sizes",
+        ),
+        pytest.param(
+            ["--runtime", "litert", "--lora-rank", "16", "--lora", "absent"],
+            errors.TargetError,
+            ["does not go with --lora"],
+            id="adapters of merged weights",
+        ),
         pytest.param(["--modalities", "text,visoin"], errors.TargetError, ["did you mean vision?"], id="a typo"),
         pytest.param(
             ["--runtime", "litert", "--elastic", "full,haf"],

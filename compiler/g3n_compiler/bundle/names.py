@@ -20,10 +20,17 @@ MAX_STEM = 80
 """Characters before the recipe in the name of a file."""
 
 
-def bundle_name(size: str, choice: Choice | None, sizes: Sequence[Size], target: Target, recipe: Recipe) -> str:
+def bundle_name(
+    size: str,
+    choice: Choice | None,
+    sizes: Sequence[Size],
+    target: Target,
+    recipe: Recipe,
+    lora_rank: int | None = None,
+) -> str:
     """The bundle's folder if the user did not name one."""
     label = size if choice is None else choice.size or f"{size}-slice"
-    return f"{label}{'-elastic' if sizes else ''}-{target.name}-{recipe.name}"
+    return f"{label}{'-elastic' if sizes else ''}-{target.name}-{recipe.name}{_for_lora(lora_rank)}"
 
 
 def file_stem(options: CompileOptions, size: str, choice: Choice | None, recipe: Recipe) -> str:
@@ -38,8 +45,12 @@ def file_stem(options: CompileOptions, size: str, choice: Choice | None, recipe:
         parts.append(choice.size or "slice")
     if options.elastic is not None:
         parts.append("elastic")
-    # The recipe must not be cut off.
-    return f"{_safe('-'.join(parts))[:MAX_STEM].rstrip('-.')}-{recipe.name}"
+    # The recipe must not be cut off, nor that the file needs an adapter's beside it.
+    return f"{_safe('-'.join(parts))[:MAX_STEM].rstrip('-.')}-{recipe.name}{_for_lora(options.lora_rank)}"
+
+
+def _for_lora(rank: int | None) -> str:
+    return f"-lora{rank}" if rank else ""
 
 
 def _safe(name: str) -> str:

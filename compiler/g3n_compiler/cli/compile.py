@@ -50,7 +50,7 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
     groups={
         "Model": ("size", "checkpoint", "lora", "modalities", "image_sizes"),
         "Device": ("target", "runtime", "soc", "require_gpu"),
-        "Contents": ("quant", "context", "prefill_lengths", "tools"),
+        "Contents": ("quant", "context", "prefill_lengths", "tools", "lora_rank"),
         "Quality": ("held_texts", "max_loss", "max_size"),
         "MatFormer slices": ("skip_layers", "ffn_dims", "budget", "params", "elastic"),
     },
@@ -77,6 +77,7 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
     "--prefill-lengths", type=IntegerList(1, MOST_TOKENS), help="Prompt chunks to compile for [default: 128,256]."
 )
 @click.option("--tools", is_flag=True, help="Let LiteRT-LM read tool calls; needs --modalities text.")
+@click.option("--lora-rank", type=TOKENS, help="Let LiteRT-LM add adapters up to this rank at run time: 16 or 32.")
 @click.option(
     "--modalities",
     type=NameList(),
@@ -118,6 +119,7 @@ def main(
     context: int | None,
     prefill_lengths: tuple[int, ...] | None,
     tools: bool,
+    lora_rank: int | None,
     modalities: tuple[str, ...] | None,
     image_sizes: tuple[int, ...] | None,
     lora: str | None,
@@ -151,7 +153,7 @@ def main(
         target, size, named_by(checkpoint), runtime, quant, context, prefill_lengths, modalities, image_sizes,
         named_by(lora), soc, out,
         _asked(sys.argv), SliceOptions(skip_layers, ffn_dims, budget, params),
-        elastic, key, force, require_gpu, held_texts, max_loss, max_size, tools,
+        elastic, key, force, require_gpu, held_texts, max_loss, max_size, tools, lora_rank,
     )  # fmt: skip
     with insistent_interrupt(), quiet_toolchains(verbose), progress_steps(quiet) as step:
         directory, up_to_date = compile_or_keep(options, step)

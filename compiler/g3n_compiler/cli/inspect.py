@@ -104,7 +104,8 @@ def main(
         styled(manifest["name"], "bold"),
         f": Gemma 3n {model['size']}, {', '.join(model['modalities'])}, "
         f"{model['parameters']:,} parameters, {model['slice']['num_layers']} layers, context {manifest['context']}, "
-        f"recipe {manifest['recipe']['name']}, target {manifest['target']['name']}",
+        f"recipe {manifest['recipe']['name']}, target {manifest['target']['name']}"
+        + (f", adapters up to rank {manifest['lora']['rank']}" if "lora" in manifest else ""),
     )
     if "kept" in model["slice"]:
         show_table(_slice(model["slice"]))

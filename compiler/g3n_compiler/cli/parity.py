@@ -50,7 +50,7 @@ def compare(
     arm = None if kit is None else ArmKit(kit.absolute())
     size = manifest["model"]["size"]
     if checkpoint is None:
-        checkpoint = compiled_from(size, _hub_origin(opened))
+        checkpoint = compiled_from(size, hub_origin(opened))
     directory = resolve_checkpoint(size, checkpoint, step)
     adapter = None if lora is None else resolve_adapter(lora, step)
     stay_offline()
@@ -58,10 +58,10 @@ def compare(
     note_texts(directory, inputs)
     if adapter is not None:
         inputs.note(adapter / name for name in (CONFIG, WEIGHTS))
-    source = Source.open(directory, _plan(opened), adapter, manifest["model"]["modalities"])
+    source = Source.open(directory, plan_of(opened), adapter, manifest["model"]["modalities"])
     source.checkpoint.note(inputs)
     step("hashing the checkpoint")
-    _check_origin(opened, source)
+    check_origin(opened, source)
     backends = {r: get_backend(r) for r in BACKENDS if r in opened.runtimes}
     target = get_target(manifest["target"]["name"])
     accelerator = None if backend == "cpu" else find_accelerator(target, backends, required=backend == "gpu")
@@ -83,6 +83,7 @@ def compare(
         files=opened.paths,
         progress=step,
         resolutions=tuple((manifest.get("vision") or {}).get("image_sizes", ())),
+        lora_rank=manifest.get("lora", {}).get("rank", 0),
         sizes=tuple(size for size in smaller if size is not None),
         accelerator=accelerator,
         run_large_models=backend == "gpu",
@@ -93,19 +94,19 @@ def compare(
     return parity
 
 
-def _plan(bundle: Bundle) -> Slice | None:
+def plan_of(bundle: Bundle) -> Slice | None:
     """The slice of the checkpoint that the bundle was made from, if it is not the whole."""
     made = bundle.manifest["model"]["slice"]
     return Slice(tuple(made["kept"]), tuple(made["ffn_dims"])) if "kept" in made else None
 
 
-def _hub_origin(bundle: Bundle) -> HubId | None:
+def hub_origin(bundle: Bundle) -> HubId | None:
     """The repository on the hub that the bundle's checkpoint was fetched from, as its manifest says."""
     told = bundle.manifest["provenance"].get("hub")
     return None if told is None else HubId(told["id"], told["revision"])
 
 
-def _check_origin(bundle: Bundle, source: Source) -> None:
+def check_origin(bundle: Bundle, source: Source) -> None:
     recorded = bundle.manifest["provenance"]
     if changed := sorted(set(recorded["checkpoint"].items()) ^ set(source.checkpoint.sha256().items())):
         raise CheckpointError(

@@ -44,6 +44,7 @@ from g3n_runtime.errors import EngineError
     ],
     groups={
         "Prompt": ("images", "audio", "video", "video_fps", "system", "expect"),
+        "Adapter": ("lora",),
         "Sampling": ("max_tokens", "temperature", "top_k", "top_p", "seed"),
         "Sizes of an elastic bundle": ("size", "draft", "target_speed"),
     },
@@ -62,6 +63,7 @@ from g3n_runtime.errors import EngineError
     help="Pictures per second of --video.",
 )
 @click.option("--system", type=Words(), help="System text, given before the first turn.")
+@click.option("--lora", type=FileName(), help="Adapter's file of g3n-lora, for a bundle of --lora-rank.")
 @click.option("--expect", type=Words(), help="The right answer to PROMPT: any other one is an error.")
 @click.option("--runtime", type=click.Choice(list(BACKENDS)), help="Engine [default: the bundle's first].")
 @BACKEND
@@ -89,6 +91,7 @@ def main(
     video: Path | None,
     video_fps: float,
     system: str | None,
+    lora: Path | None,
     expect: str | None,
     runtime: str | None,
     backend: Device,
@@ -122,7 +125,7 @@ def main(
         attachments = _with_video(attachments, video, video_fps, opened, context, (prompt or "", system or ""))
     with quiet_toolchains(verbose):
         where = placement(backend, vision_backend)
-        engine = _open(opened, runtime, threads, where, context, size, draft, target_speed)
+        engine = _open(opened, runtime, threads, where, context, size, draft, target_speed, lora)
         try:
             engine.conversation.system = system
             if prompt is None:
@@ -160,10 +163,11 @@ def _open(
     size: str | None,
     draft: str | None,
     target_speed: float | None,
+    lora: Path | None,
 ) -> ChatEngine:
     """The stock engine, or our loop over sizes if one was asked for."""
     if size is None and draft is None:
-        return open_engine(bundle, runtime, threads, where, context)
+        return open_engine(bundle, runtime, threads, where, context, lora)
     if not bundle.manifest.get("sizes"):
         raise EngineError(f"{bundle.directory.name} has one size only: compile it with --elastic, or leave --size out")
     if context is not None:

@@ -6,7 +6,7 @@ and ``executorch`` and one line in :mod:`g3n_compiler.lower.registry`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import TextCodec, TextEntry, Towers
 from g3n_compiler.lower.prompts import Answers, Prompts
 from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.models.weights import Adapted
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.slice.elastic import Size
 
@@ -49,6 +50,10 @@ class Backend(TextEntry, Protocol):
     @property
     def takes_tools(self) -> bool:
         """Whether a file can be made whose tool calls the stock engine reads."""
+
+    @property
+    def lora_ranks(self) -> Sequence[int]:
+        """Ranks of the LoRA adapters that the stock engine can add while it runs, ascending; none if it cannot."""
 
     @property
     def accelerator(self) -> str | None:
@@ -91,6 +96,13 @@ class Backend(TextEntry, Protocol):
 
         Raises:
             TargetError: the runtime has none.
+        """
+
+    def with_adapter(self, adapter: Mapping[str, Adapted], rank: int) -> TextEntry:
+        """What was lowered for adapters of ``rank``, with one of at most that, by the names of weights.
+
+        Raises:
+            TargetError: the runtime adds none.
         """
 
     def verified_logits(self, files: Files, ids: Sequence[int], prompt: int) -> np.ndarray:

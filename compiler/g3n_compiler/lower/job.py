@@ -48,6 +48,8 @@ class Job:
     """Run on it also a model that takes a software driver very long."""
     steps_folder: Path | None = None
     """Where steps keep their files so that an interrupted compile can resume; by default inside ``directory``."""
+    lora_rank: int = 0
+    """Rank of the LoRA adapters that the engine can add while it runs; 0 if it can add none."""
     sizes: tuple[Size, ...] = ()
     """Smaller sizes of an elastic bundle, each an entry point of its own to the same weights."""
 

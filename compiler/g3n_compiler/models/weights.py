@@ -61,6 +61,27 @@ class Weights(Protocol):
         """``x [..., K] @ weight [N, K].T -> [..., N]``."""
 
 
+Adapted = tuple[Tensor, Tensor]
+"""What an adapter adds to a matrix ``[N, K]``: ``a [K, r]`` and ``b [r, N]``, its scale within ``b``."""
+
+
+class AdaptedWeights:
+    """Weights with a LoRA adapter beside some matrices, in float whatever they are themselves."""
+
+    def __init__(self, weights: Weights, adapter: Mapping[str, Adapted]) -> None:
+        self._weights, self._adapter = weights, adapter
+
+    def tensor(self, name: str) -> Tensor:
+        return self._weights.tensor(name)
+
+    def linear(self, name: str, x: Tensor) -> Tensor:
+        y = self._weights.linear(name, x)
+        if name not in self._adapter:
+            return y
+        a, b = self._adapter[name]
+        return y + (x @ a) @ b
+
+
 class TensorWeights:
     """Weights held as plain float tensors, by name."""
 

@@ -51,6 +51,16 @@ def _prompt(manifest: dict[str, Any], runtime: str) -> str:
 def _litert_lm(paths: Mapping[str, str], manifest: dict[str, Any]) -> Command:
     path, prompt = shlex.quote(f"./{paths['litertlm']}"), shlex.quote(_prompt(manifest, "litert"))
     title = f"The stock engine alone: LiteRT-LM {manifest['provenance']['versions'].get('litert-lm', '')}".rstrip()
+    if "lora_none" in paths:  # its command line has no option for an adapter, without which the engine answers wrongly
+        lines = (
+            "import litert_lm",
+            "",
+            f"adapter = litert_lm.LoraConfig(lora_path={paths['lora_none']!r})  # none; g3n-lora makes others",
+            f"with litert_lm.Engine({paths['litertlm']!r}, cache_dir=':memory') as engine:",
+            "    with engine.create_conversation(lora_config=adapter) as conversation:",
+            f"        print(conversation.send_message({_prompt(manifest, 'litert')!r}))",
+        )
+        return Command(title, "\n".join(lines), "Python")
     # A cache on the disk would lie among the bundle's files.
     return Command(title, f"litert-lm run {path} --backend cpu --cache memory --temperature 0 --prompt {prompt}")
 

@@ -9,6 +9,7 @@ from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.quantize.recipe import Recipe
+from g3n_compiler.request.options import CompileOptions
 from g3n_compiler.source import MODALITIES, TEXT
 from g3n_compiler.targets import Target
 from g3n_runtime.names import unknown
@@ -68,6 +69,34 @@ def require_tools(backends: Mapping[Runtime, Backend], modalities: Sequence[str]
             "--tools makes a LiteRT bundle of text: LiteRT-LM reads tool calls only in files of a type that cannot "
             "have this model's sound and pictures. Use --runtime litert --modalities text"
         )
+
+
+def require_lora_rank(options: CompileOptions, target: Target, backends: Mapping[Runtime, Backend]) -> None:
+    """Raise unless every engine that the bundle is for adds adapters of this rank, where the target runs the text."""
+    rank = options.lora_rank
+    if target.place("core").device != "cpu":
+        raise TargetError(
+            f"--lora-rank is for text on the CPU, --target {target.name} has it on the {target.place('core').device}: "
+            "use --target host, or merge the adapter with --lora"
+        )
+    for backend in backends.values():
+        if not backend.lora_ranks:
+            raise TargetError(
+                f"--lora-rank is for LiteRT-LM, the stock {backend.runtime} engine adds no adapter while it runs: use "
+                "--runtime litert, or merge the adapter with --lora"
+            )
+        if rank not in backend.lora_ranks:
+            able = " and ".join(str(n) for n in backend.lora_ranks)
+            raise TargetError(
+                f"--lora-rank {rank}: the stock {backend.runtime} engine takes ranks {able} alone. Pass the next "
+                "larger one: an adapter of a smaller rank is padded"
+            )
+    for option, given in (("--lora", options.lora), ("--elastic", options.elastic)):
+        if given is not None:
+            raise TargetError(
+                f"--lora-rank does not go with {option}: adapters that the engine adds are those of the checkpoint's "
+                "own weights, and of a bundle with one size. Leave one of them out"
+            )
 
 
 def require_turns(target: Target, backends: Mapping[Runtime, Backend], tokenizer: TextTokenizer) -> None:

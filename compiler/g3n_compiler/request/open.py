@@ -25,6 +25,7 @@ from g3n_compiler.quantize.saved import find_recipe, require_weights
 from g3n_compiler.request.capabilities import (
     choose_modalities,
     find_accelerator,
+    require_lora_rank,
     require_modalities,
     require_sizes,
     require_tools,
@@ -65,6 +66,8 @@ def open_request(
     if options.elastic is not None:
         require_sizes(backends)
     require_widths(target, backends, recipe)
+    if options.lora_rank is not None:
+        require_lora_rank(options, target, backends)
     accelerator = find_accelerator(target, backends, options.require_accelerator)
     progress("reading the checkpoint")
 
@@ -109,9 +112,8 @@ def open_request(
         require_turns(target, backends, tokenizer)
         if adapter is not None:
             require_same_text(adapter, tokenizer)
-        out = (
-            Path("exported") / bundle_name(size, choice, sizes, target, recipe) if options.out is None else options.out
-        )
+        name = bundle_name(size, choice, sizes, target, recipe, options.lora_rank)
+        out = Path("exported") / name if options.out is None else options.out
         read = [folder] if adapter is None else [folder, adapter]
         return Request(
             target=target,
@@ -135,6 +137,7 @@ def open_request(
             held=choose_held_texts(options, recipe, source, tokenizer, inputs),
             bounds=bounds,
             tools=options.tools,
+            lora_rank=options.lora_rank or 0,
             stem=file_stem(options, size, choice, recipe),
         )
     except BaseException:

@@ -68,6 +68,8 @@ class Request:
     """The texts on which the loss of rounding is measured; none if nothing is rounded."""
     bounds: Bounds
     tools: bool
+    lora_rank: int
+    """Rank of the adapters that the engine can add while it runs; 0 for none."""
     stem: str
     """Begins the names of the files that people move into other apps."""
 

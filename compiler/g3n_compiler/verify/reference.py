@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from g3n_compiler.models.eager_cache import EagerCache
 from g3n_compiler.models.embedding_tables import EmbeddingTables
 from g3n_compiler.models.registry import parameter_count, text_weights
-from g3n_compiler.models.weights import LazyWeights, TensorWeights, Weights
+from g3n_compiler.models.weights import Adapted, AdaptedWeights, LazyWeights, TensorWeights, Weights
 from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.source import Source
@@ -26,9 +26,15 @@ def is_small(source: Source) -> bool:
 
 
 class Reference:
-    """Teacher-forced and greedy runs of our decoder over exact (``recipe=None``) or fake-quantised weights."""
+    """Teacher-forced and greedy runs of our decoder over exact (``recipe=None``) or fake-quantised weights.
 
-    def __init__(self, source: Source, recipe: Recipe | None = None) -> None:
+    Args:
+        adapter: a LoRA adapter by the names of weights, added in float.
+    """
+
+    def __init__(
+        self, source: Source, recipe: Recipe | None = None, adapter: Mapping[str, Adapted] | None = None
+    ) -> None:
         config, specs = source.text, text_weights(source.text)
         keep = is_small(source)
         weights: Weights
@@ -38,6 +44,8 @@ class Reference:
             weights = TensorWeights({name: source.read(spec) for name, spec in specs.items()})
         else:
             weights = LazyWeights(source.read, specs)
+        if adapter is not None:
+            weights = AdaptedWeights(weights, adapter)
         self.config = config
         self.tables = EmbeddingTables(config, source.read, recipe)
         self.decoder = source.family.decoder(config, weights)

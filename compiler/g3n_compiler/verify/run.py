@@ -14,6 +14,7 @@ from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.slice.elastic import Size
 from g3n_compiler.source import Source
 from g3n_compiler.verify.accelerator import verify_on_accelerator
+from g3n_compiler.verify.adapters import adapter_checks
 from g3n_compiler.verify.audio import audio_checks
 from g3n_compiler.verify.checks import EXACT, Check, GeneratedText, Parity, is_degenerate, relative_error
 from g3n_compiler.verify.float32 import REACH, TransformersLayers, float32_limit, transformers_errors
@@ -59,6 +60,9 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
         job.progress(f"generating with the stock {runtime} engine")
         greedy, reference = (exact.greedy, "eager fp32") if small else (_own_greedy(job, backend), "its own graph")
         _text_checks(job, runtime, backend, spoken, greedy, reference, parity)
+        if job.lora_rank:
+            job.progress(f"comparing the {runtime} artifact with an adapter")
+            parity.checks += adapter_checks(job, backend, golden[-1])
     if comes_from_nano(job.source.checkpoint):
         for runtime, backend in backends.items():
             job.progress(f"asking the {runtime} artifact questions whose answers are known")

@@ -10,6 +10,7 @@ from g3n_runtime.chat import GREEDY, NOTHING, ON_CPU, Attachments, Placement, Sa
 from g3n_runtime.conversation import Answer, Conversation, Prompt, Turn
 from g3n_runtime.errors import EngineError
 from g3n_runtime.litert.engine import LiteRtEngine, Message, benchmark
+from g3n_runtime.litert.lora import adapter_file
 from g3n_runtime.litert.media import MediaFrontEnd
 from g3n_runtime.open_file import OpenFile
 from g3n_runtime.page_cache import drop_from_page_cache
@@ -33,10 +34,11 @@ class LiteRtChat:
         media: MediaFrontEnd | None = None,
         placement: Placement = ON_CPU,
         context: int | None = None,
+        adapter: Path | OpenFile | None = None,
     ) -> None:
         self.conversation: Conversation[Message] = Conversation(system)
         self._path, self._threads, self._cache_dir = path, threads, cache_dir
-        self._placement, self._context = placement, context
+        self._placement, self._context, self._adapter = placement, context, adapter
         self._media = media or MediaFrontEnd()
         self._engine: LiteRtEngine | None = None
         self._towers: frozenset[str] = frozenset()
@@ -88,10 +90,10 @@ class LiteRtChat:
     def _open(self, towers: frozenset[str]) -> LiteRtEngine:
         """The engine with at least ``towers``: it cannot add one, so it is loaded anew. No turn is lost by that."""
         wanted = towers | self._towers
-        if self._engine is None or wanted != self._towers:
+        if self._engine is None or wanted != self._towers or self._engine.worn:
             self.close()
             self._engine = LiteRtEngine(
-                self._path, self._context, self._threads, self._cache_dir, wanted, self._placement
+                self._path, self._context, self._threads, self._cache_dir, wanted, self._placement, self._adapter
             )
             self._towers = wanted
         return self._engine
@@ -101,7 +103,8 @@ class LiteRtChat:
         self.close()
         self.reset()
         threads, cache_dir = self._threads, self._cache_dir
-        return benchmark(self._path, prompt_tokens, decode_tokens, threads, cache_dir, self._placement, self._context)
+        settings = threads, cache_dir, self._placement, self._context, self._adapter
+        return benchmark(self._path, prompt_tokens, decode_tokens, *settings)
 
     def reset(self) -> None:
         """Forget the conversation, but for the system's text."""
@@ -115,19 +118,28 @@ class LiteRtChat:
             self._engine = None
 
 
-def open_chat(bundle: Bundle, threads: int, placement: Placement = ON_CPU, context: int | None = None) -> LiteRtChat:
+def open_chat(
+    bundle: Bundle,
+    threads: int,
+    placement: Placement = ON_CPU,
+    context: int | None = None,
+    adapter: Path | None = None,
+) -> LiteRtChat:
     """A conversation with ``bundle``; the user's cache folder keeps what makes the next load faster.
 
     Args:
         context: tokens that there is room for at least, by default the bundle's context.
+        adapter: a file of ``g3n-lora`` that the engine adds to the weights.
 
     Raises:
-        EngineError: the bundle was compiled for a shorter context.
+        EngineError: the bundle was compiled for a shorter context, or the adapter's file is not for it.
     """
+    lora = adapter_file(bundle, adapter)
     wanted = None if context is None else _whole_chunks(bundle, context)
     held = bundle.open_file("litertlm")
     drop_from_page_cache(held.address)
-    return LiteRtChat(held, threads, media=MediaFrontEnd.of(bundle), placement=placement, context=wanted)
+    media = MediaFrontEnd.of(bundle)
+    return LiteRtChat(held, threads, media=media, placement=placement, context=wanted, adapter=lora)
 
 
 def _whole_chunks(bundle: Bundle, context: int) -> int | None:

@@ -6,7 +6,7 @@ not touch of it is not resident. Needs ``ai-edge-litert`` and numpy only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from g3n_runtime.chat import Device
 from g3n_runtime.errors import EngineError
 from g3n_runtime.litert.elastic_names import VERIFY_PREFIX, signature_of
 from g3n_runtime.litert.gpu import compile_for_gpu
+from g3n_runtime.litert.lora import zeros
 from g3n_runtime.litert.model import LiteRtParts, LiteRtTables
 from g3n_runtime.litert.model_files import ModelFiles
 from g3n_runtime.litert.text_loop import TextLoop
@@ -42,6 +43,7 @@ class ElasticModel:
         threads: CPU threads.
         weight_cache: file that keeps the packed weights between loads, of this very model; in memory by default.
         device: what runs it. On the GPU all sizes are there whole and nothing is kept between loads.
+        adapter: inputs of a graph that takes a LoRA adapter; those that are not given are zeros.
 
     Raises:
         EngineError: the device does not take the model, or there is no driver for it.
@@ -54,6 +56,7 @@ class ElasticModel:
         threads: int = 2,
         weight_cache: Path | None = None,
         device: Device = "cpu",
+        adapter: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.files: ModelFiles | None = None
         """What must outlive the model."""
@@ -83,6 +86,7 @@ class ElasticModel:
         shapes = {n: tuple(d["shape"]) for n, d in self.model.get_input_tensor_details("decode").items()}
         self.context = int(shapes["mask"][-1])
         self.cache_shapes = {name: shape for name, shape in shapes.items() if name.startswith("kv_cache_")}
+        self._adapter = zeros(shapes) | dict(adapter or {})
         self._inputs: dict[str, Caches] = {}
         self._logits: dict[str, tuple[Any, tuple[int, ...]] | None] = {}
 
@@ -115,7 +119,7 @@ class ElasticModel:
             logits ``[T, vocab]`` float32, or ``None`` from a prefill.
         """
         if signature not in self._inputs:
-            self._inputs[signature] = {n: self.model.create_input_buffer_by_name(signature, n) for n in inputs}
+            self._inputs[signature] = self._new_inputs(signature, inputs)
         buffers = self._inputs[signature]
         for name, value in inputs.items():
             buffers[name].write(value)
@@ -127,6 +131,14 @@ class ElasticModel:
         logits, shape = found
         self.model.run_by_name(signature, buffers | old, new | {"logits": logits})
         return np.asarray(logits.read(int(np.prod(shape)), np.float32)).reshape(shape[1:])
+
+    def _new_inputs(self, signature: str, names: Iterable[str]) -> Caches:
+        """Buffers for the inputs ``names`` of a signature, and for those of its adapter, which are written here."""
+        adapter = {n: self._adapter[n] for n in self.model.get_input_tensor_details(signature) if n in self._adapter}
+        buffers = {n: self.model.create_input_buffer_by_name(signature, n) for n in (*names, *adapter)}
+        for name, value in adapter.items():
+            buffers[name].write(value)
+        return buffers
 
     def _logits_of(self, signature: str) -> tuple[Any, tuple[int, ...]] | None:
         """The buffer for a signature's logits and its shape, if it has any."""

@@ -25,6 +25,9 @@ from g3n_runtime.open_file import OpenFile
 WORDS = ("the", "of", "and", "to", "a", "in", "that", "is")
 """What prompts to be timed are made of: a token each in any vocabulary of English."""
 
+MOST_LENT = 32
+"""Conversations with an adapter before :attr:`LiteRtEngine.worn`; of rank 16 each keeps 22 MB for E2B."""
+
 Message = Mapping[str, Any]
 """A turn: ``role`` (system, user, assistant) and ``content``, a text or the engine's list of parts."""
 
@@ -41,6 +44,8 @@ class LiteRtEngine:
         cache_dir: where XNNPACK keeps its packed weights of a file given by its path (a file as large as the core): the
             first load writes it, later ones are faster and take less memory. Nobody checks what lies there.
         towers: the towers to load, of ``vision`` and ``audio``.
+        adapter: for a file that was compiled to take LoRA adapters, the adapter's that every answer is given with, see
+            :mod:`.lora`; it must not be left out then.
         placement: where text and pictures run. On the GPU the engine runs without any cache: it reads int4 weights back
             from its own as garbage, without an error (LiteRT-LM 0.15 to 0.18; ``docs/upstream``).
 
@@ -56,7 +61,10 @@ class LiteRtEngine:
         cache_dir: Path | None = None,
         towers: Collection[str] = (),
         placement: Placement = ON_CPU,
+        adapter: Path | OpenFile | None = None,
     ) -> None:
+        self._adapter = adapter if adapter is None or isinstance(adapter, OpenFile) else OpenFile(adapter, EngineError)
+        self._lent = 0
         if placement.needs_gpu:
             require_driver().use()
             cache_dir = None
@@ -171,7 +179,10 @@ class LiteRtEngine:
     ) -> Generator[str, None, Ended]:
         """The answer to ``turns`` of ``tokens``, at most ``most`` tokens; ``limit`` says what limits them."""
         conversation = self._engine.create_conversation(
-            messages=turns[:-1], sampler_config=_sampler_config(sampler), max_output_tokens=most
+            messages=turns[:-1],
+            sampler_config=_sampler_config(sampler),
+            max_output_tokens=most,
+            lora_config=self._lora_config(),
         )
         with conversation:
             stream = conversation.send_message_async(turns[-1])
@@ -188,7 +199,10 @@ class LiteRtEngine:
         """Stream what follows ``text`` itself, no template applied; the engine puts bos before it."""
         require_room(len(self.encode(text)) + 1, self.max_tokens)
         session = self._engine.create_session(
-            apply_prompt_template=False, sampler_config=_sampler_config(sampler), max_output_tokens=max_new_tokens
+            apply_prompt_template=False,
+            sampler_config=_sampler_config(sampler),
+            max_output_tokens=max_new_tokens,
+            lora_config=self._lora_config(),
         )
         with session:
             try:
@@ -212,7 +226,10 @@ class LiteRtEngine:
         done = 0
         for text in self._repeated(prompt - 1):
             session = self._engine.create_session(
-                apply_prompt_template=False, sampler_config=_sampler_config(GREEDY), max_output_tokens=decode
+                apply_prompt_template=False,
+                sampler_config=_sampler_config(GREEDY),
+                max_output_tokens=decode,
+                lora_config=self._lora_config(),
             )
             with session:
                 start = time.perf_counter()
@@ -224,6 +241,20 @@ class LiteRtEngine:
                 return Speed(prompt, decode, load_seconds, times[0] - start, *rates)
             done = max(done, len(times))
         raise EngineError(f"the model ended its answer after {done} tokens of {decode}: measure fewer --decode-tokens")
+
+    @property
+    def worn(self) -> bool:
+        """Whether the engine should be loaded anew: it keeps what it reads of an adapter, and the open file, for each
+        conversation, also when that is over (LiteRT-LM 0.18.1).
+        """
+        return self._lent >= MOST_LENT
+
+    def _lora_config(self) -> Any:
+        if self._adapter is None:
+            return None
+        self._adapter.require_unchanged()
+        self._lent += 1
+        return litert_lm.LoraConfig(lora_path=str(self._adapter.address))
 
     def _repeated(self, count: int) -> Iterator[str]:
         """Texts of ``count`` tokens, bos apart."""
@@ -241,10 +272,11 @@ def benchmark(
     cache_dir: Path | None = None,
     placement: Placement = ON_CPU,
     max_tokens: int | None = None,
+    adapter: Path | OpenFile | None = None,
 ) -> Speed:
     """Load the engine, time ``prompt`` tokens in and ``decode`` greedy ones out; see :meth:`LiteRtEngine.measure`."""
     begin = time.perf_counter()
-    with LiteRtEngine(path, max_tokens, threads, cache_dir, placement=placement) as engine:
+    with LiteRtEngine(path, max_tokens, threads, cache_dir, placement=placement, adapter=adapter) as engine:
         return engine.measure(prompt, decode, time.perf_counter() - begin)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from g3n_runtime.litert.elastic_names import signature_of
+from g3n_runtime.litert.lora import zeros
 from g3n_runtime.litert.text_loop import TextLoop
 
 
@@ -48,7 +49,7 @@ class LiteRtTables:
 
 
 class LiteRtModel:
-    """Calls a bundle's signatures as the engine does, but returns logits.
+    """Calls a bundle's signatures as the engine does, but returns logits; where they take an adapter, without one.
 
     Args:
         parts: the models.
@@ -69,6 +70,11 @@ class LiteRtModel:
         details = self._runners[decode].get_input_details()
         self.context = int(details["mask"]["shape"][-1])
         self._cache_shapes = {n: tuple(d["shape"]) for n, d in details.items() if n.startswith("kv_cache_")}
+        adapter = zeros({n: tuple(d["shape"]) for n, d in details.items()})
+        self._adapter = {
+            name: {n: adapter[n] for n in runner.get_input_details() if n in adapter}
+            for name, runner in self._runners.items()
+        }
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
         """Teacher-forced logits ``[T, vocab]`` float32, every position through decode."""
@@ -109,6 +115,6 @@ class _Text(TextLoop):
         return signature_of(self._model.size if size is None else size, name)
 
     def _call(self, signature: str, inputs: dict[str, np.ndarray]) -> np.ndarray | None:
-        out = self._model._runners[signature](**inputs, **self._caches)
+        out = self._model._runners[signature](**inputs, **self._caches, **self._model._adapter[signature])
         self._caches = {name: out[name] for name in self._caches}
         return out["logits"][0] if "logits" in out else None

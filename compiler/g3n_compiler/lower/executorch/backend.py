@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from g3n_compiler.lower.opened import LayeredModel, TextCodec, TextEntry, TextMo
 from g3n_compiler.lower.prompts import Answers, Prompts, own_prompts
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.models.weights import Adapted
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.slice.elastic import Size
 from g3n_compiler.source import MODALITIES
@@ -62,6 +63,7 @@ class ExecuTorchBackend:
     accelerator = None
     needs_turns = True
     takes_tools = False
+    lora_ranks = ()
 
     def compile_memory(self, config: TextConfig, recipe: Recipe) -> int:
         return compile_memory(config, recipe)
@@ -144,6 +146,9 @@ class ExecuTorchBackend:
 
     def of_size(self, size: Size) -> TextEntry:
         raise TargetError(self.only_one_size)
+
+    def with_adapter(self, adapter: Mapping[str, Adapted], rank: int) -> TextEntry:
+        raise TargetError("the stock ExecuTorch runner adds no adapter while it runs: merge it with --lora")
 
     def verified_logits(self, files: Files, ids: Sequence[int], prompt: int) -> np.ndarray:
         raise TargetError(self.only_one_size)

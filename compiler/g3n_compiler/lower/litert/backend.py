@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -17,6 +17,7 @@ from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Delegation, Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.isolated import isolated
 from g3n_compiler.lower.job import Job
+from g3n_compiler.lower.litert.adapters import LiteRtAdapted, lower_adapters
 from g3n_compiler.lower.litert.arm64 import run_on_arm
 from g3n_compiler.lower.litert.bind_weights import bind
 from g3n_compiler.lower.litert.container import (
@@ -48,12 +49,14 @@ from g3n_compiler.lower.signatures.text import DECODE, prefill_name
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.models.registry import core_parameter_count, text_weights
+from g3n_compiler.models.weights import Adapted
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.slice.elastic import Size
 from g3n_compiler.source import MODALITIES
 from g3n_runtime.chat import GREEDY
 from g3n_runtime.litert.elastic_names import ELASTIC_VIEW
 from g3n_runtime.litert.engine import LiteRtEngine
+from g3n_runtime.litert.lora import NO_ADAPTER
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,6 +83,8 @@ class LiteRtBackend:
     only_one_size = None
     needs_turns = False
     takes_tools = True
+    lora_ranks = (16, 32)
+    """LiteRT-LM 0.18.1 refuses others when it reads an adapter's file."""
 
     @property
     def accelerator(self) -> str | None:
@@ -135,13 +140,18 @@ class LiteRtBackend:
             for t in steps.value(TOWERS, lambda: {"parts": []})["parts"]
         )
         measured_sizes = {name: Delegation(**delegation) for name, delegation in sizes.items()}
-        return Lowered((LoweredFile(name, ROLE),), (*text, *towers), measured_sizes)
+        files = (LoweredFile(name, ROLE), *lower_adapters(job))
+        return Lowered(files, (*text, *towers), measured_sizes)
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
-        return {"elastic": entry_points(job.files[ROLE])} if job.sizes else {}
+        fields: dict[str, Any] = {"lora": {"rank": job.lora_rank}} if job.lora_rank else {}
+        return fields | ({"elastic": entry_points(job.files[ROLE])} if job.sizes else {})
 
     def of_size(self, size: Size) -> TextEntry:
         return LiteRtSize(ROLE, size)
+
+    def with_adapter(self, adapter: Mapping[str, Adapted], rank: int) -> TextEntry:
+        return LiteRtAdapted(ROLE, adapter, rank)
 
     def verified_logits(self, files: Files, ids: Sequence[int], prompt: int) -> np.ndarray:
         return verified_logits(files[ROLE], ids, prompt)
@@ -175,11 +185,12 @@ class LiteRtBackend:
         self, job: Job, prompts: Sequence[str], max_new_tokens: int, conversations: Sequence[Conversation]
     ) -> Answers:
         texts, files = [], job.files
+        adapter = files.get(NO_ADAPTER)
         with tempfile.TemporaryDirectory(dir=files[ROLE].parent, prefix=".engine-") as cache:
             # The engine that packs the weights into the cache holds both copies; a second one maps only packed ones.
             LiteRtEngine(files[ROLE], cache_dir=Path(cache)).close()
             release_free_memory()
-            with LiteRtEngine(files[ROLE], cache_dir=Path(cache)) as engine:
+            with LiteRtEngine(files[ROLE], cache_dir=Path(cache), adapter=adapter) as engine:
                 for prompt in prompts:
                     texts.append("".join(engine.generate(prompt, GREEDY, max_new_tokens)))
                 return Answers(texts, [rendered(engine, job, messages) for messages in conversations])
@@ -201,9 +212,10 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     config, recipe, read = job.config, job.recipe, job.source.read
     usable = usable_context(config, job.context, job.prefill_lengths)
     positions = full_cache_length(config, usable, job.prefill_lengths)
+    traced = config, job.context, job.prefill_lengths, job.sizes, positions, job.lora_rank
     graph = steps.file(
         GRAPH,
-        lambda p: _write(p, _apart(job, convert, config, job.context, job.prefill_lengths, job.sizes, positions)),
+        lambda p: _write(p, _apart(job, convert, *traced)),
         "litert: tracing and converting the graphs",
     )
     if job.target.place("core").delegate == "gpu":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from g3n_compiler.lower.litert.partial_model import Opener, Part, PartialModel
 from g3n_compiler.lower.signatures.text import DECODE, prefill_name, streams_name
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_runtime.litert.elastic_names import signature_of
+from g3n_runtime.litert.lora import zeros
 from g3n_runtime.litert.text_loop import prefill_chunks, signature_inputs
 
 
@@ -35,9 +36,17 @@ class LayeredDecoder:
         path: its flatbuffer is overwritten, so give a copy.
         size: a smaller size of an elastic bundle, whose shape is ``config``.
         opener: what runs a layer; by default XNNPACK on the CPU.
+        adapter: inputs of a graph that takes a LoRA adapter; those that are not given are zeros.
     """
 
-    def __init__(self, path: Path, config: TextConfig, size: str | None = None, opener: Opener | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: TextConfig,
+        size: str | None = None,
+        opener: Opener | None = None,
+        adapter: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self._model = PartialModel(path, opener)
         self._config = config
         self._decode = signature_of(size, DECODE)
@@ -45,6 +54,7 @@ class LayeredDecoder:
         self._context = shapes["mask"][-1]
         self.ple_layers = shapes["per_layer_embeddings"][2]
         self._caches = {name: shape for name, shape in shapes.items() if name.startswith("kv_cache_")}
+        self._adapter = zeros(shapes) | dict(adapter or {})
         self._size, prefix = size, signature_of(size, "prefill_")
         self._lengths = sorted(
             int(name.removeprefix(prefix)) for name in self._model.signatures if name.startswith(prefix)
@@ -91,7 +101,7 @@ class LayeredDecoder:
             if part is None or call.signature != signature:
                 part, signature = None, call.signature
                 part = self._model.partial(signature, self._known(layer), kv if ends else [name, *kv])
-            result = part(call.inputs | call.shared | call.streams | caches)
+            result = part(self._adapter | call.inputs | call.shared | call.streams | caches)
             caches = {cache: result[cache] for cache in kv}
             if layer in self._read_later:
                 call.shared |= caches

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +39,14 @@ class OpenedTextModel:
 
     Args:
         size: a size of an elastic bundle; by default, the entry point that the stock engine runs.
+        adapter: inputs of a graph that takes a LoRA adapter; without them it runs as if there were none.
     """
 
-    def __init__(self, path: Path, size: Size | None = None) -> None:
+    def __init__(self, path: Path, size: Size | None = None, adapter: Mapping[str, np.ndarray] | None = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-")
         folder = Path(self._scratch.name)
         parts, names = _extract(path, folder, size is not None), [LARGEST] if size is None else [LARGEST, size.name]
-        self._model = open_packed(parts, names, folder / "weights.xnnpack")
+        self._model = open_packed(parts, names, folder / "weights.xnnpack", adapter)
         self._size, self._rows = names[-1], None if size is None else list(size.rows)
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:
@@ -68,7 +69,9 @@ class OpenedTextModel:
         return ElasticText(self._model).greedy(ids, count, size=self._size)
 
 
-def open_packed(parts: LiteRtParts, sizes: Sequence[str], cache: Path) -> ElasticModel:
+def open_packed(
+    parts: LiteRtParts, sizes: Sequence[str], cache: Path, adapter: Mapping[str, np.ndarray] | None = None
+) -> ElasticModel:
     """The decoder with its packed weights in the file ``cache``.
 
     The model that packs the weights has read all of them, so a second one is opened, which maps only the packed
@@ -76,17 +79,23 @@ def open_packed(parts: LiteRtParts, sizes: Sequence[str], cache: Path) -> Elasti
     """
     ElasticModel(parts, sizes, weight_cache=cache).close()
     release_free_memory()
-    return ElasticModel(parts, sizes, weight_cache=cache)
+    return ElasticModel(parts, sizes, weight_cache=cache, adapter=adapter)
 
 
 class OpenedLayers:
     """Like :class:`OpenedTextModel`, but run layer by layer, which overwrites the copy's flatbuffer."""
 
-    def __init__(self, path: Path, config: TextConfig, size: Size | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: TextConfig,
+        size: Size | None = None,
+        adapter: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".sections-")
         parts = _extract(path, Path(self._scratch.name), size is not None)
         self._tables = LiteRtTables(parts.embedder, parts.per_layer_embedder)
-        self._decoder = LayeredDecoder(parts.decoder, config, size=None if size is None else size.name)
+        self._decoder = LayeredDecoder(parts.decoder, config, None if size is None else size.name, adapter=adapter)
         self._rows = None if size is None else list(size.rows)
 
     def embeddings(self, ids: Sequence[int]) -> np.ndarray:

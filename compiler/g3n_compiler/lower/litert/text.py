@@ -64,6 +64,7 @@ def convert(
     prefill_lengths: Sequence[int],
     sizes: Sequence[Size] = (),
     cache_length: int | None = None,
+    lora_rank: int = 0,
 ) -> bytes:
     """Convert the decoder for ``context`` positions to a TFLite flatbuffer whose weights are still graph inputs.
 
@@ -73,13 +74,14 @@ def convert(
 
     Args:
         cache_length: positions of the full caches, see :mod:`.context`; by default ``context``.
+        lora_rank: rank of the adapters that the largest size takes as inputs; 0 for none.
 
     Raises:
         ContextError: a prefill length or the context does not fit the model.
     """
     check_lengths(config, context, prefill_lengths)
     modules: dict[str, tuple[Signature, int]] = signatures(
-        config, prefill_lengths, LiteRtOps(), LiteRtDecoder, layer_outputs=True
+        config, prefill_lengths, LiteRtOps(), LiteRtDecoder, layer_outputs=True, lora_rank=lora_rank
     )
     if sizes:
         verify = Verify(config, LiteRtOps(), LiteRtDecoder, layer_outputs=True)

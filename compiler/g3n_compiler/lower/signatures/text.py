@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from g3n_compiler.lower.signatures.cache import (
     TorchOps,
     kv_cache_shapes,
 )
+from g3n_compiler.lower.signatures.lora import LoraInputs, lora_inputs
 from g3n_compiler.models.dialect import Dialect
 from g3n_compiler.models.family import Streams
 from g3n_compiler.models.gemma3n.decoder import TextDecoder
@@ -33,6 +35,7 @@ from g3n_compiler.models.weights import WeightSpec
 from g3n_runtime.litert.elastic_names import VERIFY_PREFIX
 
 DECODE = "decode"
+NO_ADAPTERS: Mapping[str, LoraInputs] = MappingProxyType({})
 VERIFY_LENGTH = 5
 """Tokens that the largest of several sizes verifies in one call: a draft of four tokens, after the token before it."""
 
@@ -58,11 +61,17 @@ def verify_name(length: int) -> str:
 
 
 class GraphWeights:
-    """Weights that are inputs of the graph; records which ones are used."""
+    """Weights that are inputs of the graph, and so are the adapters of some; records which weights are used."""
 
-    def __init__(self, inputs: Mapping[str, Tensor], specs: Mapping[str, WeightSpec]) -> None:
+    def __init__(
+        self,
+        inputs: Mapping[str, Tensor],
+        specs: Mapping[str, WeightSpec],
+        lora: Mapping[str, LoraInputs] = NO_ADAPTERS,
+    ) -> None:
         self._inputs = inputs
         self._specs = specs
+        self._lora = lora
         self.used: dict[str, WeightSpec] = {}
 
     def tensor(self, name: str) -> Tensor:
@@ -71,7 +80,9 @@ class GraphWeights:
         return self._inputs[spec.input_name]
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        return F.linear(x, self.tensor(name))
+        y = F.linear(x, self.tensor(name))
+        pair = self._lora.get(name)
+        return y if pair is None else y + (x @ self._inputs[pair.a]) @ self._inputs[pair.b]
 
 
 class NestedModel(Dialect):
@@ -106,6 +117,7 @@ class Signature(nn.Module):
         layer_outputs: also return the streams between layers, under :func:`streams_name`; for a decoder that keeps them
             as one tensor.
         nested: the model's place in a larger one, whose weights and per-layer inputs it uses.
+        lora_rank: rank of the adapters that the signature takes as inputs; 0 if it takes none.
     """
 
     cache_type: type[DecodeCache] | type[PrefillCache]
@@ -117,6 +129,7 @@ class Signature(nn.Module):
         decoder: type[TextDecoder] = TextDecoder,
         layer_outputs: bool = False,
         nested: NestedModel | None = None,
+        lora_rank: int = 0,
     ) -> None:
         super().__init__()
         self.config = config
@@ -125,15 +138,17 @@ class Signature(nn.Module):
         self.layer_outputs = layer_outputs
         self.nested = nested or NestedModel(config, tuple(range(config.num_layers)))
         self.specs = self.nested.weights(config)
+        self.lora = lora_inputs(self.specs, lora_rank)
 
     def build(self, weights: Mapping[str, Tensor], streams: dict[str, Tensor]) -> TextDecoder:
-        """The decoder over ``weights``; it adds the streams that are to be returned to ``streams``."""
+        """The decoder over ``weights``, adapters among them; it adds the streams to be returned to ``streams``."""
 
         def observe(layer: int, found: Streams) -> None:
             if self.layer_outputs:
                 streams[streams_name(layer)] = found
 
-        return self.decoder_type(self.config, GraphWeights(weights, self.specs), self.nested, observe)
+        read = GraphWeights(weights, self.specs, self.lora)
+        return self.decoder_type(self.config, read, self.nested, observe)
 
     def run(
         self, decoder: TextDecoder, embeddings: Tensor, ple: Tensor, positions: Tensor, cache: ExternalCache
@@ -205,12 +220,13 @@ def signatures(
     decoder: type[TextDecoder] = TextDecoder,
     layer_outputs: bool = False,
     nested: NestedModel | None = None,
+    lora_rank: int = 0,
 ) -> dict[str, tuple[Signature, int]]:
     """Module and token count of each signature, by name: prefills in ascending length, then ``decode``."""
     out: dict[str, tuple[Signature, int]] = {}
     for length in sorted(set(prefill_lengths)):
-        out[prefill_name(length)] = (Prefill(config, ops, decoder, layer_outputs, nested).eval(), length)
-    out[DECODE] = (Decode(config, ops, decoder, layer_outputs, nested).eval(), 1)
+        out[prefill_name(length)] = (Prefill(config, ops, decoder, layer_outputs, nested, lora_rank).eval(), length)
+    out[DECODE] = (Decode(config, ops, decoder, layer_outputs, nested, lora_rank).eval(), 1)
     return out
 
 
@@ -264,7 +280,9 @@ def trace_inputs(module: Signature, context: int, length: int) -> dict[str, Any]
     """Inputs to trace ``module`` on; each weight that it reads is a placeholder without data."""
     weights = used_weights(module, context, length)
     placeholders = {spec.input_name: torch.empty(spec.shape) for spec in weights.values()}
-    inputs = sample_inputs(module.config, context, length) | placeholders
+    pairs = [module.lora[name].shapes for name in weights if name in module.lora]
+    adapters = {name: torch.empty(shape) for shapes in pairs for name, shape in shapes.items()}
+    inputs = sample_inputs(module.config, context, length) | placeholders | adapters
     whole = module.nested.whole
     inputs["per_layer_embeddings"] = torch.zeros(1, length, whole.num_layers, whole.ple_dim)
     return inputs
