@@ -10,6 +10,7 @@ import numpy as np
 
 from g3n_compiler.checkpoint.conversations import Conversation
 from g3n_compiler.checkpoint.reader import file_sha256
+from g3n_compiler.lower.alternates import AlternateInputs, SameNumbers, SameText
 from g3n_compiler.lower.artifact import Delegation, Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert.memory import memory_ledger as litert_ledger
@@ -75,6 +76,7 @@ class FakeBackend:
     accelerator = None
     needs_turns = False
     takes_tools = False
+    single_forms = ()
 
     def __init__(
         self, runtime: Runtime, error: float = 0.0, text: str | None = None, writes_to: Path | None = None
@@ -93,6 +95,9 @@ class FakeBackend:
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
         return {}
+
+    def alternates(self, job: Job, inputs: AlternateInputs) -> Iterator[SameNumbers | SameText]:
+        return iter(())
 
     def lower(self, job: Job) -> Lowered:
         self._job = job

@@ -116,6 +116,7 @@ def _job(request: Request, progress: Progress) -> Job:
         progress=progress,
         resolutions=request.resolutions,
         tools=request.tools,
+        single=request.single,
         stem=request.stem,
         sizes=request.sizes[1:],
         accelerator=request.accelerator,

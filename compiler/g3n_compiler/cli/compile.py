@@ -50,7 +50,7 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
     groups={
         "Model": ("size", "checkpoint", "lora", "modalities", "image_sizes"),
         "Device": ("target", "runtime", "soc", "require_gpu"),
-        "Contents": ("quant", "context", "prefill_lengths", "tools"),
+        "Contents": ("quant", "context", "prefill_lengths", "tools", "single_pte"),
         "Quality": ("held_texts", "max_loss", "max_size"),
         "MatFormer slices": ("skip_layers", "ffn_dims", "budget", "params", "elastic"),
     },
@@ -77,6 +77,10 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
     "--prefill-lengths", type=IntegerList(1, MOST_TOKENS), help="Prompt chunks to compile for [default: 128,256]."
 )
 @click.option("--tools", is_flag=True, help="Let LiteRT-LM read tool calls; needs --modalities text.")
+@click.option(
+    "--single-pte", type=NameList(),
+    help="Add one ExecuTorch program with the whole model, for an app of its own: stock, rows (docs/apps.md).",
+)  # fmt: skip
 @click.option(
     "--modalities",
     type=NameList(),
@@ -118,6 +122,7 @@ def main(
     context: int | None,
     prefill_lengths: tuple[int, ...] | None,
     tools: bool,
+    single_pte: tuple[str, ...] | None,
     modalities: tuple[str, ...] | None,
     image_sizes: tuple[int, ...] | None,
     lora: str | None,
@@ -151,7 +156,7 @@ def main(
         target, size, named_by(checkpoint), runtime, quant, context, prefill_lengths, modalities, image_sizes,
         named_by(lora), soc, out,
         _asked(sys.argv), SliceOptions(skip_layers, ffn_dims, budget, params),
-        elastic, key, force, require_gpu, held_texts, max_loss, max_size, tools,
+        elastic, key, force, require_gpu, held_texts, max_loss, max_size, tools, single_pte or (),
     )  # fmt: skip
     with insistent_interrupt(), quiet_toolchains(verbose), progress_steps(quiet) as step:
         directory, up_to_date = compile_or_keep(options, step)

@@ -84,6 +84,7 @@ def compare(
         progress=step,
         resolutions=tuple((manifest.get("vision") or {}).get("image_sizes", ())),
         sizes=tuple(size for size in smaller if size is not None),
+        single=tuple(single["form"] for single in manifest.get("single_pte", ())),
         accelerator=accelerator,
         run_large_models=backend == "gpu",
     )

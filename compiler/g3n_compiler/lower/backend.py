@@ -6,13 +6,14 @@ and ``executorch`` and one line in :mod:`g3n_compiler.lower.registry`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from g3n_compiler.checkpoint.conversations import Conversation
 from g3n_compiler.lower.accelerator import AcceleratorOutputs, AcceleratorRun
+from g3n_compiler.lower.alternates import AlternateInputs, SameNumbers, SameText
 from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Files, Lowered, LoweredSubgraph
 from g3n_compiler.lower.job import Job
@@ -51,6 +52,10 @@ class Backend(TextEntry, Protocol):
         """Whether a file can be made whose tool calls the stock engine reads."""
 
     @property
+    def single_forms(self) -> Sequence[str]:
+        """The forms in which it writes the whole model as one file more; see ``--single-pte``."""
+
+    @property
     def accelerator(self) -> str | None:
         """What of this machine runs the subgraphs that a target places on an accelerator; ``None`` if nothing does."""
 
@@ -79,6 +84,9 @@ class Backend(TextEntry, Protocol):
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
         """Top-level fields of the manifest that can only be read from this runtime's files, ``job.files``."""
+
+    def alternates(self, job: Job, inputs: AlternateInputs) -> Iterator[SameNumbers | SameText]:
+        """Everything that a file which holds the model once more gives, beside what the bundle's own files give."""
 
     def open_tokenizer(self, files: Files) -> TextCodec:
         """Open the tokenizer that :meth:`lower` wrote."""

@@ -26,6 +26,7 @@ from g3n_compiler.request.capabilities import (
     choose_modalities,
     find_accelerator,
     require_modalities,
+    require_single,
     require_sizes,
     require_tools,
     require_turns,
@@ -65,6 +66,8 @@ def open_request(
     if options.elastic is not None:
         require_sizes(backends)
     require_widths(target, backends, recipe)
+    if options.single:
+        require_single(backends, options.single)
     accelerator = find_accelerator(target, backends, options.require_accelerator)
     progress("reading the checkpoint")
 
@@ -135,6 +138,7 @@ def open_request(
             held=choose_held_texts(options, recipe, source, tokenizer, inputs),
             bounds=bounds,
             tools=options.tools,
+            single=options.single,
             stem=file_stem(options, size, choice, recipe),
         )
     except BaseException:

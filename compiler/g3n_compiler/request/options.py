@@ -42,3 +42,5 @@ class CompileOptions:
     """Refuse a bundle whose files for one runtime are larger, such as ``2.5GB``."""
     tools: bool = False
     """Make the file one whose calls of tools LiteRT-LM reads."""
+    single: tuple[str, ...] = ()
+    """Forms in which the whole model is written once more, as one ExecuTorch program each."""

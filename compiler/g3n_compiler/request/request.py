@@ -68,6 +68,8 @@ class Request:
     """The texts on which the loss of rounding is measured; none if nothing is rounded."""
     bounds: Bounds
     tools: bool
+    single: tuple[str, ...]
+    """Forms of ExecuTorch programs that hold the whole model, besides the bundle's own."""
     stem: str
     """Begins the names of the files that people move into other apps."""
 

@@ -13,6 +13,7 @@ import numpy as np
 from g3n_compiler.checkpoint.conversations import Conversation
 from g3n_compiler.heap import release_free_memory
 from g3n_compiler.lower.accelerator import AcceleratorOutputs, AcceleratorRun
+from g3n_compiler.lower.alternates import AlternateInputs, SameNumbers, SameText
 from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Delegation, Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.isolated import isolated
@@ -82,6 +83,7 @@ class LiteRtBackend:
     only_one_size = None
     needs_turns = False
     takes_tools = True
+    single_forms = ()
 
     @property
     def accelerator(self) -> str | None:
@@ -156,6 +158,9 @@ class LiteRtBackend:
 
     def open_layers(self, files: Files, config: TextConfig) -> dict[str, LayeredModel]:
         return {"layers": OpenedLayers(files[ROLE], config)}
+
+    def alternates(self, job: Job, inputs: AlternateInputs) -> Iterator[SameNumbers | SameText]:
+        return iter(())
 
     def open_tokenizer(self, files: Files) -> TextCodec:
         return open_tokenizer(files[ROLE])
