@@ -77,7 +77,8 @@ def compile_or_keep(
             request.inputs.require_unchanged()
             sign_again(request.destination, key, options.sign, progress)
             return Outcome(request.out, up_to_date=True)
-        needs = compile_needs(gemma3n_config(source.text), request.recipe, list(backends.values()))
+        config, singles = gemma3n_config(source.text), len(request.single)
+        needs = compile_needs(config, request.recipe, list(backends.values()), singles)
         progress(require(needs, request.destination.path))
         with staged(request.destination, key) as (directory, steps):
             if may_be_kept:

@@ -156,8 +156,8 @@ def _single(m: Mapping[str, Any]) -> Iterator[str]:
         form = program["form"]
         if program["role"] != f"executorch_{form}":
             yield f"the single program {form!r} has the role {program['role']!r}"
-        if missing := {program["role"], program["data"]} - {None} - listed:
-            yield f"the single program {form!r} is in a file of role {missing.pop()!r}, which is not listed"
+        if program["role"] not in listed:
+            yield f"the single program {form!r} is in a file of role {program['role']!r}, which is not listed"
         for tower, field in (("vision", "image_size"), ("audio", "samples")):
             has = f"{tower}_encoder" in program["methods"]
             if has != (program[field] is not None) or (has and tower not in m["model"]["modalities"]):

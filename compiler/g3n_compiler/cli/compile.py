@@ -33,6 +33,7 @@ from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.report.loss import loss_sentence, loss_warning, part_sentences
 from g3n_compiler.report.placement import not_run
+from g3n_compiler.report.single import single_sentences
 from g3n_compiler.targets import TARGETS
 from g3n_runtime.bundle import open_bundle
 
@@ -181,7 +182,7 @@ def main(
     show(f"{passed} comparisons with the reference passed{' when it was compiled' if up_to_date else ''}")
     if (cost := loss_sentence(manifest)) is not None:
         show(cost)
-    for sentence in part_sentences(manifest):
+    for sentence in [*part_sentences(manifest), *single_sentences(manifest)]:
         show(sentence)
     if (warning := loss_warning(manifest)) is not None:
         show(styled("warning: ", "yellow"), warning)

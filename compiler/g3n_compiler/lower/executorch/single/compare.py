@@ -105,7 +105,7 @@ def _texts(job: Job, inputs: AlternateInputs) -> Iterator[SameText]:
 
 def open_single(job: Job, form: Form) -> SingleLoop:
     """Our loop over the single program of ``form``."""
-    return SingleLoop(form, job.files[ROLES[form]], job.files[ROLES["tables"]] if form == "stock" else None)
+    return SingleLoop(form, job.files[ROLES[form]])
 
 
 def turn(job: Job, question: str, medium: np.ndarray | None = None) -> Spoken:
@@ -152,7 +152,7 @@ def run_stock(job: Job, prompts: Sequence[Spoken], max_new_tokens: int) -> list[
     # `warming` keeps the runner from printing the text.
     config = GenerationConfig(echo=False, warming=True, max_new_tokens=max_new_tokens, temperature=0.0, num_bos=1)
     with tokenizer.for_runner() as path:
-        runner = MultimodalRunner(str(files[ROLES["stock"]]), str(path), str(files[ROLES["tables"]]))
+        runner = MultimodalRunner(str(files[ROLES["stock"]]), str(path))
     for prompt in prompts:
         runner.reset()
         pieces: list[str] = []

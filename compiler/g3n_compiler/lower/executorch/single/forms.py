@@ -23,8 +23,6 @@ class SingleProgram:
 
     form: Form
     role: str
-    data: str | None
-    """Role of the data file that it needs."""
     methods: tuple[str, ...]
     chunk: int
     """The most tokens in one call of ``text_decoder``."""
@@ -63,7 +61,6 @@ def single_program(job: Job, form: Form) -> SingleProgram:
     return SingleProgram(
         form,
         ROLES[form],
-        ROLES["tables"] if form == "stock" else None,
         (*text, *towers),
         chunk,
         None if job.vision is None else job.resolutions[0],

@@ -25,14 +25,12 @@ class SingleLoop:
 
     Args:
         form: whose calls the program answers.
-        tables: the data file, if the program reads one.
     """
 
     @program_errors()
-    def __init__(self, form: Form, program: Path, tables: Path | None) -> None:
-        self.form = form
-        self._program = load_program(program, tables)
-        self._files = program, tables
+    def __init__(self, form: Form, program: Path) -> None:
+        self.form, self._path = form, program
+        self._program = load_program(program)
         self._methods: dict[str, tuple[Any, Any]] = {}
         self.chunk = int(self.constant("get_max_seq_len")[0])
         self.stop_ids = frozenset(int(i) for i in self.constant("get_eos_ids"))
@@ -131,7 +129,7 @@ class SingleLoop:
     def _method(self, name: str) -> Any:
         if name not in self._methods:
             # Python's methods of one program work in the same memory: an encoder would write over the KV cache.
-            own = load_program(*self._files)
+            own = load_program(self._path)
             self._methods[name] = own, own.load_method(name)
         return self._methods[name][1]
 

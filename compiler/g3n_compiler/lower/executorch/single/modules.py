@@ -11,7 +11,7 @@ encoder also gives the per-layer embeddings of its soft tokens, which are those 
 ``audio_encoder``  ``sound [1, 1, n]`` float, 16 kHz            rows ``[1, N, width]``
 ================== ============================================ =====================
 
-``rows`` (``common/runner`` of react-native-executorch 0.9): per-layer embeddings travel beside the others; the app
+``rows`` (``common/runner`` of react-native-executorch 0.10): per-layer embeddings travel beside the others; the app
 looks id 0 up in the places of soft tokens.
 
 =================== ========================================================= ==========================

@@ -1,6 +1,7 @@
 """Lower a checkpoint once more, into one program that holds the text model and the towers.
 
-The delegates are those of the bundle's own programs, and so are the weights, of which the file has a copy of its own.
+The delegates are those of the bundle's own programs, and so are weights and tables, of which the file has copies of its
+own.
 """
 
 from __future__ import annotations
@@ -75,10 +76,10 @@ class SingleWriter:
         job, file = self._job, self._file
         program = single_program(job, form)
         self._folder.mkdir(exist_ok=True)
-        # The stock program reads the tables, and a head that is one of them, from the data file.
-        inside = {} if form == "stock" else _cut_tables(self._tables, file, self._folder)
+        # Neither Android's runner for media nor react-native-executorch can name a data file.
+        inside = _cut_tables(self._tables, file, self._folder)
         programs, data = self._text(program)
-        for table, names in file.weight_names.items() if inside else ():
+        for table, names in file.weight_names.items():
             data |= {names[part]: inside[f"{table}.{part}"] for part in ("values", "scales")}
         if (audio := self._audio) is not None:
             programs["audio_encoder"] = self._sound(program, audio.encoder)
@@ -152,8 +153,9 @@ class SingleWriter:
         return _Lowered(encoder, {**stored.data, **templates.constants})
 
     def _picture(self, program: SingleProgram, encoder: EncodeImage) -> torch.export.ExportedProgram:
-        picture = self._finished(program, Picture(encoder, WHITE[program.form]))
-        return export_static(picture, ((1, 3, program.image_size or 0, program.image_size or 0),))
+        picture, side = self._finished(program, Picture(encoder, WHITE[program.form])), program.image_size
+        assert side is not None
+        return export_static(picture, ((1, 3, side, side),))
 
     def _sound(self, program: SingleProgram, encoder: EncodeClip) -> torch.export.ExportedProgram:
         job, audio, longest = self._job, self._job.audio, program.samples
