@@ -96,6 +96,9 @@ class FakeBackend:
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
         return {}
 
+    def require_possible(self, job: Job) -> None:
+        pass
+
     def alternates(self, job: Job, inputs: AlternateInputs) -> Iterator[SameNumbers | SameText]:
         return iter(())
 

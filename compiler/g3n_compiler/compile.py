@@ -66,6 +66,8 @@ def compile_or_keep(
     may_be_kept = request.destination.existing is not None and not options.force
     try:
         job = _job(request, progress)
+        for backend in backends.values():
+            backend.require_possible(job)
         if not may_be_kept:
             _compare_prompts(job, backends)
         release_free_memory()

@@ -79,6 +79,13 @@ class Backend(TextEntry, Protocol):
             TokenizerError: it cannot render the checkpoint's template.
         """
 
+    def require_possible(self, job: Job) -> None:
+        """Refuse what only this runtime knows that it cannot lower, before the weights are read.
+
+        Raises:
+            G3nError: what does not go together, and what to do.
+        """
+
     def lower(self, job: Job) -> Lowered:
         """Write this runtime's files of the bundle into ``job.directory``; their names begin with ``job.stem``."""
 

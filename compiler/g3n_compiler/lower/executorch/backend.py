@@ -75,13 +75,15 @@ class ExecuTorchBackend:
     ) -> dict[str, Any]:
         return memory_ledger(config, recipe, context, prefill, subgraphs)
 
+    def require_possible(self, job: Job) -> None:
+        for form in _forms(job):
+            single_program(job, form)
+
     def lower(self, job: Job) -> Lowered:
         # The toolchain takes seconds to import, which a mistake in the checkpoint need not wait for.
         from g3n_compiler.lower.executorch.text import MODEL, TABLES, lower_text
         from g3n_compiler.lower.executorch.towers import lower_towers
 
-        for form in _forms(job):
-            single_program(job, form)  # what its context cannot hold is refused before anything is lowered
         steps = job.steps
         made = lower_text(
             job.config,

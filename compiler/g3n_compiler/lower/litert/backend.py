@@ -97,6 +97,9 @@ class LiteRtBackend:
     ) -> dict[str, Any]:
         return memory_ledger(config, recipe, context, prefill, subgraphs)
 
+    def require_possible(self, job: Job) -> None:
+        """Everything that is asked for has been checked."""
+
     def lower(self, job: Job) -> Lowered:
         steps, name = job.steps, f"{job.stem}.litertlm"
         packed = steps.file(MODEL, lambda path: _pack(job, steps, path))

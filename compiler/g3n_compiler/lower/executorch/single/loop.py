@@ -55,22 +55,22 @@ class SingleLoop:
 
     def rows(self, ids: Sequence[int]) -> np.ndarray:
         """What ``token_embedding`` gives, as rows ``[T, width]`` in either form."""
-        out = self._call("token_embedding", torch.tensor([list(ids)]))
+        out = self.run("token_embedding", torch.tensor([list(ids)]))
         return np.concatenate([x.reshape(len(ids), -1) for x in out], -1)
 
     def encode(self, part: np.ndarray) -> np.ndarray:
         """What an encoder gives for a picture or a sound, ``[N, width]`` or ``[N, hidden]``."""
         if part.ndim == 3:
             white = 255 if self.form == "stock" else 1
-            return self._call("vision_encoder", as_tensor(part, white))[0][0]
+            return self.run("vision_encoder", as_tensor(part, white))[0][0]
         sound = torch.from_numpy(np.ascontiguousarray(part))[None]
         if self.form == "stock":
-            return self._call("audio_encoder", sound[None])[0][0]
-        return self._call("audio_encoder", sound, torch.tensor(part.shape[0]))[0][0]
+            return self.run("audio_encoder", sound[None])[0][0]
+        return self.run("audio_encoder", sound, torch.tensor(part.shape[0]))[0][0]
 
     def forward(self, ids: Sequence[int], position: int) -> np.ndarray:
         """Logits ``[vocab]`` of the method ``forward``, which a runner for text calls."""
-        return self._call("forward", torch.tensor([list(ids)]), _positions(position, len(ids)))[0][0, -1]
+        return self.run("forward", torch.tensor([list(ids)]), _positions(position, len(ids)))[0][0, -1]
 
     def prefilled_logits(self, ids: Sequence[int], prompt: int) -> np.ndarray:
         """Logits ``[T - prompt + 1, vocab]`` from position ``prompt - 1`` on; the rest goes token by token."""
@@ -112,18 +112,19 @@ class SingleLoop:
         return logits
 
     def _looked_up(self, ids: Sequence[int]) -> list[np.ndarray]:
-        return self._call("token_embedding", torch.tensor([list(ids)]))
+        return self.run("token_embedding", torch.tensor([list(ids)]))
 
     def _feed(self, given: Sequence[np.ndarray]) -> np.ndarray:
         """Logits ``[vocab]`` of ``text_decoder`` for the next tokens."""
         count = given[0].shape[1]
         inputs = [torch.from_numpy(np.ascontiguousarray(x)) for x in given]
-        logits = self._call("text_decoder", *inputs, _positions(self._position, count))[0]
+        logits = self.run("text_decoder", *inputs, _positions(self._position, count))[0]
         self._position += count
         return logits[0, -1]
 
     @program_errors()
-    def _call(self, name: str, *inputs: Tensor) -> list[np.ndarray]:
+    def run(self, name: str, *inputs: Tensor) -> list[np.ndarray]:
+        """All outputs of the method ``name``."""
         return [output.numpy().copy() for output in self._method(name).execute(list(inputs))]
 
     def _method(self, name: str) -> Any:
