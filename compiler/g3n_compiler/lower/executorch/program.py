@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from g3n_compiler.errors import ParityError
 
+DATA_NAME = re.compile(rb"(?:scale_)?[0-9a-f]{64}")
+"""A name by which a delegate requests data, see :func:`.delegates.weight_store.data_name`."""
 DATA_ALIGNMENT = 16
 """Alignment in bytes of the data that delegates request by name, as in XNNPACK's serializer."""
 
@@ -81,7 +84,10 @@ def serialize(
     _bind_tables(program, table_rows)
     if inside:
         _take_in(program, inside)
+    requested = {name.decode() for blob in program.backend_delegate_data for name in DATA_NAME.findall(blob.data)}
     for name, held in sorted(data.items()):
+        if name not in requested:
+            continue  # it is an input of the delegates, see .delegates.constants
         entry = held if isinstance(held, bytes) else FileBackedData(str(held))
         store.add_named_data(name, entry, DATA_ALIGNMENT)
     named = store.get_named_data_store_output()
