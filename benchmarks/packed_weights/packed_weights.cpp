@@ -3,7 +3,8 @@
 //
 //   packed_weights MODEL TABLES CACHE COUNT ID...
 //
-// CACHE is the file for packed weights, made by the first run and mapped by the next, or "-" for none.
+// CACHE is the file for packed weights, made by the first run and mapped by the next; "heap" for a cache without a file,
+// as ExecuTorch's builds for Android and Apple have it; or "-" for none.
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
 
@@ -75,7 +76,7 @@ void run(int argc, char** argv) {
   const double start = seconds();
   Module module(argv[1], argv[2], Module::LoadMode::Mmap);
   std::vector<BackendOption> options{option("weight_cache_enabled", cache != "-")};
-  if (cache != "-") {
+  if (cache != "-" && cache != "heap") {
     std::array<char, executorch::runtime::kMaxOptionValueLength> path{};
     if (cache.size() >= path.size()) throw std::runtime_error("the path of the cache is too long");
     std::copy(cache.begin(), cache.end(), path.begin());

@@ -45,7 +45,7 @@ def job(nano_int4: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
     bundle, folder = open_bundle(nano_int4), tmp_path_factory.mktemp("single")
     manifest, tables = bundle.manifest, bundle.file(ROLES["tables"])
     job = make_job(
-        Source.open(checkpoint_dir()),
+        Source.open(checkpoint_dir()).rewritten(),
         folder,
         "int4",
         context=manifest["context"],
@@ -60,7 +60,6 @@ def job(nano_int4: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
         for name in program.method_names
         if name.startswith(TABLE)
     }
-    job.steps.folder.mkdir()
     writer = SingleWriter(job, tables, TablesFile(layouts, {}, {}))
     for form in FORMS:
         writer.write(form, job.files[ROLES[form]])

@@ -31,6 +31,8 @@ def lift_unpacked(program: torch.export.ExportedProgram) -> tuple[torch.export.E
     last = nodes[specs[-1].arg.name]
     for spec in lifted:
         node = nodes[spec.arg.name]
+        # An integer in an expression is a float to XNNPACK, which makes one of a constant but not of an input.
+        node.meta["val"] = node.meta["val"].to(torch.float32)
         if node is not last:
             last.append(node)
             last = node
@@ -60,7 +62,7 @@ def _value(program: torch.export.ExportedProgram, spec: InputSpec) -> Tensor:
     found = program.state_dict.get(str(spec.target))
     value = program.constants[str(spec.target)] if found is None else found
     assert isinstance(value, Tensor)
-    return value.detach()
+    return value.detach().to(torch.float32)
 
 
 class WithConstants(nn.Module):
