@@ -58,6 +58,8 @@ class WithPle(nn.Module):
 class Picture(nn.Module):
     """``image [1, 3, S, S]`` -> soft tokens and the end-of-image row ``[1, N, hidden]``; ``white`` is its brightest."""
 
+    white: Tensor | None
+
     def __init__(self, encoder: EncodeImage, white: float) -> None:
         super().__init__()
         self.encoder = encoder
@@ -65,8 +67,8 @@ class Picture(nn.Module):
         self.register_buffer("white", None if white == 1 else torch.full((1, 3, 1, 1), white))
 
     def forward(self, image: Tensor) -> Tensor:
-        if (white := self._buffers["white"]) is not None:
-            image = image / white
+        if self.white is not None:
+            image = image / self.white
         return self.encoder(image.permute(0, 2, 3, 1).contiguous())[0]
 
 
