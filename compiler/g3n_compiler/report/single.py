@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from g3n_compiler.report import human_bytes
-from g3n_runtime.media.mel import RATE
-
+RATE = 16_000
+"""Samples a second of every sound."""
 APPS = {
     "stock": ("ExecuTorch's MultimodalRunner", "which answered with it when it was compiled"),
     "rows": ("react-native-executorch", "in which it was not run: g3n's own loop ran it"),
@@ -26,7 +25,7 @@ def single_sentences(manifest: dict[str, Any]) -> list[str]:
         if (samples := program["samples"]) is not None:
             takes.append(f"sounds of up to {samples / RATE:.0f} s")
         told.append(
-            f"one program alone: {file['path']}, {human_bytes(file['bytes'])}, for {app}, {ran}; "
+            f"one program alone: {file['path']}, {file['bytes'] / 1e6:.1f} MB, for {app}, {ran}; "
             f"it takes {', '.join(takes)}"
         )
     return told
