@@ -10,6 +10,7 @@ import numpy as np
 
 from g3n_compiler.checkpoint.conversations import Conversation
 from g3n_compiler.checkpoint.reader import file_sha256
+from g3n_compiler.lower.alternates import AlternateInputs, SameNumbers, SameText
 from g3n_compiler.lower.artifact import Delegation, Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert.memory import memory_ledger as litert_ledger
@@ -76,6 +77,7 @@ class FakeBackend:
     needs_turns = False
     takes_tools = False
     lora_ranks = ()
+    single_forms = ()
 
     def __init__(
         self, runtime: Runtime, error: float = 0.0, text: str | None = None, writes_to: Path | None = None
@@ -94,6 +96,12 @@ class FakeBackend:
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
         return {}
+
+    def require_possible(self, job: Job) -> None:
+        pass
+
+    def alternates(self, job: Job, inputs: AlternateInputs) -> Iterator[SameNumbers | SameText]:
+        return iter(())
 
     def lower(self, job: Job) -> Lowered:
         self._job = job

@@ -66,6 +66,8 @@ def compile_or_keep(
     may_be_kept = request.destination.existing is not None and not options.force
     try:
         job = _job(request, progress)
+        for backend in backends.values():
+            backend.require_possible(job)
         if not may_be_kept:
             _compare_prompts(job, backends)
         release_free_memory()
@@ -77,7 +79,8 @@ def compile_or_keep(
             request.inputs.require_unchanged()
             sign_again(request.destination, key, options.sign, progress)
             return Outcome(request.out, up_to_date=True)
-        needs = compile_needs(gemma3n_config(source.text), request.recipe, list(backends.values()))
+        config, singles = gemma3n_config(source.text), len(request.single)
+        needs = compile_needs(config, request.recipe, list(backends.values()), singles)
         progress(require(needs, request.destination.path))
         with staged(request.destination, key) as (directory, steps):
             if may_be_kept:
@@ -117,6 +120,7 @@ def _job(request: Request, progress: Progress) -> Job:
         resolutions=request.resolutions,
         tools=request.tools,
         lora_rank=request.lora_rank,
+        single=request.single,
         stem=request.stem,
         sizes=request.sizes[1:],
         accelerator=request.accelerator,

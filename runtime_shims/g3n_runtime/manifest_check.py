@@ -23,6 +23,8 @@ RUNTIME_OF_ROLE = {
     "executorch_tables": "executorch",
     "executorch_vision": "executorch",
     "executorch_audio": "executorch",
+    "executorch_stock": "executorch",
+    "executorch_rows": "executorch",
 }
 RESERVED = frozenset({"manifest.json", "manifest.sig", "report.html"})
 """Files of a bundle that its manifest cannot list."""
@@ -50,6 +52,7 @@ def _contradictions(m: Mapping[str, Any]) -> Iterator[str]:
     yield from _subgraphs(m)
     yield from _shape(m)
     yield from _towers(m)
+    yield from _single(m)
     yield from _sizes(m)
     if (m["template"]["turns"] is None) != (m["template"]["no_turns"] is not None):
         yield "template has neither turns nor a reason for having none, or both"
@@ -140,6 +143,23 @@ def _towers(m: Mapping[str, Any]) -> Iterator[str]:
     for tower in ("vision", "audio"):
         if (m.get(tower) is not None) != (tower in modalities):
             yield f"model/modalities and {tower} do not agree on whether there is a tower"
+
+
+def _single(m: Mapping[str, Any]) -> Iterator[str]:
+    listed = {entry["role"] for entry in m["files"]}
+    programs = m.get("single_pte", ())
+    if form := _repeated(program["form"] for program in programs):
+        yield f"two single programs have the form {form!r}"
+    for program in programs:
+        form = program["form"]
+        if program["role"] != f"executorch_{form}":
+            yield f"the single program {form!r} has the role {program['role']!r}"
+        if program["role"] not in listed:
+            yield f"the single program {form!r} is in a file of role {program['role']!r}, which is not listed"
+        for tower, field in (("vision", "image_size"), ("audio", "samples")):
+            has = f"{tower}_encoder" in program["methods"]
+            if has != (program[field] is not None) or (has and tower not in m["model"]["modalities"]):
+                yield f"the single program {form!r} does not agree with itself or the model on whether it has {tower}"
 
 
 def _sizes(m: Mapping[str, Any]) -> Iterator[str]:

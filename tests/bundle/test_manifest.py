@@ -47,11 +47,28 @@ def elastic(m: dict[str, Any], **changes: Any) -> None:
     m["elastic"] = dict.fromkeys(("decoder", "embedder", "per_layer_embedder", "tokenizer"), section)
 
 
+def single(m: dict[str, Any], **changes: Any) -> None:
+    """Make it a manifest with a single program."""
+    m["files"].append({"path": "stock.pte", "role": "executorch_stock", "sha256": "0" * 64, "bytes": 1})
+    m["single_pte"] = [
+        {
+            "form": "stock",
+            "role": "executorch_stock",
+            "methods": ["token_embedding", "text_decoder", "vision_encoder", "audio_encoder"],
+            "chunk": 257,
+            "image_size": 256,
+            "samples": 481280,
+        }
+        | changes
+    ]
+
+
 def test_whole_manifests_pass() -> None:
     assert fault(WHOLE, schema()) is None
-    sized = copy.deepcopy(WHOLE)
-    elastic(sized)
-    assert fault(sized, schema()) is None
+    for change in (elastic, single):
+        changed = copy.deepcopy(WHOLE)
+        change(changed)
+        assert fault(changed, schema()) is None
 
 
 CONTRADICTIONS: dict[str, tuple[Change, str]] = {
@@ -89,6 +106,11 @@ CONTRADICTIONS: dict[str, tuple[Change, str]] = {
     "comparisons that failed": (lambda m: m["parity"]["checks"][0].update(passed=False), "parity"),
     "more operators than there are": (lambda m: m["subgraphs"][0]["delegation"].update(total_ops=1), "operators"),
     "sizes without sections": (lambda m: (elastic(m), m.pop("elastic")), "only one of"),
+    "a single program twice": (lambda m: (single(m), m["single_pte"].append(m["single_pte"][0])), "two single"),
+    "a single program of no file": (lambda m: (single(m), m["files"].pop()), "not listed"),
+    "a single program of another role": (lambda m: single(m, role="executorch_rows"), "role"),
+    "a single program without its tower": (lambda m: single(m, image_size=None), "vision"),
+    "no single program": (lambda m: m.update(single_pte=[]), "single_pte"),
     "a size twice": (lambda m: elastic(m, name="full"), "two sizes"),
     "a size of other signatures": (lambda m: elastic(m, signatures=["decode"]), "signatures"),
     "a size of layers that are not there": (lambda m: elastic(m, layers=[11], ffn_dims=[1]), "layers"),

@@ -88,6 +88,26 @@ def test_exit_codes_are_distinct() -> None:
             ["does not go with --lora"],
             id="adapters of merged weights",
         ),
+        pytest.param(
+            ["--single-pte", "stock", "--runtime", "litert"],
+            errors.TargetError,
+            ["--single-pte", "litert", "--runtime executorch"],
+            id="a single program for LiteRT",
+        ),
+        pytest.param(["--single-pte", "stok"], errors.TargetError, ["did you mean stock?"], id="nearly a form"),
+        pytest.param(["--single-pte", "rows,rows"], errors.TargetError, ["twice"], id="a form twice"),
+        pytest.param(
+            ["--single-pte", "stock", "--elastic", "full,half"],
+            errors.TargetError,
+            ["--elastic"],
+            id="single and elastic",
+        ),
+        pytest.param(
+            ["--single-pte", "stock", "--context", "256", "--prefill-lengths", "128"],
+            errors.ContextError,
+            ["--single-pte stock", "257 rows", "--context 257"],
+            id="a picture longer than the context",
+        ),
         pytest.param(["--modalities", "text,visoin"], errors.TargetError, ["did you mean vision?"], id="a typo"),
         pytest.param(
             ["--runtime", "litert", "--elastic", "full,haf"],

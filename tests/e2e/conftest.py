@@ -67,5 +67,6 @@ def nano_int4(workspace: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def nano_fp32(workspace: Path) -> Path:
-    command = f"g3n-compile --quant fp32 --context 512 --prefill-lengths 128 --tools {TEXT_ALONE}"
+    single = "--single-pte stock,rows"
+    command = f"g3n-compile --quant fp32 --context 512 --prefill-lengths 128 --tools {single} {TEXT_ALONE}"
     return compiled(workspace, command, "exported/nano-host-fp32")

@@ -27,14 +27,17 @@ from g3n_compiler.verify.vision import VisionReference, golden_image
 from g3n_runtime.chat import GREEDY, Attachments, Sampler
 from g3n_runtime.errors import ContextFull, EngineError, SoundError
 from g3n_runtime.executorch import media
+from g3n_runtime.executorch.audio import CLIP, ExecuTorchAudio
 from g3n_runtime.executorch.chat import ExecuTorchChat
 from g3n_runtime.executorch.media import SoftTokens, TowerFiles
 from g3n_runtime.executorch.row_loop import RowLoop
 from g3n_runtime.executorch.tokenizer import Vocabulary
-from g3n_runtime.executorch.vision import ExecuTorchVision
+from g3n_runtime.executorch.vision import ExecuTorchVision, encoder_name
+from g3n_runtime.media.mel import clip_input
 from g3n_runtime.prompt import ChatTemplate
 from g3n_runtime.sampling import draw
 from tests.executorch.conftest import CONTEXT, Lower
+from tests.executorch.weights_cache import run_with_cache
 from tests.runtime.full import check_full_conversation
 from tests.vision.conftest import make_multimodal
 
@@ -91,6 +94,17 @@ def test_a_float_tower_hears_what_the_reference_hears(towers: Source, audio: tup
     assert relative_error(model.end(), reference.reader.hard_token_row(towers.audio.end_id).view(1, -1).numpy()) == 0
     with pytest.raises(SoundError, match="streaming"):
         model.clip(golden_sound(31))
+
+
+def test_towers_give_the_same_where_xnnpack_caches_weights(
+    vision: tuple[Path, Delegation], audio: tuple[Path, Delegation], tmp_path: Path
+) -> None:
+    image, sound, hearing = golden_image(SIDE), golden_sound(5), ExecuTorchAudio(audio[0])
+    (seen,) = run_with_cache(vision[0], None, encoder_name(SIDE), [image[None]], tmp_path)
+    assert np.array_equal(seen[0], ExecuTorchVision(vision[0]).embed(image))
+    hops, known = clip_input(sound, 16 * len(hearing.clip(sound)))
+    (heard,) = run_with_cache(audio[0], None, CLIP, [hops, known.astype(np.float32)], tmp_path)
+    assert np.array_equal(heard[0], hearing.clip(sound))
 
 
 def test_all_is_delegated(vision: tuple[Path, Delegation], audio: tuple[Path, Delegation]) -> None:

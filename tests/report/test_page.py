@@ -16,6 +16,7 @@ from g3n_compiler.report import REPORT, render, write_report
 from g3n_compiler.report.commands import commands
 from g3n_compiler.report.comparisons import groups
 from g3n_compiler.report.placement import lanes, not_run
+from g3n_compiler.report.single import single_sentences
 from g3n_compiler.targets import TARGETS
 from g3n_runtime.bundle import schema
 from g3n_runtime.manifest_check import fault
@@ -228,3 +229,17 @@ def test_comparisons_are_all_there_and_a_failed_one_is_open(manifest: dict[str, 
     assert page.count("<details open>") == 1 and "Comparisons failed" in page
     worst = groups(manifest)[-1].rows[-1]
     assert worst.bar == pytest.approx(90) and worst.mark == pytest.approx(80)
+
+
+def test_programs_that_hold_the_whole_model_are_told(manifest: dict[str, Any]) -> None:
+    assert single_sentences(manifest) == []
+    for form in ("stock", "rows"):
+        entry = {"path": f"nano-{form}.pte", "role": f"executorch_{form}", "sha256": "0" * 64, "bytes": 2 << 20}
+        manifest["files"].append(entry)
+    both = {"methods": ["token_embedding", "text_decoder"], "chunk": 257, "image_size": 256, "samples": 481280}
+    manifest["single_pte"] = [{"form": form, "role": f"executorch_{form}"} | both for form in ("stock", "rows")]
+    stock, rows = single_sentences(manifest)
+    assert "nano-stock.pte, 2.1 MB" in stock and "MultimodalRunner" in stock and "30 s" in stock and "257" in stock
+    assert "nano-rows.pte" in rows and "was not run" in rows
+    page = Page(render(manifest))
+    assert "nano-rows.pte, 2.1 MB" in page.text and "MultimodalRunner('nano-stock.pte', 'tokenizer.json')" in page.text

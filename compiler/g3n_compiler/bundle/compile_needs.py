@@ -29,11 +29,15 @@ class Needs(NamedTuple):
     disk: int
 
 
-def compile_needs(config: TextConfig, recipe: Recipe, backends: Sequence[Backend]) -> Needs:
-    """Peak memory and disk space for compiling with ``backends``, one after the other."""
+def compile_needs(config: TextConfig, recipe: Recipe, backends: Sequence[Backend], singles: int = 0) -> Needs:
+    """Peak memory and disk space for compiling with ``backends``, one after the other.
+
+    Args:
+        singles: programs more that hold the whole model.
+    """
     size = recipe.stored_bytes([*text_weights(config).values(), *embedding_weights(config).values()])
     memory = TOOLCHAIN_MEMORY + max(backend.compile_memory(config, recipe) for backend in backends)
-    return Needs(memory, COPIES_ON_DISK * size * len(backends))
+    return Needs(memory, COPIES_ON_DISK * size * (len(backends) + singles))
 
 
 def require(needs: Needs, destination: Path) -> str:

@@ -33,6 +33,7 @@ from g3n_compiler.lower.registry import BACKENDS
 from g3n_compiler.quantize.recipe import RECIPES
 from g3n_compiler.report.loss import loss_sentence, loss_warning, part_sentences
 from g3n_compiler.report.placement import not_run
+from g3n_compiler.report.single import single_sentences
 from g3n_compiler.targets import TARGETS
 from g3n_runtime.bundle import open_bundle
 
@@ -50,7 +51,7 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
     groups={
         "Model": ("size", "checkpoint", "lora", "modalities", "image_sizes"),
         "Device": ("target", "runtime", "soc", "require_gpu"),
-        "Contents": ("quant", "context", "prefill_lengths", "tools", "lora_rank"),
+        "Contents": ("quant", "context", "prefill_lengths", "tools", "lora_rank", "single_pte"),
         "Quality": ("held_texts", "max_loss", "max_size"),
         "MatFormer slices": ("skip_layers", "ffn_dims", "budget", "params", "elastic"),
     },
@@ -78,6 +79,10 @@ LOUDNESS = re.compile("--quiet|--verbose|-[qv]+")
 )
 @click.option("--tools", is_flag=True, help="Let LiteRT-LM read tool calls; needs --modalities text.")
 @click.option("--lora-rank", type=TOKENS, help="Let LiteRT-LM add adapters up to this rank at run time: 16 or 32.")
+@click.option(
+    "--single-pte", type=NameList(),
+    help="Add one ExecuTorch program with the whole model, for an app of its own: stock, rows (docs/apps.md).",
+)  # fmt: skip
 @click.option(
     "--modalities",
     type=NameList(),
@@ -120,6 +125,7 @@ def main(
     prefill_lengths: tuple[int, ...] | None,
     tools: bool,
     lora_rank: int | None,
+    single_pte: tuple[str, ...] | None,
     modalities: tuple[str, ...] | None,
     image_sizes: tuple[int, ...] | None,
     lora: str | None,
@@ -153,7 +159,7 @@ def main(
         target, size, named_by(checkpoint), runtime, quant, context, prefill_lengths, modalities, image_sizes,
         named_by(lora), soc, out,
         _asked(sys.argv), SliceOptions(skip_layers, ffn_dims, budget, params),
-        elastic, key, force, require_gpu, held_texts, max_loss, max_size, tools, lora_rank,
+        elastic, key, force, require_gpu, held_texts, max_loss, max_size, tools, lora_rank, single_pte or (),
     )  # fmt: skip
     with insistent_interrupt(), quiet_toolchains(verbose), progress_steps(quiet) as step:
         directory, up_to_date = compile_or_keep(options, step)
@@ -178,7 +184,7 @@ def main(
     show(f"{passed} comparisons with the reference passed{' when it was compiled' if up_to_date else ''}")
     if (cost := loss_sentence(manifest)) is not None:
         show(cost)
-    for sentence in part_sentences(manifest):
+    for sentence in [*part_sentences(manifest), *single_sentences(manifest)]:
         show(sentence)
     if (warning := loss_warning(manifest)) is not None:
         show(styled("warning: ", "yellow"), warning)

@@ -14,6 +14,7 @@ from g3n_compiler.cli.show import DataTable, show, show_table, styled
 from g3n_compiler.report import human_bytes
 from g3n_compiler.report.loss import loss_sentence, part_sentences, widths_sentence
 from g3n_compiler.report.memory import LABELS, ON_GPU
+from g3n_compiler.report.single import single_sentences
 from g3n_runtime.bundle import open_bundle
 
 MOST_DOCUMENTS = 1 << 20
@@ -117,7 +118,7 @@ def main(
         show(widths)
     if (lost := loss_sentence(manifest)) is not None:
         show(lost)
-    for sentence in part_sentences(manifest):
+    for sentence in [*part_sentences(manifest), *single_sentences(manifest)]:
         show(sentence)
     checks = manifest["parity"]["checks"]
     show(f"{sum(c['passed'] for c in checks)} of {len(checks)} comparisons passed when it was compiled")

@@ -85,6 +85,7 @@ def compare(
         resolutions=tuple((manifest.get("vision") or {}).get("image_sizes", ())),
         lora_rank=manifest.get("lora", {}).get("rank", 0),
         sizes=tuple(size for size in smaller if size is not None),
+        single=tuple(single["form"] for single in manifest.get("single_pte", ())),
         accelerator=accelerator,
         run_large_models=backend == "gpu",
     )

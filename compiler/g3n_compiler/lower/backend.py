@@ -6,13 +6,14 @@ and ``executorch`` and one line in :mod:`g3n_compiler.lower.registry`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from g3n_compiler.checkpoint.conversations import Conversation
 from g3n_compiler.lower.accelerator import AcceleratorOutputs, AcceleratorRun
+from g3n_compiler.lower.alternates import AlternateInputs, SameNumbers, SameText
 from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Files, Lowered, LoweredSubgraph
 from g3n_compiler.lower.job import Job
@@ -56,6 +57,10 @@ class Backend(TextEntry, Protocol):
         """Ranks of the LoRA adapters that the stock engine can add while it runs, ascending; none if it cannot."""
 
     @property
+    def single_forms(self) -> Sequence[str]:
+        """The forms in which it writes the whole model as one file more; see ``--single-pte``."""
+
+    @property
     def accelerator(self) -> str | None:
         """What of this machine runs the subgraphs that a target places on an accelerator; ``None`` if nothing does."""
 
@@ -79,11 +84,21 @@ class Backend(TextEntry, Protocol):
             TokenizerError: it cannot render the checkpoint's template.
         """
 
+    def require_possible(self, job: Job) -> None:
+        """Refuse what only this runtime knows that it cannot lower, before the weights are read.
+
+        Raises:
+            G3nError: what does not go together, and what to do.
+        """
+
     def lower(self, job: Job) -> Lowered:
         """Write this runtime's files of the bundle into ``job.directory``; their names begin with ``job.stem``."""
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
         """Top-level fields of the manifest that can only be read from this runtime's files, ``job.files``."""
+
+    def alternates(self, job: Job, inputs: AlternateInputs) -> Iterator[SameNumbers | SameText]:
+        """Everything that a file which holds the model once more gives, beside what the bundle's own files give."""
 
     def open_tokenizer(self, files: Files) -> TextCodec:
         """Open the tokenizer that :meth:`lower` wrote."""

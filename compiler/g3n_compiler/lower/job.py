@@ -42,6 +42,8 @@ class Job:
     """Image sides to compile the vision tower for; an engine that takes only one size takes the first."""
     tools: bool = False
     """Whether the file is to be one whose calls of tools its engine reads."""
+    single: tuple[str, ...] = ()
+    """Forms of ExecuTorch programs that hold the whole model, besides the bundle's own."""
     accelerator: str | None = None
     """What of this machine runs the subgraphs that the target places on an accelerator, to compare them."""
     run_large_models: bool = False

@@ -25,6 +25,7 @@ def render(manifest: dict[str, Any]) -> str:
     from g3n_compiler.report.loss import loss_sentence, loss_warning, part_sentences, widths_sentence, worst
     from g3n_compiler.report.memory import memory
     from g3n_compiler.report.placement import lanes, not_run
+    from g3n_compiler.report.single import single_sentences
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["bytes"] = human_bytes
@@ -42,6 +43,7 @@ def render(manifest: dict[str, Any]) -> str:
         loss_warning=loss_warning(manifest),
         worst=worst,
         commands=commands(manifest),
+        singles=single_sentences(manifest),
         charts=charts(manifest),
         memory=memory(manifest),
         groups=groups(manifest),

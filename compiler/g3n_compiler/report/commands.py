@@ -65,9 +65,13 @@ def _litert_lm(paths: Mapping[str, str], manifest: dict[str, Any]) -> Command:
     return Command(title, f"litert-lm run {path} --backend cpu --cache memory --temperature 0 --prompt {prompt}")
 
 
-def _text_llm_runner(paths: Mapping[str, str], manifest: dict[str, Any]) -> Command:
+def _said(manifest: dict[str, Any]) -> str:
+    """The prompt with its turn markers, which ExecuTorch's runners leave to their caller, without the bos."""
     template = read_template(manifest)
-    said = template.render([{"role": "user", "content": _prompt(manifest, "executorch")}]).removeprefix(template.bos)
+    return template.render([{"role": "user", "content": _prompt(manifest, "executorch")}]).removeprefix(template.bos)
+
+
+def _text_llm_runner(paths: Mapping[str, str], manifest: dict[str, Any]) -> Command:
     model, tokenizer, tables = (paths[role] for role in ("executorch_model", "tokenizer_json", "executorch_tables"))
     title = f"The stock engine alone: ExecuTorch {manifest['provenance']['versions'].get('executorch', '')}".rstrip()
     lines = (
@@ -76,13 +80,27 @@ def _text_llm_runner(paths: Mapping[str, str], manifest: dict[str, Any]) -> Comm
         "",
         f"runner = TextLLMRunner({model!r}, {tokenizer!r}, {tables!r})",
         "config = GenerationConfig(echo=False, max_new_tokens=64, temperature=0.0, num_bos=1)",
-        f"runner.generate({said!r}, config)",
+        f"runner.generate({_said(manifest)!r}, config)",
     )
+    return Command(title, "\n".join(lines), "Python")
+
+
+def _multimodal_runner(paths: Mapping[str, str], manifest: dict[str, Any]) -> Command:
+    lines = (
+        "import executorch.kernels.quantized",
+        "from executorch.extension.llm.runner import GenerationConfig, MultimodalRunner, make_text_input",
+        "",
+        f"runner = MultimodalRunner({paths['executorch_stock']!r}, {paths['tokenizer_json']!r})",
+        "config = GenerationConfig(echo=False, max_new_tokens=64, temperature=0.0, num_bos=1)",
+        f"runner.generate([make_text_input({_said(manifest)!r})], config)",
+    )
+    title = "ExecuTorch's stock engine for media; docs/apps/llama-demo.md has a picture and a sound"
     return Command(title, "\n".join(lines), "Python")
 
 
 STOCK: dict[tuple[str, ...], Callable[[Mapping[str, str], dict[str, Any]], Command]] = {
     ("litertlm",): _litert_lm,
     ("executorch_model", "executorch_tables", "tokenizer_json"): _text_llm_runner,
+    ("executorch_stock", "tokenizer_json"): _multimodal_runner,
 }
 """How a stock engine is called, by the roles of the files that it reads."""

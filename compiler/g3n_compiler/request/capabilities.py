@@ -99,6 +99,20 @@ def require_lora_rank(options: CompileOptions, target: Target, backends: Mapping
             )
 
 
+def require_single(backends: Mapping[Runtime, Backend], forms: Sequence[str]) -> None:
+    """Raise unless a runtime writes the whole model in ``forms``, each asked for once."""
+    able = {form: runtime for runtime, backend in backends.items() for form in backend.single_forms}
+    if not able:
+        raise TargetError(
+            "--single-pte adds an ExecuTorch program to a bundle, and this one is for "
+            f"{' and '.join(backends)}: use --runtime executorch or both, or leave --single-pte out"
+        )
+    if strange := [form for form in forms if form not in able]:
+        raise TargetError(unknown("form of --single-pte", strange[0], tuple(able)))
+    if len(set(forms)) < len(forms):
+        raise TargetError(f"--single-pte {','.join(forms)} names a form twice: name each once")
+
+
 def require_turns(target: Target, backends: Mapping[Runtime, Backend], tokenizer: TextTokenizer) -> None:
     """Raise where a bundle is for the app's engines that have no Jinja, and the template cannot do without."""
     if target.name != "host" and any(backend.needs_turns for backend in backends.values()):

@@ -27,6 +27,7 @@ from g3n_compiler.request.capabilities import (
     find_accelerator,
     require_lora_rank,
     require_modalities,
+    require_single,
     require_sizes,
     require_tools,
     require_turns,
@@ -68,6 +69,8 @@ def open_request(
     require_widths(target, backends, recipe)
     if options.lora_rank is not None:
         require_lora_rank(options, target, backends)
+    if options.single:
+        require_single(backends, options.single)
     accelerator = find_accelerator(target, backends, options.require_accelerator)
     progress("reading the checkpoint")
 
@@ -138,6 +141,7 @@ def open_request(
             bounds=bounds,
             tools=options.tools,
             lora_rank=options.lora_rank or 0,
+            single=options.single,
             stem=file_stem(options, size, choice, recipe),
         )
     except BaseException:

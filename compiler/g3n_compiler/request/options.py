@@ -44,3 +44,5 @@ class CompileOptions:
     """Make the file one whose calls of tools LiteRT-LM reads."""
     lora_rank: int | None = None
     """Let the engine add LoRA adapters of this rank while it runs."""
+    single: tuple[str, ...] = ()
+    """Forms in which the whole model is written once more, as one ExecuTorch program each."""

@@ -70,6 +70,8 @@ class Request:
     tools: bool
     lora_rank: int
     """Rank of the adapters that the engine can add while it runs; 0 for none."""
+    single: tuple[str, ...]
+    """Forms of ExecuTorch programs that hold the whole model, besides the bundle's own."""
     stem: str
     """Begins the names of the files that people move into other apps."""
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
+
 from g3n_compiler.checkpoint.embedded import comes_from_nano
+from g3n_compiler.lower.alternates import AlternateInputs, SameNumbers
 from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import TextEntry, TextModel
@@ -15,8 +18,8 @@ from g3n_compiler.slice.elastic import Size
 from g3n_compiler.source import Source
 from g3n_compiler.verify.accelerator import verify_on_accelerator
 from g3n_compiler.verify.adapters import adapter_checks
-from g3n_compiler.verify.audio import audio_checks
-from g3n_compiler.verify.checks import EXACT, Check, GeneratedText, Parity, is_degenerate, relative_error
+from g3n_compiler.verify.audio import audio_checks, golden_sound
+from g3n_compiler.verify.checks import EXACT, SAME, Check, GeneratedText, Parity, is_degenerate, relative_error
 from g3n_compiler.verify.float32 import REACH, TransformersLayers, float32_limit, transformers_errors
 from g3n_compiler.verify.golden import GENERATED, PROMPTS, Golden, golden_inputs
 from g3n_compiler.verify.layers import JITTER
@@ -26,8 +29,10 @@ from g3n_compiler.verify.prompts import Spoken
 from g3n_compiler.verify.reference import Reference, is_small
 from g3n_compiler.verify.tasks import task_scores
 from g3n_compiler.verify.text import Expected, artifact_checks
-from g3n_compiler.verify.vision import vision_checks
+from g3n_compiler.verify.vision import golden_image, vision_checks
 
+HEARD = 2.0
+"""Seconds of sound that files which have the model once more are compared on."""
 Parts = tuple[tuple[str, float], ...]
 Greedy = Callable[[Sequence[int], int], tuple[list[int], list[float]]]
 """``count`` greedy tokens after ids, and their margins if known."""
@@ -77,6 +82,9 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
         job.progress("comparing the audio tower")
         audio = {runtime: backend.open_towers(job.files).audio for runtime, backend in backends.items()}
         parity.checks += audio_checks(job, job.audio, audio)
+    if job.single:
+        job.progress("comparing the single programs")
+        parity.checks += alternate_checks(job, backends, golden[0])
     for size in job.sizes:
         for backend in backends.values():
             job.progress(f"comparing the size {size.name}")
@@ -84,6 +92,24 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
     if job.sizes:
         parity.checks += [_draft_check(job, backend, golden[-1]) for backend in backends.values()]
     return parity
+
+
+def alternate_checks(job: Job, backends: Mapping[Runtime, Backend], golden: Golden) -> Iterator[Check]:
+    """Hold each file that has the model once more against the bundle's own files, and run it in its own engine."""
+    image = None if job.vision is None else (golden_image(job.resolutions[0]) * 255).astype(np.uint8)
+    sound = None if job.audio is None else golden_sound(HEARD)
+    inputs = AlternateInputs(golden.ids, golden.prompt, PROMPTS[0], GENERATED, image, sound)
+    rounding = EXACT if job.recipe.name == "fp32" else job.recipe.logit_tolerance
+    for runtime, backend in backends.items():
+        for found in backend.alternates(job, inputs):
+            if isinstance(found, SameNumbers):
+                error, limit = relative_error(found.got, found.want), rounding if found.rounds else SAME
+                yield Check(
+                    found.what, found.subgraph, runtime, "the bundle's own files", "relative error", error, limit
+                )
+            else:
+                different = float(found.got != found.want)
+                yield Check(found.what, "core", runtime, "its own graph", "different", different, 0.0, found.got[:80])
 
 
 def _draft_check(job: Job, backend: Backend, golden: Golden) -> Check:

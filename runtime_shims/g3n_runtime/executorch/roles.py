@@ -8,4 +8,6 @@ ROLES = {
     "tokenizer": "tokenizer_json",
     "vision": "executorch_vision",
     "audio": "executorch_audio",
+    "stock": "executorch_stock",
+    "rows": "executorch_rows",
 }

@@ -53,7 +53,7 @@ from g3n_compiler.models.gemma3n.audio_weights import (
 )
 from g3n_compiler.models.gemma3n.soft_tokens import Embedder
 from g3n_compiler.models.gemma3n.tower_config import AudioConfig
-from g3n_compiler.models.weights import Read
+from g3n_compiler.models.weights import Read, WeightSpec
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_runtime.executorch.audio import BINS, CLIP, END, FRAMES, IDS, LAYERS, STEPS, STREAM, TOKENS
 from g3n_runtime.media.mel import HOP
@@ -251,6 +251,16 @@ def _end(config: AudioConfig, form: str, module: Callable[..., nn.Module], input
     return TowerPiece(f"{form} embedder", EMBEDDER, specs, lambda w: module(config, w), inputs)
 
 
+def audio_specs(config: AudioConfig) -> dict[str, WeightSpec]:
+    """Weights of the encoder and of what stands in the places of its padding."""
+    return audio_weights(config) | soft_weights(config) | {PADDING: padding_weight(config)}
+
+
+def clip_encoder(config: AudioConfig, templates: TowerTemplates) -> EncodeClip:
+    """The tower over delegates, for a whole clip."""
+    return EncodeClip([templates(piece) for piece in clip_pieces(config)], probe=False)
+
+
 def write_audio(config: AudioConfig, recipe: Recipe, read: Read, path: Path) -> Delegation:
     """Write the program; the same arguments give the same bytes.
 
@@ -258,7 +268,7 @@ def write_audio(config: AudioConfig, recipe: Recipe, read: Read, path: Path) -> 
         NotFinite: a weight holds a NaN or an infinity.
     """
     reader = AudioReader(config, read)
-    specs = audio_weights(config) | soft_weights(config) | {PADDING: padding_weight(config)}
+    specs = audio_specs(config)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".audio-") as folder:
         stored = store_weights(specs, recipe, checkpoint_parts(reader), Path(folder), {})
         templates = TowerTemplates(recipe, stored)

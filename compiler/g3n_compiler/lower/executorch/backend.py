@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,13 @@ from g3n_compiler.checkpoint.reader import file_sha256
 from g3n_compiler.checkpoint.tokenizer_json import for_executorch
 from g3n_compiler.errors import EngineError, TargetError
 from g3n_compiler.lower.accelerator import AcceleratorOutputs, AcceleratorRun
+from g3n_compiler.lower.alternates import AlternateInputs, SameNumbers, SameText
 from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.executorch.arm64 import run_on_arm
 from g3n_compiler.lower.executorch.layers import PROBE, ProbedLayers
 from g3n_compiler.lower.executorch.memory import compile_memory, memory_ledger
+from g3n_compiler.lower.executorch.single.forms import FORMS, Form, single_program
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.opened import LayeredModel, TextCodec, TextEntry, TextModel, Towers
 from g3n_compiler.lower.prompts import Answers, Prompts, own_prompts
@@ -35,7 +38,7 @@ from g3n_runtime.executorch.roles import ROLES
 from g3n_runtime.executorch.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
-    from g3n_compiler.lower.executorch.text import MethodName
+    from g3n_compiler.lower.executorch.text import ExecuTorchArtifacts, MethodName
 
 TOKENIZER = "tokenizer.json"
 """Keeps the name by which tokenizer libraries look for it."""
@@ -64,6 +67,7 @@ class ExecuTorchBackend:
     needs_turns = True
     takes_tools = False
     lora_ranks = ()
+    single_forms = FORMS
 
     def compile_memory(self, config: TextConfig, recipe: Recipe) -> int:
         return compile_memory(config, recipe)
@@ -72,6 +76,10 @@ class ExecuTorchBackend:
         self, config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
     ) -> dict[str, Any]:
         return memory_ledger(config, recipe, context, prefill, subgraphs)
+
+    def require_possible(self, job: Job) -> None:
+        for form in _forms(job):
+            single_program(job, form)
 
     def lower(self, job: Job) -> Lowered:
         # The toolchain takes seconds to import, which a mistake in the checkpoint need not wait for.
@@ -90,6 +98,7 @@ class ExecuTorchBackend:
             methods=(*ENTRY_POINTS, PROBE),
             stop_ids=job.tokenizer.stop_ids,
             head_shares_table=job.source.hard_token_rows is None,
+            keep_weights=bool(job.single),
             progress=lambda line: job.progress(f"executorch: {line}"),
         )
         program, data = f"{job.stem}.pte", f"{job.stem}.ptd"
@@ -123,7 +132,8 @@ class ExecuTorchBackend:
             LoweredFile(TOKENIZER, ROLES["tokenizer"]),
         )
         tower_files, towers = lower_towers(job)
-        return Lowered((*files, *tower_files), (core, *tables, *towers))
+        singles = _lower_single(job, made)
+        return Lowered((*files, *tower_files, *singles), (core, *tables, *towers))
 
     def open_models(self, files: Files) -> Iterator[tuple[str, TextModel]]:
         parts = _parts(files)
@@ -142,7 +152,14 @@ class ExecuTorchBackend:
         return open_towers(files)
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
-        return {}
+        if not job.single:
+            return {}
+        return {"single_pte": [single_program(job, form).as_json() for form in _forms(job)]}
+
+    def alternates(self, job: Job, inputs: AlternateInputs) -> Iterator[SameNumbers | SameText]:
+        from g3n_compiler.lower.executorch.single.compare import compare_single
+
+        return compare_single(job, inputs)
 
     def of_size(self, size: Size) -> TextEntry:
         raise TargetError(self.only_one_size)
@@ -176,6 +193,26 @@ class ExecuTorchBackend:
         program, tables = run.bundle.file(ROLES["model"]), run.bundle.file(ROLES["tables"])
         reader = run.model if run.entry == ENTRY_POINTS[0] else None
         return run_on_arm(run.kit, program, tables, run.entry, reader, run.texts, run.greedy, run.scratch)
+
+
+def _forms(job: Job) -> list[Form]:
+    """The forms of single programs that ``job`` asks for."""
+    return [form for form in FORMS if form in job.single]
+
+
+def _lower_single(job: Job, made: ExecuTorchArtifacts) -> list[LoweredFile]:
+    """Write the single programs that ``job`` asks for."""
+    from g3n_compiler.lower.executorch.single.program import SingleWriter
+
+    steps, files, writer = job.steps, list[LoweredFile](), SingleWriter(job, made.tables, made.file)
+    for form in _forms(job):
+        name, what = f"{form}.pte", f"executorch: lowering all into one program, {form}"
+        steps.file(name, partial(writer.write, form), what)
+        files.append(LoweredFile(f"{job.stem}-{form}.pte", ROLES[form]))
+        steps.publish(name, job.directory / files[-1].path)
+    if files:
+        writer.forget_weights()
+    return files
 
 
 def _tokenizer(job: Job) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from g3n_compiler.errors import ParityError
 
+DATA_NAME = re.compile(rb"(?:scale_)?[0-9a-f]{64}")
+"""A name by which a delegate requests data, see :func:`.delegates.weight_store.data_name`."""
 DATA_ALIGNMENT = 16
 """Alignment in bytes of the data that delegates request by name, as in XNNPACK's serializer."""
 
@@ -20,19 +23,19 @@ DATA_ALIGNMENT = 16
 class Method:
     """A method to lower.
 
-    ``dynamic`` gives, for each input, the dimension that is the number of tokens.
+    ``dynamic`` gives, for each input, the dimension that is the number of tokens, ``None`` for an input without one.
     """
 
     name: str
     module: nn.Module
     inputs: tuple[Tensor, ...]
-    dynamic: tuple[int, ...]
+    dynamic: tuple[int | None, ...]
 
 
 def export_method(method: Method, longest: int) -> torch.export.ExportedProgram:
     """Trace ``method`` for any number of tokens from 1 to ``longest``."""
     tokens = torch.export.Dim("tokens", min=1, max=longest)
-    shapes = tuple({axis: tokens} for axis in method.dynamic)
+    shapes = tuple({} if axis is None else {axis: tokens} for axis in method.dynamic)
     with torch.no_grad():
         return torch.export.export(method.module.eval(), method.inputs, dynamic_shapes=shapes, strict=False)
 
@@ -49,7 +52,13 @@ def to_edge(programs: Mapping[str, torch.export.ExportedProgram], constants: Map
     return exir.to_edge(dict(programs), constant_methods=dict(constants), compile_config=config)
 
 
-def serialize(edge: Any, table_rows: Mapping[str, int], tag: str, data: Mapping[str, bytes | Path]) -> Any:
+def serialize(
+    edge: Any,
+    table_rows: Mapping[str, int],
+    tag: str,
+    data: Mapping[str, bytes | Path],
+    inside: Mapping[str, Path] | None = None,
+) -> Any:
     """The ``model.pte`` as a ``Cord`` (``write_to_file``).
 
     Args:
@@ -58,6 +67,7 @@ def serialize(edge: Any, table_rows: Mapping[str, int], tag: str, data: Mapping[
             row each.
         tag: the program's name for the data file.
         data: what delegates request by name, as bytes or as files, which must exist until the ``Cord`` is written.
+        inside: files of the buffers of ``table_rows`` that go into the program itself instead of a data file.
     """
     from executorch.exir import ExecutorchBackendConfig
     from executorch.exir._serialize._cord import FileBackedData
@@ -72,7 +82,12 @@ def serialize(edge: Any, table_rows: Mapping[str, int], tag: str, data: Mapping[
     # The manager has already serialised a program for one-row tables; this repeats its last step.
     program, store = manager.executorch_program, NamedDataStore()
     _bind_tables(program, table_rows)
+    if inside:
+        _take_in(program, inside)
+    requested = {name.decode() for blob in program.backend_delegate_data for name in DATA_NAME.findall(blob.data)}
     for name, held in sorted(data.items()):
+        if name not in requested:
+            continue  # it is an input of the delegates, see .delegates.constants
         entry = held if isinstance(held, bytes) else FileBackedData(str(held))
         store.add_named_data(name, entry, DATA_ALIGNMENT)
     named = store.get_named_data_store_output()
@@ -101,3 +116,24 @@ def _bind_tables(program: Any, table_rows: Mapping[str, int]) -> None:
             bound += 1
     if bound < len(table_rows):
         raise ParityError(f"{bound} external tensors in the program, expected at least {len(table_rows)}")
+
+
+def _take_in(program: Any, inside: Mapping[str, Path]) -> None:
+    """Turn external tensors into constants of the program, each buffer once however many methods use it."""
+    from executorch.exir._serialize._cord import FileBackedData
+    from executorch.exir.schema import Buffer
+    from executorch.exir.schema import Tensor as SchemaTensor
+
+    places: dict[str, int] = {}
+    for plan in program.execution_plan:
+        for value in plan.values:
+            tensor = value.val
+            if not isinstance(tensor, SchemaTensor) or tensor.extra_tensor_info is None:
+                continue
+            name = tensor.extra_tensor_info.fully_qualified_name
+            if name not in inside:
+                continue
+            if name not in places:
+                places[name] = len(program.constant_buffer)
+                program.constant_buffer.append(Buffer(storage=FileBackedData(str(inside[name]))))
+            tensor.data_buffer_idx, tensor.extra_tensor_info = places[name], None

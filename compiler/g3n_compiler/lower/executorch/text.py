@@ -57,6 +57,8 @@ MODEL = "model.pte"
 TABLES = "model.ptd"
 TABLES_RECORD = "model.ptd.json"
 DELEGATION = "model.pte.json"
+WEIGHTS = "weights"
+"""Folder of the encoded weights, among the files of a compile's steps."""
 TABLES_TAG = "model"
 """The program's name for the data file."""
 EXAMPLE_TOKENS = 6
@@ -86,6 +88,7 @@ def lower_text(
     methods: Sequence[MethodName] = ("forward",),
     stop_ids: Sequence[int] | None = None,
     head_shares_table: bool = True,
+    keep_weights: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> ExecuTorchArtifacts:
     """Make ``model.pte`` and ``model.ptd`` as resumable ``steps``. The same arguments give the same bytes.
@@ -100,6 +103,7 @@ def lower_text(
         head_shares_table: whether ``read`` gives the token table and the head the same rows. It does not if towers'
             hard tokens have rows of their own in the table, see
             :class:`~g3n_compiler.models.gemma3n.soft_tokens.HardTokenRows`.
+        keep_weights: whether the encoded weights stay among the files of the steps, for another program.
         progress: called with a line as each part of a step begins.
 
     Raises:
@@ -123,7 +127,7 @@ def lower_text(
     def make_model(path: Path) -> None:
         progress("quantising the weights")
         parts = checkpoint_parts(lambda spec: read(spec, None))
-        folder = steps.folder / "weights"
+        folder = steps.folder / WEIGHTS
         folder.mkdir(exist_ok=True)
         outside = {"lm_head": file.weight_names["embed_tokens"]} if tied else {}
         stored = store_weights(specs, recipe, parts, folder, outside)
@@ -147,7 +151,8 @@ def lower_text(
             program.write_to_file(output)
 
     model = steps.file(MODEL, make_model, "executorch: making the program", (DELEGATION,))
-    shutil.rmtree(steps.folder / "weights", ignore_errors=True)
+    if not keep_weights:
+        shutil.rmtree(steps.folder / WEIGHTS, ignore_errors=True)
     delegation = Delegation(**json.loads((steps.folder / DELEGATION).read_text(encoding="utf-8")))
     return ExecuTorchArtifacts(model, tables, file, tuple(methods), delegation)
 

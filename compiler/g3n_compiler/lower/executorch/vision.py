@@ -163,6 +163,17 @@ class EncodeImage(nn.Module):
         return (*outputs, features, tokens) if self.probe else (tokens,)
 
 
+def vision_specs(config: VisionConfig, hidden: int) -> dict[str, WeightSpec]:
+    """Weights of the encoder and of the adapter, for a text model of width ``hidden``."""
+    return encoder_weights(read_layout(config)) | adapter_weights(config, hidden)
+
+
+def image_encoder(config: VisionConfig, hidden: int, templates: TowerTemplates, side: int) -> EncodeImage:
+    """The tower over delegates, for images of ``side`` pixels."""
+    made = chain(config, read_layout(config), hidden, side)
+    return EncodeImage([templates(piece) for piece in made.pieces], made.fused, probe=False)
+
+
 def write_vision(
     config: VisionConfig, hidden: int, recipe: Recipe, read: Read, resolutions: Sequence[int], path: Path
 ) -> Delegation:
@@ -176,7 +187,7 @@ def write_vision(
         NotFinite: a weight holds a NaN or an infinity.
     """
     layout = read_layout(config)
-    specs = encoder_weights(layout) | adapter_weights(config, hidden)
+    specs = vision_specs(config, hidden)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".vision-") as folder:
         stored = store_weights(specs, recipe, checkpoint_parts(read), Path(folder), {})
         templates = TowerTemplates(recipe, stored)

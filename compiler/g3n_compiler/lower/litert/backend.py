@@ -13,6 +13,7 @@ import numpy as np
 from g3n_compiler.checkpoint.conversations import Conversation
 from g3n_compiler.heap import release_free_memory
 from g3n_compiler.lower.accelerator import AcceleratorOutputs, AcceleratorRun
+from g3n_compiler.lower.alternates import AlternateInputs, SameNumbers, SameText
 from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Delegation, Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.isolated import isolated
@@ -85,6 +86,7 @@ class LiteRtBackend:
     takes_tools = True
     lora_ranks = (16, 32)
     """LiteRT-LM 0.18.1 refuses others when it reads an adapter's file."""
+    single_forms = ()
 
     @property
     def accelerator(self) -> str | None:
@@ -97,6 +99,9 @@ class LiteRtBackend:
         self, config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
     ) -> dict[str, Any]:
         return memory_ledger(config, recipe, context, prefill, subgraphs)
+
+    def require_possible(self, job: Job) -> None:
+        """Everything that is asked for has been checked."""
 
     def lower(self, job: Job) -> Lowered:
         steps, name = job.steps, f"{job.stem}.litertlm"
@@ -161,6 +166,9 @@ class LiteRtBackend:
 
     def open_layers(self, files: Files, config: TextConfig) -> dict[str, LayeredModel]:
         return {"layers": OpenedLayers(files[ROLE], config)}
+
+    def alternates(self, job: Job, inputs: AlternateInputs) -> Iterator[SameNumbers | SameText]:
+        return iter(())
 
     def open_tokenizer(self, files: Files) -> TextCodec:
         return open_tokenizer(files[ROLE])

@@ -7,7 +7,7 @@ with the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from g3n_compiler.errors import ParityError
+from g3n_compiler.lower.executorch.delegates.constants import WithConstants
 from g3n_compiler.lower.executorch.delegates.weight_store import StoredWeights, data_name, encode
 from g3n_compiler.lower.executorch.weights import part_shapes
 from g3n_compiler.models.weights import WeightSpec
@@ -40,18 +41,26 @@ class Template:
     symbols: Mapping[Any, str] = field(default_factory=dict)
     """Sizes that are only known at run time, by their symbols in ``operators``."""
     compile_specs: tuple[Any, ...] = ()
+    lifted: Sequence[Tensor] = ()
+    """The inputs after the caller's, see :mod:`.constants`; a stand-in where a weight belongs."""
 
     def delegate(self, stored: StoredWeights, prefix: str) -> nn.Module:
         """A delegate for the stored weights whose names begin with ``prefix``."""
         from executorch.exir.lowered_backend_module import LoweredBackendModule
 
-        blob = self.blob
+        def own(weight: str) -> str:
+            return prefix + weight.removeprefix(self.prefix) if weight.startswith(self.prefix) else weight
+
+        blob, weights = self.blob, {name: key for key, name in self.names.items()}
         for (weight, part), name in self.names.items():
-            if weight.startswith(self.prefix):
-                weight = prefix + weight.removeprefix(self.prefix)
             # Both names have the same length, and a hash occurs nowhere else in the blob.
-            blob = blob.replace(name.encode(), stored.names[weight, part].encode())
-        return LoweredBackendModule(self.shape, BACKEND, blob, list(self.compile_specs))
+            blob = blob.replace(name.encode(), stored.names[own(weight), part].encode())
+        module = LoweredBackendModule(self.shape, BACKEND, blob, list(self.compile_specs))
+        constants: list[Tensor] = []
+        for tensor in self.lifted:
+            key = weights.get(_name_of(tensor))
+            constants.append(tensor if key is None else stored.tensor(own(key[0]), key[1], tensor.shape))
+        return WithConstants(module, constants) if constants else module
 
 
 class Templates:
@@ -110,14 +119,18 @@ class StandIns:
         return out
 
 
-def other_data(what: str, stand_ins: StandIns, blob: bytes, data: Mapping[str, bytes]) -> dict[str, bytes]:
-    """What ``blob`` requests besides the stand-ins, each of which it must name exactly once.
+def other_data(
+    what: str, stand_ins: StandIns, blob: bytes, data: Mapping[str, bytes], lifted: Sequence[Tensor]
+) -> dict[str, bytes]:
+    """What ``blob`` requests besides the stand-ins, each of which it must name exactly once, or never if it was lifted.
 
     Raises:
         ParityError: it does not, so replacing names would silently go wrong.
     """
-    left = dict(data)
+    left, inputs = dict(data), {_name_of(tensor) for tensor in lifted}
     for (weight, part), name in stand_ins.names.items():
+        if name in inputs and name not in left:
+            continue
         if name not in left or blob.count(name.encode()) != 1:
             raise ParityError(
                 f"{what}: part {part!r} of {weight!r} does not occur exactly once in what XNNPACK's serializer "
@@ -125,6 +138,11 @@ def other_data(what: str, stand_ins: StandIns, blob: bytes, data: Mapping[str, b
             )
         del left[name]
     return left
+
+
+def _name_of(tensor: Tensor) -> str:
+    """The name that a float weight of these values has."""
+    return data_name("", tensor.contiguous().numpy().tobytes())
 
 
 def edge_program(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

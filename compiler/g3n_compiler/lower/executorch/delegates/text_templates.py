@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from g3n_compiler.lower.executorch.delegates.constants import lift_unpacked
 from g3n_compiler.lower.executorch.delegates.template import (
     BACKEND,
     SameSignature,
@@ -73,30 +74,38 @@ class TextTemplates:
 
         stand_ins = StandIns()
         piece = kind(self._config, XnnpackWeights(specs, self._templates.recipe, stand_ins), layer)
-        edge, compile_specs = edge_program(self._export(piece, piece)), (CompileSpec(ONE_PASS, b""),)
+        edge, lifted = lift_unpacked(edge_program(self._export(piece, piece)))
+        compile_specs = (CompileSpec(ONE_PASS, b""),)
         lowered: Any = to_backend(BACKEND, edge, list(compile_specs))
         store = lowered.named_data_store_output
         held = {name: store.buffers[entry.buffer_index] for name, entry in store.pte_data.items()}
         blob: bytes = lowered.processed_bytes
-        data = other_data(f"{kind.__name__} of layer {layer}", stand_ins, blob, held)
-        shape, symbols = self._export(piece, SameSignature(piece.outputs)), _symbols(edge, piece)
-        prefix = f"layers.{layer}."
-        return Template(prefix, blob, stand_ins.names, data, shape, edge.graph_module, symbols, compile_specs)
+        data = other_data(f"{kind.__name__} of layer {layer}", stand_ins, blob, held, lifted)
 
-    def _export(self, piece: DecoderPiece, module: nn.Module) -> torch.export.ExportedProgram:
+        def outputs(*inputs: Tensor) -> tuple[Tensor, ...]:
+            return piece.outputs(*inputs[: len(inputs) - len(lifted)])
+
+        shape, symbols = self._export(piece, SameSignature(outputs), lifted), _symbols(edge, piece)
+        prefix = f"layers.{layer}."
+        return Template(prefix, blob, stand_ins.names, data, shape, edge.graph_module, symbols, compile_specs, lifted)
+
+    def _export(
+        self, piece: DecoderPiece, module: nn.Module, lifted: Sequence[Tensor] = ()
+    ) -> torch.export.ExportedProgram:
         tokens = torch.export.Dim("tokens", min=1, max=self._chunk)
         slots = torch.export.Dim("slots", min=2, max=self._slots)
         inputs = piece.example(min(EXAMPLE_TOKENS, self._chunk), min(EXAMPLE_SLOTS, self._slots))
-        shapes = (piece.axes(tokens, slots),)
+        shapes = ((*piece.axes(tokens, slots), *({} for _ in lifted)),)
         with torch.no_grad():
-            return torch.export.export(module.eval(), inputs, dynamic_shapes=shapes, strict=False)
+            return torch.export.export(module.eval(), (*inputs, *lifted), dynamic_shapes=shapes, strict=False)
 
 
 def _symbols(program: torch.export.ExportedProgram, piece: DecoderPiece) -> dict[Any, str]:
     """``tokens`` and ``slots``, by their symbols in an exported module."""
     inputs = [n for n in program.graph.nodes if n.name in program.graph_signature.user_inputs]
     out: dict[Any, str] = {}
-    for node, axes in zip(inputs, piece.axes("tokens", "slots"), strict=True):
+    # Constants that were lifted come after the module's own inputs.
+    for node, axes in zip(inputs, piece.axes("tokens", "slots"), strict=False):
         for axis, name in axes.items():
             if isinstance(size := node.meta["val"].shape[axis], torch.SymInt) and name in ("tokens", "slots"):
                 out[size.node.expr] = name

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from g3n_compiler.lower.artifact import Delegation
+from g3n_compiler.lower.executorch.delegates.constants import lift_unpacked
 from g3n_compiler.lower.executorch.delegates.template import (
     SameSignature,
     StandIns,
@@ -94,16 +95,16 @@ class TowerTemplates:
         stand_ins = StandIns()
         module = piece.build(XnnpackWeights(piece.specs, self._templates.recipe, stand_ins))
         exported = export_static(module, piece.inputs)
-        edge = edge_program(exported)
+        edge, lifted = lift_unpacked(edge_program(exported))
         made = xnnpack_blob(edge)
-        data = other_data(piece.kind, stand_ins, made.content, made.data)
+        data = other_data(piece.kind, stand_ins, made.content, made.data, lifted)
         shapes = [tuple(n.meta["val"].shape) for n in exported.graph.output_node().args[0]]
 
         def outputs(*inputs: Tensor) -> tuple[Tensor, ...]:
             return tuple(inputs[0].new_empty(shape) for shape in shapes)
 
-        shape = export_static(SameSignature(outputs), piece.inputs)
-        return Template(piece.prefix, made.content, stand_ins.names, data, shape, edge.graph_module)
+        shape = export_static(SameSignature(outputs), (*piece.inputs, *(tuple(tensor.shape) for tensor in lifted)))
+        return Template(piece.prefix, made.content, stand_ins.names, data, shape, edge.graph_module, lifted=lifted)
 
 
 def export_static(module: nn.Module, inputs: Sequence[tuple[int, ...]]) -> torch.export.ExportedProgram:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from g3n_compiler.lower.executorch.weights import PartsOf, part_shapes
@@ -32,6 +33,12 @@ class StoredWeights:
     """By weight and part."""
     data: dict[str, bytes | Path] = field(default_factory=dict)
     """By name; weights in the data file are not included."""
+
+    def tensor(self, weight: str, part: str, shape: Sequence[int]) -> Tensor:
+        """A part that is stored as float32, with its ``shape``."""
+        held = self.data[self.names[weight, part]]
+        data = held if isinstance(held, bytes) else held.read_bytes()
+        return torch.frombuffer(bytearray(data), dtype=torch.float32).view(*shape)
 
     def parts(self, weight: str) -> dict[str, str]:
         """Names of a weight's parts."""
