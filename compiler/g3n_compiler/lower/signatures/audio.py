@@ -80,7 +80,7 @@ class AudioSignature(nn.Module):
 
 
 class Encode(AudioSignature):
-    """Sound at 16 kHz, a longest clip's length at a time -> features; see :func:`.audio_stream.by_clip`.
+    """Sound at 16 kHz, a longest clip's length at a time -> features: see ``by_clip`` of ``models.gemma3n.audio_stream``.
 
     A sound no longer than the longest clip takes one call, and gets as many soft tokens as the longest clip: like the
     reference, which puts the padding's embedding (:class:`Adapt`) where there are no features. A longer one gets the
@@ -165,7 +165,7 @@ class Adapt(AudioSignature):
 
 
 def state_names(config: AudioConfig) -> dict[str, str]:
-    """What :class:`Encode` carries from call to call: its name there, by that in :func:`.audio_stream.state_shapes`."""
+    """What :class:`Encode` carries from call to call: its name there, by that in ``models.gemma3n.audio_stream``."""
     names = dict(FRONT_NAMES)
     for i in range(config.num_layers):
         names |= layer_names(i)
