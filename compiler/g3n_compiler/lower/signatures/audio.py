@@ -80,7 +80,7 @@ class AudioSignature(nn.Module):
 
 
 class Encode(AudioSignature):
-    """Sound at 16 kHz, a longest clip's length at a time -> features: see ``by_clip`` of ``models.gemma3n.audio_stream``.
+    """Sound at 16 kHz, a longest clip's length at a time -> features (``by_clip`` of ``models.gemma3n.audio_stream``).
 
     A sound no longer than the longest clip takes one call, and gets as many soft tokens as the longest clip: like the
     reference, which puts the padding's embedding (:class:`Adapt`) where there are no features. A longer one gets the
