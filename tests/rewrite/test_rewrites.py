@@ -83,6 +83,18 @@ def test_factors_that_were_moved_before_make_no_difference(
         assert ratio.min() > 0 and ratio.max() / ratio.min() < 1.0001 and 1 / 2.001 < ratio.max() < 2.001, name
 
 
+def test_channels_that_no_example_reached_are_moved_too(tiny: TinyModel, tmp_path: Path) -> None:
+    """Their columns lie on the same grid as the others', which large ones would make coarse."""
+    plain, outliers = tiny.open(), Source.open(plant(tiny.directory, tmp_path / "planted", hidden(1 / 64)))
+    reached = torch.ones(128)
+    reached[3::40] = 0  # those that the planting made large
+    sizes = {f"layers.{i}.mlp.hidden": reached for i in range(10)}
+    for i in range(10):
+        columns = [s.rewritten(sizes).read_relative(f"layers.{i}.mlp.down_proj.weight") for s in (plain, outliers)]
+        ratio = columns[1] / columns[0]
+        assert ratio.min() > 0 and ratio.max() / ratio.min() < 1.0001, f"layer {i}"
+
+
 def test_a_turn_that_was_made_before_makes_no_difference(tiny: TinyModel, rewritten: Source, tmp_path: Path) -> None:
     again = Source.open(plant(tiny.directory, tmp_path / "planted", TURN)).rewritten()
     for name, spec in specs(rewritten).items():

@@ -55,8 +55,9 @@ def choose_rewrites(
     columns: dict[str, Tensor] = {}
     measure = _Measure(shape_of, read)
     for place in channels:
-        x = (sizes or {}).get(place.name, None)
-        x = measure.values(place) if x is None else x.double()
+        x, seen = measure.values(place), (sizes or {}).get(place.name)
+        if seen is not None:
+            x = _filled(seen.double(), x)
         factors = _factors(x, measure.readers(place, x))
         for producer in place.producers:
             (columns if producer.tables else rows)[producer.tensor] = 1 / factors
@@ -70,6 +71,17 @@ def choose_rewrites(
             heads = shape_of(output)[1] // turn.head_dim
             found[output] = Rewrite(turned_columns=rotation.repeat_interleave(heads // turn.kv_heads, 0))
     return Rewrites(found)
+
+
+def _filled(seen: Tensor, estimate: Tensor) -> Tensor:
+    """What examples said of each channel; one that none of them reached is as large as its weights say, beside the
+    others, because its columns are rounded on the same grid as theirs.
+    """
+    reached = seen > 0
+    both = reached & (estimate > 0)
+    if not both.any():
+        return estimate
+    return torch.where(reached, seen, estimate * (seen[both] / estimate[both]).median())
 
 
 def _factors(x: Tensor, w: Tensor) -> Tensor:
