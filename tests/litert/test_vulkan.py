@@ -108,4 +108,4 @@ def test_a_compile_that_requires_a_gpu_is_refused_at_once(tmp_path: Path, monkey
 
 def test_executorch_has_no_gpu_here(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="runs on the CPU"):
-        ENGINES["executorch"](cast(Bundle, None), 1, Placement("gpu"), None)
+        ENGINES["executorch"](cast(Bundle, None), 1, Placement("gpu"), None, None)
