@@ -57,7 +57,7 @@ class Echo:
 @pytest.fixture
 def echo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Echo:
     engine = Echo()
-    monkeypatch.setitem(ENGINES, "executorch", lambda bundle, threads, placement, context: engine)  # type: ignore[arg-type, return-value]
+    monkeypatch.setitem(ENGINES, "executorch", lambda bundle, threads, placement, context, adapter: engine)  # type: ignore[arg-type, return-value]
     bundle(tmp_path)
     return engine
 
@@ -176,7 +176,7 @@ class Noisy(Echo):
         write(2, b"noise at the end\\n")
 
 engine = Noisy()
-ENGINES["executorch"] = lambda bundle, threads, placement, context: engine
+ENGINES["executorch"] = lambda bundle, threads, placement, context, adapter: engine
 sys.exit(main())
 """
 
@@ -213,7 +213,7 @@ class Repeating:
     def close(self):
         pass
 
-ENGINES["executorch"] = lambda bundle, threads, placement, context: Repeating()
+ENGINES["executorch"] = lambda bundle, threads, placement, context, adapter: Repeating()
 sys.exit(main())
 """
 

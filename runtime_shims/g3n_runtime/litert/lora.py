@@ -15,13 +15,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from g3n_runtime.bundle import Bundle
 from g3n_runtime.errors import EngineError
 from g3n_runtime.open_file import OpenFile
+
+if TYPE_CHECKING:  # the emulated aarch64 machine, which runs models with this module, has no jsonschema
+    from g3n_runtime.bundle import Bundle
 
 INPUT = "lora_"
 """Begins the names of the inputs that an adapter fills."""
