@@ -1,7 +1,8 @@
 """The methods of a single program, as ExecuTorch's stock ``MultimodalRunner`` and react-native-executorch call them.
 
 Both are fed with the delegates of the bundle's own programs. ``N`` counts the soft tokens and the row that ends a
-picture or a sound; ``width`` is that of ``text_decoder``'s rows, see :func:`g3n_compiler.lower.executorch.methods.row_width`.
+picture or a sound; ``width`` is that of ``text_decoder``'s rows, see
+:func:`g3n_compiler.lower.executorch.methods.row_width`.
 
 ``stock`` (``extension/llm/runner`` of executorch 1.5.1): one tensor goes from each encoder to the decoder, so an
 encoder also gives the per-layer embeddings of its soft tokens, which are those of id 0.
