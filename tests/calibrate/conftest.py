@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from g3n_compiler.compile import CompileOptions, compile_bundle
 from g3n_compiler.nano import checkpoint_dir
@@ -60,3 +60,17 @@ def edit(path: Path, change: Callable[[dict[str, object]], object]) -> None:
     record = json.loads(path.read_text(encoding="utf-8"))
     change(record)
     path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def bfloat16_shards(source: Path, folder: Path) -> Path:
+    """The same checkpoint as it is published: bfloat16, in shards."""
+    shutil.copytree(source, folder)
+    whole = {name: value.bfloat16() for name, value in load_file(folder / "model.safetensors").items()}
+    (folder / "model.safetensors").unlink()
+    names = sorted(whole)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for part, own in parts.items():
+        save_file({name: whole[name] for name in own}, folder / part)
+    index = {"weight_map": {name: part for part, own in parts.items() for name in own}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder

@@ -43,7 +43,7 @@ from g3n_compiler.verify.held import own_held_texts
 from g3n_compiler.verify.reference import Reference
 from g3n_runtime.bundle import open_bundle
 from tests.bundle.folders import content
-from tests.calibrate.conftest import EXAMPLES, compiled, edit, silent, tensors
+from tests.calibrate.conftest import EXAMPLES, bfloat16_shards, compiled, edit, silent, tensors
 from tests.fakes import FakeBackend
 
 REWRITTEN = ("pre_feedforward_layernorm", "correct_output_scale", "per_layer_input_gate", "per_layer_projection.",
@@ -161,16 +161,8 @@ def test_the_same_inputs_give_the_same_bytes_even_after_a_kill(
 
 
 def test_several_shards_and_bfloat16(source: Path, examples: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "shards"
-    shutil.copytree(source, folder)
-    whole = {name: value.bfloat16() for name, value in load_file(folder / "model.safetensors").items()}
-    (folder / "model.safetensors").unlink()
-    names = sorted(whole)
-    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for part, own in parts.items():
-        save_file({name: whole[name] for name in own}, folder / part)
-    index = {"weight_map": {name: part for part, own in parts.items() for name in own}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    folder = bfloat16_shards(source, tmp_path / "shards")
+    whole = tensors(folder)
     calibrate(folder, examples, "int4", tmp_path / "out", silent)
     after = tensors(tmp_path / "out")
     assert after.keys() == whole.keys() and all(value.dtype == torch.bfloat16 for value in after.values())
@@ -222,6 +214,12 @@ def test_what_would_undo_it_is_refused(calibrated: Path, examples: Path, tmp_pat
     (tmp_path / "adapter_model.safetensors").write_text("{}")
     with pytest.raises(TargetError, match="--lora would undo that"):
         compiled(calibrated, out, lora=tmp_path)
+
+
+def test_adapters_at_run_time_would_miss_its_rotations(calibrated: Path, tmp_path: Path) -> None:
+    given = CompileOptions(checkpoint=calibrated, runtime="litert", context=128, out=tmp_path / "out", lora_rank=16)
+    with pytest.raises(TargetError, match="its values of attention were rotated"):
+        compile_bundle(given, silent)
 
 
 def test_what_it_cost_is_known_when_it_is_compiled(source: Path, calibrated: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from g3n_compiler.calibrate.run import View, calibrate
 from g3n_compiler.checkpoint.calibrated import read_calibration
@@ -30,7 +30,7 @@ from g3n_compiler.source import Source
 from g3n_compiler.verify.checks import EXACT, relative_error
 from g3n_compiler.verify.held import own_held_texts
 from g3n_compiler.verify.reference import Reference, hf_logits
-from tests.calibrate.conftest import compiled, silent, tensors
+from tests.calibrate.conftest import bfloat16_shards, compiled, silent, tensors
 from tests.checkpoint.adapters import ATTENTION, merged, write_adapter
 from tests.conftest import TinyModel, ids_of
 
@@ -47,20 +47,6 @@ def on_the_grid(source: Source) -> int:
         value = source.read(spec)
         assert torch.equal(fake_quantize(value, recipe.scheme(spec)), value), spec.name
     return len(specs)
-
-
-def bfloat16_shards(source: Path, folder: Path) -> Path:
-    """The same checkpoint as it is published: bfloat16, in shards."""
-    shutil.copytree(source, folder)
-    whole = {name: value.bfloat16() for name, value in load_file(folder / "model.safetensors").items()}
-    (folder / "model.safetensors").unlink()
-    names = sorted(whole)
-    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for part, own in parts.items():
-        save_file({name: whole[name] for name in own}, folder / part)
-    index = {"weight_map": {name: part for part, own in parts.items() for name in own}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -131,3 +131,16 @@ def check_calibration(directory: Path, recipe: str, changed_by: str | None, size
             f"{directory} was calibrated {had}: compile it {had}, or calibrate the checkpoint that it was made from "
             "for the sizes that you want"
         )
+
+
+def refuse_later_adapters(directory: Path) -> None:
+    """Raise for a calibrated checkpoint whose values were rotated: an adapter of the checkpoint that it was made from
+    would have to follow rotations that nobody kept.
+    """
+    found = read_calibration(directory)
+    if found is not None and found.rewritten:
+        raise TargetError(
+            f"{directory} is calibrated, and its values of attention were rotated, which adapters of the checkpoint "
+            "that it was made from do not know: compile that one with --lora-rank, or merge the adapter with "
+            "g3n-calibrate --lora"
+        )

@@ -8,7 +8,7 @@ from pathlib import Path
 from g3n_compiler.bundle.destination import claim
 from g3n_compiler.bundle.kinds import BUNDLE
 from g3n_compiler.bundle.names import bundle_name, file_stem
-from g3n_compiler.checkpoint.calibrated import check_calibration
+from g3n_compiler.checkpoint.calibrated import check_calibration, refuse_later_adapters
 from g3n_compiler.checkpoint.hub import name_size, require_folder, resolve_adapter, resolve_checkpoint, stay_offline
 from g3n_compiler.checkpoint.identity import Inputs
 from g3n_compiler.checkpoint.lora import CONFIG, TEXT_FILES, WEIGHTS, require_adapter
@@ -98,6 +98,8 @@ def open_request(
         memory = peak_memory(options.context, options.prefill_lengths, recipe, backends)
         source, choice, sizes = choose_view(source, size, options.slicing, options.elastic, memory, progress)
         check_calibration(source.directory, recipe.name, _changed_by(options, choice), [size.name for size in sizes])
+        if options.lora_rank is not None:
+            refuse_later_adapters(source.directory)
         if adapter is not None:
             source = source.adapted(adapter, remark)
         accounted = account(source, remark)
