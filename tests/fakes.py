@@ -14,7 +14,7 @@ from g3n_compiler.lower.alternates import AlternateInputs, SameNumbers, SameText
 from g3n_compiler.lower.artifact import Delegation, Files, Lowered, LoweredFile, LoweredSubgraph
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert.memory import memory_ledger as litert_ledger
-from g3n_compiler.lower.opened import LayeredModel, TextCodec, TextModel, Towers
+from g3n_compiler.lower.opened import LayeredModel, TextCodec, TextModel
 from g3n_compiler.lower.prompts import Answers, Prompts, own_prompts
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 from g3n_compiler.models.gemma3n.text_config import TextConfig
@@ -141,11 +141,12 @@ class FakeBackend:
         assert self._job is not None
         return self._job.tokenizer.loaded()
 
-    def open_towers(self, files: Files) -> Towers:
+    def open_vision(self, files: Files) -> FakeVision | None:
         assert self._job is not None
-        if self._job.vision is None:
-            return Towers()
-        return Towers(FakeVision(self._job, self._error))
+        return None if self._job.vision is None else FakeVision(self._job, self._error)
+
+    def open_audio(self, files: Files) -> None:
+        return None
 
     def prompts(self, job: Job, conversations: Sequence[Conversation]) -> Prompts:
         return own_prompts(job, conversations, job.tokenizer.loaded().encode)

@@ -228,7 +228,7 @@ def test_front_end_in_the_graph() -> None:
 @pytest.mark.parametrize("recipe", ["fp32", "int8"])
 def test_the_bundles_tower_passes_verification(recipe: str, audio_bundle: AudioBundle) -> None:
     job = audio_bundle.job(recipe)
-    parity = Parity(audio_checks(job, audio_bundle.config, {"litert": OpenedAudio(audio_bundle.pack(recipe))}))
+    parity = Parity(audio_checks(job, audio_bundle.config, {"litert": lambda: OpenedAudio(audio_bundle.pack(recipe))}))
     parity.require()
     assert {c.runtime for c in parity.checks} == {"eager", "onnxruntime", "litert"}
     assert parity.worst("litert", "audio_encoder") is not None
@@ -245,11 +245,13 @@ def test_verification_sees_a_tower_that_hears_something_else(audio_bundle: Audio
         def end(self) -> np.ndarray:
             return super().end() * 1.01
 
-    checks = audio_checks(audio_bundle.job("fp32"), audio_bundle.config, {"litert": Deaf(audio_bundle.pack("fp32"))})
+    checks = audio_checks(
+        audio_bundle.job("fp32"), audio_bundle.config, {"litert": lambda: Deaf(audio_bundle.pack("fp32"))}
+    )
     assert not any(c.passed for c in checks if c.runtime == "litert")
     assert not any(
         c.passed
-        for c in audio_checks(audio_bundle.job("fp32"), audio_bundle.config, {"litert": None})
+        for c in audio_checks(audio_bundle.job("fp32"), audio_bundle.config, {"litert": lambda: None})
         if c.runtime == "litert"
     )
 

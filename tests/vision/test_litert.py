@@ -42,9 +42,9 @@ def config(lowered: LoweredVision) -> VisionConfig:
 
 
 def test_artifact_equals_transformers_and_onnxruntime(lowered: LoweredVision, config: VisionConfig) -> None:
-    model = LiteRtBackend().open_towers(lowered.lowered.paths(lowered.job.directory)).vision
+    model = LiteRtBackend().open_vision(lowered.lowered.paths(lowered.job.directory))
     assert model is not None and model.resolutions == SIDES
-    checks = vision_checks(lowered.job, config, {"litert": model})
+    checks = vision_checks(lowered.job, config, {"litert": lambda: model})
     assert [c.runtime for c in checks] == ["eager", "eager", "onnxruntime", "litert", "litert"]
     assert all(c.passed and c.limit == EXACT for c in checks), checks
 
@@ -56,16 +56,16 @@ def test_a_missing_resolution_fails_verification(lowered: LoweredVision, config:
         def embed(self, image: np.ndarray) -> np.ndarray:
             return VisionReference(lowered.job.source, config).embed(image)
 
-    one = [c for c in vision_checks(lowered.job, config, {"litert": OneSize()}) if c.runtime == "litert"]
+    one = [c for c in vision_checks(lowered.job, config, {"litert": OneSize}) if c.runtime == "litert"]
     assert [c.passed for c in one] == [True, False]
     with pytest.raises(ParityError, match="512"):
         Parity(one).require()
-    none = [c for c in vision_checks(lowered.job, config, {"litert": None}) if c.runtime == "litert"]
+    none = [c for c in vision_checks(lowered.job, config, {"litert": lambda: None}) if c.runtime == "litert"]
     assert not any(c.passed for c in none)
 
 
 def test_the_last_row_is_the_end_of_image(lowered: LoweredVision, config: VisionConfig) -> None:
-    model = LiteRtBackend().open_towers(lowered.lowered.paths(lowered.job.directory)).vision
+    model = LiteRtBackend().open_vision(lowered.lowered.paths(lowered.job.directory))
     assert model is not None
     from g3n_compiler.models.gemma3n.transformers_model import load_hf_embedder
 
@@ -160,7 +160,7 @@ def test_the_delegate_takes_the_encoder(lowered: LoweredVision, int8_encoder: Pa
 
 
 def test_an_image_of_another_size_is_refused(lowered: LoweredVision) -> None:
-    model = LiteRtBackend().open_towers(lowered.lowered.paths(lowered.job.directory)).vision
+    model = LiteRtBackend().open_vision(lowered.lowered.paths(lowered.job.directory))
     assert model is not None
     with pytest.raises(EngineError, match="256, 512"):
         model.embed(np.zeros((300, 300, 3), np.float32))

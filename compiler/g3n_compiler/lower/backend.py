@@ -17,7 +17,7 @@ from g3n_compiler.lower.alternates import AlternateInputs, SameNumbers, SameText
 from g3n_compiler.lower.arm64_kit import ArmRun, Outputs
 from g3n_compiler.lower.artifact import Files, Lowered, LoweredSubgraph
 from g3n_compiler.lower.job import Job
-from g3n_compiler.lower.opened import TextCodec, TextEntry, Towers
+from g3n_compiler.lower.opened import AudioModel, TextCodec, TextEntry, VisionModel
 from g3n_compiler.lower.prompts import Answers, Prompts
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.models.weights import Adapted
@@ -103,8 +103,11 @@ class Backend(TextEntry, Protocol):
     def open_tokenizer(self, files: Files) -> TextCodec:
         """Open the tokenizer that :meth:`lower` wrote."""
 
-    def open_towers(self, files: Files) -> Towers:
-        """Open the towers that :meth:`lower` wrote, each by itself."""
+    def open_vision(self, files: Files) -> VisionModel | None:
+        """Open the vision tower that :meth:`lower` wrote."""
+
+    def open_audio(self, files: Files) -> AudioModel | None:
+        """Open the audio tower that :meth:`lower` wrote."""
 
     def of_size(self, size: Size) -> TextEntry:
         """A smaller size of an elastic bundle.

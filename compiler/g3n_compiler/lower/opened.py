@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -124,12 +123,9 @@ class AudioModel(Protocol):
         """The end-of-audio row ``[1, hidden]``."""
 
 
-@dataclass(frozen=True)
-class Towers:
-    """The lowered towers; ``None`` for one that the bundle lacks."""
-
-    vision: VisionModel | None = None
-    audio: AudioModel | None = None
+OpenVision = Callable[[], VisionModel | None]
+OpenAudio = Callable[[], AudioModel | None]
+"""Opens a tower that a runtime should have, or finds that it lacks it."""
 
 
 class TextEntry(Protocol):

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from g3n_compiler.heap import release_free_memory
 from g3n_compiler.lower.job import Job
-from g3n_compiler.lower.opened import AudioModel, StreamTrace
+from g3n_compiler.lower.opened import AudioModel, OpenAudio, StreamTrace
 from g3n_compiler.lower.signatures.audio import Adapt, AudioSignature, Encode, state_names
 from g3n_compiler.lower.subgraphs import Runtime
 from g3n_compiler.models.gemma3n.audio import AudioEncoder
@@ -118,8 +119,11 @@ def is_small(config: AudioConfig) -> bool:
     return sum(torch.Size(s.shape).numel() for s in audio_weights(config).values()) <= SMALL_PARAMETERS
 
 
-def audio_checks(job: Job, config: AudioConfig, models: Mapping[Runtime, AudioModel | None]) -> list[Check]:
-    """Every comparison of the tower: clips of several lengths, a stream longer than any clip, and the end row."""
+def audio_checks(job: Job, config: AudioConfig, models: Mapping[Runtime, OpenAudio]) -> list[Check]:
+    """Every comparison of the tower: clips of several lengths, a stream longer than any clip, and the end row.
+
+    Each of ``models`` is opened when its turn comes and closed before the next, so that no two are in memory.
+    """
     exact = AudioReference(job.source, config)
     rounded = exact if job.recipe.name == "fp32" else AudioReference(job.source, config, job.recipe)
     clips = {f"clip of {s:g} s": golden_sound(s) for s in dict.fromkeys(min(c, exact.longest) for c in CLIPS)}
@@ -135,9 +139,11 @@ def audio_checks(job: Job, config: AudioConfig, models: Mapping[Runtime, AudioMo
     checks.append(_check(shortest, "onnxruntime", "eager fp32", onnx(clips[shortest]), want[shortest], EXACT))
     checks.append(_check(stream, "onnxruntime", "eager fp32", onnx(streamed), exact.tokens(streamed), EXACT))
     del onnx
+    release_free_memory()
     end = exact.reader.hard_token_row(config.end_id).view(1, -1).numpy()
-    for runtime, model in models.items():
+    for runtime, open_model in models.items():
         job.progress(f"comparing the {runtime} audio tower")
+        model = open_model()
         if model is None or rounded is exact:
             compare = functools.partial(_check, runtime=runtime, reference="eager fp32", limit=EXACT)
             for n, sound in clips.items():
@@ -148,6 +154,8 @@ def audio_checks(job: Job, config: AudioConfig, models: Mapping[Runtime, AudioMo
             checks += _step_checks(job, rounded, runtime, model, clips, streamed)
         error = relative_error(np.empty(0) if model is None else model.end(), end)
         checks.append(Check("end of audio", "end_of_audio", runtime, "eager fp32", "relative error", error, EXACT))
+        del model
+        release_free_memory()
     return checks
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -74,13 +74,13 @@ def verify(job: Job, backends: Mapping[Runtime, Backend]) -> Parity:
             parity.tasks += task_scores(job, backend)
     if job.vision is not None:
         job.progress("comparing the vision tower")
-        towers = {runtime: backend.open_towers(job.files).vision for runtime, backend in backends.items()}
-        parity.checks += vision_checks(job, job.vision, towers)
+        vision = {runtime: partial(backend.open_vision, job.files) for runtime, backend in backends.items()}
+        parity.checks += vision_checks(job, job.vision, vision)
     for backend in backends.values():
         verify_on_accelerator(job, backend, expected, rounded, parity)
     if job.audio is not None:
         job.progress("comparing the audio tower")
-        audio = {runtime: backend.open_towers(job.files).audio for runtime, backend in backends.items()}
+        audio = {runtime: partial(backend.open_audio, job.files) for runtime, backend in backends.items()}
         parity.checks += audio_checks(job, job.audio, audio)
     if job.single:
         job.progress("comparing the single programs")

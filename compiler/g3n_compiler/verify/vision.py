@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from g3n_compiler.heap import release_free_memory
 from g3n_compiler.lower.job import Job
-from g3n_compiler.lower.opened import VisionModel
+from g3n_compiler.lower.opened import OpenVision, VisionModel
 from g3n_compiler.lower.signatures.vision import (
     AdaptImage,
     EncodeImage,
@@ -89,8 +90,11 @@ def is_small(layout: VisionLayout) -> bool:
     return sum(torch.Size(s.shape).numel() for s in EncodeImage(layout).specs.values()) <= SMALL_PARAMETERS
 
 
-def vision_checks(job: Job, config: VisionConfig, models: Mapping[Runtime, VisionModel | None]) -> list[Check]:
-    """Every comparison of the tower, at every compiled resolution; a missing one fails."""
+def vision_checks(job: Job, config: VisionConfig, models: Mapping[Runtime, OpenVision]) -> list[Check]:
+    """Every comparison of the tower, at every compiled resolution; a missing one fails.
+
+    Each of ``models`` is opened when its turn comes and closed before the next, so that no two are in memory.
+    """
     exact = VisionReference(job.source, config)
     rounded = exact if job.recipe.name == "fp32" else VisionReference(job.source, config, job.recipe)
     images = {side: golden_image(side) for side in job.resolutions}
@@ -102,18 +106,37 @@ def vision_checks(job: Job, config: VisionConfig, models: Mapping[Runtime, Visio
     smallest = min(images)
     got = onnx_embed(job.source, config, images[smallest])
     checks.append(_check("onnxruntime", "eager fp32", smallest, got, want[smallest], EXACT))
-    for runtime, model in models.items():
+    release_free_memory()
+    for runtime, open_model in models.items():
         job.progress(f"comparing the {runtime} vision tower")
-        for side, image in images.items():
-            if model is None or side not in model.resolutions:
-                checks.append(_check(runtime, "eager fp32", side, np.empty(0), want[side], EXACT))
-            elif rounded is exact:
-                checks.append(_check(runtime, "eager fp32", side, model.embed(image), want[side], EXACT))
-            else:
-                errors = rounded.errors(image, model.steps(image), limit=job.recipe.layer_tolerance)
-                checks += step_checks(job, "vision_encoder", runtime, f"{side} x {side} pixels", errors)
-                checks.append(_check(runtime, "its own steps", side, model.embed(image), errors.result, SAME))
+        checks += _artifact_checks(job, runtime, open_model(), None if rounded is exact else rounded, images, want)
+        release_free_memory()
     return checks
+
+
+def _artifact_checks(
+    job: Job,
+    runtime: Runtime,
+    model: VisionModel | None,
+    rounded: VisionReference | None,
+    images: Mapping[int, np.ndarray],
+    want: Mapping[int, np.ndarray],
+) -> Iterator[Check]:
+    """Hold an artifact against the ``rounded`` reference step by step, or against what is wanted if nothing is rounded.
+
+    Args:
+        images: pictures ``[S, S, 3]`` by their side.
+        want: what the reference in float32 makes of them.
+    """
+    for side, image in images.items():
+        if model is None or side not in model.resolutions:
+            yield _check(runtime, "eager fp32", side, np.empty(0), want[side], EXACT)
+        elif rounded is None:
+            yield _check(runtime, "eager fp32", side, model.embed(image), want[side], EXACT)
+        else:
+            errors = rounded.errors(image, model.steps(image), limit=job.recipe.layer_tolerance)
+            yield from step_checks(job, "vision_encoder", runtime, f"{side} x {side} pixels", errors)
+            yield _check(runtime, "its own steps", side, model.embed(image), errors.result, SAME)
 
 
 def load_hf_vision(source: Source, config: VisionConfig) -> Callable[[np.ndarray], np.ndarray]:

@@ -23,7 +23,7 @@ from g3n_compiler.lower.executorch.layers import PROBE, ProbedLayers
 from g3n_compiler.lower.executorch.memory import compile_memory, memory_ledger
 from g3n_compiler.lower.executorch.single.forms import FORMS, Form, single_program
 from g3n_compiler.lower.job import Job
-from g3n_compiler.lower.opened import LayeredModel, TextCodec, TextEntry, TextModel, Towers
+from g3n_compiler.lower.opened import AudioModel, LayeredModel, TextCodec, TextEntry, TextModel, VisionModel
 from g3n_compiler.lower.prompts import Answers, Prompts, own_prompts
 from g3n_compiler.lower.subgraphs import Runtime, Subgraph
 from g3n_compiler.models.gemma3n.text_config import TextConfig
@@ -146,10 +146,15 @@ class ExecuTorchBackend:
     def open_tokenizer(self, files: Files) -> TextCodec:
         return Vocabulary(files[ROLES["tokenizer"]])
 
-    def open_towers(self, files: Files) -> Towers:
-        from g3n_compiler.lower.executorch.towers import open_towers
+    def open_vision(self, files: Files) -> VisionModel | None:
+        from g3n_compiler.lower.executorch.towers import open_vision
 
-        return open_towers(files)
+        return open_vision(files)
+
+    def open_audio(self, files: Files) -> AudioModel | None:
+        from g3n_compiler.lower.executorch.towers import open_audio
+
+        return open_audio(files)
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
         if not job.single:

@@ -15,7 +15,7 @@ from g3n_compiler.lower.artifact import Delegation, Files, LoweredFile, LoweredS
 from g3n_compiler.lower.executorch.audio import write_audio
 from g3n_compiler.lower.executorch.vision import write_vision
 from g3n_compiler.lower.job import Job
-from g3n_compiler.lower.opened import StreamTrace, Towers
+from g3n_compiler.lower.opened import StreamTrace
 from g3n_compiler.lower.signatures.vision import adapter_read
 from g3n_compiler.lower.subgraphs import Subgraph
 from g3n_runtime.executorch.audio import CLIP, END, STREAM, ExecuTorchAudio
@@ -49,13 +49,16 @@ def lower_towers(job: Job) -> tuple[list[LoweredFile], list[LoweredSubgraph]]:
     return files, subgraphs
 
 
-def open_towers(files: Files) -> Towers:
-    """The towers among a bundle's files."""
-    vision, audio = files.get(ROLES["vision"]), files.get(ROLES["audio"])
-    return Towers(
-        ExecuTorchVision(vision) if vision is not None else None,
-        TracedAudio(audio) if audio is not None else None,
-    )
+def open_vision(files: Files) -> ExecuTorchVision | None:
+    """The vision tower among a bundle's files."""
+    path = files.get(ROLES["vision"])
+    return None if path is None else ExecuTorchVision(path)
+
+
+def open_audio(files: Files) -> TracedAudio | None:
+    """The audio tower among a bundle's files."""
+    path = files.get(ROLES["audio"])
+    return None if path is None else TracedAudio(path)
 
 
 class TracedAudio(ExecuTorchAudio):

@@ -41,9 +41,9 @@ from g3n_compiler.lower.litert.opened import SECTIONS, OpenedLayers, OpenedTextM
 from g3n_compiler.lower.litert.prompts import engine_prompts, engine_template, rendered
 from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_embedder
 from g3n_compiler.lower.litert.text import convert
-from g3n_compiler.lower.litert.towers import lower_towers, media_of, open_towers
+from g3n_compiler.lower.litert.towers import lower_towers, media_of, open_audio, open_vision
 from g3n_compiler.lower.litert.wrapped_template import wrapped
-from g3n_compiler.lower.opened import LayeredModel, TextCodec, TextEntry, TextModel, Towers
+from g3n_compiler.lower.opened import AudioModel, LayeredModel, TextCodec, TextEntry, TextModel, VisionModel
 from g3n_compiler.lower.prompts import Answers, Prompts
 from g3n_compiler.lower.resume import Steps
 from g3n_compiler.lower.signatures.text import DECODE, prefill_name
@@ -173,8 +173,11 @@ class LiteRtBackend:
     def open_tokenizer(self, files: Files) -> TextCodec:
         return open_tokenizer(files[ROLE])
 
-    def open_towers(self, files: Files) -> Towers:
-        return open_towers(files[ROLE])
+    def open_vision(self, files: Files) -> VisionModel | None:
+        return open_vision(files[ROLE])
+
+    def open_audio(self, files: Files) -> AudioModel | None:
+        return open_audio(files[ROLE])
 
     def prompts(self, job: Job, conversations: Sequence[Conversation]) -> Prompts:
         template, own = engine_template(job), job.tokenizer.template

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.litert.audio import OpenedAudio, lower_audio
-from g3n_compiler.lower.litert.container import sections
+from g3n_compiler.lower.litert.container import SectionKind, sections
 from g3n_compiler.lower.litert.media import AudioMedia, ImageMedia, Media
 from g3n_compiler.lower.litert.section import TowerSection
 from g3n_compiler.lower.litert.vision import OpenedVision, lower_vision
-from g3n_compiler.lower.opened import Towers
 
 
 def lower_towers(job: Job, folder: Path) -> list[TowerSection]:
@@ -23,13 +22,18 @@ def lower_towers(job: Job, folder: Path) -> list[TowerSection]:
     return parts
 
 
-def open_towers(path: Path) -> Towers:
-    """The towers of a finished ``.litertlm``."""
-    kinds = {section.kind for section in sections(path)}
-    return Towers(
-        OpenedVision(path) if "vision_encoder" in kinds else None,
-        OpenedAudio(path) if "audio_encoder_hw" in kinds else None,
-    )
+def open_vision(path: Path) -> OpenedVision | None:
+    """The vision tower of a finished ``.litertlm``."""
+    return OpenedVision(path) if _has(path, "vision_encoder") else None
+
+
+def open_audio(path: Path) -> OpenedAudio | None:
+    """The audio tower of a finished ``.litertlm``."""
+    return OpenedAudio(path) if _has(path, "audio_encoder_hw") else None
+
+
+def _has(path: Path, kind: SectionKind) -> bool:
+    return any(section.kind == kind for section in sections(path))
 
 
 def media_of(job: Job) -> Media:

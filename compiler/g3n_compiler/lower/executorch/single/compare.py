@@ -11,7 +11,7 @@ import torch
 from g3n_compiler.lower.alternates import AlternateInputs, SameNumbers, SameText
 from g3n_compiler.lower.executorch.single.forms import FORMS, Form
 from g3n_compiler.lower.executorch.single.loop import Part, SingleLoop, as_tensor
-from g3n_compiler.lower.executorch.towers import open_towers
+from g3n_compiler.lower.executorch.towers import open_audio, open_vision
 from g3n_compiler.lower.job import Job
 from g3n_compiler.lower.subgraphs import Subgraph
 from g3n_runtime.conversation import Prompt
@@ -55,12 +55,12 @@ class _Own:
         rows = np.concatenate((model.embeddings(ids), model.ple(ids)), -1)
         logits, ple = model.prefilled_logits(inputs.ids, inputs.prompt), model.ple([0])
         del model  # before a tower is opened
-        towers = open_towers(files)
         seen = heard = None
-        if inputs.image is not None and towers.vision is not None:
-            seen = towers.vision.embed(inputs.image.astype(np.float32) / 255)
-        if inputs.sound is not None and towers.audio is not None:
-            heard = np.concatenate((towers.audio.clip(inputs.sound), towers.audio.end()))
+        if inputs.image is not None and (vision := open_vision(files)) is not None:
+            seen = vision.embed(inputs.image.astype(np.float32) / 255)
+            del vision  # before the next is opened
+        if inputs.sound is not None and (audio := open_audio(files)) is not None:
+            heard = np.concatenate((audio.clip(inputs.sound), audio.end()))
         return cls(rows, ple, logits, seen, heard)
 
 
