@@ -80,7 +80,10 @@ def compile_or_keep(
             sign_again(request.destination, key, options.sign, progress)
             return Outcome(request.out, up_to_date=True)
         config, singles = gemma3n_config(source.text), len(request.single)
-        needs = compile_needs(config, request.recipe, list(backends.values()), singles)
+        towers = [
+            list(source.family.towers[t].weights(source).values()) for t in source.towers if t in source.modalities
+        ]
+        needs = compile_needs(config, request.recipe, list(backends.values()), singles, towers)
         progress(require(needs, request.destination.path))
         with staged(request.destination, key) as (directory, steps):
             if may_be_kept:

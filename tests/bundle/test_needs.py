@@ -13,6 +13,7 @@ from g3n_compiler.bundle.compile_needs import Needs, compile_needs, require
 from g3n_compiler.errors import DiskError, ResourceError
 from g3n_compiler.lower.backend import Backend
 from g3n_compiler.lower.registry import get_backend
+from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import RECIPES
 from tests.conftest import TinyModel
 
@@ -49,6 +50,17 @@ def test_disk_holds_every_weight_twice(tiny: TinyModel) -> None:
     assert eight_large.memory > four_large.memory > four.memory
     assert four.disk < eight.disk
     assert eight.disk > 2 * config.vocab_size * config.hidden_size * 2
+
+
+def test_a_tower_is_held_whole_in_float32_while_it_is_compared(tiny: TinyModel) -> None:
+    config, recipe = tiny.open().text, RECIPES["int4"]
+    small, large = ([WeightSpec(f"audio.{n}", (n, 1000), "audio", f"{n}.weight")] for n in (1000, 10**6))
+    text, with_small, with_large = (
+        compile_needs(config, recipe, backends("litert"), towers=towers) for towers in ([], [small], [small, large])
+    )
+    assert with_small.memory == text.memory, "text takes more than a small tower"
+    assert with_large.memory > 4 * 10**9, "float32 weights of the larger tower"
+    assert with_large.disk - text.disk > 10**9 > with_small.disk - text.disk > 10**6, "of both, in the recipe's form"
 
 
 def test_of_two_runtimes_the_larger_memory_and_the_disk_of_both(tiny: TinyModel) -> None:

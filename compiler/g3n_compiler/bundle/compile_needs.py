@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from g3n_compiler.lower.backend import Backend
 from g3n_compiler.models.embedding_tables import embedding_weights
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.models.registry import text_weights
+from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Recipe
 from g3n_runtime.machine import memory_room
 
@@ -19,6 +21,9 @@ COPIES_ON_DISK = 2
 """A section is also a file of its own until the bundle is packed."""
 TOOLCHAIN_MEMORY = 700_000_000
 """Resident bytes of the process with its toolchain loaded (x86-64, Linux)."""
+FLOAT32 = 4
+TOWER_MEMORY = 900_000_000
+"""Activations and graphs while a tower, whole and in float32, is run by onnxruntime."""
 GB = 1e9
 
 
@@ -29,14 +34,24 @@ class Needs(NamedTuple):
     disk: int
 
 
-def compile_needs(config: TextConfig, recipe: Recipe, backends: Sequence[Backend], singles: int = 0) -> Needs:
+def compile_needs(
+    config: TextConfig,
+    recipe: Recipe,
+    backends: Sequence[Backend],
+    singles: int = 0,
+    towers: Sequence[Sequence[WeightSpec]] = (),
+) -> Needs:
     """Peak memory and disk space for compiling with ``backends``, one after the other.
 
     Args:
         singles: programs more that hold the whole model.
+        towers: the weights of each tower that is compiled.
     """
-    size = recipe.stored_bytes([*text_weights(config).values(), *embedding_weights(config).values()])
-    memory = TOOLCHAIN_MEMORY + max(backend.compile_memory(config, recipe) for backend in backends)
+    text = [*text_weights(config).values(), *embedding_weights(config).values()]
+    size = sum(recipe.stored_bytes(weights) for weights in (text, *towers))
+    whole = max((sum(FLOAT32 * math.prod(w.shape) for w in weights) for weights in towers), default=0)
+    steps = [backend.compile_memory(config, recipe) for backend in backends]
+    memory = TOOLCHAIN_MEMORY + max(*steps, whole + TOWER_MEMORY if whole else 0)
     return Needs(memory, COPIES_ON_DISK * size * (len(backends) + singles))
 
 
