@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -249,11 +250,32 @@ def test_verification_sees_a_tower_that_hears_something_else(audio_bundle: Audio
         audio_bundle.job("fp32"), audio_bundle.config, {"litert": lambda: Deaf(audio_bundle.pack("fp32"))}
     )
     assert not any(c.passed for c in checks if c.runtime == "litert")
-    assert not any(
-        c.passed
-        for c in audio_checks(audio_bundle.job("fp32"), audio_bundle.config, {"litert": lambda: None})
-        if c.runtime == "litert"
-    )
+
+
+def test_a_tower_is_closed_before_the_next_is_opened(audio_bundle: AudioBundle) -> None:
+    class Silent:
+        def clip(self, sound: np.ndarray) -> np.ndarray:
+            return np.empty(0)
+
+        def stream(self, sound: np.ndarray) -> np.ndarray:
+            return np.empty(0)
+
+        def end(self) -> np.ndarray:
+            return np.empty(0)
+
+    opened = weakref.WeakSet[Silent]()
+
+    def first() -> Silent:
+        opened.add(model := Silent())
+        return model
+
+    def second() -> None:
+        assert not opened, "E2B's towers take a gigabyte each"
+
+    checks = audio_checks(audio_bundle.job("fp32"), audio_bundle.config, {"litert": first, "executorch": second})
+    heard = [[c.name for c in checks if c.runtime == runtime] for runtime in ("litert", "executorch")]
+    assert heard[0] == heard[1] and "end of audio" in heard[0]
+    assert not any(c.passed for c in checks if c.runtime in ("litert", "executorch"))
 
 
 def test_sections(audio_bundle: AudioBundle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,24 @@ def test_a_missing_resolution_fails_verification(lowered: LoweredVision, config:
     assert [c.passed for c in one] == [True, False]
     with pytest.raises(ParityError, match="512"):
         Parity(one).require()
-    none = [c for c in vision_checks(lowered.job, config, {"litert": lambda: None}) if c.runtime == "litert"]
-    assert not any(c.passed for c in none)
+
+
+def test_a_tower_is_closed_before_the_next_is_opened(lowered: LoweredVision, config: VisionConfig) -> None:
+    class NoSize:
+        resolutions = ()
+
+    opened = weakref.WeakSet[NoSize]()
+
+    def first() -> NoSize:
+        opened.add(model := NoSize())
+        return model
+
+    def second() -> None:
+        assert not opened, "E2B's towers take a gigabyte each"
+
+    checks = vision_checks(lowered.job, config, {"litert": first, "executorch": second})  # type: ignore[dict-item]
+    seen = [c for c in checks if c.runtime in ("litert", "executorch")]
+    assert len(seen) == 2 * len(SIDES) and not any(c.passed for c in seen)
 
 
 def test_the_last_row_is_the_end_of_image(lowered: LoweredVision, config: VisionConfig) -> None:
