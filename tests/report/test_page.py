@@ -168,6 +168,21 @@ def test_what_a_gpu_ran_is_said_with_its_driver(manifest: dict[str, Any]) -> Non
     assert "was not run" not in page and "Compared on the GPU (SwiftShader (software)) and on the CPU" in page
 
 
+def test_what_a_gpu_ran_in_part_is_said(manifest: dict[str, Any]) -> None:
+    ran = {"device": "accelerator", "delegate": "gpu", "verified_by": "gpu", "verified_on": "SwiftShader (software)"}
+    ran["verified_part"] = "layers 0, 4 of 10, one of each kind, and the head, each alone"
+    manifest["target"]["placement"]["core"] = ran
+    for part in manifest["subgraphs"]:
+        if part["name"] == "core":
+            part |= {"device": "accelerator", "backend": "gpu"}
+    (sentence,) = not_run(manifest)
+    assert sentence == (
+        "Of core the GPU ran a part: layers 0, 4 of 10, one of each kind, and the head, each alone. All of it was "
+        "compared with the reference on the CPU."
+    )
+    assert sentence in Page(render(manifest)).text
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_target_that_is_compared_by_something_else_says_so(target: str, manifest: dict[str, Any]) -> None:
     places = TARGETS[target].placement
