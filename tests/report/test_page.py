@@ -147,8 +147,8 @@ def test_what_a_gpu_would_run_was_compared_on_the_cpu(manifest: dict[str, Any]) 
     assert sentence == (
         "The GPU was not run. On the device, core and vision_encoder would run there; here the same artifact was "
         "compared with the reference on the CPU of the machine that compiled it, through XNNPACK, and its operators "
-        "were looked up in the list of those that the GPU takes. To have it run, compile with --require-gpu where "
-        "there is a driver: see docs/gpu.md."
+        "were looked up in the list of those that the GPU takes. To have it run, compile where there is a Vulkan "
+        "driver; make gpu-kit brings one in software, see docs/gpu.md."
     )
     assert sentence in Page(render(manifest)).text
     first = lanes(manifest)["litert"][0]

@@ -35,11 +35,14 @@ def verify_on_accelerator(job: Job, backend: Backend, expected: Expected, rounde
     whole = bool(expected.recipe)
     only = None if whole else one_of_each_kind(job.config)
     job.progress(f"running on the GPU: {job.accelerator}")
-    if only is not None:
-        job.progress(f"note: {_layers_run(job, only)}, each alone, which takes a software driver a quarter of an hour")
+    sides = job.resolutions if whole else tuple(sorted(job.resolutions)[:1])
+    parts = _parts_run(job, only, sides)
+    for name in placed:
+        if name in parts:
+            job.progress(f"note: of {name} the GPU runs {parts[name]}, which takes a software driver minutes")
     if job.sizes:
         job.progress("note: of the sizes the largest runs on the GPU; the others are compared on the CPU alone")
-    images = {side: golden_image(side) for side in job.resolutions} if "vision_encoder" in placed else {}
+    images = {side: golden_image(side) for side in sides} if "vision_encoder" in placed else {}
     run = AcceleratorRun(
         files=job.files,
         texts=expected.golden if whole else (),
@@ -60,7 +63,6 @@ def verify_on_accelerator(job: Job, backend: Backend, expected: Expected, rounde
     parity.checks += checks
     if images:
         parity.checks += _image_checks(job, backend, images, found.images)
-    parts = {} if only is None else {"core": f"{_layers_run(job, only)}, each alone"}
     parity.ran_on |= {name: RanOn(job.accelerator, parts.get(name)) for name in placed}
 
 
@@ -86,9 +88,15 @@ def _kind(config: TextConfig, layer: int) -> tuple[bool, bool, bool]:
     return config.is_sliding(layer), config.sparsity[layer] > 0, layer < config.num_kv_layers
 
 
-def _layers_run(job: Job, only: Sequence[int]) -> str:
-    names = ", ".join(map(str, only))
-    return f"layers {names} of {job.config.num_layers}, one of each kind, and the head"
+def _parts_run(job: Job, only: Sequence[int] | None, sides: Sequence[int]) -> dict[Subgraph, str]:
+    """What of each subgraph is run, of those that are not run whole."""
+    parts: dict[Subgraph, str] = {}
+    if only is not None:
+        names = ", ".join(map(str, only))
+        parts["core"] = f"layers {names} of {job.config.num_layers}, one of each kind, and the head, each alone"
+    if len(sides) < len(job.resolutions):
+        parts["vision_encoder"] = " and ".join(f"{side} x {side} pixels" for side in sides)
+    return parts
 
 
 def _layer_checks(
@@ -101,8 +109,11 @@ def _layer_checks(
     errors = layer_errors(reference, found.layers, golden.ids, golden.prompt, only=only)
     name = f"GPU: each layer alone, {golden.prompt} tokens of prompt, {len(golden.ids) - golden.prompt} decoded"
     parts, note = tuple((part.name, part.worst) for part in errors.parts), f"worst in {errors.steady.name}"
-    against = "eager fp32" if recipe is None else f"{recipe.name}, activations in float"
-    yield Check(name, "core", backend.runtime, against, "relative error", errors.steady.worst, NEAR, note, parts)
+    yield Check(name, "core", backend.runtime, _in_float(job), "relative error", errors.steady.worst, NEAR, note, parts)
+
+
+def _in_float(job: Job) -> str:
+    return _reference(job) if job.recipe.name == "fp32" else f"{_reference(job)}, activations in float"
 
 
 def _reference(job: Job) -> str:
@@ -151,8 +162,9 @@ def _image_checks(
 ) -> Iterator[Check]:
     assert job.vision is not None
     exact = job.recipe.name == "fp32"
-    reference = VisionReference(job.source, job.vision, None if exact else job.recipe)
+    reference = VisionReference(job.source, job.vision, None if exact else job.recipe, float_activations=True)
     for side, image in images.items():
         name, error = f"GPU: {side} x {side} pixels", relative_error(found[side], reference.embed(image))
-        limit = NEAR if exact else job.recipe.logit_tolerance
-        yield Check(name, "vision_encoder", backend.runtime, _reference(job), "relative error", error, limit)
+        # The adapter after it runs on the CPU, where a last bit of difference can round an activation the other way.
+        limit = NEAR if exact else job.recipe.layer_tolerance
+        yield Check(name, "vision_encoder", backend.runtime, _in_float(job), "relative error", error, limit)
