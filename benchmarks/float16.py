@@ -5,7 +5,8 @@
 Our decoder runs over exact weights twice: in float32, and with the result of every operation rounded to float16, as a
 GPU stores it (it sums in float32). The table gives the largest magnitude of any intermediate value (float16 ends at
 65,504), how many layers reach infinity, the relative error of the logits, and how often the most likely token is the
-same. ``--layers`` adds the range of each layer's values and of its streams. Texts are nano's held-out documents.
+same. ``--layers`` adds a table of the layers: the range of each one's values and of the streams after it, and the
+relative error of those streams in float16, at the worst position. Texts are nano's held-out documents.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
+import numpy as np
 import torch
 from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -29,6 +31,7 @@ from g3n_compiler.models.gemma3n.text_config import gemma3n_config
 from g3n_compiler.models.weights import Weights
 from g3n_compiler.nano import checkpoint_dir
 from g3n_compiler.source import TEXT, Source
+from g3n_compiler.verify.checks import relative_error
 from g3n_compiler.verify.reference import Reference
 
 
@@ -74,12 +77,21 @@ class UnwatchedWeights:
         return product.clone()
 
 
-def run(reference: Reference, ids: Sequence[int], rounds: bool) -> tuple[torch.Tensor, list[float], list[float]]:
-    """Logits ``[T, vocab]``, and for each layer the largest value inside it and in the streams after it."""
-    watched, streams = Activations(rounds), list[float]()
+class Run(NamedTuple):
+    """Logits ``[T, vocab]``, and for each layer the largest value inside it and the streams after it ``[T, N]``."""
+
+    logits: torch.Tensor
+    inside: list[float]
+    streams: list[np.ndarray]
+
+
+def run(reference: Reference, ids: Sequence[int], rounds: bool) -> Run:
+    """Run ``ids`` with or without rounding."""
+    watched, streams = Activations(rounds), list[np.ndarray]()
 
     def observe(layer: int, found: Any) -> None:
-        streams.append(max(float(torch.nan_to_num(s, math.inf).abs().max()) for s in found))
+        with _disable_current_modes():
+            streams.append(torch.cat([s[0] for s in found], -1).numpy())
         watched.next_layer()
 
     exact = reference.decoder
@@ -88,7 +100,7 @@ def run(reference: Reference, ids: Sequence[int], rounds: bool) -> tuple[torch.T
     embeddings, ple = reference.tables.embeddings(ids), reference.tables.ple(ids)
     with torch.no_grad(), watched:
         logits = decoder.decode(embeddings, ple, torch.arange(len(ids)), EagerCache(exact.config))[0]
-    return logits, watched.largest, streams
+    return Run(logits, watched.largest, streams)
 
 
 def measure(checkpoint: Path, texts: Sequence[str], tokens: int) -> dict[str, Any]:
@@ -96,26 +108,30 @@ def measure(checkpoint: Path, texts: Sequence[str], tokens: int) -> dict[str, An
     source = Source.open(checkpoint, modalities=(TEXT,))
     tokenizer, reference = load_tokenizer(source.directory, gemma3n_config(source.text)), Reference(source)
     layers = source.text.num_layers
-    inside, between, worst, same, count, broken = [0.0] * layers, [0.0] * layers, 0.0, 0, 0, set[int]()
+    inside, between, errors = [0.0] * layers, [0.0] * layers, [0.0] * layers
+    worst, same, count, broken = 0.0, 0, 0, set[int]()
     for text in texts:
         ids = [tokenizer.bos_id, *tokenizer.encode(text)][:tokens]
-        want, largest, streams = run(reference, ids, rounds=False)
-        got, rounded, _ = run(reference, ids, rounds=True)
-        inside = [max(pair) for pair in zip(inside, largest, strict=True)]
-        between = [max(pair) for pair in zip(between, streams, strict=True)]
-        broken |= {i for i, value in enumerate(rounded) if math.isinf(value)}
-        error = float((got - want).abs().max() / want.abs().max())
-        worst = max(worst, math.inf if math.isnan(error) else error)
-        same += int((got.argmax(-1) == want.argmax(-1)).sum())
+        want, got = run(reference, ids, rounds=False), run(reference, ids, rounds=True)
+        inside = [max(pair) for pair in zip(inside, want.inside, strict=True)]
+        between = [max(most, float(np.abs(own).max())) for most, own in zip(between, want.streams, strict=True)]
+        found = zip(errors, got.streams, want.streams, strict=True)
+        errors = [max(most, relative_error(here, there)) for most, here, there in found]
+        broken |= {i for i, value in enumerate(got.inside) if math.isinf(value)}
+        worst = max(worst, relative_error(got.logits.numpy().reshape(1, -1), want.logits.numpy().reshape(1, -1)))
+        same += int((got.logits.argmax(-1) == want.logits.argmax(-1)).sum())
         count += len(ids)
-    return {"inside": inside, "streams": between, "error": worst, "same": same / count, "broken": sorted(broken)}
+    return {
+        "inside": inside, "streams": between, "errors": errors,
+        "error": worst, "same": same / count, "broken": sorted(broken),
+    }  # fmt: skip
 
 
 @click.command()
 @click.argument("checkpoints", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--texts", "count", default=8, show_default=True)
 @click.option("--tokens", default=200, show_default=True, help="At most, of each text.")
-@click.option("--layers", is_flag=True, help="Also the range of each layer.")
+@click.option("--layers", is_flag=True, help="Also the range and the error of each layer.")
 @reports_errors
 def main(checkpoints: Sequence[Path], count: int, tokens: int, layers: bool) -> None:
     """Print the table for CHECKPOINTS, by default the embedded one."""
@@ -131,8 +147,12 @@ def main(checkpoints: Sequence[Path], count: int, tokens: int, layers: bool) -> 
             f"{len(found['inside'])} | {found['error']:.1e} | {found['same']:.1%} |"
         )
         if layers:
-            for i, (own, between) in enumerate(zip(found["inside"], found["streams"], strict=True)):
-                console.print(f"  layer {i}: {own:,.1f} inside, {between:,.1f} in the streams", markup=False)
+            console.print("\n| layer | largest value inside | in the streams | error of the streams in float16 |")
+            console.print("|---|---|---|---|")
+            rows = zip(found["inside"], found["streams"], found["errors"], strict=True)
+            for i, (own, between, error) in enumerate(rows):
+                console.print(f"| {i} | {own:,.0f} | {between:,.1f} | {error:.1e} |")
+            console.print()
 
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ from typing import Literal, NamedTuple
 
 import click
 import numpy as np
-import torch
-import torch.nn.functional as F
 from lab import require_nano
 from rich.console import Console
 
@@ -31,9 +29,7 @@ from g3n_compiler.lower.isolated import isolated
 from g3n_compiler.lower.litert.gpu import run_on_gpu
 from g3n_compiler.lower.litert.opened import OpenedTextModel
 from g3n_compiler.models.gemma3n.text_config import gemma3n_config
-from g3n_compiler.models.registry import text_weights
 from g3n_compiler.nano import checkpoint_dir, heldout_path
-from g3n_compiler.quantize.fake import FakeQuantWeights
 from g3n_compiler.quantize.saved import recipe_of
 from g3n_compiler.source import TEXT, Source
 from g3n_compiler.verify.accelerator import NEAR
@@ -54,13 +50,6 @@ class Prompt(NamedTuple):
 
     kind: Kind
     text: str
-
-
-class FloatActivations(FakeQuantWeights):
-    """A recipe's weights for activations that are not rounded."""
-
-    def linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.tensor(name))
 
 
 class Parting(NamedTuple):
@@ -127,9 +116,7 @@ def main(directory: Path, count: int, tokens: int) -> None:
     if not parted:
         return
     recipe = recipe_of(bundle.manifest)
-    reference = Reference(source, recipe)
-    weights = FloatActivations(source.read, text_weights(config), recipe)
-    reference.decoder = source.family.decoder(config, weights)
+    reference = Reference(source, recipe, float_activations=True)
     run = AcceleratorRun(files={"litertlm": packed}, texts=parted, prompts=(), max_new_tokens=0)
     with quiet_toolchains():
         lengths = sorted(

@@ -3,7 +3,8 @@
     python benchmarks/gpu_meter.py exported/nano-pixel-int4 [--through engine|delegate] [--no-calls]
 
 Needs gcc and ``make gpu-kit``. A Vulkan loader that counts (``vulkan_meter.c``) is put in front of the
-real one: device memory, kernels that are dispatched, buffers that are copied. All of that is the delegate's own doing
+real one: device memory, kernels that are dispatched, buffers that are copied. It also waits for the driver as long as
+that takes, where a delegate would give up after ten seconds. All of that is the delegate's own doing
 and the same on any driver; with a driver in software the device's memory is this process's too, so what is resident
 besides it are the copies that the delegate leaves in the CPU's memory.
 """
@@ -18,6 +19,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -66,8 +68,12 @@ class Meter:
         return dict(zip(COUNTERS, struct.unpack(f"<{len(COUNTERS)}Q", self._counts[: 8 * len(COUNTERS)]), strict=True))
 
 
-def _through_engine(console: Console, meter: Meter, packed: Path, calls: bool) -> None:
-    """The stock engine: its first token shows the prompt, the ones after it what a token takes."""
+def through_engine(console: Console, meter: Meter, packed: Path, answers: Sequence[int]) -> None:
+    """The stock engine: its first token shows the prompt, the ones after it what a token takes.
+
+    Args:
+        answers: tokens of each answer: none to load it only, 1 for a prompt, and a longer one for further tokens.
+    """
     from g3n_runtime.chat import GREEDY, Placement
     from g3n_runtime.litert.engine import LiteRtEngine
 
@@ -75,15 +81,17 @@ def _through_engine(console: Console, meter: Meter, packed: Path, calls: bool) -
     with LiteRtEngine(packed, placement=Placement("gpu")) as engine:
         _tell(console, "loaded", meter, before)
         counts = [meter.read()]
-        for tokens in (1, 1 + TOKENS) if calls else ():
+        for tokens in answers:
             "".join(engine.complete(PROMPT, GREEDY, tokens))
             counts.append(meter.read())
-        if calls:
+        if answers:
             _tell(console, "after an answer", meter, before)
-    if calls:
-        first, both = ({name: now[name] - was[name] for name in COUNTERS} for was, now in itertools.pairwise(counts))
+    found = [{name: now[name] - was[name] for name in COUNTERS} for was, now in itertools.pairwise(counts)]
+    if found:
+        first = found[0]
         console.print(f"a prompt and its first token: {first['kernels']:,} kernels in {first['submits']} submissions")
-        each = {name: (both[name] - first[name]) / TOKENS for name in COUNTERS}
+    for tokens, both in zip(answers[1:], found[1:], strict=True):
+        each = {name: (both[name] - first[name]) / (tokens - answers[0]) for name in COUNTERS}
         console.print(f"each further token: {each['kernels']:,.0f} kernels, {each['copied']:,.0f} bytes copied")
 
 
@@ -133,7 +141,7 @@ def main(directory: Path, through: str, no_calls: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="g3n-meter-") as scratch:
         meter = Meter(Path(scratch))
         if through == "engine":
-            _through_engine(console, meter, packed, not no_calls)
+            through_engine(console, meter, packed, () if no_calls else (1, 1 + TOKENS))
         else:
             extract(packed, "prefill_decode", core := Path(scratch) / "core.tflite")
             _through_delegate(console, meter, core, not no_calls)

@@ -1,101 +1,107 @@
-"""A model of the true size on the GPU: a compile that runs each layer there, and the stock engine that loads it whole.
+"""The decoder of E2B or E4B in the stock engine on the GPU, which loads it only if its delegate takes all of it.
 
-    python benchmarks/gpu_size.py WORK [--size e2b] [--load]
+    python benchmarks/gpu_size.py WORK [--size e4b] [--answer]
 
-Makes a random checkpoint in WORK with the layers of E2B or E4B and nano's small vocabulary (tables and the head are
-looked up and multiplied elsewhere, or as any other matrix), compiles it for ``pixel``, which takes the layers through
-the delegate one at a time, and prints what the manifest says of it. ``--load`` then lets the stock engine load the
-whole decoder on the GPU, without a prompt, which it refuses unless the delegate takes all of it, and prints the memory
-that this took. ``gpu_layers.py`` runs the layers of a model that was compiled already.
+Needs gcc, ``make gpu-kit`` and no checkpoint: the graph has the layers, the heads and the widths of E2B or E4B, random
+int4 weights and nano's small vocabulary. The engine loads it behind ``gpu_meter.py``'s loader, which counts and waits
+as long as a driver in software takes. ``--answer`` also lets it continue a prompt by one token.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import click
-from lab import save_random
+import torch
+from gpu_meter import Meter, through_engine
 from rich.console import Console
+from torch import Tensor
 
+from g3n_compiler.checkpoint.tokenizer import load_tokenizer
+from g3n_compiler.cli.common import quiet_toolchains, reports_errors
+from g3n_compiler.lower.isolated import isolated
+from g3n_compiler.lower.litert.backend import IN_FLOAT32
+from g3n_compiler.lower.litert.bind_weights import bind
+from g3n_compiler.lower.litert.container import SectionKind, write_litertlm
+from g3n_compiler.lower.litert.context import full_cache_length, usable_context
+from g3n_compiler.lower.litert.gpu_operators import require_gpu_operators
+from g3n_compiler.lower.litert.metadata import executor_metadata, llm_metadata
+from g3n_compiler.lower.litert.tables import write_ple_embedder, write_token_embedder
+from g3n_compiler.lower.litert.text import convert
 from g3n_compiler.models.gemma3n.published import E2B, E4B
+from g3n_compiler.models.gemma3n.text_config import TextConfig, parse_text_config
+from g3n_compiler.models.registry import text_weights
+from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.nano import checkpoint_dir
-from g3n_runtime.measure import watch
+from g3n_compiler.quantize.recipe import RECIPES
 
-SHARED = {"e2b": 10, "e4b": 15}
-SIZES = {"e2b": E2B, "e4b": E4B}
-LOAD = """
-import sys
-from pathlib import Path
-from g3n_runtime.chat import Placement
-from g3n_runtime.litert.engine import LiteRtEngine
-LiteRtEngine(Path(sys.argv[1]), placement=Placement("gpu")).close()
-"""
-MIB = 1 << 20
+SIZES = {"e2b": (*E2B, 10), "e4b": (*E4B, 15)}
+"""Layers, the width of their FFNs, and how many of them share the KV caches of others."""
+CONTEXT, PREFILLS = 1024, (128,)
 
 
-def shape(size: str) -> dict[str, Any]:
-    """The decoder of ``size`` in the words of ``transformers``' configuration."""
-    layers, width = SIZES[size]
-    kinds = ["full_attention" if i % 5 == 4 else "sliding_attention" for i in range(layers)]
-    return {
-        "vocab_size": 4352, "vocab_size_per_layer_input": 4096,
-        "hidden_size": 2048, "intermediate_size": width, "num_hidden_layers": layers, "layer_types": kinds,
-        "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 256, "hidden_size_per_layer_input": 256,
-        "laurel_rank": 64, "sliding_window": 512, "num_kv_shared_layers": SHARED[size],
-        "max_position_embeddings": 32768,
-        "activation_sparsity_pattern": [0.95] * 10 + [0.0] * (layers - 10),
-    }  # fmt: skip
+def shape(size: str) -> TextConfig:
+    """The decoder of ``size`` with nano's vocabulary; what is not named here is as published by default."""
+    layers, width, shared = SIZES[size]
+    return parse_text_config(
+        {
+            "model_type": "gemma3n_text", "vocab_size": 4352, "vocab_size_per_layer_input": 4096,
+            "num_hidden_layers": layers, "intermediate_size": width, "num_kv_shared_layers": shared,
+        }
+    )  # fmt: skip
+
+
+def drawn(spec: WeightSpec, rows: tuple[int, int] | None = None) -> Tensor:
+    """Some rows of a weight, ``[rows, ...]`` float32: the same few random numbers again and again."""
+    begin, end = rows or (0, spec.shape[0])
+    row = torch.randn(max(1, spec.shape[-1]), generator=torch.Generator().manual_seed(0)) * spec.shape[-1] ** -0.5
+    shift = torch.arange(begin, end)
+    if len(spec.shape) == 1:
+        return row[shift]
+    turned = row[(torch.arange(spec.shape[-1])[None] + shift[:, None]) % spec.shape[-1]]
+    return turned.view(end - begin, *[1] * (len(spec.shape) - 2), -1).expand(end - begin, *spec.shape[1:])
+
+
+def write(size: str, path: Path) -> None:
+    """Write a ``.litertlm`` as a compile does, with such weights."""
+    config, recipe = shape(size), RECIPES["int4"]
+    context = usable_context(config, CONTEXT, PREFILLS)
+    positions = full_cache_length(config, context, PREFILLS)
+    graph = isolated(convert, config, CONTEXT, PREFILLS, (), positions, 0)
+    weights = text_weights(config)
+    require_gpu_operators(graph, {spec.input_name for spec in weights.values()}, "the text model")
+    tokenizer = load_tokenizer(checkpoint_dir(), config)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        models: dict[SectionKind, Path] = {
+            kind: Path(folder) / kind for kind in ("prefill_decode", "embedder", "per_layer_embedder")
+        }
+        bind(graph, weights, recipe, drawn, models["prefill_decode"])
+        write_token_embedder(config, recipe, drawn, models["embedder"])
+        write_ple_embedder(config, recipe, drawn, models["per_layer_embedder"])
+        llm = llm_metadata(context, tokenizer, tokenizer.template.jinja)
+        executor = executor_metadata(config, context)
+        write_litertlm(path, models, tokenizer.sentencepiece, llm, executor, in_float32=IN_FLOAT32)
 
 
 @click.command()
 @click.argument("work", type=click.Path(path_type=Path))
 @click.option("--size", type=click.Choice(list(SIZES)), default="e2b", show_default=True)
-@click.option("--load", is_flag=True, help="Also let the engine load the whole decoder on the GPU.")
-def main(work: Path, size: str, load: bool) -> None:
-    """Compile and load in WORK."""
-    console, checkpoint, bundle = Console(width=140, highlight=False), work / f"{size}-random", work / f"{size}-bundle"
-    if not checkpoint.exists():
-        partial = work / f"{size}-partial"
-        save_random(partial, shape(size)).close()
-        for name in ("tokenizer.json", "tokenizer.model", "chat_template.jinja"):
-            shutil.copy(checkpoint_dir() / name, partial)
-        partial.rename(checkpoint)
-    command = [
-        "g3n-compile",
-        "--target",
-        "pixel",
-        "--require-gpu",
-        "--checkpoint",
-        str(checkpoint),
-        "--modalities",
-        "text",
-    ]
-    start = time.monotonic()
-    program = Path(sys.executable).with_name(command[0])
-    subprocess.run([program, *command[1:], "--context", "1024", "--out", str(bundle)], check=True)
-    console.print(f"compiled in {time.monotonic() - start:.0f} s")
-    checks = json.loads((bundle / "manifest.json").read_text("utf-8"))["parity"]["checks"]
-    for check in checks:
-        if check["name"].startswith("GPU"):
-            console.print(f"{check['name']}: {check['value']} of {check['limit']} {check['note']}")
-    if load:
-        packed = next(bundle.glob("*.litertlm"))
+@click.option("--answer", is_flag=True, help="Also continue a prompt: many minutes on a driver in software.")
+@reports_errors
+def main(work: Path, size: str, answer: bool) -> None:
+    """Write a model of SIZE to WORK and load it."""
+    console, model = Console(width=160, highlight=False), work / f"{size}-random.litertlm"
+    work.mkdir(parents=True, exist_ok=True)
+    with quiet_toolchains(), tempfile.TemporaryDirectory(prefix="g3n-meter-") as scratch:
+        if not model.exists():
+            write(size, partial := model.with_suffix(".partial"))
+            partial.rename(model)
+        meter = Meter(Path(scratch))
         start = time.monotonic()
-        child = subprocess.Popen(
-            [sys.executable, "-c", LOAD, str(packed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
-        )
-        peak = watch(child)
-        taken = "taken whole" if child.wait() == 0 else "not loaded"
-        console.print(
-            f"{packed.stat().st_size // MIB} MiB: {taken} in {time.monotonic() - start:.0f} s, peak "
-            f"{peak.total // MIB} MiB, of it {peak.file_backed // MIB} MiB of the file"
-        )
+        through_engine(console, meter, model, (1,) if answer else ())
+        console.print(f"{size}, {model.stat().st_size >> 20:,} MiB: taken whole, {time.monotonic() - start:.0f} s")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
  *
  * Built as libvulkan.so.1 by gpu_meter.py. G3N_METER_LOADER names the real loader, G3N_METER_FILE a file of eight
  * 64-bit counters, in the order of `enum counter`, which the process that measures maps too.
+ *
+ * It also waits for the driver as long as that takes: delegates give up after ten seconds, which is a long time for a
+ * GPU and a short one for a driver in software with a large model.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -32,6 +35,7 @@ static void (*real_free)(Handle, uint64_t, const void *);
 static void (*real_dispatch)(Handle, uint32_t, uint32_t, uint32_t);
 static void (*real_dispatch_indirect)(Handle, uint64_t, uint64_t);
 static int (*real_submit)(Handle, uint32_t, const void *, uint64_t);
+static int (*real_wait)(Handle, uint32_t, const uint64_t *, uint32_t, uint64_t);
 static void (*real_copy)(Handle, uint64_t, uint64_t, uint32_t, const BufferCopy *);
 
 __attribute__((constructor)) static void start(void) {
@@ -92,6 +96,11 @@ static int submit(Handle queue, uint32_t count, const void *submits, uint64_t fe
   return real_submit(queue, count, submits, fence);
 }
 
+static int wait_for_fences(Handle device, uint32_t count, const uint64_t *fences, uint32_t all, uint64_t timeout) {
+  /* A timeout of 0 asks whether they are done. */
+  return real_wait(device, count, fences, all, timeout ? UINT64_MAX : 0);
+}
+
 static void copy(Handle commands, uint64_t source, uint64_t target, uint32_t count, const BufferCopy *regions) {
   add(COPIES, count);
   for (uint32_t i = 0; i < count; i++) add(COPIED, regions[i].size);
@@ -109,6 +118,7 @@ static Function counted(const char *name, Function real) {
       {"vkCmdDispatchIndirect", dispatch_indirect, &real_dispatch_indirect},
       {"vkQueueSubmit", submit, &real_submit},
       {"vkCmdCopyBuffer", copy, &real_copy},
+      {"vkWaitForFences", wait_for_fences, &real_wait},
   };
   for (size_t i = 0; real && i < sizeof table / sizeof *table; i++)
     if (strcmp(name, table[i].name) == 0) {

@@ -127,7 +127,6 @@ def _job(request: Request, progress: Progress) -> Job:
         stem=request.stem,
         sizes=request.sizes[1:],
         accelerator=request.accelerator,
-        run_large_models=request.require_accelerator,
     )
 
 

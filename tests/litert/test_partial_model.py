@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,10 @@ import pytest
 from g3n_compiler.errors import TargetError
 from g3n_compiler.lower.litert import flatbuffer
 from g3n_compiler.lower.litert.layers import LayeredDecoder
-from g3n_compiler.lower.litert.partial_model import PartialModel
+from g3n_compiler.lower.litert.partial_model import CpuPart, PartialModel
 from g3n_compiler.lower.signatures.text import DECODE, are_streams, streams_name
 from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.verify.accelerator import one_of_each_kind
 from g3n_compiler.verify.checks import EXACT, relative_error
 from g3n_compiler.verify.layers import REACH, TYPICAL, LayerErrors, layer_errors
 from g3n_compiler.verify.reference import Reference
@@ -88,6 +89,27 @@ def test_a_fault_is_named_by_its_layer(
     (faulty,) = errors.sensitive
     assert faulty.own is not None and faulty.worst > REACH * faulty.own and faulty.median > TYPICAL * limit
     assert errors.steady.worst <= limit
+
+
+def test_another_device_runs_the_layers_that_it_is_given_and_the_head(
+    converted: Converted, decoder: Callable[[str], Path], ids: Callable[[int], list[int]]
+) -> None:
+    asked: list[set[str]] = []
+
+    class Recorded(CpuPart):
+        def __call__(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            out = super().__call__(values)
+            asked.append(set(out))
+            return out
+
+    only = one_of_each_kind(converted.config)
+    model, reference = Model(converted, "int4", decoder("int4")), Reference(converted.source, RECIPES["int4"])
+    model.run = LayeredDecoder(decoder("int4"), converted.config, opener=Recorded, only=only).run
+    errors = layer_errors(reference, model, ids(TOKENS), PROMPT, only=only)
+    assert {name for out in asked for name in out if are_streams(name)} == {streams_name(i) for i in only}
+    assert any("logits" in out for out in asked) and any("kv_cache_k_0" in out for out in asked)
+    assert errors.worst <= RECIPES["int4"].layer_tolerance
+    assert relative_error(errors.logits, run(converted, "int4", decoder("int4"), ids(TOKENS)).logits) <= SAME
 
 
 def test_streams_between_layers_are_not_outputs_of_what_ships(converted: Converted) -> None:

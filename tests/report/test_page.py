@@ -147,8 +147,8 @@ def test_what_a_gpu_would_run_was_compared_on_the_cpu(manifest: dict[str, Any]) 
     assert sentence == (
         "The GPU was not run. On the device, core and vision_encoder would run there; here the same artifact was "
         "compared with the reference on the CPU of the machine that compiled it, through XNNPACK, and its operators "
-        "were looked up in the list of those that the GPU takes. To have it run, compile with --require-gpu where "
-        "there is a driver: see docs/gpu.md."
+        "were looked up in the list of those that the GPU takes. To have it run, compile where there is a Vulkan "
+        "driver; make gpu-kit brings one in software, see docs/gpu.md."
     )
     assert sentence in Page(render(manifest)).text
     first = lanes(manifest)["litert"][0]
@@ -166,6 +166,21 @@ def test_what_a_gpu_ran_is_said_with_its_driver(manifest: dict[str, Any]) -> Non
     assert not not_run(manifest)
     page = Page(render(manifest)).text
     assert "was not run" not in page and "Compared on the GPU (SwiftShader (software)) and on the CPU" in page
+
+
+def test_what_a_gpu_ran_in_part_is_said(manifest: dict[str, Any]) -> None:
+    ran = {"device": "accelerator", "delegate": "gpu", "verified_by": "gpu", "verified_on": "SwiftShader (software)"}
+    ran["verified_part"] = "layers 0, 4 of 10, one of each kind, and the head, each alone"
+    manifest["target"]["placement"]["core"] = ran
+    for part in manifest["subgraphs"]:
+        if part["name"] == "core":
+            part |= {"device": "accelerator", "backend": "gpu"}
+    (sentence,) = not_run(manifest)
+    assert sentence == (
+        "Of core the GPU ran a part: layers 0, 4 of 10, one of each kind, and the head, each alone. All of it was "
+        "compared with the reference on the CPU."
+    )
+    assert sentence in Page(render(manifest)).text
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -13,8 +13,9 @@ from g3n_compiler.lower.artifact import Files
 from g3n_compiler.lower.opened import LayeredModel
 from g3n_compiler.models.eager_cache import EagerCache
 from g3n_compiler.models.family import State
-from g3n_compiler.models.gemma3n.text_config import TextConfig
+from g3n_compiler.models.gemma3n.text_config import TextConfig, parse_text_config
 from g3n_compiler.quantize.recipe import RECIPES
+from g3n_compiler.verify.accelerator import one_of_each_kind
 from g3n_compiler.verify.golden import Golden
 from g3n_compiler.verify.layers import JITTER, REACH, layer_errors
 from g3n_compiler.verify.reference import Reference
@@ -70,6 +71,27 @@ def test_nobody_asks_where_the_limit_is_kept(tiny: TinyModel) -> None:
     reference = Reference(tiny.open(), RECIPES["int4"])
     errors = layer_errors(reference, Twin(reference, 1.3), IDS, 1)
     assert not errors.sensitive and errors.steady.name == f"layer {FAULTY}"
+
+
+def test_some_layers_alone_have_the_errors_that_they_have_among_all(tiny: TinyModel) -> None:
+    reference = Reference(tiny.open(), RECIPES["int4"])
+    only = one_of_each_kind(reference.config)
+    every = {part.name: part.worst for part in layer_errors(reference, Twin(reference, 1.3), IDS, 1).parts}
+    some = {part.name: part.worst for part in layer_errors(reference, Twin(reference, 1.3), IDS, 1, only=only).parts}
+    assert list(some) == [*(f"layer {i}" for i in only), "head"] and len(some) < len(every)
+    assert some == {name: every[name] for name in some}
+
+
+@pytest.mark.parametrize(("size", "chosen"), [("e2b", (0, 4, 18, 19, 20, 24)), ("e4b", (0, 4, 18, 19, 20, 24))])
+def test_a_layer_of_each_kind_of_the_published_models(size: str, chosen: tuple[int, ...]) -> None:
+    layers, shared = {"e2b": (30, 10), "e4b": (35, 15)}[size]
+    config = parse_text_config(
+        {"model_type": "gemma3n_text", "num_hidden_layers": layers, "num_kv_shared_layers": shared}
+    )
+    assert one_of_each_kind(config) == chosen
+    kinds = {(config.layer_types[i], config.sparsity[i] > 0, i < config.num_kv_layers) for i in range(layers)}
+    assert {(config.layer_types[i], config.sparsity[i] > 0, i < config.num_kv_layers) for i in chosen} == kinds
+    assert {config.kv_owner(i) for i in chosen} <= set(chosen)
 
 
 def test_a_comparison_keeps_the_error_of_each_layer(tiny: TinyModel, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from g3n_compiler.request.request import Request
 from g3n_compiler.source import Source
 from g3n_compiler.targets import Placement
 from g3n_compiler.tensor_account import Account
-from g3n_compiler.verify.checks import Parity
+from g3n_compiler.verify.checks import Parity, RanOn
 from g3n_compiler.verify.loss import Loss
 from g3n_runtime.bundle import MANIFEST, SCHEMA_VERSION, schema
 from g3n_runtime.errors import BundleError
@@ -166,10 +166,13 @@ def template_fields(tokenizer: TextTokenizer) -> dict[str, Any]:
     }
 
 
-def _placed(placement: Placement, ran_on: str | None) -> dict[str, Any]:
-    """Where a subgraph runs, and what ran it here: by the delegate of its place only if that did."""
+def _placed(placement: Placement, ran_on: RanOn | None) -> dict[str, Any]:
+    """Where a subgraph runs, and what ran it here: by the delegate of its place only if that did, and what of it."""
     fields = asdict(placement)
-    return fields if ran_on is None else fields | {"verified_by": placement.delegate, "verified_on": ran_on}
+    if ran_on is not None:
+        fields |= {"verified_by": placement.delegate, "verified_on": ran_on.driver}
+        fields |= {} if ran_on.part is None else {"verified_part": ran_on.part}
+    return fields
 
 
 def _memory(job: Job, backend: Backend, lowered: Lowered) -> dict[str, Any]:

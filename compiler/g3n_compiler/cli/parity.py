@@ -87,7 +87,6 @@ def compare(
         sizes=tuple(size for size in smaller if size is not None),
         single=tuple(single["form"] for single in manifest.get("single_pte", ())),
         accelerator=accelerator,
-        run_large_models=backend == "gpu",
     )
     parity = verify(job, backends) if arm is None else verify_arm64(job, opened, backends, arm)
     opened.require_unchanged()

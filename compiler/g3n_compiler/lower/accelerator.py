@@ -24,6 +24,8 @@ class AcceleratorRun:
     """Of each answer."""
     layers: Text | None = None
     """A text to run layer by layer. A model that is too large to be run whole gets no ``texts`` and ``prompts``."""
+    only: tuple[int, ...] | None = None
+    """The layers that the accelerator runs, besides the head; all by default. The CPU runs the others."""
     images: Mapping[int, np.ndarray] = field(default_factory=dict)
     """Pictures ``[S, S, 3]`` in 0..1 by their side; none where the vision encoder is not on the accelerator."""
 

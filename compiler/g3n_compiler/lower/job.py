@@ -46,8 +46,6 @@ class Job:
     """Forms of ExecuTorch programs that hold the whole model, besides the bundle's own."""
     accelerator: str | None = None
     """What of this machine runs the subgraphs that the target places on an accelerator, to compare them."""
-    run_large_models: bool = False
-    """Run on it also a model that takes a software driver very long."""
     steps_folder: Path | None = None
     """Where steps keep their files so that an interrupted compile can resume; by default inside ``directory``."""
     lora_rank: int = 0

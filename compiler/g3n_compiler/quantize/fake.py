@@ -21,10 +21,19 @@ class FakeQuantWeights:
     Args:
         read: returns a spec's float32 tensor, or rows of it.
         keep: cache the rounded weights (for small models) instead of rounding them at every use (for any size).
+        float_activations: round the weights alone, as for a GPU, which does not quantise activations.
     """
 
-    def __init__(self, read: Read, specs: Mapping[str, WeightSpec], recipe: Recipe, keep: bool = True) -> None:
+    def __init__(
+        self,
+        read: Read,
+        specs: Mapping[str, WeightSpec],
+        recipe: Recipe,
+        keep: bool = True,
+        float_activations: bool = False,
+    ) -> None:
         self._read, self._specs, self._recipe, self._keep = read, specs, recipe, keep
+        self._float_activations = float_activations
         self._cache: dict[str, Tensor] = {}
 
     def tensor(self, name: str) -> Tensor:
@@ -37,7 +46,7 @@ class FakeQuantWeights:
         return weight
 
     def linear(self, name: str, x: Tensor) -> Tensor:
-        if self._recipe.scheme(self._specs[name]).bits < 32:
+        if self._recipe.scheme(self._specs[name]).bits < 32 and not self._float_activations:
             x = fake_quantize_activations(x)
         if self._keep:
             return F.linear(x, self.tensor(name))

@@ -82,7 +82,7 @@ def lanes(manifest: dict[str, Any]) -> dict[str, list[Lane]]:
 
 
 def not_run(manifest: dict[str, Any]) -> list[str]:
-    """A sentence for each processor that the target names and that nothing was run on."""
+    """A sentence for each processor that the target names and nothing was run on, and for what it ran in part."""
     unproven: dict[tuple[str, str], list[str]] = {}
     present = {part["name"] for part in manifest["subgraphs"]}
     for name, place in manifest["target"]["placement"].items():
@@ -93,8 +93,13 @@ def not_run(manifest: dict[str, Any]) -> list[str]:
         f"The {processor} was not run. On the device, {_listed(names)} would run there; here the same artifact was "
         f"compared with the reference on the CPU of the machine that compiled it, {TOOLS.get(tool, 'through ' + tool)},"
         f" and its operators were looked up in the list of those that the {processor} takes. To have it run, "
-        f"compile with --require-gpu where there is a driver: see docs/gpu.md."
+        "compile where there is a Vulkan driver; make gpu-kit brings one in software, see docs/gpu.md."
         for (processor, tool), names in unproven.items()
+    ] + [
+        f"Of {name} the {_device(place['device'], place['delegate'])} ran a part: {place['verified_part']}. All of it "
+        "was compared with the reference on the CPU."
+        for name, place in manifest["target"]["placement"].items()
+        if name in present and "verified_part" in place
     ]
 
 

@@ -138,7 +138,6 @@ def open_request(
             destination=claim(out, BUNDLE, read, progress),
             command=options.command,
             accelerator=accelerator,
-            require_accelerator=options.require_accelerator,
             held=choose_held_texts(options, recipe, source, tokenizer, inputs),
             bounds=bounds,
             tools=options.tools,

@@ -63,7 +63,6 @@ class Request:
     command: str
     accelerator: str | None
     """What of this machine runs the subgraphs that the target places on an accelerator."""
-    require_accelerator: bool
     held: HeldTexts | None
     """The texts on which the loss of rounding is measured; none if nothing is rounded."""
     bounds: Bounds

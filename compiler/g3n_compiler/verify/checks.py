@@ -60,6 +60,15 @@ class TaskScore:
     examples: int
 
 
+@dataclass(frozen=True)
+class RanOn:
+    """What ran a subgraph that belongs on an accelerator."""
+
+    driver: str
+    part: str | None = None
+    """What of it ran there, if that was not all."""
+
+
 @dataclass
 class Parity:
     """All results of one verification."""
@@ -68,7 +77,7 @@ class Parity:
     texts: list[GeneratedText] = field(default_factory=list)
     tasks: list[TaskScore] = field(default_factory=list)
     """Only of nano."""
-    ran_on: dict[str, str] = field(default_factory=dict)
+    ran_on: dict[str, RanOn] = field(default_factory=dict)
     """What ran a subgraph that belongs on an accelerator, by the subgraph."""
 
     @property

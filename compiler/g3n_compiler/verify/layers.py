@@ -10,7 +10,7 @@ answer to inputs that differ by :data:`JITTER`. A fault moves every position, or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,12 @@ class LayerErrors:
 
 @torch.no_grad()
 def layer_errors(
-    reference: Reference, model: LayeredModel, ids: Sequence[int], prompt: int, limit: float = np.inf
+    reference: Reference,
+    model: LayeredModel,
+    ids: Sequence[int],
+    prompt: int,
+    limit: float = np.inf,
+    only: Collection[int] | None = None,
 ) -> LayerErrors:
     """Run ``ids`` through ``model``, the first ``prompt`` of them as a prompt.
 
@@ -80,6 +85,8 @@ def layer_errors(
 
     Args:
         limit: a layer that is off by more is run again on jittered inputs.
+        only: the layers to compare, by default all. The last owner of a KV cache, and those whose caches one of them
+            reads, must be among them.
     """
     embeddings, ple = model.embeddings(ids), model.ple(ids)
     decoder, config = reference.decoder, reference.config
@@ -89,9 +96,13 @@ def layer_errors(
     parts: list[LayerError] = []
     produced = model.run(embeddings, ple, prompt)
     for layer in range(config.num_layers):
+        streams = next(produced)
+        if only is not None and layer not in only:
+            state = state._replace(streams=_streams(streams))
+            continue
         before = cache.copy()
         expected = _layer(decoder, layer, state, cache, config, decoded)
-        streams, wanted = next(produced), _rows(expected)
+        wanted = _rows(expected)
         errors = position_errors(_flat(streams), wanted)
         own = None
         if limit < errors.max() < np.inf:
@@ -104,7 +115,7 @@ def layer_errors(
         parts.append(LayerError(f"layer {layer}", float(errors.max()), float(np.median(errors)), own))
         if not np.isfinite(parts[-1].worst):
             return LayerErrors(tuple(parts), np.full((len(ids) - decoded, config.vocab_size), np.nan))
-        state = expected._replace(streams=tuple(torch.from_numpy(streams[None, :, a]) for a in range(streams.shape[1])))
+        state = expected._replace(streams=_streams(streams))
     logits = next(produced)
     errors = position_errors(logits, decoder.logits(state.streams)[0].numpy())
     parts.append(LayerError("head", float(errors.max()), float(np.median(errors))))
@@ -113,6 +124,11 @@ def layer_errors(
 
 def _flat(streams: np.ndarray) -> np.ndarray:
     return streams.reshape(-1, streams.shape[-1])
+
+
+def _streams(produced: np.ndarray) -> tuple[Tensor, ...]:
+    """Streams ``[1, T, hidden]`` of what a layer gave, ``[T, n, hidden]``."""
+    return tuple(torch.from_numpy(produced[None, :, a]) for a in range(produced.shape[1]))
 
 
 def _rows(state: State) -> np.ndarray:

@@ -30,16 +30,21 @@ class Reference:
 
     Args:
         adapter: a LoRA adapter by the names of weights, added in float.
+        float_activations: round the weights alone, as for a GPU, which does not quantise activations.
     """
 
     def __init__(
-        self, source: Source, recipe: Recipe | None = None, adapter: Mapping[str, Adapted] | None = None
+        self,
+        source: Source,
+        recipe: Recipe | None = None,
+        adapter: Mapping[str, Adapted] | None = None,
+        float_activations: bool = False,
     ) -> None:
         config, specs = source.text, text_weights(source.text)
         keep = is_small(source)
         weights: Weights
         if recipe is not None and recipe.name != "fp32":
-            weights = FakeQuantWeights(source.read, specs, recipe, keep)
+            weights = FakeQuantWeights(source.read, specs, recipe, keep, float_activations)
         elif keep:
             weights = TensorWeights({name: source.read(spec) for name, spec in specs.items()})
         else:

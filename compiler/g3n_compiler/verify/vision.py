@@ -51,13 +51,19 @@ def golden_image(side: int) -> np.ndarray:
 
 
 class VisionReference:
-    """The tower in eager PyTorch, over exact (``recipe=None``) or fake-quantised weights."""
+    """The tower in eager PyTorch, over exact (``recipe=None``) or fake-quantised weights.
 
-    def __init__(self, source: Source, config: VisionConfig, recipe: Recipe | None = None) -> None:
+    Args:
+        float_activations: round the encoder's weights alone, as for a GPU; what follows it runs on the CPU.
+    """
+
+    def __init__(
+        self, source: Source, config: VisionConfig, recipe: Recipe | None = None, float_activations: bool = False
+    ) -> None:
         self._config, self._layout = config, read_layout(config)
         specs = EncodeImage(self._layout).specs
         keep = is_small(self._layout)
-        self._encoder = VisionEncoder(self._layout, _weights(source.read, specs, recipe, keep))
+        self._encoder = VisionEncoder(self._layout, _weights(source.read, specs, recipe, keep, float_activations))
         read = adapter_read(source, config)
         self._adapter = _weights(read, adapter_weights(config, source.text.hidden_size), recipe, keep)
 
@@ -172,9 +178,11 @@ def onnx_embed(source: Source, config: VisionConfig, image: np.ndarray) -> np.nd
     return OnnxSession(export_onnx(adapter, trace_adapter(adapter), ["mm_embedding"]))(given)["mm_embedding"][0]
 
 
-def _weights(read: Read, specs: Mapping[str, WeightSpec], recipe: Recipe | None, keep: bool) -> Weights:
+def _weights(
+    read: Read, specs: Mapping[str, WeightSpec], recipe: Recipe | None, keep: bool, float_activations: bool = False
+) -> Weights:
     if recipe is not None:
-        return FakeQuantWeights(read, specs, recipe, keep)
+        return FakeQuantWeights(read, specs, recipe, keep, float_activations)
     return TensorWeights({name: read(s) for name, s in specs.items()}) if keep else LazyWeights(read, specs)
 
 

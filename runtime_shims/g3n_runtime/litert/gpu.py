@@ -26,7 +26,8 @@ def compile_for_gpu(path: Path) -> CompiledModel:
     """
     # LiteRT-LM also shares constants between signatures, which ends ai-edge-litert 2.3.0 with a segmentation fault. So
     # weights lie on the GPU in float32 here, for each signature anew: a whole model takes many times its file.
-    gpu = GpuOptions(enforce_f32=True)
+    # Asked to wait: a driver in software takes half a minute for a call, and the delegate gives some of them up.
+    gpu = GpuOptions(enforce_f32=True, hint_waiting_for_completion=True)
     options = Options(hardware_accelerators=HardwareAccelerator.GPU, gpu_options=gpu)
     try:
         model = CompiledModel.from_file(str(path), options=options)

@@ -76,7 +76,7 @@ def run_on_gpu(packed: Path, config: TextConfig, run: AcceleratorRun, lengths: S
     logits, prefilled = isolated(_run_texts, packed, list(run.texts), tuple(lengths)) if run.texts else ([], [])
     images = isolated(_run_images, packed, dict(run.images)) if run.images else {}
     answers = isolated(_ask, packed, list(run.prompts), run.max_new_tokens) if run.prompts else []
-    layers = None if run.layers is None else isolated(_run_layers, packed, config, run.layers)
+    layers = None if run.layers is None else isolated(_run_layers, packed, config, run.layers, run.only)
     return AcceleratorOutputs(logits, prefilled, answers, layers, images)
 
 
@@ -118,7 +118,7 @@ class RecordedLayers:
         return iter(self.outputs)
 
 
-def _run_layers(packed: Path, config: TextConfig, text: Text) -> RecordedLayers:
+def _run_layers(packed: Path, config: TextConfig, text: Text, only: tuple[int, ...] | None) -> RecordedLayers:
     """One layer at a time is on the GPU, so that no more than its weights are copied there."""
     require_driver().use()
     with tempfile.TemporaryDirectory(dir=packed.parent, prefix=".gpu-") as folder:
@@ -127,7 +127,7 @@ def _run_layers(packed: Path, config: TextConfig, text: Text) -> RecordedLayers:
             extract(packed, kind, part)
         tables = LiteRtTables(*parts[1:])
         rows, ple = tables.embeddings(text.ids), tables.ple(text.ids)
-        decoder = LayeredDecoder(parts[0], config, opener=GpuPart)
+        decoder = LayeredDecoder(parts[0], config, opener=GpuPart, only=only)
         return RecordedLayers(rows, ple, list(decoder.run(rows, ple, text.prompt)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class LayeredDecoder:
         path: its flatbuffer is overwritten, so give a copy.
         size: a smaller size of an elastic bundle, whose shape is ``config``.
         opener: what runs a layer; by default XNNPACK on the CPU.
+        only: the layers that ``opener`` runs besides the head, by default all; the CPU runs the others.
         adapter: inputs of a graph that takes a LoRA adapter; those that are not given are zeros.
     """
 
@@ -45,9 +46,11 @@ class LayeredDecoder:
         config: TextConfig,
         size: str | None = None,
         opener: Opener | None = None,
+        only: Collection[int] | None = None,
         adapter: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        self._model = PartialModel(path, opener)
+        self._model, self._opener = PartialModel(path), opener
+        self._only = range(config.num_layers) if only is None else only
         self._config = config
         self._decode = signature_of(size, DECODE)
         shapes = self._model.input_shapes(self._decode)
@@ -66,7 +69,8 @@ class LayeredDecoder:
         for layer in range(self._config.num_layers):
             yield self._run_layer(layer, calls)
         decode = [call for call in calls if call.signature == self._decode]
-        head = self._model.partial(self._decode, [streams_name(self._config.num_layers - 1)], ["logits"])
+        last = streams_name(self._config.num_layers - 1)
+        head = self._model.partial(self._decode, [last], ["logits"], self._opener)
         yield np.concatenate([head(call.streams)["logits"][0] for call in decode])
 
     def _schedule(self, embeddings: np.ndarray, ple: np.ndarray, prompt: int) -> list[_Call]:
@@ -91,7 +95,7 @@ class LayeredDecoder:
         caches = {cache: np.zeros(self._caches[cache], np.float32) for cache in kv}
         name = streams_name(layer)
         part: Part | None = None
-        signature = ""
+        opener, signature = self._opener if layer in self._only else None, ""
         out = []
         for call in calls:
             prefilling = call.signature != self._decode
@@ -100,7 +104,7 @@ class LayeredDecoder:
             ends = layer == last_owner and prefilling
             if part is None or call.signature != signature:
                 part, signature = None, call.signature
-                part = self._model.partial(signature, self._known(layer), kv if ends else [name, *kv])
+                part = self._model.partial(signature, self._known(layer), kv if ends else [name, *kv], opener)
             result = part(self._adapter | call.inputs | call.shared | call.streams | caches)
             caches = {cache: result[cache] for cache in kv}
             if layer in self._read_later:

@@ -55,11 +55,10 @@ class PartialModel:
 
     Args:
         path: the model's file. Running a part overwrites its flatbuffer, so give a copy.
-        opener: what runs a part; by default XNNPACK on the CPU.
     """
 
-    def __init__(self, path: Path, opener: Opener | None = None) -> None:
-        self._path, self._open = path, opener or CpuPart
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._header_room = min(b.offset for b in flatbuffer.external_buffers(flatbuffer.parse_file(path)))
         with path.open("rb") as file:
             self._model = flatbuffer.parse(file.read(self._header_room))
@@ -80,9 +79,14 @@ class PartialModel:
         tensors = self._model.subgraphs[definition.subgraphIndex].tensors
         return {t.name.decode(): tuple(int(n) for n in tensors[t.tensorIndex].shape) for t in definition.inputs}
 
-    def partial(self, signature: str, known: Iterable[str], outputs: Sequence[str]) -> Part:
+    def partial(
+        self, signature: str, known: Iterable[str], outputs: Sequence[str], opener: Opener | None = None
+    ) -> Part:
         """The part of a signature that computes ``outputs`` from the tensors ``known`` and the signature's inputs. Only
         one part is usable at a time.
+
+        Args:
+            opener: what runs it; by default XNNPACK on the CPU.
 
         Raises:
             TargetError: the signature has no such tensor.
@@ -93,7 +97,7 @@ class PartialModel:
             raise AssertionError(f"a part of {len(content)} bytes does not fit in front of the constants")
         with self._path.open("r+b") as file:
             file.write(content)
-        return self._open(self._path, inputs)
+        return (opener or CpuPart)(self._path, inputs)
 
     def _definition(self, signature: str) -> Any:
         found = [d for d in self._model.signatureDefs if d.signatureKey.decode() == signature]
