@@ -250,9 +250,7 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     steps.value(TOWERS, lambda: {"parts": [asdict(t) | {"path": t.path.name} for t in towers]})
     job.progress("litert: packing the bundle")
     tokenizer = engine_tokenizer(job.tokenizer, job.tools)
-    llm = llm_metadata(
-        usable, job.tokenizer, engine_template(job), media_of(job), job.tools, tokenizer.suppressed
-    )
+    llm = llm_metadata(usable, job.tokenizer, engine_template(job), media_of(job), job.tools, tokenizer.suppressed)
     models: dict[SectionKind, Path] = {
         "prefill_decode": core,
         "embedder": embedder,

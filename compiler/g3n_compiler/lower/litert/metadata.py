@@ -51,7 +51,8 @@ def llm_metadata(
         min_runtime_version=RIGHT_ON_MEDIA if media.placeholders else RIGHT_ON_TEXT,
     )
     meta.start_token.token_ids.ids.append(tokenizer.bos_id)
-    for token in tokenizer.stop_ids:
+    # The engine ends an answer under a constraint by the first of them alone, and the model ends it by its turn's end.
+    for token in sorted(tokenizer.stop_ids, key=lambda token: token != tokenizer.turn_end):
         meta.stop_tokens.add().token_ids.ids.append(token)
     for text in tokenizer.stop_texts:
         if text not in CONTROL_SYMBOLS:
