@@ -152,6 +152,11 @@ def test_a_json_schema(server: Server) -> None:
     assert list(json.loads(server.ask(ASKED, response_format=wanted))) == ["age", "name"]
 
 
+def test_an_expression(server: Server) -> None:
+    wanted = {"type": "regex", "regex": "No (green fish|green ships) at all"}
+    assert server.ask(REVERSE, response_format=wanted) == "No green fish at all"
+
+
 def test_tools_are_refused_and_not_dropped(server: Server) -> None:
     """A file with pictures and sound takes none; the next chat is answered."""
     function = {"name": "get_age", "description": "An age.", "parameters": {"type": "object", "properties": {}}}
