@@ -97,9 +97,15 @@ class LiteRtBackend:
         return compile_memory(config, recipe)
 
     def memory_ledger(
-        self, config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
+        self,
+        config: TextConfig,
+        recipe: Recipe,
+        context: int,
+        prefill: int,
+        subgraphs: Sequence[LoweredSubgraph],
+        lora_rank: int = 0,
     ) -> dict[str, Any]:
-        return memory_ledger(config, recipe, context, prefill, subgraphs)
+        return memory_ledger(config, recipe, context, prefill, subgraphs, lora_rank)
 
     def require_possible(self, job: Job) -> None:
         """Everything that is asked for has been checked."""
