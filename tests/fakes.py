@@ -90,9 +90,15 @@ class FakeBackend:
         return 0
 
     def memory_ledger(
-        self, config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
+        self,
+        config: TextConfig,
+        recipe: Recipe,
+        context: int,
+        prefill: int,
+        subgraphs: Sequence[LoweredSubgraph],
+        lora_rank: int = 0,
     ) -> dict[str, Any]:
-        return litert_ledger(config, recipe, context, prefill, subgraphs)
+        return litert_ledger(config, recipe, context, prefill, subgraphs, lora_rank)
 
     def manifest_fields(self, job: Job, lowered: Lowered) -> dict[str, Any]:
         return {}

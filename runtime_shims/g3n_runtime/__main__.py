@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that g3n-compile wrote")
     parser.add_argument("prompt", type=_text, metavar="PROMPT", nargs="?", help="without one, each line is a turn")
     parser.add_argument("--runtime", choices=list(ENGINES), help="engine [default: the bundle's first]")
+    parser.add_argument("--lora", type=Path, help="adapter's file of g3n-lora, for a bundle that takes adapters")
     parser.add_argument("--image", type=Path, action="append", default=[], help="picture for the first turn")
     parser.add_argument("--audio", type=Path, action="append", default=[], help="sound for the first turn")
     parser.add_argument("--video", type=Path, help="video for the first turn: its pictures and its sound")
@@ -108,7 +109,7 @@ def _run(options: argparse.Namespace, messages: TextIO) -> None:
     temperature = default["temperature"] if options.temperature is None else options.temperature
     sampler = Sampler(temperature, default["top_k"], default["top_p"])
     try:
-        engine = open_engine(bundle, runtime)
+        engine = open_engine(bundle, runtime, adapter=options.lora)
     except ModuleNotFoundError as error:
         raise EngineError(
             f"{error.name} is not installed, which the {runtime} engine needs: pip install './runtime_shims[{runtime}]'"

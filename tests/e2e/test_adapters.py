@@ -18,6 +18,7 @@ from g3n_compiler.errors import CheckpointError
 from g3n_compiler.lower.litert.adapters import input_values
 from g3n_compiler.lower.litert.opened import OpenedTextModel
 from g3n_compiler.source import Source
+from g3n_runtime.__main__ import main as runtime_main
 from g3n_runtime.bundle import Bundle, open_bundle
 from g3n_runtime.errors import EngineError
 from g3n_runtime.litert.lora import NO_ADAPTER, TURNS, adapter_file
@@ -79,7 +80,9 @@ def said(folder: Path, *options: str | Path) -> str:
     return result.stdout.removesuffix("\n")
 
 
-def test_the_answer_with_an_adapter_is_the_graphs_own(folder: Path, bundle: Bundle) -> None:
+def test_the_answer_with_an_adapter_is_the_graphs_own(
+    folder: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its inputs made anew of the adapter and of the rotations that the checkpoint gives, without any file."""
     source = Source.open(folder / "checkpoint")
     rewrites = source.rewritten().rewrites
@@ -94,10 +97,14 @@ def test_the_answer_with_an_adapter_is_the_graphs_own(folder: Path, bundle: Bund
         own.append(tokenizer.loaded().decode(tokens[:stop]))
     assert own[0] != own[1]
     assert [said(folder), said(folder, "--lora", folder / "adapter.tflite")] == own
+    words = ["--lora", str(folder / "adapter.tflite"), "--temperature", "0", "--max-tokens", str(COUNT)]
+    assert runtime_main([str(folder / "bundle"), PROMPT, *words]) == 0
+    assert capsys.readouterr().out == own[1] + "\n"
 
 
 def test_the_bundle_says_what_it_is(folder: Path, bundle: Bundle) -> None:
     assert bundle.manifest["lora"] == {"rank": 16}
+    assert any(part["name"] == "adapter" and part["bytes"] for part in bundle.manifest["memory"]["litert"]["parts"])
     assert {path.name for path in bundle.paths.values()} == {
         "checkpoint-int4-lora16.litertlm",
         "checkpoint-int4-lora16-no-adapter.tflite",

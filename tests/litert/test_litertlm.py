@@ -101,11 +101,14 @@ def test_metadata_says_what_the_engine_needs(tiny: TinyModel) -> None:
     assert states["kv_cache_v_4"] == ("TYPE_GLOBAL_VALUE_CACHE", 96, 3)
     llm = llm_metadata_pb2.LlmMetadata.FromString(llm_metadata(96, nano_tokenizer(), GEMMA))
     assert llm.start_token.token_ids.ids == [2]
-    assert [list(t.token_ids.ids) or t.token_str for t in llm.stop_tokens] == [[1], [106], "<end_of_turn>"]
+    assert [list(t.token_ids.ids) or t.token_str for t in llm.stop_tokens] == [[106], [1], "<end_of_turn>"]
+    assert not llm.suppress_tokens.ids
     assert (llm.max_num_tokens, llm.sampler_params.k, llm.sampler_params.temperature) == (96, 64, 1.0)
     assert llm.jinja_prompt_template == conversation_template(GEMMA, nano_tokenizer().turns, False)
     assert llm.llm_model_type.WhichOneof("model_type") == "generic_model" and not llm.supports_function_calling
-    with_tools = llm_metadata_pb2.LlmMetadata.FromString(llm_metadata(96, nano_tokenizer(), GEMMA, tools=True))
+    tools = llm_metadata(96, nano_tokenizer(), GEMMA, tools=True, suppressed=range(5, 7))
+    with_tools = llm_metadata_pb2.LlmMetadata.FromString(tools)
+    assert list(with_tools.suppress_tokens.ids) == [5, 6]
     assert with_tools.llm_model_type.WhichOneof("model_type") == "gemma3n" and with_tools.supports_function_calling
     assert llm.min_runtime_version == "0.11.0"
 

@@ -82,6 +82,17 @@ def test_predicts_what_the_engine_took_of_a_gpu() -> None:
     assert _foreseen(ledger, "first", "gpu") is None
 
 
+def test_an_adapter_is_counted(e2b: TextConfig) -> None:
+    """Of rank 16, E2B has 5.6 million numbers in them, 22 MB: in the engine, and in the file."""
+    part = LoweredSubgraph("core", "litert", "", "", 1_530_000_000, (), None)
+    without, ledger = (litert.memory_ledger(e2b, RECIPES["int4"], 4096, 256, [part], rank) for rank in (0, 16))
+    adapter = next(p["bytes"] for p in ledger["parts"] if p["name"] == "adapter")
+    assert adapter == pytest.approx(2 * 22.4e6, rel=0.02)
+    for phase, peak in without["peak"].items():
+        assert ledger["peak"][phase] == peak + adapter
+    assert ledger["first_run"]["peak"] == without["first_run"]["peak"] + adapter
+
+
 def test_predicts_what_executorch_took_of_e2b(e2b: TextConfig) -> None:
     core = LoweredSubgraph("core", "executorch", "", "", 987_871_616, (), None)
     ledger = executorch.memory_ledger(e2b, RECIPES["int4"], 4096, 256, [core])

@@ -177,7 +177,8 @@ def _placed(placement: Placement, ran_on: RanOn | None) -> dict[str, Any]:
 
 def _memory(job: Job, backend: Backend, lowered: Lowered) -> dict[str, Any]:
     own = [s for s in lowered.subgraphs if s.runtime == backend.runtime]
-    return backend.memory_ledger(job.config, job.recipe, job.context, max(job.prefill_lengths), own)
+    longest = max(job.prefill_lengths)
+    return backend.memory_ledger(job.config, job.recipe, job.context, longest, own, job.lora_rank)
 
 
 def _sizes(

@@ -33,6 +33,8 @@ MAX_BYTES = 64 << 20
 """Fourteen times the size of Gemma's."""
 MAX_PIECE = 1024
 """In characters."""
+PADDING = "<g3n_unused"
+"""Begins the names of pieces that stand for rows of the vocabulary without a token."""
 _UNMERGED_SCORE = -1e7
 
 
@@ -182,7 +184,7 @@ def pad_to_vocabulary(model: bytes, size: int) -> bytes:
             "it is not the model's tokenizer"
         )
     for i in range(len(proto.pieces), size):
-        proto.pieces.add(piece=f"<g3n_unused{i}>", score=0.0, type=pb.ModelProto.SentencePiece.UNUSED)
+        proto.pieces.add(piece=f"{PADDING}{i}>", score=0.0, type=pb.ModelProto.SentencePiece.UNUSED)
     proto.trainer_spec.vocab_size = len(proto.pieces)
     padded = bytes(proto.SerializeToString(deterministic=True))
     try:

@@ -20,6 +20,7 @@ from g3n_compiler.checkpoint.sentencepiece import (
     pad_to_vocabulary,
     read_in_texts,
 )
+from g3n_compiler.checkpoint.space_pieces import with_spaces
 from g3n_compiler.checkpoint.tokenizer_json import load_fast_tokenizer, read_tokenizer_json
 from g3n_compiler.checkpoint.turns import NoTurns, Turns, derive_turns
 from g3n_compiler.errors import TokenizerError
@@ -37,6 +38,7 @@ class TextTokenizer:
 
     json_path: Path
     sentencepiece: bytes
+    """For LiteRT-LM, with a piece for each row of the vocabulary, see :mod:`.space_pieces`."""
     sentencepiece_origin: str
     template: ChatTemplate
     turns: Turns | None
@@ -200,7 +202,7 @@ def load_tokenizer(
         remark(f"the chat template writes {' and '.join(written)}, so LiteRT-LM reads it in texts too, as transformers")
     return TextTokenizer(
         path,
-        pad_to_vocabulary(sentencepiece, config.vocab_size),
+        with_spaces(pad_to_vocabulary(sentencepiece, config.vocab_size)),
         origin,
         template,
         turns,

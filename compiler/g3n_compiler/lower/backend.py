@@ -68,13 +68,20 @@ class Backend(TextEntry, Protocol):
         """Peak bytes that lowering and comparing take, beyond the toolchain itself."""
 
     def memory_ledger(
-        self, config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
+        self,
+        config: TextConfig,
+        recipe: Recipe,
+        context: int,
+        prefill: int,
+        subgraphs: Sequence[LoweredSubgraph],
+        lora_rank: int = 0,
     ) -> dict[str, Any]:
         """The memory that a bundle takes on a device, by part and by phase; the manifest's schema defines its form.
 
         Args:
             prefill: the longest chunk of a prompt.
             subgraphs: those of this runtime.
+            lora_rank: of the adapters that the engine can add; 0 if it can add none.
         """
 
     def prompts(self, job: Job, conversations: Sequence[Conversation]) -> Prompts:

@@ -12,6 +12,7 @@ LABELS = {
     "packed_weights": "packed weights",
     "tokenizer": "tokenizer",
     "kv_cache": "KV caches",
+    "adapter": "adapter of a conversation",
     "activations": "activations",
     "largest_weight": "largest weight, while it is packed",
     "vision": "vision tower",

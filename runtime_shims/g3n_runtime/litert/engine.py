@@ -146,6 +146,15 @@ class LiteRtEngine:
         with self._engine.create_conversation(messages=list(turns[:-1])) as conversation:
             return str(conversation.render_message_to_string(turns[-1]))
 
+    def constrains_calls(self) -> bool:
+        """Whether the engine can hold calls of tools to their declarations: it knows few vocabularies."""
+        constrained = litert_lm.ConstrainedDecodingConfig(enable=True)
+        try:
+            self._engine.create_conversation(constrained_decoding_config=constrained).close()
+        except RuntimeError:
+            return False
+        return True
+
     def generate(
         self,
         prompt: str | Sequence[Message],

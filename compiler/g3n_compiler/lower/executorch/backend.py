@@ -73,7 +73,13 @@ class ExecuTorchBackend:
         return compile_memory(config, recipe)
 
     def memory_ledger(
-        self, config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
+        self,
+        config: TextConfig,
+        recipe: Recipe,
+        context: int,
+        prefill: int,
+        subgraphs: Sequence[LoweredSubgraph],
+        lora_rank: int = 0,
     ) -> dict[str, Any]:
         return memory_ledger(config, recipe, context, prefill, subgraphs)
 

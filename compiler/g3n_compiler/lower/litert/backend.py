@@ -32,6 +32,7 @@ from g3n_compiler.lower.litert.container import (
 from g3n_compiler.lower.litert.context import full_cache_length, usable_context
 from g3n_compiler.lower.litert.delegation import measure
 from g3n_compiler.lower.litert.elastic import LiteRtSize, measure_sizes, signature_groups
+from g3n_compiler.lower.litert.engine_tokenizer import engine_tokenizer
 from g3n_compiler.lower.litert.file_headers import find_file_headers, write_file_headers
 from g3n_compiler.lower.litert.gpu import run_on_gpu, usable_driver
 from g3n_compiler.lower.litert.gpu_operators import require_gpu_operators
@@ -96,9 +97,15 @@ class LiteRtBackend:
         return compile_memory(config, recipe)
 
     def memory_ledger(
-        self, config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
+        self,
+        config: TextConfig,
+        recipe: Recipe,
+        context: int,
+        prefill: int,
+        subgraphs: Sequence[LoweredSubgraph],
+        lora_rank: int = 0,
     ) -> dict[str, Any]:
-        return memory_ledger(config, recipe, context, prefill, subgraphs)
+        return memory_ledger(config, recipe, context, prefill, subgraphs, lora_rank)
 
     def require_possible(self, job: Job) -> None:
         """Everything that is asked for has been checked."""
@@ -251,8 +258,8 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     towers = lower_towers(job, steps.folder)
     steps.value(TOWERS, lambda: {"parts": [asdict(t) | {"path": t.path.name} for t in towers]})
     job.progress("litert: packing the bundle")
-    tokenizer = job.tokenizer
-    llm = llm_metadata(usable, tokenizer, engine_template(job), media_of(job), job.tools)
+    tokenizer = engine_tokenizer(job.tokenizer, job.tools)
+    llm = llm_metadata(usable, job.tokenizer, engine_template(job), media_of(job), job.tools, tokenizer.suppressed)
     models: dict[SectionKind, Path] = {
         "prefill_decode": core,
         "embedder": embedder,
@@ -263,7 +270,7 @@ def _pack(job: Job, steps: Steps, path: Path) -> None:
     if job.sizes:
         views.append(View(ELASTIC_VIEW, "prefill_decode", find_file_headers(core)[1]))
     executor = executor_metadata(config, usable)
-    write_litertlm(path, models, tokenizer.sentencepiece, llm, executor, views, IN_FLOAT32)
+    write_litertlm(path, models, tokenizer.model, llm, executor, views, IN_FLOAT32)
     for tower in towers:
         tower.path.unlink()
 

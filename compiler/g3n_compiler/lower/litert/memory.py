@@ -11,12 +11,14 @@ activations of its own. No copy of the weights stays in the CPU's memory.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from g3n_compiler.lower.artifact import LoweredSubgraph
 from g3n_compiler.lower.memory import (
+    FLOAT,
     activation_bytes,
     kv_bytes,
     least_device_ram,
@@ -26,6 +28,7 @@ from g3n_compiler.lower.memory import (
     phase_activations,
     tower_bytes,
 )
+from g3n_compiler.lower.signatures.lora import lora_inputs
 from g3n_compiler.models.gemma3n.text_config import TextConfig
 from g3n_compiler.models.registry import text_weights
 from g3n_compiler.quantize.recipe import Recipe
@@ -45,19 +48,31 @@ and the engine generates. Compiles of E2B and E4B at int4 took 3.5 and 4.5 GB in
 
 
 def memory_ledger(
-    config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
+    config: TextConfig,
+    recipe: Recipe,
+    context: int,
+    prefill: int,
+    subgraphs: Sequence[LoweredSubgraph],
+    lora_rank: int = 0,
 ) -> dict[str, Any]:
     """``parts`` (name, bytes, kind), ``peak`` bytes by phase, what ``phases`` hold, and the least device memory.
 
     A tower is one part, loaded with the first image or sound; its phase is the encoding. ``first_run`` has the ``peak``
     of the first load and the size of the ``cache`` of packed weights that it leaves on disk. The phase ``gpu`` is text
     with the decoder on a GPU, whose memory is the CPU's too on a phone; it is no part of the peaks.
+
+    Args:
+        lora_rank: of the adapters that the engine can add. One conversation's is counted, in the engine's memory and in
+            the file that it maps; each further conversation keeps as much until the engine is closed.
     """
     towers, caches = tower_bytes(subgraphs), kv_bytes(config, context)
     work = phase_activations(config, context, prefill)
     # Of tables only single rows are read; the packed core is read whole for every token.
     packed = int(sum(s.nbytes for s in subgraphs if s.name == "core") * PACKED_SHARE)
     held = {"engine": ENGINE_BYTES, "packed_weights": packed, "kv_cache": caches}
+    resident = {"engine": ENGINE_BYTES}
+    if adapter := 2 * _adapter_bytes(config, lora_rank):
+        held["adapter"] = resident["adapter"] = adapter
     phases = {"load": held, **{phase: held | {"activations": n} for phase, n in work.items()}}
     phases |= {tower: held | {tower: n} for tower, n in towers.items()}
     peak = peaks(phases)
@@ -65,12 +80,17 @@ def memory_ledger(
     largest = max(recipe.scheme(spec).nbytes(spec.shape) for spec in text_weights(config).values())
     first = max(phases["prefill"] | {"largest_weight": largest}, *phases.values(), key=lambda held: sum(held.values()))
     return {
-        "parts": parts(mapped_parts(subgraphs), towers, caches, {"engine": ENGINE_BYTES}, work),
+        "parts": parts(mapped_parts(subgraphs), towers, caches, resident, work),
         "peak": peak,
         "first_run": {"peak": sum(first.values()), "cache": packed},
         "phases": phases | {"first_run": first, "gpu": _on_gpu(config, context, prefill, subgraphs)},
         "least_device_ram": least_device_ram(sum(first.values())),
     }
+
+
+def _adapter_bytes(config: TextConfig, rank: int) -> int:
+    inputs = lora_inputs(text_weights(config), rank).values()
+    return sum(FLOAT * math.prod(shape) for both in inputs for shape in both.shapes.values())
 
 
 def _on_gpu(config: TextConfig, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]) -> dict[str, int]:

@@ -5,6 +5,8 @@ Format: the protocol buffers of ``litert_lm_builder.runtime.proto``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from litert_lm_builder.runtime.proto import executor_metadata_pb2, llm_metadata_pb2, sampler_params_pb2
 
 from g3n_compiler.checkpoint.sentencepiece import CONTROL_SYMBOLS
@@ -21,7 +23,12 @@ Older ones than 0.14 read pictures and sounds wrongly, without an error. LiteRT-
 
 
 def llm_metadata(
-    context: int, tokenizer: TextTokenizer, template: str, media: Media | None = None, tools: bool = False
+    context: int,
+    tokenizer: TextTokenizer,
+    template: str,
+    media: Media | None = None,
+    tools: bool = False,
+    suppressed: Iterable[int] = (),
 ) -> bytes:
     """The ``LlmMetadata`` of a bundle.
 
@@ -29,11 +36,12 @@ def llm_metadata(
     reads no calls of tools, so the template refuses tools. The type ``gemma3n`` reads them, but has a mel front end of
     its own, reads the blank lines around pictures as tokens of their own, and refuses a text that spells
     ``<image_soft_token>``. With it ``litert-lm serve``, which asks for a constraint in every chat, answers only where
-    the engine's library of constraints knows the vocabulary.
+    the engine's library of constraints knows the vocabulary (:mod:`.engine_tokenizer`).
 
     Args:
         template: the chat template, in the engine's Jinja (:mod:`.prompts`).
         tools: whether the type is ``gemma3n``; without media, and of Gemma's turns only.
+        suppressed: ids that the engine must never draw.
     """
     media = media or Media()
     meta = llm_metadata_pb2.LlmMetadata(
@@ -43,12 +51,14 @@ def llm_metadata(
         min_runtime_version=RIGHT_ON_MEDIA if media.placeholders else RIGHT_ON_TEXT,
     )
     meta.start_token.token_ids.ids.append(tokenizer.bos_id)
-    for token in tokenizer.stop_ids:
+    # The engine ends an answer under a constraint by the first of them alone, and the model ends it by its turn's end.
+    for token in sorted(tokenizer.stop_ids, key=lambda token: token != tokenizer.turn_end):
         meta.stop_tokens.add().token_ids.ids.append(token)
     for text in tokenizer.stop_texts:
         if text not in CONTROL_SYMBOLS:
             meta.stop_tokens.add().token_str = text
     meta.jinja_prompt_template = media.template(conversation_template(template, tokenizer.turns, tools))
+    meta.suppress_tokens.ids.extend(suppressed)
     sampler = tokenizer.sampler
     meta.sampler_params.type = sampler_params_pb2.SamplerParameters.TOP_P
     meta.sampler_params.k = max(1, sampler.top_k)
