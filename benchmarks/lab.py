@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
+from torch import Tensor
 
 from g3n_compiler.checkpoint.reader import Checkpoint
 from g3n_compiler.nano import checkpoint_dir
@@ -22,6 +25,9 @@ PLANTED = click.option(
     is_flag=True,
     help="Take bundles of any checkpoint, such as one with planted outliers, which computes the same as nano.",
 )
+
+Figures = dict[str, float]
+"""What :func:`figures` gives, by name."""
 
 
 def is_of_nano(bundle: Bundle) -> bool:
@@ -44,6 +50,30 @@ def recipe_label(bundle: Bundle) -> str:
     """The recipe, whether the checkpoint was calibrated for it, and the folder if it is another checkpoint's."""
     calibrated = ", calibrated" if "calibration" in bundle.manifest["provenance"] else ""
     return bundle.manifest["recipe"]["name"] + calibrated + ("" if is_of_nano(bundle) else f", {bundle.directory.name}")
+
+
+def predictions(
+    logits_of: Callable[[Sequence[int]], Tensor | np.ndarray], documents: Sequence[Sequence[int]]
+) -> list[Tensor]:
+    """Log probabilities ``[T, vocab]`` of each document's tokens but the first; ``logits_of`` gives ``[T, vocab]``."""
+    return [torch.log_softmax(torch.as_tensor(logits_of(ids[:-1])), -1) for ids in documents]
+
+
+def figures(exact: Sequence[Tensor], got: Sequence[Tensor], documents: Sequence[Sequence[int]]) -> Figures:
+    """Perplexity, divergence in nats and share of the same first choices, per token.
+
+    Args:
+        exact: log probabilities ``[T, vocab]`` of each document's tokens but the first, by the model in float32.
+        got: the same of the model that is measured.
+        documents: ids of each document, bos first.
+    """
+    nats = divergence = same = 0.0
+    for p, q, ids in zip(exact, got, documents, strict=True):
+        nats -= float(q[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].sum(dtype=torch.float64))
+        divergence += float((p.exp() * (p - q)).sum(dtype=torch.float64))
+        same += float((p.argmax(-1) == q.argmax(-1)).sum())
+    count = sum(len(ids) - 1 for ids in documents)
+    return {"perplexity": math.exp(nats / count), "divergence": divergence / count, "same": same / count}
 
 
 def seconds_of(run: Callable[[], object], times: int) -> list[float]:

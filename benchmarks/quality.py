@@ -3,22 +3,22 @@
     python benchmarks/quality.py exported/nano-host-int8 exported/nano-host-int4 [--documents 100] [--examples 200]
 
 Runs the same documents teacher-forced through every artifact and prints the table of ``docs/quality.md``; each document
-counts from its bos on, bos itself not. Then it asks each task so many questions, as ``benchmarks/tasks.py`` does. A
-bundle of another checkpoint than the embedded one is refused.
+counts from its bos on, bos itself not. Divergence and first choices are against float32, per token. Then it asks each
+task so many questions, as ``benchmarks/tasks.py`` does. A bundle of another checkpoint than the embedded one is refused
+unless ``--planted`` says that it computes the same.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import numpy as np
 import tasks
-from lab import PLANTED, recipe_label, require_nano
+from lab import PLANTED, figures, predictions, recipe_label, require_nano
 from rich.console import Console
+from torch import Tensor
 
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
 from g3n_compiler.cli.common import quiet_toolchains, reports_errors
@@ -29,20 +29,13 @@ from g3n_compiler.nano import checkpoint_dir, heldout_path
 from g3n_compiler.quantize.recipe import get_recipe
 from g3n_compiler.source import TEXT, Source
 from g3n_compiler.verify.reference import Reference, hf_logits
-from g3n_runtime.bundle import open_bundle
-
-LogitsOf = Callable[[Sequence[int]], np.ndarray]
+from g3n_runtime.bundle import Bundle, open_bundle
 
 
-def perplexity(logits_of: LogitsOf, documents: Sequence[Sequence[int]]) -> float:
-    """Per token over ``documents`` (ids, bos first); ``logits_of`` gives ``[T, vocab]``."""
-    nats = 0.0
-    for ids in documents:
-        logits = logits_of(ids[:-1]).astype(np.float64)
-        logits -= logits.max(-1, keepdims=True)
-        chosen = logits[np.arange(len(ids) - 1), ids[1:]]
-        nats += float((np.log(np.exp(logits).sum(-1)) - chosen).sum())
-    return math.exp(nats / sum(len(ids) - 1 for ids in documents))
+def megabytes(bundle: Bundle, runtime: str) -> float:
+    """Of the bundle's files for one runtime: graphs, tables and towers, and in LiteRT's the tokenizer."""
+    roles = {graph["role"] for graph in bundle.manifest["subgraphs"] if graph["runtime"] == runtime}
+    return sum(entry["bytes"] for entry in bundle.manifest["files"] if entry["role"] in roles) / 1e6
 
 
 @click.command()
@@ -61,22 +54,31 @@ def main(bundles: tuple[Path, ...], documents: int, examples: int, kept: Path, p
     tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text))
     lines = heldout_path().read_text(encoding="utf-8").splitlines()[:documents]
     texts = [[tokenizer.bos_id, *tokenizer.encode(json.loads(line)["text"])] for line in lines]
-    console = Console(width=120)
+    console = Console(width=160, highlight=False)
     hf = load_hf(source)
-    full = perplexity(lambda ids: hf_logits(hf, ids).numpy(), texts)
+    exact = predictions(lambda ids: hf_logits(hf, ids), texts)
+    full = figures(exact, exact, texts)["perplexity"]
+    console.print(f"{len(texts)} documents, {sum(map(len, texts)) - len(texts)} tokens\n")
+    heads = ("recipe", "runtime", "MB", "perplexity", "against fp32", "divergence", "same first choice")
+    console.print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    console.print(f"| fp32 | transformers, eager | | {full:.3f} | | | |")
+
+    def row(recipe: str, runtime: str, size: str, got: Sequence[Tensor]) -> None:
+        own = figures(exact, got, texts)
+        console.print(
+            f"| {recipe} | {runtime} | {size} | {own['perplexity']:.3f} | {100 * (own['perplexity'] / full - 1):+.2f}% "
+            f"| {own['divergence']:.4f} | {own['same']:.1%} |"
+        )
+
     naive = Reference(source, get_recipe("int4-rtn"))
-    rows = [("int4 round-to-nearest everywhere", "fake-quant", perplexity(lambda i: naive.logits(i).numpy(), texts))]
+    row("int4 round-to-nearest everywhere", "fake-quant", "", predictions(naive.logits, texts))
     with quiet_toolchains():
         for bundle in opened:
             for runtime in bundle.runtimes:
                 _, model = next(BACKENDS[runtime]().open_models(bundle.paths))  # type: ignore[index]
-                rows.append((recipe_label(bundle), runtime, perplexity(model.logits, texts)))
+                size = f"{megabytes(bundle, runtime):.2f}"
+                row(recipe_label(bundle), runtime, size, predictions(model.logits, texts))
                 del model
-    console.print(f"{len(texts)} documents, {sum(map(len, texts)) - len(texts)} tokens\n")
-    console.print("| recipe | runtime | perplexity | against fp32 |\n|---|---|---|---|")
-    console.print(f"| fp32 | transformers, eager | {full:.3f} | |")
-    for recipe, runtime, value in rows:
-        console.print(f"| {recipe} | {runtime} | {value:.3f} | {100 * (value / full - 1):+.2f}% |")
     if examples:
         console.print()
         tasks.report(opened, examples, kept, console)

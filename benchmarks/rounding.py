@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import click
 import torch
+from lab import Figures, figures, predictions
 from rich.console import Console
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -46,7 +46,6 @@ FORMS = (("int8", False), ("int8", True), ("int4", False), ("int4", True), (AUTO
 """Recipes, each without and with rewritten weights."""
 MORE = 1.02
 """Bytes of the text model in ``auto``, relative to int4."""
-Figures = dict[str, float]
 
 
 def documents_of(source: Source, count: int) -> list[list[int]]:
@@ -54,22 +53,6 @@ def documents_of(source: Source, count: int) -> list[list[int]]:
     tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text))
     lines = heldout_path().read_text(encoding="utf-8").splitlines()[:count]
     return [[tokenizer.bos_id, *tokenizer.encode(json.loads(line)["text"])] for line in lines]
-
-
-def predictions(reference: Reference, documents: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Log probabilities ``[T, vocab]`` of each document's tokens but the first."""
-    return [torch.log_softmax(reference.logits(ids[:-1]), -1) for ids in documents]
-
-
-def figures(exact: Sequence[Tensor], got: Sequence[Tensor], documents: Sequence[Sequence[int]]) -> Figures:
-    """Perplexity, divergence in nats and share of the same first choices, per token."""
-    nats = divergence = same = 0.0
-    for p, q, ids in zip(exact, got, documents, strict=True):
-        nats -= float(q[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].sum())
-        divergence += float((p.exp() * (p - q)).sum())
-        same += float((p.argmax(-1) == q.argmax(-1)).sum())
-    count = sum(len(ids) - 1 for ids in documents)
-    return {"perplexity": math.exp(nats / count), "divergence": divergence / count, "same": same / count}
 
 
 class _Scored:
@@ -123,7 +106,7 @@ def main(folders: tuple[Path, ...], documents: int, examples: int, kept: Path) -
     texts = documents_of(sources[0], documents)
     tasks = [example for example in first_of_each(read_examples(), examples) if not example.media]
     truth = sources[0].checkpoint.sha256()
-    exact = predictions(Reference(sources[0]), texts)
+    exact = predictions(Reference(sources[0]).logits, texts)
     full = figures(exact, exact, texts)["perplexity"]
     console = Console(width=160)
     right = right_answers(Reference(sources[0]), sources[0], tasks)
@@ -141,7 +124,7 @@ def main(folders: tuple[Path, ...], documents: int, examples: int, kept: Path) -
                 given = source.rewritten() if rewritten else source
                 chosen = recipe_of(recipe, given)
                 reference = Reference(given, chosen)
-                found[key] = figures(exact, predictions(reference, texts), texts)
+                found[key] = figures(exact, predictions(reference.logits, texts), texts)
                 found[key] |= {"bytes": nbytes(chosen, given), "right": right_answers(reference, source, tasks)}
                 kept.write_text(json.dumps(found), encoding="utf-8")
             own, how = found[key], ", rewritten" if rewritten else ""

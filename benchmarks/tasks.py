@@ -40,7 +40,7 @@ MOST_TOKENS = 24
 """Of an answer about a picture or a sound."""
 
 Answers = dict[int, str]
-"""By the number of the example."""
+"""By the number of the example among all held-out ones, however many of them are asked."""
 Ask = Callable[[Example], str]
 
 
@@ -106,7 +106,7 @@ class Kept:
     """Answers in a file, by who gave them: bundles and checkpoints go by their hashes, so none are mixed up."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._asked = path, file_sha256(tasks_path())[:12]
+        self._path, self._asked = path, file_sha256(tasks_path())[:16]
         self._answers: dict[str, dict[str, str]] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
     def complete(self, who: str, examples: Mapping[int, Example], ask: Ask) -> None:
@@ -154,7 +154,9 @@ def report(opened: Sequence[Bundle], count: int, kept: Path, console: Console) -
     """Ask ``count`` examples of each task of the reference and of each bundle, and print the table."""
     source = Source.open(checkpoint_dir(), modalities=(TEXT,))
     tokenizer = load_tokenizer(source.directory, gemma3n_config(source.text)).loaded()
-    examples = dict(enumerate(first_of_each(read_examples(), count)))
+    every = read_examples()
+    chosen = set(first_of_each(every, count))
+    examples = {number: example for number, example in enumerate(every) if example in chosen}
     text = {n: e for n, e in examples.items() if not e.media}
     shown = {n: e for n, e in examples.items() if e.media}
     given = Kept(kept)

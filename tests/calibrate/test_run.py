@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from g3n_compiler.calibrate import run as calibrating
+from g3n_compiler.calibrate import weights as calibrating_weights
 from g3n_compiler.calibrate.run import calibrate
 from g3n_compiler.checkpoint.calibrated import RECORD, check_calibration, read_calibration
 from g3n_compiler.checkpoint.tokenizer import load_tokenizer
@@ -118,6 +119,18 @@ def test_the_record_names_its_source(source: Path, calibrated: Path) -> None:
     assert record is not None
     assert (record.recipe, record.examples, record.source) == ("int4", 3, Source.open(source).checkpoint.sha256())
     assert record.matrices == 10 * 5 + 5 * 2
+
+
+def test_some_rows_tell_the_error_of_all(
+    source: Path, examples: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrating_weights, "ERROR_ROWS", 24)
+    few = calibrate(source, examples, "int4", tmp_path / "few", silent)
+    whole = read_calibration(calibrated)
+    assert whole is not None and few.error != whole.error == pytest.approx(few.error, rel=0.1)
+    assert content(tmp_path / "few").keys() == content(calibrated).keys()
+    after, other = tensors(calibrated), tensors(tmp_path / "few")
+    assert all(torch.equal(value, other[name]) for name, value in after.items())
 
 
 def test_a_bundle_says_that_it_was_calibrated(calibrated: Path, tmp_path: Path) -> None:

@@ -51,9 +51,11 @@ def test_quality_table(nano_int4: Path, tmp_path: Path) -> None:
     words += ["--kept", str(tmp_path / "answers.json")]
     result = subprocess.run(words, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    rows = re.findall(r"^\| int4 \| (litert|executorch) \| ([\d.]+) \| ([+-][\d.]+)% \|$", result.stdout, re.MULTILINE)
-    assert [runtime for runtime, _, _ in rows] == ["litert", "executorch"]
-    assert all(abs(float(loss)) < 10 for _, _, loss in rows)
+    row = r"^\| int4 \| (litert|executorch) \| [\d.]+ \| [\d.]+ \| ([+-][\d.]+)% \| ([\d.]+) \| ([\d.]+)% \|$"
+    rows = re.findall(row, result.stdout, re.MULTILINE)
+    assert [runtime for runtime, *_ in rows] == ["litert", "executorch"]
+    for _, lost, divergence, same in rows:
+        assert abs(float(lost)) < 10 and 0 < float(divergence) < 0.1 and float(same) > 80
     solved = re.findall(
         r"^\| ([a-z0-9-]+) \| (100\.0|0\.0) \| (100\.0|0\.0) \| (100\.0|0\.0) \|$", result.stdout, re.MULTILINE
     )

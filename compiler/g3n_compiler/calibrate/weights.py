@@ -20,6 +20,9 @@ from g3n_compiler.quantize.recipe import Recipe
 from g3n_compiler.quantize.rows import fake_quantize, fake_quantize_activations
 from g3n_compiler.source import Source
 
+ERROR_ROWS = 512
+"""Rows of a matrix, evenly spread, whose errors are measured: for all of them it takes as long as rounding them."""
+
 
 class CalibratingWeights(FakeQuantWeights):
     """Weights as the recipe rounds them; each weight in ``rounded`` is rounded by the first inputs that it receives.
@@ -70,8 +73,10 @@ class CalibratingWeights(FakeQuantWeights):
         stored = value.to(dtype)
         if not torch.equal(stored.float(), value):
             stored = value  # float16 has no room for the smallest scales
-        plain = output_error(weight, fake_quantize(weight, scheme), curvature)
-        errors = torch.tensor([plain, output_error(weight, value, curvature)], dtype=torch.float64)
+        few = slice(None, None, -(-len(weight) // ERROR_ROWS))
+        some, rounded = weight[few], (fake_quantize(weight[few], scheme), value[few])
+        found = [output_error(some, by, curvature) * len(weight) / len(some) for by in rounded]
+        errors = torch.tensor(found, dtype=torch.float64)
         path.write_bytes(
             save({"weight": stored, "errors": errors})
         )  # save_file would not raise the system's own errors
