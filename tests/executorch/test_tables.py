@@ -11,7 +11,7 @@ from executorch.runtime import Runtime
 from torch import Tensor
 
 from g3n_compiler.errors import NotFinite
-from g3n_compiler.lower.executorch import tables
+from g3n_compiler.lower.executorch import weights
 from g3n_compiler.lower.executorch.tables import PAGE, TablesFile, TableSource, write_tables
 from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Scheme
@@ -56,7 +56,7 @@ def test_ids_outside_look_up_row_0(tmp_path: Path, bits: int) -> None:
 
 def test_blocks_do_not_show_in_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "one", 8)
-    monkeypatch.setattr(tables, "BLOCK_BYTES", 7 * 4 * WIDTH)
+    monkeypatch.setattr(weights, "BLOCK_BYTES", 7 * 4 * WIDTH)
     write(tmp_path / "many", 8)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
 

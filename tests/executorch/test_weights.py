@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from g3n_compiler.errors import NotFinite
+from g3n_compiler.lower.executorch import weights
 from g3n_compiler.lower.executorch.delegates.template import StandIns
 from g3n_compiler.lower.executorch.delegates.weight_store import store_weights
 from g3n_compiler.lower.executorch.program import export_method
@@ -41,6 +42,25 @@ def test_values_that_are_not_finite_are_named(bad: float) -> None:
     weight[3, 4] = bad
     with pytest.raises(NotFinite, match=r"'w.weight' holds 1 values"):
         XnnpackWeights({"w": SPEC}, Recipe("r", "", {"ffn": Scheme(8)}), checkpoint_parts(lambda spec: weight))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_large_matrix_is_read_and_rounded_some_rows_at_a_time(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "BLOCK_BYTES", 5 * 16 * 4)
+    weight, seen = torch.randn(SPEC.shape), list[tuple[int, int]]()
+
+    def rows(spec: WeightSpec, wanted: tuple[int, int] | None) -> torch.Tensor:
+        assert wanted is not None
+        seen.append(wanted)
+        return weight[slice(*wanted)]
+
+    def whole(spec: WeightSpec) -> torch.Tensor:
+        raise AssertionError("E2B's head takes 2.1 GB in float32")
+
+    scheme = Scheme(bits)  # type: ignore[arg-type]
+    got, want = checkpoint_parts(whole, rows)(SPEC, scheme), checkpoint_parts(lambda spec: weight)(SPEC, scheme)
+    assert got.keys() == want.keys() and all(torch.equal(got[name], want[name]) for name in want)
+    assert seen == [(0, 5), (5, 10), (10, 15), (15, 20), (20, 24)]
 
 
 def test_no_quantised_weight_meets_float_activations(source: Source) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from g3n_compiler.lower.executorch.delegates.weight_store import data_name
-from g3n_compiler.lower.executorch.weights import require_finite
+from g3n_compiler.lower.executorch.weights import ReadRows, row_blocks
 from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Scheme
 from g3n_compiler.quantize.rows import QuantizedRows, quantize_rows
 
-ReadRows = Callable[[WeightSpec, tuple[int, int] | None], Tensor]
-"""Returns rows ``[begin, end)`` of a weight (all of them for ``None``) as float32."""
-
 PAGE = 16384
 """Alignment of a table: Android's largest page."""
-BLOCK_BYTES = 32 << 20
-"""Float32 bytes of a table that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +162,7 @@ def _write_values(path: Path, source: TableSource, read: ReadRows) -> tuple[str,
     digest = hashlib.sha256()
     scales: list[Tensor] = []
     with path.open("wb") as file:
-        for block in _blocks(source.spec, read):
+        for block in row_blocks(source.spec, read):
             if source.scheme.bits == 32:
                 stored = (block * source.multiplier).numpy().tobytes()
             else:
@@ -177,15 +172,6 @@ def _write_values(path: Path, source: TableSource, read: ReadRows) -> tuple[str,
             digest.update(stored)
             file.write(stored)
     return digest.hexdigest(), torch.cat(scales) if scales else None
-
-
-def _blocks(spec: WeightSpec, read: ReadRows) -> Iterator[Tensor]:
-    rows, width = spec.shape
-    step = max(1, BLOCK_BYTES // (4 * width))
-    for begin in range(0, rows, step):
-        block = read(spec, (begin, min(begin + step, rows)))
-        require_finite(spec.tensor, block)
-        yield block
 
 
 def pack_table_rows(rows: QuantizedRows, scheme: Scheme) -> Tensor:

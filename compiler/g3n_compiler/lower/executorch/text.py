@@ -39,13 +39,12 @@ from g3n_compiler.lower.executorch.methods import (
 from g3n_compiler.lower.executorch.program import Method, export_method, serialize, to_edge
 from g3n_compiler.lower.executorch.tables import (
     EmbeddingTable,
-    ReadRows,
     TableLayout,
     TablesFile,
     TableSource,
     write_tables,
 )
-from g3n_compiler.lower.executorch.weights import checkpoint_parts
+from g3n_compiler.lower.executorch.weights import ReadRows, checkpoint_parts
 from g3n_compiler.lower.resume import Steps
 from g3n_compiler.models.embedding_tables import embedding_weights
 from g3n_compiler.models.gemma3n.text_config import TextConfig
@@ -126,7 +125,7 @@ def lower_text(
 
     def make_model(path: Path) -> None:
         progress("quantising the weights")
-        parts = checkpoint_parts(lambda spec: read(spec, None))
+        parts = checkpoint_parts(lambda spec: read(spec, None), read)
         folder = steps.folder / WEIGHTS
         folder.mkdir(exist_ok=True)
         outside = {"lm_head": file.weight_names["embed_tokens"]} if tied else {}

@@ -7,7 +7,7 @@ drops, cannot be expressed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import executorch.exir  # noqa: F401  (registers the quantised operators)
 import torch
@@ -17,13 +17,17 @@ from torch import Tensor, nn
 from g3n_compiler.errors import NotFinite
 from g3n_compiler.models.weights import WeightSpec
 from g3n_compiler.quantize.recipe import Recipe, Scheme
-from g3n_compiler.quantize.rows import quantize_rows
+from g3n_compiler.quantize.rows import QuantizedRows, quantize_rows
 
 Read = Callable[[WeightSpec], Tensor]
 """Returns a weight as float32."""
+ReadRows = Callable[[WeightSpec, tuple[int, int] | None], Tensor]
+"""Returns rows ``[begin, end)`` of a weight (all of them for ``None``) as float32."""
 PartsOf = Callable[[WeightSpec, Scheme], dict[str, Tensor]]
 """Returns the tensors that a weight is stored as, by the names of :func:`part_shapes`."""
 
+BLOCK_BYTES = 32 << 20
+"""Float32 bytes of a table or a matrix that are read at a time."""
 WEIGHT_RANGE = {8: (-128, 127), 4: (-8, 7)}
 """Declared integer range by bits. XNNPACK distinguishes int4 from int8 by it, although symmetric rows never reach the
 minimum."""
@@ -100,13 +104,23 @@ def part_shapes(spec: WeightSpec, scheme: Scheme) -> dict[str, tuple[int, ...]]:
     return {f"rows{begin}_{begin + step}": (step, spec.shape[1]) for begin in range(0, spec.shape[0], step)}
 
 
-def checkpoint_parts(read: Read) -> PartsOf:
+def checkpoint_parts(read: Read, read_rows: ReadRows | None = None) -> PartsOf:
     """Parts of a checkpoint's weights, which are read, checked and quantised on demand.
 
     The returned function raises :class:`NotFinite` for a weight that holds a NaN or an infinity.
+
+    Args:
+        read_rows: reads some rows of a matrix. With it no quantised matrix is in memory whole in float32: E2B's head
+            would take 2.1 GB, and as much again for each step on its way.
     """
 
     def parts(spec: WeightSpec, scheme: Scheme) -> dict[str, Tensor]:
+        if read_rows is not None and scheme.bits != 32 and len(spec.shape) == 2:
+            blocks = [quantize_rows(block, scheme) for block in row_blocks(spec, read_rows)]
+            return {
+                name: torch.cat(list(part))
+                for name, part in zip(QuantizedRows._fields, zip(*blocks, strict=True), strict=True)
+            }
         weight = read(spec)
         require_finite(spec.tensor, weight)
         if scheme.bits != 32:
@@ -116,6 +130,20 @@ def checkpoint_parts(read: Read) -> PartsOf:
         return {part: t.clone() for part, t in zip(part_shapes(spec, scheme), weight.split(rows), strict=True)}
 
     return parts
+
+
+def row_blocks(spec: WeightSpec, read: ReadRows) -> Iterator[Tensor]:
+    """A matrix some rows at a time, of :data:`BLOCK_BYTES` in float32.
+
+    Raises:
+        NotFinite: a row holds a NaN or an infinity.
+    """
+    rows, width = spec.shape
+    step = max(1, BLOCK_BYTES // (4 * width))
+    for begin in range(0, rows, step):
+        block = read(spec, (begin, min(begin + step, rows)))
+        require_finite(spec.tensor, block)
+        yield block
 
 
 def quantize_activations(x: Tensor) -> Tensor:

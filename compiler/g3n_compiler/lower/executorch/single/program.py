@@ -104,7 +104,7 @@ class SingleWriter:
         job, chunk = self._job, program.chunk
         config, recipe, specs = job.config, job.recipe, text_weights(job.config)
         head = self._file.weight_names.get("embed_tokens")
-        read = checkpoint_parts(lambda spec: job.source.read(spec, None))
+        read = checkpoint_parts(lambda spec: job.source.read(spec, None), job.source.read)
         stored = store_weights(specs, recipe, read, self._folder, {} if head is None else {"lm_head": head})
         templates = TextTemplates(config, specs, recipe, stored, chunk, full_slots(job.context))
         embed = {name: EmbeddingTable(s.spec.shape[1], s.scheme) for name, s in table_sources(config, recipe).items()}
