@@ -40,9 +40,15 @@ class ToyBackend(FakeBackend):
         return 1000
 
     def memory_ledger(
-        self, config: TextConfig, recipe: Recipe, context: int, prefill: int, subgraphs: Sequence[LoweredSubgraph]
+        self,
+        config: TextConfig,
+        recipe: Recipe,
+        context: int,
+        prefill: int,
+        subgraphs: Sequence[LoweredSubgraph],
+        lora_rank: int = 0,
     ) -> dict[str, Any]:
-        ledger = super().memory_ledger(config, recipe, context, prefill, subgraphs)
+        ledger = super().memory_ledger(config, recipe, context, prefill, subgraphs, lora_rank)
         return ledger | {"peak": dict.fromkeys(ledger["peak"], PEAK)}
 
     def lower(self, job: Job) -> Lowered:
